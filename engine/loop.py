@@ -1,0 +1,182 @@
+"""The one training loop. It knows neither text nor tasks: batches come from a function of the step, losses from a module.
+
+    fit(module, optimizer, batches, train, run, accelerator, ...)
+
+A module's `forward(**inputs)` returns `Output(loss, count)`: the loss *summed* over what it counts, and that count. The
+gradient is divided once, by the count over all micro-batches and processes, so the numbers are the same however the
+batch is cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from engine import checkpoint
+from engine.config import Train
+from engine.optim import learning_rate
+from engine.record import Progress, Run
+
+
+class Output(NamedTuple):
+    """What a module returns. A NamedTuple, so that DDP can look inside."""
+
+    loss: Tensor
+    """Scalar: the loss summed over what is counted."""
+    count: Tensor
+    """Scalar: how many were counted (masked tokens, pairs, examples)."""
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one process."""
+
+    inputs: dict[str, Tensor]
+    """What `forward` takes, by name."""
+    tokens: int
+    """Real tokens in it, padding left out."""
+
+
+@dataclass
+class Result:
+    """How a training went."""
+
+    step: int
+    tokens: int
+    seconds: float
+    evaluation: dict[str, float]
+    """The evaluation of the weights the module now has."""
+
+
+def accelerator(precision: str) -> Accelerator:
+    """Accelerate for this machine. Everything is trainable when wrapped; freezing later needs find_unused_parameters."""
+    on_gpu = torch.cuda.is_available()
+    if precision == "native":
+        # Without hardware products bf16 is emulated, several times slower than float32.
+        native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if native else "float32"
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if precision == "bf16" else "no",
+                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+def share(items: list, accelerator: Accelerator) -> list:
+    """This process's share of a list that all processes hold."""
+    return items[accelerator.process_index::accelerator.num_processes]
+
+
+def gather(items: list, accelerator: Accelerator) -> list:
+    """The lists of all processes, joined: the inverse of `share` but for the order."""
+    return gather_object(items) if accelerator.num_processes > 1 else items
+
+
+def seed_step(seed: int, step: int, micro: int, process: int) -> None:
+    """Dropout too is a function of (seed, step, process): no generator state needs saving."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + micro * 4_099 + process)
+
+
+def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[int], list[Batch]], train: Train,
+        run: Run, accelerator: Accelerator, *, seed: int, title: str,
+        before_step: Callable[[int], None] = lambda step: None,
+        after_step: Callable[[int], None] = lambda step: None,
+        evaluate: Callable[[], dict[str, float]] = dict,
+        monitor: str | None = None, patience: int | None = None) -> Result:
+    """Train `module` for `train.steps` steps, going on from the run's newest checkpoint.
+
+    batches(step): this process's micro-batches of that step, a pure function of the step.
+    before_step(step), after_step(step): where a stage freezes layers, or an objective keeps a teacher.
+    evaluate(): figures of the present weights, the same on every process.
+    monitor: the figure to maximise; the best weights seen are the ones the module ends with.
+    patience: evaluations without a better `monitor` after which training stops.
+    """
+    steps, device = train.steps, accelerator.device
+    state = checkpoint.restore(run.folder, module, optimizer) or {
+        "step": 0, "tokens": 0, "seconds": 0.0, "window": [0.0, 0.0], "best": None, "waited": 0, "evaluation": {}}
+    run.rewind(state["step"])
+    wrapped, optimizer = accelerator.prepare(module, optimizer)
+    window = torch.tensor(state["window"], dtype=torch.float64, device=device)
+    tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
+    stopped = patience is not None and state["waited"] >= patience
+    progress = Progress(title, steps, state["step"], accelerator.is_main_process)
+    best_weights = run.folder / "best"
+
+    for step in range(steps if stopped else state["step"], steps):
+        before_step(step)
+        rate = learning_rate(step, steps, train)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        module.train()
+        counted = torch.zeros(2, dtype=torch.float64, device=device)
+        micro_batches = batches(step)
+        for index, batch in enumerate(micro_batches):
+            seed_step(seed, step, index, accelerator.process_index)
+            last = index == len(micro_batches) - 1
+            with nullcontext() if last else accelerator.no_sync(wrapped):
+                output = wrapped(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()})
+                accelerator.backward(output.loss)
+            counted += torch.stack([output.loss.detach(), output.count]).to(counted)
+            tokens_told += batch.tokens
+        counted = accelerator.reduce(counted, "sum")
+        window += counted
+        norm = scale_gradients(module, accelerator.num_processes / counted[1].clamp(min=1), train.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        after_step(step)
+
+        done = step + 1
+        evaluating = done % train.eval_every == 0 or done == steps
+        saving = done % train.save_every == 0
+        if evaluating or saving or done % train.log_every == 0:
+            loss, now = (window[0] / window[1]).item(), time.time()
+            tokens = int(accelerator.reduce(torch.tensor(tokens_told, device=device), "sum"))
+            per_second = tokens / (now - told)
+            progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
+            entry = {"step": done, "loss": loss, "lr": rate, "grad_norm": norm.item(),
+                     "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second)}
+            if evaluating:
+                module.eval()
+                entry["evaluation"] = state["evaluation"] = evaluate()
+                score = state["evaluation"].get(monitor) if monitor else None
+                if score is not None and (state["best"] is None or score > state["best"][monitor]):
+                    state["best"], state["waited"] = {**state["evaluation"], "step": done}, 0
+                    if accelerator.is_main_process:
+                        checkpoint.write_whole(best_weights, lambda path: checkpoint.save_weights(module, path))
+                elif monitor:
+                    state["waited"] += 1
+                stopped = patience is not None and state["waited"] >= patience
+            if evaluating or done % train.log_every == 0:
+                run.log(entry)
+                window.zero_()
+            state |= {"step": done, "tokens": state["tokens"] + tokens, "seconds": time.time() - began, "window": window.tolist()}
+            tokens_told, told = 0, time.time()
+            if (saving or stopped or done == steps) and accelerator.is_main_process:
+                checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep)
+        if stopped:
+            break
+
+    progress.close()
+    accelerator.wait_for_everyone()
+    if monitor and best_weights.is_dir():
+        checkpoint.load_weights(module, best_weights / "model.safetensors")
+        state["evaluation"] = state["best"]
+    module.eval()
+    return Result(state["step"], state["tokens"], state["seconds"], state["evaluation"])
+
+
+def scale_gradients(module: nn.Module, factor: Tensor, clip: float) -> Tensor:
+    """Multiply every gradient by `factor` (one over the count), clip the norm to `clip`; returns the norm before clipping.
+
+    One pass over the gradients instead of two.
+    """
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients) * factor
+    scale = factor * (clip / (norm + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scale)
+    return norm

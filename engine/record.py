@@ -1,0 +1,124 @@
+"""A run's folder: resolved config, log, progress shown to a person, and what it was made with.
+
+    out/runs/NAME/   config.yaml  log.jsonl  step-*/  best/  encoder/ or model/  metrics.json
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from engine.config import Loader, Section, dump
+from engine.errors import ConfigError
+from engine.files import write_text
+
+RUNS = Path("out/runs")
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
+# Keys that change what is written when, not what is learned: a run may go on with others.
+HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    """A nested mapping as dotted keys."""
+    found = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+class Run:
+    """One run's folder. Only the main process writes; the others read.
+
+    Raises ConfigError when the folder belongs to a run with another configuration, naming the keys that differ.
+    """
+
+    def __init__(self, config: Section, name: str, is_main: bool = True, folder: Path | None = None):
+        self.folder, self.is_main, self.started = folder or RUNS / name, is_main, time.time()
+        path = self.folder / "config.yaml"
+        if path.is_file():
+            old = flat(yaml.load(path.read_text(encoding="utf-8"), Loader) or {})
+            new = flat(yaml.load(dump(config), Loader))
+            differing = [key for key in sorted(old.keys() | new.keys())
+                         if old.get(key) != new.get(key) and key not in HARMLESS]
+            if differing:
+                key, others = differing[0], len(differing) - 1
+                more = f" and {others} more key{'s' * (others > 1)} ({', '.join(differing[1:4])})" if others else ""
+                raise ConfigError(
+                    f"{self.folder}: was started with {key}={shown(old.get(key))}, not {shown(new.get(key))}{more}.\n"
+                    f"Give this one a name of its own, run={name}-2, or remove the folder.")
+        self.config = config
+
+    def begin(self) -> None:
+        """Make the folder and save the resolved configuration. Called once everything the user gave has been checked."""
+        if self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "config.yaml", dump(self.config))
+
+    def rewind(self, step: int) -> None:
+        """Drop the log's lines after `step`, and half a line that a crash left: they are about to be written again."""
+        path = self.folder / "log.jsonl"
+        if not self.is_main or not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if len(kept) < len(lines):
+            write_text(path, "".join(kept))
+
+    def log(self, entry: dict) -> None:
+        """Append one line to log.jsonl."""
+        if self.is_main:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def read_log(self) -> list[dict]:
+        """The log's lines."""
+        path = self.folder / "log.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def shown(value: object) -> str:
+    """A config value as a person would type it."""
+    return "none" if value is None else str(value)
+
+
+class Progress:
+    """A bar with loss, rate and time left on a terminal; a plain line every few seconds otherwise."""
+
+    def __init__(self, title: str, steps: int, start: int, shown: bool):
+        self.title, self.steps, self.start, self.shown = title, steps, start, shown
+        self.began = self.told = time.time()
+        self.bar = None
+        if shown and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+            self.bar = Bar(TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                           TextColumn("{task.fields[note]}"), TimeRemainingColumn(), TextColumn("left"))
+            self.task = self.bar.add_task(title, total=steps, completed=start, note="")
+            self.bar.start()
+
+    def update(self, step: int, note: str) -> None:
+        """`step` steps are done; `note` says how it goes."""
+        if self.bar:
+            self.bar.update(self.task, completed=step, note=note)
+        elif self.shown and (time.time() - self.told > 10 or step == self.steps):
+            self.told = time.time()
+            left = (self.told - self.began) / max(1, step - self.start) * (self.steps - step)
+            print(f"{self.title}  step {step}/{self.steps}  {note}  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar:
+            self.bar.stop()

@@ -1,0 +1,62 @@
+"""Labelled texts as token ids, and their batches padded to the longest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from data.labelled import Example
+from engine.errors import DataError
+from engine.loop import Batch
+
+
+@dataclass
+class Texts:
+    """One split, tokenised."""
+
+    fields: dict[str, list[list[int]]]
+    """input_ids, attention_mask and what else the tokenizer makes, a list for each text."""
+    labels: np.ndarray
+    """int64 (texts,): class ids."""
+    padding: dict[str, int]
+    """What each field is padded with."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 (texts,): tokens of each, special ones included."""
+        return np.array([len(ids) for ids in self.fields["input_ids"]])
+
+    def batch(self, places: np.ndarray) -> Batch:
+        """The texts at `places`, (texts, longest of them), with their labels."""
+        longest = int(self.lengths[places].max())
+        inputs = {}
+        for name, rows in self.fields.items():
+            padded = np.full((len(places), longest), self.padding[name], dtype=np.int64)
+            for line, place in enumerate(places):
+                padded[line, :len(rows[place])] = rows[place]
+            inputs[name] = torch.from_numpy(padded)
+        inputs["labels"] = torch.from_numpy(self.labels[places])
+        return Batch(inputs, int(self.lengths[places].sum()))
+
+
+def tokenise(examples: list[Example], labels: list[str], encoder: Path, max_length: int, what: str) -> Texts:
+    """Token ids of the examples. Raises DataError for a text that has no tokens, or a tokenizer that cannot be loaded."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(encoder)
+    except Exception as error:
+        raise DataError(f"{encoder}: no tokenizer there ({str(error).strip().splitlines()[0]})") from None
+    pair = len(examples[0].texts) == 2
+    columns = [list(column) for column in zip(*(example.texts for example in examples))]
+    fields = dict(tokenizer(*columns, truncation=True, max_length=min(max_length, tokenizer.model_max_length)))
+    empty = tokenizer.num_special_tokens_to_add(pair)
+    for example, ids in zip(examples, fields["input_ids"]):
+        if len(ids) <= empty:
+            raise DataError(f"{what}: the text {example.texts[0]!r} has no tokens")
+    number = {label: index for index, label in enumerate(labels)}
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    return Texts(fields, np.array([number[example.label] for example in examples], dtype=np.int64),
+                 {name: padding.get(name, 0) for name in fields})

@@ -1,0 +1,60 @@
+"""What can be set for pretraining. Every key, with its default and meaning: `python -m pretrain --help`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from data.curate import Corpus
+from data.tokenizer import Tokenizer
+from engine.config import Plugin, RunName, Section, Share, Train
+
+
+class Model(Section):
+    """The network trained from nothing; one that continues from an encoder keeps that encoder's shape."""
+
+    architecture: Literal["modernbert", "bert"] = "modernbert"
+    """modernbert: rotary positions, GeGLU, pre-norm, local attention (Warner et al. 2024); bert: Devlin et al. 2019."""
+    layers: PositiveInt = 4
+    """Transformer layers."""
+    hidden_size: PositiveInt = 256
+    """Width of a token's vector."""
+    attention_heads: PositiveInt = 4
+    """Attention heads of a layer; they divide the width."""
+    intermediate_size: PositiveInt = 512
+    """Width inside the feed-forward part."""
+    local_attention: PositiveInt = 128
+    """Window in tokens of modernbert's local layers; every third layer attends to all."""
+    positions: PositiveInt = 512
+    """Longest text the network can ever take, in tokens."""
+
+
+class Pretrain(Section):
+    """Pretrain an encoder on unlabelled text."""
+
+    run: RunName
+    """Name of the run: everything it writes is in out/runs/NAME."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Where every random number comes from."""
+    init: str | None = None
+    """The encoder to continue from: a built-in name (minilm), a folder, a hub name; none: from nothing."""
+    corpus: Corpus
+    """The unlabelled text."""
+    length: Annotated[int, Field(ge=8)] = 128
+    """Tokens in a row; documents are cut and packed to fill it."""
+    tokenizer: Tokenizer = Tokenizer()
+    """Used when init is none."""
+    model: Model = Model()
+    """Used when init is none."""
+    dropout: Share = 0.0
+    """Dropout while pretraining."""
+    head_warmup: Share = 0.08
+    """Share of the steps in which only what init did not bring (the head) is trained, when it brought anything."""
+    pooling: Literal["mean", "cls"] | None = None
+    """How text vectors are made, written into the encoder folder; none: as init says, else mean."""
+    evaluation_rows: PositiveInt = 256
+    """Held-out rows of an evaluation."""
+    objective: Plugin("pretrain.objectives") = {"name": "mlm"}
+    """What is learned."""
+    train: Train

@@ -1,0 +1,166 @@
+"""The encoder in training: any masked-language model of transformers, fed packed rows; and the folder it leaves behind.
+
+The folder loads with plain `AutoModel`, `AutoModelForMaskedLM` and `SentenceTransformer`; nothing of ours is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
+from transformers.utils import logging
+
+from data.encoders import pooling_of
+from data.tokenizer import FILES
+from engine.errors import ConfigError, DataError, UserError
+from engine.files import write_json, write_whole
+from pretrain.config import Model
+
+ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert")
+
+
+class Encoder(nn.Module):
+    """A masked-language model fed packed rows.
+
+    Every method takes `input_ids`, `position_ids` and `document_ids`, int64 (rows, length): positions start again at
+    each document of a row, padding belongs to document -1, and attention stays inside a document.
+    """
+
+    def __init__(self, model: PreTrainedModel, new: frozenset[str] = frozenset(), pooling: str = "mean",
+                 unused: dict[str, Tensor] | None = None):
+        super().__init__()
+        self.model, self.new, self.pooling, self.unused = model, new, pooling, unused or {}
+
+    def inputs(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> dict:
+        """What the model's forward takes. Library facts: packing hints alone do not keep documents apart; a mask does."""
+        config = self.model.config
+        mask = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
+        if config.model_type == "modernbert":
+            # One tensor would be used for the local layers too, and lose their window.
+            near = (position_ids[:, :, None] - position_ids[:, None, :]).abs() <= config.sliding_window
+            mask = {"full_attention": mask, "sliding_attention": mask & near[:, None]}
+        if config.model_type in ROBERTA_LIKE:
+            position_ids = position_ids + config.pad_token_id + 1
+        return {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": mask}
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """Last hidden states, (rows, length, width)."""
+        return self.model.base_model(**self.inputs(input_ids, position_ids, document_ids)).last_hidden_state
+
+    def vocabulary_logits(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, at: Tensor) -> Tensor:
+        """Scores over the vocabulary at the positions where `at`, bool (rows, length), is true: (positions, vocabulary).
+
+        The head never sees the others: over 30,000 tokens it would cost more than the encoder (Geiping and Goldstein
+        2023). A hook between encoder and head picks the positions, so every architecture's own head serves.
+        """
+        def pick(module, arguments, output):
+            output.last_hidden_state = output.last_hidden_state[at][None]
+            return output
+
+        hook = self.model.base_model.register_forward_hook(pick)
+        try:
+            return self.model(**self.inputs(input_ids, position_ids, document_ids)).logits[0]
+        finally:
+            hook.remove()
+
+
+def continue_from(folder: Path, length: int, dropout: float, pooling: str | None) -> Encoder:
+    """The encoder in `folder`, its masked-language head new if it has none.
+
+    Raises DataError when transformers cannot load it, ConfigError when rows are longer than its positions.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options = {"dtype": torch.float32, "use_safetensors": True}
+    try:
+        model, told = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True, **options)
+    except Exception as error:
+        raise DataError(f"{folder}: transformers cannot load it for masked language modelling"
+                        f" ({str(error).strip().splitlines()[0]})") from None
+    positions = model.config.max_position_embeddings - 2 * (model.config.model_type in ROBERTA_LIKE)
+    if length > positions:
+        raise ConfigError(f"length: {length} is more than the {positions} positions of {folder.name or folder}")
+    # A pooler has no part in masked language modelling, but who loads the folder with AutoModel expects it.
+    plain, missing = AutoModel.from_pretrained(folder, output_loading_info=True, **options)
+    own, prefix = model.base_model.state_dict(), model.base_model_prefix
+    unused = {f"{prefix}.{name}": tensor for name, tensor in plain.state_dict().items()
+              if name not in own and name not in missing["missing_keys"]}
+    encoder = Encoder(model, frozenset(told["missing_keys"]), pooling or pooling_of(folder) or "mean", unused)
+    return ready(encoder, dropout)
+
+
+def from_nothing(shape: Model, special: dict[str, int], vocab_size: int, length: int, dropout: float,
+                 pooling: str | None) -> Encoder:
+    """A new encoder with random weights. Raises ConfigError for a shape that cannot be."""
+    if shape.hidden_size % shape.attention_heads:
+        raise ConfigError(f"model.attention_heads: {shape.attention_heads} does not divide"
+                          f" model.hidden_size={shape.hidden_size}")
+    if length > shape.positions:
+        raise ConfigError(f"length: {length} is more than model.positions={shape.positions}")
+    common = {"vocab_size": vocab_size, "hidden_size": shape.hidden_size, "num_hidden_layers": shape.layers,
+              "num_attention_heads": shape.attention_heads, "intermediate_size": shape.intermediate_size,
+              "max_position_embeddings": shape.positions, "pad_token_id": special["pad"]}
+    if shape.architecture == "modernbert":
+        config = ModernBertConfig(**common, local_attention=shape.local_attention, classifier_pooling="mean",
+                                  cls_token_id=special["cls"], bos_token_id=special["cls"],
+                                  sep_token_id=special["sep"], eos_token_id=special["sep"])
+    else:
+        config = BertConfig(**common)
+    return ready(Encoder(AutoModelForMaskedLM.from_config(config), pooling=pooling or "mean"), dropout)
+
+
+def ready(encoder: Encoder, dropout: float) -> Encoder:
+    """Set the dropout (config.json keeps its own, for fine-tuning) and make sure that packed documents stay apart."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    try:
+        apart = documents_stay_apart(encoder)
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{encoder.model.config.model_type}: this architecture does not take packed rows"
+                        f" ({str(error).strip().splitlines()[0]})") from None
+    if not apart:
+        raise DataError(f"{encoder.model.config.model_type}: in this architecture packed documents see each other")
+    return encoder
+
+
+@torch.no_grad()
+def documents_stay_apart(encoder: Encoder) -> bool:
+    """Whether a document's states are the same alone and packed. Architectures ignore hints silently, so we look."""
+    was_training = encoder.training
+    encoder.eval()
+    ids = torch.arange(12)[None] % encoder.model.config.vocab_size
+    document = torch.tensor([[0] * 5 + [1] * 6 + [-1]])
+    position = torch.cat([torch.arange(5), torch.arange(6), torch.zeros(1, dtype=torch.long)])[None]
+    packed = encoder.hidden(ids, position, document)[:, 5:11]
+    alone = encoder.hidden(ids[:, 5:11], position[:, 5:11], document[:, 5:11])
+    encoder.train(was_training)
+    return torch.allclose(packed, alone, atol=1e-3)
+
+
+def save(encoder: Encoder, folder: Path, tokenizer: Path, record: dict, card: str) -> None:
+    """Write the encoder folder, whole or not at all."""
+    def fill(path: Path) -> None:
+        encoder.model.save_pretrained(path, state_dict={**encoder.model.state_dict(), **encoder.unused})
+        for name in FILES:
+            if (tokenizer / name).is_file():
+                shutil.copy(tokenizer / name, path / name)
+        width, mean = encoder.model.config.hidden_size, encoder.pooling == "mean"
+        (path / "1_Pooling").mkdir()
+        write_json(path / "1_Pooling" / "config.json", {
+            "word_embedding_dimension": width, "pooling_mode_cls_token": not mean, "pooling_mode_mean_tokens": mean,
+            "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False})
+        (path / "modules.json").write_text(json.dumps([
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}], indent=2))
+        write_json(path / "sentence_bert_config.json", {"max_seq_length": record["longest_text"], "do_lower_case": False})
+        write_json(path / "record.json", record)
+        (path / "README.md").write_text(card, encoding="utf-8")
+
+    write_whole(folder, fill)

@@ -1,0 +1,65 @@
+"""What a person reads at the end: the summary in the terminal, and the card in the encoder folder."""
+
+from __future__ import annotations
+
+import json
+
+from engine.record import Run
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float], width: int = 48) -> str:
+    """A curve in one line of text: `width` means of successive stretches, lowest to highest."""
+    cuts = [round(index * len(values) / min(width, len(values))) for index in range(min(width, len(values)) + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:]) if b > a]
+    low, high = min(means), max(means)
+    return "".join(BARS[round((mean - low) / (high - low or 1) * (len(BARS) - 1))] for mean in means)
+
+
+def summary(run: Run) -> str:
+    """Loss curve, evaluation, tokens, speed, where the encoder lies, what to type next."""
+    log, metrics = run.read_log(), json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    losses = [entry["loss"] for entry in log]
+    evaluations = [entry for entry in log if "evaluation" in entry]
+    minutes, seconds = divmod(round(metrics["seconds"]), 60)
+    lines = [
+        "",
+        f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}",
+        "  held-out loss   " + "  ".join(f"{e['evaluation']['loss']:.3f} (step {e['step']})" for e in evaluations[-4:])
+        + "   15 % hidden, always the same",
+        f"  tokens seen     {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
+        f"  speed           {metrics['tokens_per_second']:,} tokens per second",
+        f"  encoder         {run.folder / 'encoder'}",
+        "",
+        f"  next            make finetune TASK=sentiment ENCODER={run.folder / 'encoder'}",
+    ]
+    return "\n".join(lines)
+
+
+def card(made: dict) -> str:
+    """The encoder folder's README.md, made from its record."""
+    config, documents = made["config"], made["documents"]
+    trained = f"continued from `{made['init']}`" if made["init"] else "trained from nothing"
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [headstart, encoder, {config['objective']['name']}]
+---
+
+# {made['run']}
+
+An encoder {trained} on the corpus `{config['corpus']['name']}` ({documents['train']['documents']:,} documents,
+{documents['train']['tokens']:,} tokens; {documents['held_out']['documents']:,} documents held out) by
+`{config['objective']['name']}` for {made['steps']:,} steps, {made['tokens']:,} tokens.
+Held-out masked-token loss at 15 %: {made['evaluation']['loss']:.3f}.
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_OR_NAME")
+model = AutoModel.from_pretrained("PATH_OR_NAME")
+```
+
+`record.json` holds the whole configuration, the versions and the seed.
+"""

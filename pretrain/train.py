@@ -1,0 +1,93 @@
+"""From a checked configuration to an encoder folder: documents, tokenizer, shards, training, folder."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from data import curate, shards as sharding, tokenizer as tokenizers
+from data.batches import generator, order, slices
+from data.derived import manifest
+from data.encoders import locate, record_of
+from data.shards import Shards
+from engine import record
+from engine.errors import ConfigError
+from engine.files import write_json
+from engine.loop import Batch, accelerator as make_accelerator, fit
+from engine.optim import adamw
+from pretrain import encoder as encoders
+from pretrain.config import Pretrain
+from pretrain.evaluation import HeldOut
+from pretrain.report import card, summary
+
+
+def prepare(config: Pretrain, accelerator: Accelerator) -> tuple[Path | None, Path, Path]:
+    """(folder continued from, tokenizer, shards), each made if it is not there; the main process makes them."""
+    with accelerator.main_process_first():
+        init = locate(config.init) if config.init else None
+        documents = curate.documents(config.corpus)
+        tokenizer = (tokenizers.reuse(config.corpus.name, init) if init else
+                     tokenizers.train(config.corpus.name, config.tokenizer, documents, config.model.positions))
+        return init, tokenizer, sharding.build(config.corpus, documents, tokenizer, config.length)
+
+
+def pretrain(config: Pretrain) -> None:
+    """Run stage one. Raises ConfigError and DataError for the user's mistakes, before anything is written to the run."""
+    accelerator = make_accelerator(config.train.precision)
+    run = record.Run(config, config.run, accelerator.is_main_process)
+    if (run.folder / "encoder").is_dir():
+        if accelerator.is_main_process:
+            print(f"{run.folder} is finished.\n{summary(run)}")
+        return
+
+    init, tokenizer, shard_folder = prepare(config, accelerator)
+    shards = Shards(shard_folder, "train")
+    if config.train.batch_size < accelerator.num_processes:
+        raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
+                          f" {accelerator.num_processes} processes")
+    torch.manual_seed(config.seed)
+    encoder = (encoders.continue_from(init, config.length, config.dropout, config.pooling) if init else
+               encoders.from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout,
+                                     config.pooling))
+    objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
+    objective = objective_file.Objective(config.objective, encoder)
+    run.begin()
+
+    head_only = round(config.head_warmup * config.train.steps) if 0 < len(encoder.new) and init else 0
+    trunk = [parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new]
+
+    def before_step(step: int) -> None:
+        for parameter in trunk:
+            parameter.requires_grad_(step >= head_only)
+
+    def batches(step: int) -> list[Batch]:
+        rows = order(step, config.train.batch_size, len(shards), config.seed)
+        return [objective_file.collate(config.objective, shards, rows[places].tolist(),
+                                       [generator(config.seed, step, place) for place in places.tolist()])
+                for places in slices(len(rows), accelerator.process_index, accelerator.num_processes,
+                                     config.train.micro_batch)]
+
+    held_out = HeldOut(Shards(shard_folder, "held_out"), config.evaluation_rows, accelerator)
+    result = fit(objective, adamw(objective.named_parameters(), config.train), batches, config.train, run, accelerator,
+                 seed=config.seed, title=f"pretrain {config.run}", before_step=before_step,
+                 after_step=objective.after_step, evaluate=lambda: held_out(encoder))
+
+    if accelerator.is_main_process:
+        made = {
+            "kind": "encoder", "run": config.run, "config": config.model_dump(mode="json"),
+            "init": config.init, "init_record": record_of(init) if init else {},
+            "documents": {key: value for key, value in manifest(shard_folder).items() if key != "inputs"},
+            "shards": shard_folder.name, "steps": result.step, "tokens": result.tokens,
+            "seconds": round(result.seconds, 1), "processes": accelerator.num_processes,
+            "precision": accelerator.mixed_precision.replace("no", "float32"), "evaluation": result.evaluation,
+            "longest_text": config.length, "versions": record.versions(),
+        }
+        write_json(run.folder / "metrics.json", {
+            "held_out": result.evaluation, "steps": result.step, "tokens": result.tokens,
+            "seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens / result.seconds)})
+        encoders.save(encoder, run.folder / "encoder", tokenizer, made, card(made))
+        print(summary(run))
+    accelerator.wait_for_everyone()
