@@ -25,9 +25,9 @@ from engine.errors import DataError
 SPLITS = ("train", "held_out")
 
 
-def is_held_out(text: str, share: float) -> bool:
-    """Whether a document is kept for evaluation: a hash of its text decides, so adding documents moves none."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") < share * 2**64
+def place(text: str) -> float:
+    """Where a document's hash lies in [0, 1). Below the held-out share it is kept for evaluation: adding moves none."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
 def pieces_of(bounds: np.ndarray, size: int) -> np.ndarray:
@@ -73,11 +73,13 @@ def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int) -> Path
         for split in SPLITS:
             (folder / split).mkdir()
             files[split] = open(folder / split / "tokens.bin", "wb")
+        # Of a corpus so small that the share holds none, one document is held out all the same.
+        limit = max(corpus.held_out, min(place(document["text"]) for document in read_documents(documents)))
         every = read_documents(documents)
         while batch := list(itertools.islice(every, 1_000)):
             for document, encoding in zip(batch, tok.encode_batch_fast([d["text"] for d in batch],
                                                                         add_special_tokens=False)):
-                split = "held_out" if is_held_out(document["text"], corpus.held_out) else "train"
+                split = "held_out" if place(document["text"]) <= limit else "train"
                 for _ in range(1 if split == "held_out" else document["repeat"]):
                     files[split].write(np.asarray(encoding.ids, dtype=dtype).tobytes())
                     lengths[split].append(len(encoding.ids))
@@ -89,7 +91,7 @@ def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int) -> Path
             packed = pack(pieces[:, 1] + 2, length)
             if not packed:
                 raise DataError(f"corpus {corpus.name}: no {split.replace('_', '-')} text"
-                                + (f" (held_out={corpus.held_out} of {sum(map(len, lengths.values()))} documents)"))
+                                f" ({sum(map(len, lengths.values()))} documents, held_out={corpus.held_out})")
             order = np.array([piece for row in packed for piece in row], dtype=np.int64)
             np.save(folder / split / "documents.npy", bounds)
             np.save(folder / split / "pieces.npy", pieces[order])

@@ -74,7 +74,7 @@ class Loader(yaml.SafeLoader):
     """YAML with the numbers and truth values people mean: `1e-4` is a number, `no` is a word, a key stands once."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)

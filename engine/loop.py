@@ -20,7 +20,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from engine import checkpoint
+from engine import checkpoint, machine
 from engine.config import Train
 from engine.optim import learning_rate
 from engine.record import Progress, Run
@@ -58,10 +58,9 @@ class Result:
 def accelerator(precision: str) -> Accelerator:
     """Accelerate for this machine. Everything is trainable when wrapped; freezing later needs find_unused_parameters."""
     on_gpu = torch.cuda.is_available()
+    machine.keep_freed_memory()
     if precision == "native":
-        # Without hardware products bf16 is emulated, several times slower than float32.
-        native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if native else "float32"
+        precision = "bf16" if machine.has_native_bf16() else "float32"
     return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if precision == "bf16" else "no",
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 

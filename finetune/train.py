@@ -67,7 +67,7 @@ def predict(head: torch.nn.Module, texts: Texts, accelerator: Accelerator, batch
 
 def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Example]], names: list[str],
              run: record.Run, accelerator: Accelerator, title: str, random: bool = False):
-    """Put the head on the encoder in `folder` and train it in `run`; returns (model, figures by split)."""
+    """Put the head on the encoder in `folder` and train it in `run`; returns (model, figures by split, how training went)."""
     head_file = importlib.import_module(f"finetune.heads.{config.head.name}")
     texts = {split: tokenise(examples, names, folder, config.max_length, f"task {config.task.name}, {split}")
              for split, examples in splits.items()}
@@ -93,9 +93,9 @@ def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exa
 
     optimizer = adamw(head.named_parameters(), train, lambda name: layers.lr_scale(
         name, depth_of_encoder, config.layers, train.lr))
-    fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title, before_step=before_step,
+    result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title, before_step=before_step,
         evaluate=lambda: evaluate("validation"), monitor=head_file.MONITOR, patience=train.patience)
-    return model, {split: evaluate(split) for split in ("test", "validation")}
+    return model, {split: evaluate(split) for split in ("test", "validation")}, result
 
 
 def without_pretraining(folder: Path, encoder: str) -> tuple[Path, bool, str]:
@@ -127,14 +127,14 @@ def finetune(config: Finetune) -> None:
             print(f"{run.folder} is finished.\n{summary(run)}")
         return
 
-    model, figures = train_on(folder, config, splits, names, run, accelerator, f"finetune {config.run}")
+    model, figures, result = train_on(folder, config, splits, names, run, accelerator, f"finetune {config.run}")
     compared = {}
     if config.baselines:
         compared["tfidf"] = {"name": "TF-IDF + logistic regression", **baselines.tfidf(splits, names)}
         try:
             plain, random, name = without_pretraining(folder, encoder)
             beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")
-            _, plain_figures = train_on(plain, config, splits, names, beside, accelerator, f"  {name}", random)
+            _, plain_figures, _ = train_on(plain, config, splits, names, beside, accelerator, f"  {name}", random)
             compared["without_pretraining"] = {"name": name, **plain_figures}
         except DataError as error:
             compared["without_pretraining"] = {"name": f"not measured: {error}"}
@@ -145,7 +145,7 @@ def finetune(config: Finetune) -> None:
                 "baselines": compared, "encoder_record": record_of(folder), "versions": record.versions()}
         write_json(run.folder / "metrics.json", {
             **figures, "baselines": compared, "task": config.task.name, "encoder": encoder,
-            "labels": len(splits["train"]), "labels_available": len(rows["train"])})
+            "steps": result.step, "seconds": round(result.seconds, 1), "labels": len(splits["train"]), "labels_available": len(rows["train"])})
 
         def fill(path: Path) -> None:
             model.save_pretrained(path)

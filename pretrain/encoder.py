@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from data.encoders import pooling_of
 from data.tokenizer import FILES
+from engine import attention
 from engine.errors import ConfigError, DataError, UserError
 from engine.files import write_json, write_whole
 from pretrain.config import Model
@@ -115,6 +116,7 @@ def from_nothing(shape: Model, special: dict[str, int], vocab_size: int, length:
 
 def ready(encoder: Encoder, dropout: float) -> Encoder:
     """Set the dropout (config.json keeps its own, for fine-tuning) and make sure that packed documents stay apart."""
+    attention.use(encoder.model)
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.encoders import pooling_of
+from engine import attention
 from engine.config import Section
 from engine.errors import DataError
 from engine.loop import Output
@@ -52,6 +53,7 @@ def build(config: Config, folder: Path, labels: list[str], dropout: float,
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for classification"
                         f" ({str(error).strip().splitlines()[0]})") from None
+    attention.use(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             # Dropout of attention weights gains nothing here and rules out the fast attention.

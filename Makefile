@@ -1,0 +1,33 @@
+# make help lists what there is. The first target that needs it makes .venv from the pinned requirements.
+
+PYTHON := .venv/bin/python
+CONFIG ?= default
+TASK ?= sentiment
+ENCODER ?=
+INIT ?=
+ARGS ?=
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help pretrain finetune test test-all
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+pretrain: .venv/ready  ## pretrain an encoder   [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200 run=mine"]
+	@$(PYTHON) -m pretrain configs/pretrain/$(CONFIG).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
+
+finetune: .venv/ready  ## teach it a task        [TASK=sentiment] [ENCODER=folder or hub name] [ARGS="task.labels=100"]
+	@$(PYTHON) -m finetune configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+
+test: .venv/ready  ## run the tests (under 8 minutes on 2 cores)
+	@$(PYTHON) -m pytest -q -m "not slow" $(ARGS)
+
+test-all: .venv/ready  ## run the slow ones too
+	@$(PYTHON) -m pytest -q $(ARGS)
+
+.venv/ready: requirements.txt
+	@echo "setting up .venv (once, a few minutes)"
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headstart needs Python 3.11 or newer")'
+	@python3 -m venv .venv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,189 @@
+"""Configuration: merging, words, and what a person is told of their mistakes."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from data.curate import Corpus
+from data.encoders import BuiltIn
+from engine.config import Section, check, dump, keys, load, merge, plugins, read_yaml
+from engine.errors import ConfigError
+from finetune.config import Finetune
+from pretrain.config import Pretrain
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+PRETRAIN = ["run=r", "corpus={name: c, sources: [{files: a.txt}]}", "train={steps: 10, lr: 1e-3, batch_size: 8}"]
+FINETUNE = ["run=r", "task={name: t, train: {files: a.csv}}"]
+
+
+class CorpusFile(Section):
+    """What a file in configs/corpus holds."""
+
+    corpus: Corpus
+
+
+def mistakes(*words: str, schema: type[Section] = Pretrain) -> list[str]:
+    """The lines a person is shown."""
+    with pytest.raises(ConfigError) as caught:
+        load(schema, [*(FINETUNE if schema is Finetune else PRETRAIN), *words])
+    return str(caught.value).splitlines()
+
+
+def test_later_words_win():
+    assert load(Pretrain, [*PRETRAIN, "train.steps=20", "train.steps=30"]).train.steps == 30
+    assert load(Pretrain, [*PRETRAIN, "train.steps=20"]).train.batch_size == 8
+
+
+def test_files_and_words_merge_left_to_right(tmp_path):
+    (tmp_path / "low.yaml").write_text("train: {steps: 1, lr: 0.5, batch_size: 4}\nrun: low\n")
+    (tmp_path / "high.yaml").write_text("include: low.yaml\ntrain: {steps: 2}\n")
+    config = load(Pretrain, [*PRETRAIN, "run=word", str(tmp_path / "high.yaml"), "train.lr=0.25"])
+    assert (config.run, config.train.steps, config.train.lr, config.train.batch_size) == ("low", 2, 0.25, 4)
+
+
+def test_includes_are_relative_and_merged_in_order(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "one.yaml").write_text("a: 1\nb: 1\nc: 1\n")
+    (tmp_path / "deep" / "two.yaml").write_text("include: one.yaml\nb: 2\nc: 2\n")
+    (tmp_path / "top.yaml").write_text("include: [deep/one.yaml, deep/two.yaml, deep/one.yaml]\nc: 3\n")
+    assert read_yaml(tmp_path / "top.yaml") == {"a": 1, "b": 1, "c": 3}
+
+
+def test_circular_include_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("include: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("include: a.yaml\n")
+    with pytest.raises(ConfigError, match="a.yaml: includes itself"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_section_whose_name_changes_starts_afresh():
+    below = {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
+    assert merge(below, {"head": {"name": "two"}})["head"] == {"name": "two"}
+    assert merge(below, {"head": {"name": "one", "depth": 2}})["head"] == {"name": "one", "size": 3, "depth": 2}
+    assert merge(below, {"head": {"depth": 2}, "other": {"name": "new"}}) == {
+        "head": {"name": "one", "size": 3, "depth": 2}, "other": {"name": "new", "size": 3}}
+    assert below == {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
+
+
+def test_words_are_what_people_mean():
+    config = load(Finetune, [*FINETUNE, "train.lr=1e-4", "train.clip=5", "baselines=false", "encoder=none",
+                             'task.label_names={"0": no, "1": yes, "2": on}', "task.text=[a, b]"])
+    assert config.train.lr == 1e-4 and config.train.clip == 5 and config.baselines is False and config.encoder is None
+    assert config.task.label_names == {"0": "no", "1": "yes", "2": "on"} and config.task.text == ["a", "b"]
+
+
+def test_a_key_stands_once(tmp_path):
+    (tmp_path / "twice.yaml").write_text("run: a\ntrain:\n  steps: 1\n  steps: 2\n")
+    with pytest.raises(ConfigError, match="twice.yaml line 3: not valid YAML: key 'steps' stands twice"):
+        read_yaml(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize("content, told", [("a: [1\n", "line 2: not valid YAML"), ("- a\n", "holds a list, not keys"),
+                                           ("include: {a: b}\n", "include must be a file name")])
+def test_what_is_no_configuration_is_told(tmp_path, content, told):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        read_yaml(tmp_path / "bad.yaml")
+
+
+def test_a_wrong_file_name_and_a_bare_word_are_told(tmp_path):
+    (tmp_path / "default.yaml").write_text("")
+    assert mistakes(str(tmp_path / "defalt.yaml"))[0].endswith("defalt.yaml: no such file (nearest: default.yaml)")
+    assert mistakes("steps") == ["steps: neither a .yaml file nor key=value"]
+
+
+def test_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        load(Pretrain, PRETRAIN).train.steps = 3
+
+
+@pytest.mark.parametrize("schema, word, told", [
+    (Pretrain, "train.stepps=3", "train.stepps: no such key (nearest: train.steps)"),
+    (Pretrain, "lr=3", "lr: no such key (nearest: train.lr)"),
+    (Pretrain, "mask_rate=0.4", "mask_rate: no such key (nearest: objective.mask_rate)"),
+    (Pretrain, "objective={name: mlm, mask_rat: 0.4}",
+     "objective.mask_rat: no such key (nearest: objective.mask_rate)"),
+    (Pretrain, "corpus.sources=[{fils: a}]", "corpus.sources.0.fils: no such key (nearest: corpus.sources[].files)"),
+    (Finetune, "task.labls=3", "task.labls: no such key (nearest: task.labels)"),
+    (Pretrain, "train.lr=fast", "train.lr: 'fast' is not a number"),
+    (Pretrain, "train.steps=1.5", "train.steps: 1.5 is not a whole number"),
+    (Pretrain, "train.schedule=cosin",
+     "train.schedule: 'cosin' is none of linear, cosine, constant (nearest: cosine)"),
+    (Pretrain, "train=5", "train: 5 is not a section with keys"),
+    (Pretrain, "corpus={name: other}", "corpus.sources: missing, and it has no default"),
+])
+def test_a_mistake_is_told_with_its_key(schema, word, told):
+    lines = mistakes(word, schema=schema)
+    assert told in lines and all(line.startswith(word.partition("=")[0]) for line in lines)
+
+
+@pytest.mark.parametrize("word", ["task.text=5", "task.labels=many", "task.labels=0", "task.train.files=5"])
+def test_a_key_that_takes_two_kinds_of_value_is_told_once_by_its_own_name(word):
+    lines = mistakes(word, schema=Finetune)
+    assert len(lines) == 1 and lines[0].startswith(word.partition("=")[0] + ": ")
+
+
+def test_every_mistake_is_told_at_once():
+    lines = mistakes("train.lr=fast", "train.stepps=3", "seed=-1", "model.layers=no", "run=a b")
+    assert [line.partition(":")[0] for line in lines] == ["run", "seed", "model.layers", "train.lr", "train.stepps"]
+
+
+@pytest.mark.parametrize("schema, section, package", [(Pretrain, "objective", "pretrain.objectives"),
+                                                      (Finetune, "head", "finetune.heads")])
+def test_a_wrong_plugin_name_lists_the_names(schema, section, package):
+    line, = mistakes(f"{section}.name=zzzz", schema=schema)
+    assert plugins(package)
+    assert line == (f"{section}: no 'zzzz' among the {package.split('.')[1]}"
+                    f" (there are: {', '.join(plugins(package))})")
+
+
+def test_a_key_of_the_default_plugin_needs_no_name():
+    assert load(Pretrain, [*PRETRAIN, "objective.mask_rate=0.25"]).objective.mask_rate == 0.25
+
+
+@pytest.mark.parametrize("words", [PRETRAIN, [*PRETRAIN, "objective={name: mlm, mask_rate: 0.25}", "train.lr=3e-5"]])
+def test_dump_and_load_give_the_same(tmp_path, words):
+    config = load(Pretrain, words)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert load(Pretrain, [str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize("word", ["1e5", "123e456", "12", "0.5", "true", "no", "null", "none", "~", "1:30", "a: b"])
+def test_dump_keeps_words_words(tmp_path, word):
+    task = {"name": word, "train": {"files": "a"}, "label_names": {word: word}}
+    config = check(Finetune, {"run": "r", "task": task})
+    (tmp_path / "config.yaml").write_text(dump(config), encoding="utf-8")
+    assert load(Finetune, [str(tmp_path / "config.yaml")]) == config
+
+
+def test_adam_refuses_a_decay_of_one_here_and_not_in_torch():
+    assert mistakes("train.beta2=1")[0].startswith("train.beta2: ")
+
+
+@pytest.mark.parametrize("schema", [Pretrain, Finetune])
+def test_every_key_says_what_it_means(schema):
+    assert len(keys(schema)) > 20
+    assert not [key for key, (_, meaning) in keys(schema).items() if not meaning]
+
+
+FILES = {
+    ("corpus", CorpusFile): {"reviews", "your-text"},
+    ("encoder", BuiltIn): {"minilm"},
+    ("finetune", Finetune): {"sentiment", "spam", "topics", "your-task"},
+    ("pretrain", Pretrain): {"default", "scratch", "with-task-text", "your-text"},
+}
+
+
+@pytest.mark.parametrize("folder, schema", FILES)
+def test_every_file_in_configs_goes_through_the_real_parser(folder, schema):
+    seen = {path.stem: load(schema, [str(path)]) for path in sorted((CONFIGS / folder).glob("*.yaml"))
+            if (folder, path.stem) != ("finetune", "default")}
+    assert seen.keys() == FILES[folder, schema]
+    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"launch"}
+
+
+@pytest.mark.parametrize("folder, schema", [("pretrain", Pretrain), ("finetune", Finetune)])
+def test_no_two_files_write_to_one_run(folder, schema):
+    for name in FILES[folder, schema]:
+        assert load(schema, [str(CONFIGS / folder / f"{name}.yaml")]).run == name

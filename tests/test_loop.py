@@ -1,0 +1,200 @@
+"""The training loop: its numbers do not depend on how a batch is cut or a run interrupted."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from data.batches import slices
+from engine import checkpoint
+from engine.config import Section, Train
+from engine.errors import ConfigError, DataError
+from engine.loop import Batch, Output, Result, accelerator, fit
+from engine.optim import adamw, learning_rate
+from engine.record import Run
+
+ROWS = 8
+
+
+class Settings(Section):
+    train: Train
+
+
+class Net(nn.Module):
+    """Three numbers to four, of which each row counts some."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.first, self.dropout, self.last = nn.Linear(3, 6), nn.Dropout(dropout), nn.Linear(6, 4)
+
+    def forward(self, x, y, counted):
+        found = self.last(self.dropout(torch.tanh(self.first(x))))
+        return Output(((found - y) ** 2 * counted).sum(), counted.sum())
+
+
+def whole_batch(step: int) -> dict[str, torch.Tensor]:
+    x = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(step))
+    # From none to four a row, so that micro-batches count very differently.
+    counted = torch.arange(4) < torch.arange(ROWS)[:, None] * 4 // (ROWS - 1)
+    return {"x": x, "y": torch.sin(2 * x @ torch.ones(3, 4)), "counted": counted}
+
+
+def settings(**more) -> Train:
+    return Train(**{"steps": 10, "lr": 0.01, "batch_size": ROWS, "weight_decay": 0.1, "warmup": 0.3,
+                    "log_every": 2, "eval_every": 4, "save_every": 3} | more)
+
+
+@pytest.fixture
+def process():
+    # Accelerate keeps one state a process, and another test may ask for another precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield accelerator("float32")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def train(folder, process, config: Train, dropout: float = 0.0, fails_at: int | None = None,
+          hooks=lambda module: {}, **more) -> tuple[Net, Run, Result]:
+    """A training in a folder, begun or gone on with."""
+    torch.manual_seed(0)
+    module, run = Net(dropout), Run(Settings(train=config), "r", folder=folder)
+    run.begin()
+
+    def batches(step: int) -> list[Batch]:
+        if step == fails_at:
+            raise InterruptedError
+        return [Batch({name: value[places] for name, value in whole_batch(step).items()}, tokens=len(places))
+                for places in slices(ROWS, 0, 1, config.micro_batch)]
+
+    optimizer = adamw(module.named_parameters(), config, lambda name: 0.5 if name.startswith("first") else 1.0)
+    more |= {"seed": 7, "title": "t"} | hooks(module)
+    return module, run, fit(module, optimizer, batches, config, run, process, **more)
+
+
+def trained_slowly(config: Train) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """(weights, gradient norms) by AdamW written out, in float64, a whole batch at a time."""
+    torch.manual_seed(0)
+    module, norms = Net().double(), []
+    moments = {name: (0.0, 0.0) for name, _ in module.named_parameters()}
+    for step in range(config.steps):
+        output = module(**{name: value.double() for name, value in whole_batch(step).items()})
+        gradients = torch.autograd.grad(output.loss / output.count, list(module.parameters()))
+        norms.append(math.sqrt(sum((g ** 2).sum().item() for g in gradients)))
+        for (name, p), g in zip(module.named_parameters(), gradients):
+            rate = learning_rate(step, config.steps, config) * (0.5 if name.startswith("first") else 1.0)
+            g, (m, v) = g * min(1, config.clip / norms[-1]), moments[name]
+            moments[name] = m, v = 0.9 * m + 0.1 * g, config.beta2 * v + (1 - config.beta2) * g ** 2
+            move = m / (1 - 0.9 ** (step + 1)) / ((v / (1 - config.beta2 ** (step + 1))).sqrt() + 1e-8)
+            p.data -= rate * (move + config.weight_decay * (p.ndim > 1) * p)
+    return {name: p.detach().float() for name, p in module.named_parameters()}, norms
+
+
+@pytest.mark.parametrize("micro_batch, clip", [(None, 0.5), (1, 0.5), (3, 0.5), (None, 100), (1, 100), (3, 100)])
+def test_weights_are_those_of_a_slow_loop_however_the_batch_is_cut(tmp_path, process, micro_batch, clip):
+    config = settings(micro_batch=micro_batch, clip=clip, log_every=1)
+    module, run, _ = train(tmp_path, process, config)
+    expected, norms = trained_slowly(config)
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.detach().cpu(), expected[name], rtol=0, atol=1e-6)
+    assert [entry["grad_norm"] for entry in run.read_log()] == pytest.approx(norms, rel=1e-5) and max(norms) > 0.5
+
+
+@pytest.mark.parametrize("kind, end", [("linear", 1 / 90), ("cosine", math.sin(math.pi / 180) ** 2), ("constant", 1)])
+def test_learning_rate(kind, end):
+    rates = [learning_rate(step, 100, settings(schedule=kind, warmup=0.1, lr=2.0)) for step in range(100)]
+    assert rates[:11] == pytest.approx([0.2 * step for step in range(1, 11)] + [2.0])
+    assert rates[99] == pytest.approx(2 * end) and rates[10:] == sorted(rates[10:], reverse=True)
+    for warmup, peak in ((0, 0), (1, 6)):
+        assert learning_rate(peak, 7, settings(schedule=kind, warmup=warmup)) == 0.01
+
+
+@pytest.mark.parametrize("stops", [[0], [2], [3], [5, 8], [9]])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, process, stops):
+    def go(name: str, fails_at: int | None = None):
+        return train(tmp_path / name, process, settings(micro_batch=3), 0.4, fails_at, monitor="score",
+                     hooks=lambda module: {"evaluate": lambda: {"score": -module.last.weight.sum().item()}})
+
+    expected, run, _ = go("whole")
+    for stop in stops:
+        with pytest.raises(InterruptedError):
+            go("cut", stop)
+        with open(tmp_path / "cut" / "log.jsonl", "a") as file:
+            file.write('{"step": 1, "los')
+    found, again, _ = go("cut")
+    assert all(torch.equal(old, new) for old, new in zip(expected.state_dict().values(), found.state_dict().values()))
+    for name in ("step-000010/model.safetensors", "step-000010/optimizer.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    logs = [[entry | {"tokens_per_second": 0} for entry in one.read_log()] for one in (run, again)]
+    assert [(entry["step"], entry["tokens"]) for entry in logs[0]] == [(2, 16), (4, 32), (6, 48), (8, 64), (10, 80)]
+    assert logs[0] == logs[1] and logs[0][0].keys() == {
+        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"}
+
+
+def test_the_best_weights_are_kept(tmp_path, process):
+    scores, kept = iter([1, 3, 2, 3, 0]), []
+
+    def evaluate(module) -> dict[str, float]:
+        kept.append({name: value.clone() for name, value in module.state_dict().items()})
+        return {} if module.training else {"score": next(scores)}
+    module, _, result = train(tmp_path, process, settings(eval_every=2), monitor="score",
+                              hooks=lambda module: {"evaluate": partial(evaluate, module)})
+    assert all(torch.equal(value, kept[1][name]) for name, value in module.state_dict().items())
+    assert (result.step, result.evaluation) == (10, {"score": 3, "step": 4}) and len(kept) == 5
+
+
+def test_patience_stops_and_stays_stopped(tmp_path, process):
+    scores = iter([1, 2, 2, 1, 2, 9])
+    for fails_at in (None, 0):
+        _, run, result = train(tmp_path, process, settings(eval_every=1, steps=50), fails_at=fails_at, monitor="score",
+                               patience=3, evaluate=lambda: {"score": next(scores)})
+        assert (result.step, result.evaluation) == (5, {"score": 2, "step": 2}) and len(run.read_log()) == 5
+
+
+def test_only_the_newest_checkpoints_are_kept_and_unfinished_ones_ignored(tmp_path, process):
+    (tmp_path / ".step-000010.unfinished").mkdir()
+    (tmp_path / ".step-000010.unfinished" / "model.safetensors").write_text("half")
+    for fails_at in (None, 0):
+        assert train(tmp_path, process, settings(save_every=2, keep=2, steps=8), fails_at=fails_at)[2].step == 8
+        assert [path.name for path in checkpoint.steps_in(tmp_path)] == ["step-000006", "step-000008"]
+
+
+def test_saved_weights_come_back_tied_ones_once_and_others_are_refused(tmp_path):
+    one, two = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(2))
+    one[1].weight, two[1].weight = one[0].weight, two[0].weight
+    one(torch.randn(5, 3))
+    checkpoint.save_weights(one, tmp_path)
+    checkpoint.load_weights(two, tmp_path / "model.safetensors")
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert two[0].weight is two[1].weight and "1.weight" not in checkpoint.weights(one)
+    for change, told in ((nn.Linear(4, 3), r"0.weight has shape \(3, 3\), this network \(3, 4\)"),
+                         (nn.Linear(3, 3, bias=False), "not the weights of this network")):
+        two[0] = change
+        two[1].weight = change.weight
+        with pytest.raises(DataError, match=told):
+            checkpoint.load_weights(two, tmp_path / "model.safetensors")
+
+
+def test_a_changed_configuration_is_refused_and_a_harmless_one_is_not(tmp_path):
+    def go(**more) -> Run:
+        return Run(Settings(train=settings(**more)), "r", folder=tmp_path)
+    go().begin()
+    go(log_every=5, save_every=1, keep=9, micro_batch=2)
+    with pytest.raises(ConfigError, match="started with train.lr=0.01, not 0.5.\n.*run=r-2"):
+        go(lr=0.5)
+    with pytest.raises(ConfigError, match=r"train.clip=1.0, not 2.0 and 2 more keys \(train.lr, train.steps\)"):
+        go(lr=0.5, clip=2, steps=11)
+
+
+def test_frozen_parameters_do_not_move_and_the_others_do(tmp_path, process):
+    seen: list = []
+
+    def freeze(module, step: int) -> None:
+        seen.append({name: value.clone() for name, value in module.state_dict().items()})
+        module.first.requires_grad_(step >= 5)
+
+    module, *_ = train(tmp_path, process, settings(), hooks=lambda module: {"before_step": partial(freeze, module)})
+    for step, (old, new) in enumerate(zip(seen, [*seen[1:], module.state_dict()])):
+        moved = {name for name in old if not torch.equal(old[name], new[name])}
+        assert moved == {name for name in old if step >= 5 or name.startswith("last")}

@@ -1,0 +1,139 @@
+"""A user's mistake: one or two lines that name the thing and the nearest right one, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from conftest import TINY, run
+
+from engine.errors import command
+from finetune.__main__ import main as finetune_main
+from pretrain.__main__ import main as pretrain_main
+
+
+def told(main, words: list[str], capsys, monkeypatch) -> list[str]:
+    """The lines an attempt ends with; it must end with exit code 2 and leave no run behind."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        command(main)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2 and "Traceback" not in "".join(lines), lines
+    return lines
+
+
+@pytest.fixture
+def pretrain(workplace, capsys, monkeypatch):
+    base = ["configs/pretrain/scratch.yaml", *TINY, "run=x", "corpus.name=c", "train.steps=2"]
+
+    def attempt(*words):
+        lines = told(pretrain_main, [*base, *words], capsys, monkeypatch)
+        assert not (workplace / "out/runs").exists()
+        return lines
+    return attempt
+
+
+@pytest.fixture
+def finetune(workplace, capsys, monkeypatch):
+    def attempt(rows, *words, header="text,label"):
+        (workplace / "rows.csv").write_text(header + "\n" + rows, encoding="utf-8")
+        lines = told(finetune_main, ["configs/finetune/your-task.yaml", "task.train.files=rows.csv", "run=x",
+                                     "encoder=minilm", "train.precision=float32", *words], capsys, monkeypatch)
+        assert not (workplace / "out/runs").exists()
+        return lines
+    return attempt
+
+
+GOOD = "".join(f"sentence number {number},{'yes' if number % 2 else 'no'}\n" for number in range(40))
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["train.stesp=3"], "train.stesp: no such key (nearest: train.steps)"),
+    (["train.lr=fast"], "train.lr: 'fast' is not a number"),
+    (["train.steps=2.5"], "train.steps: 2.5 is not a whole number"),
+    (["train.lr=-1"], "train.lr: must be greater than 0, not -1"),
+    (["objective.name=mln"], "objective: no 'mln' among the objectives (nearest: mlm)"),
+    (["objective.mask_rat=0.2"], "objective.mask_rat: no such key (nearest: objective.mask_rate)"),
+    (["train.schedule=lineer"], "train.schedule: 'lineer' is none of linear, cosine, constant (nearest: linear)"),
+    (["configs/pretrain/scrath.yaml"], "configs/pretrain/scrath.yaml: no such file (nearest: scratch.yaml)"),
+    (["steps"], "steps: neither a .yaml file nor key=value"),
+    (["corpus.sources=[{files: nowhere.txt}]"], "nowhere.txt: no such file"),
+    (["init=minilmm"], "minilmm: neither a folder, nor built in (nearest: minilm)"),
+    (["init=out/runs/nope/encoder"], "out/runs/nope/encoder: no such folder"),
+    (["init=configs"], "configs: not an encoder folder (no config.json with a .safetensors file beside it)"),
+    (["length=128"], "length: 128 is more than model.positions=64"),
+    (["model.attention_heads=3"], "model.attention_heads: 3 does not divide model.hidden_size=32"),
+])
+def test_pretraining_mistakes(pretrain, sentences, words, expected):
+    lines = pretrain(f"corpus.sources=[{{files: '{sentences}/corpus.txt'}}]", *words)
+    assert len(lines) <= 2 and lines[0].startswith(expected), lines
+
+
+def test_every_mistake_is_told_at_once(pretrain):
+    assert set(pretrain("corpus.sources=[{files: a.txt}]", "train.lr=fast", "sede=1", "train.stesp=3")) == {
+        "train.stesp: no such key (nearest: train.steps)", "train.lr: 'fast' is not a number",
+        "sede: no such key (nearest: seed)"}
+
+
+def test_corpora_with_nothing_in_them(pretrain, workplace):
+    (workplace / "empty.txt").write_text("")
+    assert pretrain("corpus.sources=[{files: empty.txt}]") == [
+        "corpus c: no text in empty.txt (0 rows read, all empty)"]
+    (workplace / "blank.csv").write_text('text\n" "\n<br />\n')
+    assert pretrain("corpus.sources=[{files: blank.csv}]") == [
+        "corpus c: no text in blank.csv (2 rows read, all empty)"]
+    assert pretrain("corpus.sources=[{files: blank.csv, text: txt}]") == [
+        "blank.csv: no column 'txt' (nearest: text)"]
+
+
+@pytest.mark.parametrize("rows, words, expected", [
+    (GOOD, ["task.label=lable"], "rows.csv: no column 'lable' (nearest: label)"),
+    (GOOD, ["task.text=body"], "rows.csv: no column 'body' (there are: label, text)"),
+    ("", [], "rows.csv: no rows"),
+    ("good,yes\n" * 9, [], "rows.csv: every row has the label 'yes'; a classifier needs two classes or more"),
+    (GOOD + ",yes\n", [], "rows.csv row 41: no text in column 'text'"),
+    (GOOD + "words,\n", [], "rows.csv row 41: no label in column 'label'"),
+    (GOOD, ["task.labels=500"], "task.labels=500: there are 32 training rows; give a smaller number or all"),
+    (GOOD, ["task.labels=1"], "task.labels=1: fewer than the 2 classes; give 2 or more"),
+    (GOOD, ["task.label_names={yes: good, noo: bad}"], "rows.csv row 1: label 'no' has no name in task.label_names"
+                                                      " (nearest: noo)"),
+    (GOOD, ["encoder=minilm-l6"], "minilm-l6: neither a folder, nor built in (nearest: minilm)"),
+    (GOOD, ["layers.decay=2"], "layers.decay: must be less than or equal to 1, not 2"),
+])
+def test_fine_tuning_mistakes(finetune, rows, words, expected):
+    lines = finetune(rows, *words)
+    assert len(lines) <= 2 and lines[0].startswith(expected), lines
+
+
+def test_a_label_never_seen_in_training(finetune, workplace):
+    (workplace / "test.csv").write_text("text,label\nwords,yess\nwords,yes\n")
+    assert finetune(GOOD, "task.test.files=test.csv") == [
+        "test.csv: label 'yess' (1 test row) is never seen in training (nearest: yes)"]
+
+
+def test_a_text_of_zero_tokens(finetune):
+    assert finetune(GOOD.replace("sentence number 7,", "\u200b\u200b,")) == [
+        "task your-task, validation: the text '\\u200b\\u200b' has no tokens"]
+
+
+def test_no_encoder_yet(workplace, capsys, monkeypatch):
+    (workplace / "rows.csv").write_text("text,label\n" + GOOD)
+    assert told(finetune_main, ["configs/finetune/your-task.yaml", "task.train.files=rows.csv",
+                                 "train.precision=float32"], capsys, monkeypatch) == [
+        "encoder: none given and none in out/runs; run make pretrain first, or give encoder=minilm"]
+
+
+def test_another_configuration_under_the_same_name(workplace, sentences):
+    words = ["pretrain", "configs/pretrain/scratch.yaml", *TINY, "run=x", "corpus.name=c", "train.steps=2",
+             "corpus.held_out=0.1", f"corpus.sources=[{{files: '{sentences}/corpus.txt'}}]"]
+    assert run(*words).returncode == 0
+    refused = run(*words, "train.lr=0.5")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines() == [
+        "out/runs/x: was started with train.lr=0.001, not 0.5.",
+        "Give this one a name of its own, run=x-2, or remove the folder."]
+
+
+def test_a_process_ends_with_code_2_and_no_traceback(workplace):
+    done = run("finetune", "configs/finetune/sentiment.yaml", "task.lables=3")
+    assert done.returncode == 2 and done.stderr == "task.lables: no such key (nearest: task.labels)\n"

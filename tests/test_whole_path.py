@@ -1,0 +1,153 @@
+"""The two commands from raw text to a model, as separate processes, and what others load from the result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY, run
+from safetensors.torch import load_file
+
+LOAD_ENCODER = """
+import sys, importlib.util, torch
+assert importlib.util.find_spec("pretrain") is None, "our code is in reach"
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+inputs = tokenizer(["a film to remember", "dull"], padding=True, return_tensors="pt")
+for loader in (AutoModel, AutoModelForMaskedLM):
+    model, told = loader.from_pretrained(sys.argv[1], output_loading_info=True)
+    assert not told["missing_keys"], told
+    model.eval()
+masked = model(**inputs).logits
+assert masked.shape[-1] == len(tokenizer), masked.shape
+from sentence_transformers import SentenceTransformer
+vectors = torch.tensor(SentenceTransformer(sys.argv[1], device="cpu").encode(["a film to remember", "dull"]))
+hidden = AutoModel.from_pretrained(sys.argv[1])(**inputs).last_hidden_state
+mask = inputs["attention_mask"][..., None]
+mean = (hidden * mask).sum(1) / mask.sum(1)
+assert torch.allclose(vectors, mean, atol=1e-5), (vectors - mean).abs().max()
+print("loads")
+"""
+
+LOAD_MODEL = """
+import sys, importlib.util, json
+assert importlib.util.find_spec("finetune") is None, "our code is in reach"
+from transformers import pipeline
+classify = pipeline("text-classification", sys.argv[1])
+print(json.dumps(classify(["a film to remember", "dull"])))
+"""
+
+
+def pretrain(sentences: Path, *words: str, **more):
+    return run("pretrain", "configs/pretrain/scratch.yaml", *TINY, "corpus.name=tiny", "corpus.held_out=0.1",
+               f"corpus.sources=[{{files: '{sentences}/corpus.txt'}}]", *words, **more)
+
+
+def finetune(sentences: Path, *words: str, **more):
+    return run("finetune", "configs/finetune/your-task.yaml", f"task.train.files={sentences}/labels.csv",
+               "train.precision=float32", "max_length=32", *words, **more)
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "model.safetensors")
+
+
+def elsewhere(script: str, folder: Path, cwd: Path):
+    """A fresh process that cannot import our code."""
+    (cwd / "away").mkdir(exist_ok=True)
+    return run("-c", script, str(folder), prefix=(sys.executable, "-P"), cwd=cwd / "away", PYTHONPATH="")
+
+
+def test_from_raw_text_to_a_model_anyone_loads(workplace, sentences):
+    done = pretrain(sentences, "run=enc", "train.steps=12", "train.log_every=3", "train.eval_every=6")
+    assert done.returncode == 0, done.stderr
+    assert "tokens seen" in done.stdout and "make finetune" in done.stdout
+    folder = workplace / "out/runs/enc"
+    for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()):
+        assert {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"} <= entry.keys()
+    loaded = elsewhere(LOAD_ENCODER, folder / "encoder", workplace)
+    assert loaded.stdout.strip() == "loads", loaded.stderr
+
+    again = pretrain(sentences, "run=enc", "train.steps=12", "train.log_every=3", "train.eval_every=6")
+    assert again.returncode == 0 and "is finished" in again.stdout
+
+    # The newest encoder is taken unasked.
+    tuned = finetune(sentences, "run=mod", "train.steps=8", "train.eval_every=4", "task.labels=40")
+    assert tuned.returncode == 0, tuned.stderr
+    metrics = json.loads((workplace / "out/runs/mod/metrics.json").read_text())
+    assert metrics["encoder"] == "out/runs/enc/encoder" and metrics["labels"] == 40
+    assert {"accuracy", "f1_macro", "n"} <= metrics["test"].keys() and metrics["test"]["n"] == 50
+    assert metrics["baselines"].keys() == {"tfidf", "without_pretraining"}
+    assert "TF-IDF + logistic regression" in tuned.stdout and "random weights" in tuned.stdout
+    predicted = elsewhere(LOAD_MODEL, workplace / "out/runs/mod/model", workplace)
+    assert {answer["label"] for answer in json.loads(predicted.stdout)} <= {"negative", "positive"}, predicted.stderr
+    assert not list((workplace / "out/runs/mod").glob("**/step-*")), "a finished model needs no checkpoints"
+
+
+def test_same_seed_same_weights_bit_for_bit(workplace, sentences):
+    for name in ("one", "two"):
+        done = pretrain(sentences, f"run={name}", "train.steps=6", "dropout=0.1")
+        assert done.returncode == 0, done.stderr
+        done = finetune(sentences, f"run={name}-model", f"encoder=out/runs/{name}/encoder", "train.steps=6",
+                        "baselines=false", "task.labels=40")
+        assert done.returncode == 0, done.stderr
+    for kind in ("{}/encoder", "{}-model/model"):
+        first, second = (weights(workplace / "out/runs" / kind.format(name)) for name in ("one", "two"))
+        assert all(first[name].equal(second[name]) for name in first) and first.keys() == second.keys()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_same_weights_however_the_batch_is_cut(workplace, sentences, stage):
+    """1 process x 16, 1 x (4 x 4), 2 x 8 through accelerate launch: 1e-5 in float32."""
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+              "configs/launch/two-cpu-processes.yaml", "-m")
+    words = ["train.steps=6", "train.batch_size=16", "train.eval_every=6", "train.lr=1e-3", "run=NAME"]
+    if stage == "pretrain":
+        command, kind = (lambda *more, **how: pretrain(sentences, *words, *more, **how)), "encoder"
+    else:
+        done = pretrain(sentences, "run=enc", "train.steps=2")
+        assert done.returncode == 0, done.stderr
+        # Layers join on the way, so that freezing is met under DDP too.
+        words += ["encoder=out/runs/enc/encoder", "dropout=0", "baselines=false", "layers.unfreeze_every=2",
+                  "layers.unfreeze_unit=steps", "layers.unfreeze_group=1", "task.labels=60"]
+        command, kind = (lambda *more, **how: finetune(sentences, *words, *more, **how)), "model"
+    for name, more, how in (("whole", [], {}), ("pieces", ["train.micro_batch=4"], {}),
+                            ("two", [], {"prefix": launch})):
+        done = command(f"run={name}", *more, **how)
+        assert (workplace / f"out/runs/{name}/{kind}").is_dir(), done.stderr + done.stdout
+    whole = weights(workplace / f"out/runs/whole/{kind}")
+    for name in ("pieces", "two"):
+        other = weights(workplace / f"out/runs/{name}/{kind}")
+        worst = max((whole[key] - other[key]).abs().max().item() for key in whole)
+        assert worst < 1e-5, f"{name}: {worst}"
+
+
+@pytest.mark.parametrize("stop_at", [3, 7])
+def test_killed_and_started_again_ends_the_same(workplace, sentences, stop_at):
+    """A run that stops at some step goes on from its checkpoint to bit-identical weights and log."""
+    words = ["train.steps=10", "train.save_every=2", "train.log_every=1", "dropout=0.1"]
+    assert pretrain(sentences, "run=whole", *words).returncode == 0
+    killer = f"""
+import os, sys
+import engine.optim
+before = engine.optim.learning_rate
+def stop(step, steps, train):
+    if step == {stop_at}:
+        os.kill(os.getpid(), 9)
+    return before(step, steps, train)
+import engine.loop
+engine.loop.learning_rate = stop
+from pretrain.__main__ import main
+main(sys.argv[2:])
+"""
+    killed = pretrain(sentences, "run=cut", *words, prefix=(sys.executable, "-c", killer))
+    assert killed.returncode == -9, killed.stderr
+    assert not (workplace / "out/runs/cut/encoder").exists()
+    assert pretrain(sentences, "run=cut", *words).returncode == 0
+    first, second = (weights(workplace / f"out/runs/{name}/encoder") for name in ("whole", "cut"))
+    assert all(first[name].equal(second[name]) for name in first)
+    logs = [[{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"}
+             for line in (workplace / f"out/runs/{name}/log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
