@@ -21,7 +21,7 @@ from engine.config import Section, Share, load
 from engine.errors import DataError
 
 BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff]")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff]")
 BLANK = re.compile(r"[^\S\n]+")
 LINES = re.compile(r"\s*\n\s*")
 
@@ -107,7 +107,7 @@ def documents(corpus: Corpus) -> Path:
             raise DataError(f"corpus {corpus.name}: no text in {where} ({counts['read']} rows read, all empty)")
         return dict(counts)
 
-    return derive("corpus", corpus.name, {"sources": [source_identity(s) for s in corpus.sources], "version": 1}, make)
+    return derive("corpus", corpus.name, {"sources": [source_identity(s) for s in corpus.sources], "version": 2}, make)
 
 
 def read_documents(folder: Path) -> Iterator[dict]:

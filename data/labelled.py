@@ -144,19 +144,16 @@ def few(examples: list[Example], count: int | Literal["all"], seed: int) -> list
         raise ConfigError(f"task.labels={count}: there are {len(examples)} training rows; give a smaller number or all")
     if count < len(by_label):
         raise ConfigError(f"task.labels={count}: fewer than the {len(by_label)} classes; give {len(by_label)} or more")
-    # One of each class, then the rest by largest remainder.
-    labels = sorted(by_label)
-    spare = count - len(labels)
-    weight = np.array([len(by_label[label]) - 1 for label in labels], dtype=float)
-    exact = spare * weight / max(1.0, weight.sum())
-    taken = np.floor(exact).astype(int)
-    for index in np.argsort(-(exact - taken), kind="stable")[:spare - taken.sum()]:
-        taken[index] += 1
-    chosen = []
-    for index, label in enumerate(labels):
-        order = np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(by_label[label]))
-        chosen += [by_label[label][place] for place in order[:taken[index] + 1]]
-    return chosen
+    ranked = []
+    for index, label in enumerate(sorted(by_label)):
+        own = by_label[label]
+        order = np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(own))
+        # One of each class first, then the rest in proportion (Webster's method: unlike the largest remainder, it never
+        # takes fewer of a class when more are taken in all).
+        ranked += [(rank > 0, (rank - 0.5) / max(1, len(own) - 1), index, own[place])
+                   for rank, place in enumerate(order)]
+    chosen = sorted(ranked, key=lambda entry: entry[:3])[:count]
+    return [example for *_, example in sorted(chosen, key=lambda entry: (entry[2], *entry[:2]))]
 
 
 def identity(task: Task) -> dict:

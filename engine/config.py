@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat,
-                      PositiveInt, SerializeAsAny, ValidationError)
+                      PositiveInt, SerializeAsAny, ValidationError, model_validator)
 
 from engine.errors import ConfigError, nearest
 
@@ -29,9 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True,
                               validate_default=True, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def none_is_nothing(cls, values: Any) -> Any:
+        """`none` means nothing wherever a key may be left out; elsewhere (a label's name, say) it is a word."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {key: None if value == "none" and key in optional else value for key, value in values.items()}
+
 
 Schema = TypeVar("Schema", bound=Section)
 Share = Annotated[float, Field(ge=0, le=1)]
+KIND = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
 RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
@@ -52,7 +62,7 @@ class Train(Section):
     """How the learning rate falls after warm-up."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay of AdamW, on matrices only."""
-    beta2: Share = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of AdamW's second moment."""
     clip: PositiveFloat = 1.0
     """Largest gradient norm; larger gradients are scaled down to it."""
@@ -88,6 +98,15 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|fals
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"), list("-+0123456789."))
+
+
+class Dumper(yaml.SafeDumper):
+    """YAML in which a word that Loader would read as a number stands in quotes."""
+
+
+Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + Loader.yaml_implicit_resolvers.get(first, [])
+    for first in yaml.SafeDumper.yaml_implicit_resolvers.keys() | Loader.yaml_implicit_resolvers.keys()}
 
 
 def parse(text: str, where: str) -> Any:
@@ -143,7 +162,7 @@ def load(schema: type[Schema], words: list[str]) -> Schema:
     for word in words:
         if "=" in word and not word.endswith((".yaml", ".yml")):
             key, _, text = word.partition("=")
-            value = None if text == "none" else parse(text, key)
+            value = parse(text, key)
             for part in reversed(key.split(".")):
                 value = {part: value}
             tree = merge(tree, value)
@@ -159,12 +178,18 @@ def check(schema: type[Schema], tree: dict) -> Schema:
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(dict.fromkeys(explain(schema, problem) for problem in error.errors()))) from None
+        told: dict[str, dict[str, None]] = {}
+        for problem in error.errors():
+            # A key that takes one of two kinds of value has a problem for each, under pydantic's names for the kinds.
+            problem["loc"] = tuple(part for part in problem["loc"] if not KIND.fullmatch(str(part)))
+            key, _, message = explain(schema, problem).partition(": ")
+            told.setdefault(key, {})[message] = None
+        raise ConfigError("\n".join(f"{key}: {', and '.join(messages)}" for key, messages in told.items())) from None
 
 
 def dump(config: Section) -> str:
     """The configuration as YAML that `load` reads back to the same thing."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 # ---- sections chosen by name ----------------------------------------------------------------------------------------
@@ -174,11 +199,12 @@ def plugins(package: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
-def Plugin(package: str):
+def Plugin(package: str, default: str):
     """The type of a section whose `name` picks one file of `package`, checked by that file's `Config`."""
     def choose(value: Any) -> Section:
         if isinstance(value, Section):
             return value
+        value = {"name": default, **value} if isinstance(value, dict) else value
         name = value.get("name") if isinstance(value, dict) else None
         if name not in plugins(package):
             what = package.rsplit(".", 1)[1]

@@ -11,8 +11,11 @@ from pathlib import Path
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Make `folder` hold what `fill(path)` writes, whole or not at all; an older folder of that name is replaced."""
-    beside = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(beside, ignore_errors=True)
+    # The process in the name keeps two that write the same folder apart; what dead ones left is cleared away.
+    for left in folder.parent.glob(f".{folder.name}.unfinished-*"):
+        if not is_running(int(left.name.rsplit("-", 1)[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    beside = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
     beside.mkdir(parents=True)
     fill(beside)
     for path in sorted(beside.rglob("*")) + [beside]:
@@ -28,6 +31,15 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     else:
         beside.rename(folder)
     return folder
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of that number is alive, other than this one."""
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return process != os.getpid()
 
 
 def write_text(path: Path, content: str) -> None:

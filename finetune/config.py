@@ -65,7 +65,7 @@ class Finetune(Section):
     """The labelled rows."""
     max_length: Annotated[int, Field(ge=4)] = 256
     """Longest text in tokens; the rest is cut off."""
-    head: Plugin("finetune.heads") = {"name": "classification"}
+    head: Plugin("finetune.heads", "classification") = {}
     """What is put on the encoder."""
     dropout: Share = 0.1
     """Dropout in the encoder's layers and before the classifier."""

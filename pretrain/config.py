@@ -55,6 +55,6 @@ class Pretrain(Section):
     """How text vectors are made, written into the encoder folder; none: as init says, else mean."""
     evaluation_rows: PositiveInt = 256
     """Held-out rows of an evaluation."""
-    objective: Plugin("pretrain.objectives") = {"name": "mlm"}
+    objective: Plugin("pretrain.objectives", "mlm") = {}
     """What is learned."""
     train: Train

@@ -1,9 +1,13 @@
 """Which rows make up a step, and the random numbers of each."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 
 from data.batches import by_length, generator, order, permuted, slices
+from engine.loop import seed_step
 
 
 def whole(size: int, key: tuple[int, int]) -> np.ndarray:
@@ -106,3 +110,11 @@ def test_generator_differs_by_seed_step_and_row():
                for seed in (0, 1) for step in (0, 1, 2) for row in (0, 1, 2)]
     # Whole streams share no number, so none is another one shifted.
     assert len(set(np.concatenate(streams).tolist())) == 18_000
+
+
+def test_dropout_differs_by_seed_step_micro_batch_and_process():
+    seen = set()
+    for place in itertools.product(range(4), repeat=4):
+        seed_step(*place)
+        seen.add(torch.rand(4).numpy().tobytes())
+    assert len(seen) == 4**4

@@ -75,7 +75,7 @@ def test_pack_takes_each_piece_once_and_wastes_little(low, high):
     assert max(costs[row].sum() for row in packed) <= 128
     # Of pieces from 43 positions on no three share a row, of those from 65 on no two.
     bound = max(costs.sum() / 128, (costs > 128 / 3).sum() / 2, (costs > 64).sum())
-    assert len(packed) <= 1.03 * bound + 1
+    assert len(packed) <= 1.02 * bound + 1
 
 
 def test_rows_hold_whole_pieces_between_special_tokens(built):

@@ -1,0 +1,77 @@
+"""What every objective and every head must offer, for each file there is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from test_mlm import SPECIAL, Rows
+
+from data.batches import generator
+from engine.config import Section, plugins
+from engine.loop import Batch, Output
+from pretrain.config import Model
+from pretrain.encoder import from_nothing
+
+OBJECTIVES, HEADS = plugins("pretrain.objectives"), plugins("finetune.heads")
+
+
+def test_the_folder_is_the_list():
+    assert OBJECTIVES == ["mlm"] and HEADS == ["classification"]
+
+
+@pytest.mark.parametrize("module", [f"pretrain.objectives.{name}" for name in OBJECTIVES]
+                         + [f"finetune.heads.{name}" for name in HEADS])
+def test_config_is_a_section_of_that_name(module):
+    file = importlib.import_module(module)
+    assert issubclass(file.Config, Section) and file.__doc__
+    assert get_args(file.Config.model_fields["name"].annotation) == (module.rsplit(".", 1)[1],)
+    assert all(field.description for field in file.Config.model_fields.values())
+    assert len(inspect.getsource(file).splitlines()) <= 130, "an objective or a head is about 100 lines"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective(name):
+    file, rows = importlib.import_module(f"pretrain.objectives.{name}"), Rows()
+    torch.manual_seed(0)
+    shape = Model(layers=2, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
+    objective = file.Objective(file.Config(), from_nothing(shape, SPECIAL, 90, 32, 0.0, None))
+
+    def batch(step: int, places: list[int]) -> Batch:
+        return file.collate(file.Config(), rows, places, [generator(0, step, place) for place in places])
+
+    whole, again, later = batch(3, [0, 1, 2]), batch(3, [0, 1, 2]), batch(4, [0, 1, 2])
+    assert all(whole.inputs[key].equal(again.inputs[key]) for key in whole.inputs), "a pure function of the step"
+    assert any(not whole.inputs[key].equal(later.inputs[key]) for key in whole.inputs)
+    assert whole.tokens == sum((rows.row(place)[2] >= 0).sum() for place in range(3))
+    output = objective(**whole.inputs)
+    assert isinstance(output, Output) and output.loss.ndim == 0 and output.count > 0 and output.loss.requires_grad
+    parts = [objective(**batch(3, [place]).inputs) for place in range(3)]
+    assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-5), "a sum, however the batch is cut"
+    assert sum(int(part.count) for part in parts) == int(output.count)
+    assert objective.after_step(0) is None
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head(name, workplace):
+    from data.encoders import locate
+
+    file = importlib.import_module(f"finetune.heads.{name}")
+    model, constant = file.build(file.Config(), locate("minilm"), ["no", "yes", "perhaps"], dropout=0.0)
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "perhaps"} and model.config.label2id["perhaps"] == 2
+    assert constant and all(not parameter.requires_grad for parameter in constant)
+    head = file.Head(file.Config(), model).eval()
+    inputs = {"input_ids": torch.tensor([[101, 2023, 2003, 102], [101, 2919, 102, 0]]),
+              "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
+    output = head(labels=torch.tensor([0, 2]), **inputs)
+    assert isinstance(output, Output) and output.count == 2
+    probabilities = head.predict(**inputs).detach()
+    assert torch.allclose(probabilities.sum(-1), torch.ones(2))
+    slow = -np.log(probabilities[0, 0]) - np.log(probabilities[1, 2])
+    assert abs(output.loss.item() - slow) < 1e-4
+    figures = file.score(probabilities.numpy(), np.array([0, 2]))
+    assert file.MONITOR in figures and figures["n"] == 2

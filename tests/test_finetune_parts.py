@@ -1,0 +1,117 @@
+"""Fine-tuning's parts: attention, mean pooling in the weights, layer by layer, metrics."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
+
+from engine import attention
+from finetune import layers, metrics, pooling
+from finetune.config import Layers
+
+SMALL = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64,
+         "max_position_embeddings": 48}
+
+
+def bert(**more) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**SMALL, **more)).eval()
+
+
+def padded(rows: int = 5, length: int = 20):
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 60, (rows, length), generator=random)
+    mask = (torch.arange(length) < torch.randint(4, length, (rows, 1), generator=random)).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_by_products_equals_the_fused_one(masked):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, 4, 17, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    mask = (torch.rand(3, 1, 17, 17) < 0.6) | torch.eye(17, dtype=torch.bool) if masked else None
+    ours, _ = attention.attention(torch.nn.Module(), query, key, value, mask)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        *(tensor.double() for tensor in (query, key, value)), attn_mask=mask).transpose(1, 2)
+    assert (ours.double() - exact).abs().max() < 0.03, "within bf16's rounding"
+    weight = torch.randn(ours.shape)
+    first = torch.autograd.grad((ours * weight).sum(), (query, key, value))
+    second = torch.autograd.grad((exact * weight).sum(), (query, key, value))
+    for one, other in zip(first, second):
+        assert (one.double() - other).norm() / other.norm() < 0.02
+
+
+def test_a_model_attends_the_same_and_a_row_of_padding_is_not_nan():
+    model, inputs = bert(), padded()
+    plain = model(**inputs).logits
+    attention.use(model)
+    assert torch.allclose(model(**inputs).logits, plain, atol=1e-5)
+    inputs["attention_mask"][0] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("make", [
+    bert, lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, pad_token_id=0)).eval()])
+def test_mean_pooling_written_into_the_weights(make):
+    """The first token of the added layer is the normalised mean of the encoder's own last states."""
+    model = make()
+    inputs = padded()
+    states, mask = model.base_model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+    mean = (states * mask).sum(1) / mask.sum(1)
+    constant = pooling.write_mean(model)
+    written = model.base_model(**inputs).last_hidden_state[:, 0]
+    assert torch.allclose(written, torch.nn.functional.layer_norm(mean, (32,)), atol=2e-3)
+    assert model.config.num_hidden_layers == 5 and not any(parameter.requires_grad for parameter in constant)
+    dense = getattr(model.base_model, "pooler", None) or model.classifier
+    assert dense.dense.weight.equal(torch.eye(32) / 2)
+
+
+def test_depth_follows_the_layers():
+    model = bert()
+    depths = {layers.depth(name, 4) for name, _ in model.named_parameters()}
+    assert depths == {0, 1, 2, 3, 4, 5}
+    assert layers.depth("model.bert.embeddings.word_embeddings.weight", 4) == 5
+    assert layers.depth("model.bert.encoder.layer.3.output.dense.weight", 4) == 1
+    assert layers.depth("model.layers.0.attn.Wqkv.weight", 4) == 4
+    assert layers.depth("model.bert.pooler.dense.weight", 4) == layers.depth("classifier.bias", 4) == 0
+    config = Layers(decay=0.5, head_lr=1e-3)
+    assert [layers.lr_scale(f"encoder.layer.{index}.x", 4, config, 1e-4) for index in (3, 2, 0)] == [1, 0.5, 0.125]
+    assert layers.lr_scale("classifier.weight", 4, config, 1e-4) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("unit, per_epoch", [("steps", 99.0), ("epochs", 0.5)])
+def test_layers_join_from_the_top(unit, per_epoch):
+    config = Layers(unfreeze_every=2 if unit == "steps" else 4, unfreeze_unit=unit, unfreeze_group=2, embeddings=True)
+    reached = [layers.deepest_learning(step, 5, config, per_epoch) for step in range(10)]
+    assert reached == [0, 0, 2, 2, 4, 4, 5, 5, 6, 6]
+    assert layers.deepest_learning(0, 5, Layers(), 10) == 5, "all at once, the embeddings apart"
+    assert layers.deepest_learning(0, 5, Layers(embeddings=True), 10) == 6
+
+
+@pytest.mark.parametrize("deepest", [0, 1, 3, 4, 5])
+def test_exactly_what_should_learn_moves(deepest):
+    model = bert(num_labels=3)
+    constant = set(pooling.write_mean(model))
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    layers.set_learning(model, deepest, 4, constant)
+    model(**padded(), labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        moved = not parameter.equal(before[name])
+        assert moved == (parameter not in constant and layers.depth(name, 4) <= deepest), name
+
+
+def test_metrics_against_counting_by_hand():
+    predicted, truth = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 1, 1, 2, 0, 2])
+    f1 = []
+    for label in range(3):
+        hit = ((predicted == label) & (truth == label)).sum()
+        f1.append(2 * hit / ((predicted == label).sum() + (truth == label).sum()))
+    found = metrics.classification(predicted, truth)
+    assert found["n"] == 7 and found["accuracy"] == pytest.approx(5 / 7) and found["f1_macro"] == pytest.approx(np.mean(f1))

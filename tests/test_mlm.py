@@ -1,0 +1,131 @@
+"""Masked language modelling: the statistics of what is hidden, and the loss against a dense, padded, float32 one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from data.batches import generator
+from data.shards import Shards, build
+from pretrain.config import Model
+from pretrain.encoder import Encoder, documents_stay_apart, from_nothing, ready
+from pretrain.objectives import mlm
+from engine.errors import DataError
+
+SPECIAL = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
+
+
+class Rows:
+    """Shards of two or three documents a row, held in memory."""
+
+    length, vocab_size, special = 32, 90, SPECIAL
+
+    def __init__(self, count: int = 6):
+        random, self.made = np.random.default_rng(0), []
+        for _ in range(count):
+            ids, position, document = np.zeros(32, int), np.zeros(32, int), np.full(32, -1)
+            at = 0
+            for number, size in enumerate(random.integers(3, 9, size=random.integers(2, 4))):
+                body = random.integers(5, 90, size=size)
+                ids[at:at + size + 2] = [2, *body, 3]
+                position[at:at + size + 2], document[at:at + size + 2] = np.arange(size + 2), number
+                at += size + 2
+            self.made.append((ids, position, document))
+
+    def row(self, index: int):
+        return self.made[index]
+
+
+def collate(config: mlm.Config, step: int = 0, rows=Rows()):
+    return mlm.collate(config, rows, list(range(6)), [generator(0, step, row) for row in range(6)])
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.3, 0.5])
+def test_hidden_share_and_what_is_never_hidden(rate):
+    rows, config = Rows(), mlm.Config(mask_rate=rate)
+    hidden = np.zeros((6, 32))
+    for step in range(400):
+        inputs = collate(config, step, rows).inputs
+        ids, at, targets = (inputs[name].numpy() for name in ("input_ids", "at", "targets"))
+        ordinary = (inputs["document_ids"].numpy() >= 0) & ~np.isin(targets, [2, 3])
+        assert not (at & ~ordinary).any() and (ids[at] == SPECIAL["mask"]).all() and (ids[~at] == targets[~at]).all()
+        assert (abs(at.sum(1) - rate * ordinary.sum(1)) <= 0.5).all()
+        hidden += at
+    share = hidden[ordinary] / 400
+    assert abs(share - rate).max() < 0.15 and abs(share.mean() - rate) < 0.02, "every place is hidden as often"
+
+
+def test_bert_mixture_and_at_least_one():
+    rows = Rows(6)
+    config = mlm.Config(mask_rate=0.9, random=0.2, unchanged=0.2)
+    kept = masked = total = 0
+    for step in range(300):
+        inputs = collate(config, step, rows).inputs
+        at = inputs["at"]
+        kept += (inputs["input_ids"][at] == inputs["targets"][at]).sum().item()
+        masked += (inputs["input_ids"][at] == SPECIAL["mask"]).sum().item()
+        total += at.sum().item()
+    assert abs(masked / total - 0.6) < 0.03 and abs(kept / total - 0.2) < 0.03
+    assert (collate(mlm.Config(mask_rate=0.01)).inputs["at"].sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_loss_and_gradient_equal_the_dense_padded_way(architecture):
+    """Sparse projection on packed rows against every document alone, padded, with all scores in float32."""
+    torch.manual_seed(0)
+    shape = Model(architecture=architecture, layers=3, hidden_size=32, attention_heads=2, intermediate_size=48,
+                  local_attention=4, positions=32)
+    encoder = from_nothing(shape, SPECIAL, 90, 32, 0.0, None)
+    batch = collate(mlm.Config())
+    output = mlm.Objective(mlm.Config(), encoder)(**batch.inputs)
+    output.loss.backward()
+    ours = {name: parameter.grad.clone() for name, parameter in encoder.model.named_parameters()}
+    encoder.zero_grad()
+
+    slow, counted = 0.0, 0
+    inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
+    encoder.model.set_attn_implementation("sdpa")
+    for row in range(6):
+        for number in range(inputs["document_ids"][row].max() + 1):
+            here = inputs["document_ids"][row] == number
+            padding = [0] * 5
+            ids = torch.tensor([[*inputs["input_ids"][row][here], *padding]])
+            labels = torch.tensor([[*np.where(inputs["at"], inputs["targets"], -100)[row][here], *[-100] * 5]])
+            mask = torch.tensor([[1] * here.sum() + padding])
+            logits = encoder.model(input_ids=ids, attention_mask=mask).logits
+            slow = slow + torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
+            counted += (labels >= 0).sum().item()
+    slow.backward()
+    assert output.count == counted and abs(output.loss.item() - slow.item()) / slow.item() < 1e-5
+    for name, parameter in encoder.model.named_parameters():
+        assert torch.allclose(ours[name], parameter.grad, atol=1e-5), name
+
+
+def test_an_architecture_that_mixes_documents_is_refused():
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    encoder = Encoder(BertForMaskedLM(config))
+    assert documents_stay_apart(encoder)
+    encoder.inputs = lambda ids, position, document: {"input_ids": ids, "position_ids": position}
+    assert not documents_stay_apart(encoder)
+    with pytest.raises(DataError, match="packed documents see each other"):
+        ready(encoder, 0.0)
+
+
+def test_evaluation_hides_the_same_tokens_whatever_the_training_rate(sentences, workplace):
+    from accelerate import Accelerator
+
+    from data.curate import Corpus, documents
+    from data.encoders import locate
+    from data.tokenizer import reuse
+    from pretrain.evaluation import HeldOut
+
+    corpus = Corpus(name="c", sources=[{"files": str(sentences / "corpus.txt")}], held_out=0.2)
+    shards = Shards(build(corpus, documents(corpus), reuse("c", locate("minilm")), 64), "held_out")
+    first, second = (HeldOut(shards, 12, Accelerator(cpu=True)) for _ in range(2))
+    for one, other in zip(first.batches, second.batches, strict=True):
+        assert all(one.inputs[name].equal(other.inputs[name]) for name in one.inputs)
+        ordinary = (one.inputs["document_ids"] >= 0).sum() - (one.inputs["targets"] == 101).sum() * 2
+        assert abs(one.inputs["at"].sum() / ordinary - 0.15) < 0.02
