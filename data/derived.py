@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,10 +31,13 @@ def derive(kind: str, name: str, inputs: dict, make: Callable[[Path], dict]) -> 
     """The folder that `make(folder)` fills and describes (its manifest), made only if it is not there yet."""
     folder = OUT / kind / f"{name}-{fingerprint(inputs)}"
     if not (folder / "manifest.json").is_file():
+        started = time.time()
+
         def fill(beside: Path) -> None:
             manifest = {**make(beside), "inputs": inputs}
             (beside / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         write_whole(folder, fill)
+        print(f"made {folder} in {time.time() - started:.0f} s", flush=True)
     return folder
 
 

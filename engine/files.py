@@ -17,7 +17,11 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
             shutil.rmtree(left, ignore_errors=True)
     beside = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
     beside.mkdir(parents=True)
-    fill(beside)
+    try:
+        fill(beside)
+    except BaseException:
+        shutil.rmtree(beside)
+        raise
     for path in sorted(beside.rglob("*")) + [beside]:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)

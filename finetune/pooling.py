@@ -4,17 +4,22 @@ Classification heads of BERT's family read the first token, but an encoder taugh
 in the mean of its tokens; reading the first instead costs several points at 100 labels. So one layer is added whose
 query and key are zero (attention is uniform over the text), whose value is the identity, and whose output is a large
 multiple of it, so that the mean outweighs what the token held; its feed-forward part is zero. Every token, the first
-included, then holds the normalised mean. What is saved is a plain model of one layer more: nothing of ours is needed.
+included, then holds the normalised mean. The layer's last normalisation also brings each coordinate to mean 0 and
+variance 1 over the task's texts: what all texts share, large after masked language modelling, would drown the rest.
+What is saved is a plain model of one layer more: nothing of ours is needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 BERT_FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 MULTIPLE = 1e4
+SMALLEST_SPREAD = 0.05  # a coordinate nearly the same in all texts is not blown up
 
 
 def can_write_mean(model: PreTrainedModel) -> bool:
@@ -46,3 +51,14 @@ def write_mean(model: PreTrainedModel) -> list[nn.Parameter]:
     dense.dense.weight.copy_(identity / 2)
     dense.dense.bias.zero_()
     return list(layer.parameters())
+
+
+@torch.no_grad()
+def standardise(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]) -> None:
+    """Set the added layer's last normalisation so that the pooled coordinates of these texts have mean 0, variance 1."""
+    model.eval()
+    pooled = torch.cat([model.base_model(**inputs).last_hidden_state[:, 0] for inputs in batches])
+    norm = model.base_model.encoder.layer[-1].output.LayerNorm
+    spread = pooled.std(0).clamp(min=SMALLEST_SPREAD)
+    norm.weight.copy_(1 / spread)
+    norm.bias.copy_(-pooled.mean(0) / spread)

@@ -21,7 +21,7 @@ from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_whole
 from engine.loop import Batch, accelerator as make_accelerator, fit, gather, share
 from engine.optim import adamw
-from finetune import baselines, layers
+from finetune import baselines, layers, pooling
 from finetune.config import Finetune
 from finetune.report import card, summary
 from finetune.texts import Texts, tokenise
@@ -75,6 +75,10 @@ def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exa
     model, constant = head_file.build(config.head, folder, names, config.dropout, random)
     depth_of_encoder = model.config.num_hidden_layers - bool(constant)
     head = head_file.Head(config.head, model)
+    if constant:
+        some = np.arange(min(len(texts["train"].labels), 512))
+        batches = [texts["train"].batch(places).inputs for places in np.array_split(some, -(-len(some) // 64))]
+        pooling.standardise(model, ({k: v for k, v in inputs.items() if k != "labels"} for inputs in batches))
     run.begin()
     train, size = config.train, config.train.batch_size
     lengths = texts["train"].lengths

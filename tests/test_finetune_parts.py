@@ -115,3 +115,28 @@ def test_metrics_against_counting_by_hand():
         f1.append(2 * hit / ((predicted == label).sum() + (truth == label).sum()))
     found = metrics.classification(predicted, truth)
     assert found["n"] == 7 and found["accuracy"] == pytest.approx(5 / 7) and found["f1_macro"] == pytest.approx(np.mean(f1))
+
+
+def test_standardised_means_of_the_texts_have_mean_0_and_variance_1():
+    model, inputs = bert(), padded(rows=64)
+    pooling.write_mean(model)
+    pooling.standardise(model, [{name: tensor[:40] for name, tensor in inputs.items()},
+                                {name: tensor[40:] for name, tensor in inputs.items()}])
+    pooled = model.base_model(**inputs).last_hidden_state[:, 0]
+    assert pooled.mean(0).abs().max() < 1e-3 and (pooled.std(0) - 1).abs().max() < 1e-3
+
+
+def test_pairs_of_texts_are_told_apart(workplace):
+    from data.encoders import locate
+    from data.labelled import Example
+    from finetune.texts import tokenise
+
+    pairs = [Example(("one film", "dull"), "no"), Example(("a longer one by far", "yes indeed"), "yes")]
+    texts = tokenise(pairs, ["no", "yes"], locate("minilm"), 16, "here")
+    batch = texts.batch(np.array([0, 1]))
+    assert batch.inputs["input_ids"].shape == batch.inputs["token_type_ids"].shape and batch.tokens == int(
+        batch.inputs["attention_mask"].sum())
+    for row, example in enumerate(pairs):
+        ids, kinds = batch.inputs["input_ids"][row], batch.inputs["token_type_ids"][row]
+        assert (ids == 102).sum() == 2 and kinds[ids != 0].bool().any() and not kinds[0]
+    assert batch.inputs["labels"].tolist() == [0, 1]

@@ -28,7 +28,7 @@ def pretrain(workplace, capsys, monkeypatch):
 
     def attempt(*words):
         lines = told(pretrain_main, [*base, *words], capsys, monkeypatch)
-        assert not (workplace / "out/runs").exists()
+        assert not (workplace / "out/runs").exists() and not list((workplace / "out").glob("*/.*"))
         return lines
     return attempt
 

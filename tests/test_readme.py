@@ -1,0 +1,78 @@
+"""What README.md tells a newcomer to type is what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+
+import pytest
+from conftest import ROOT, run
+
+from engine.config import load
+from finetune.config import Finetune
+from pretrain.config import Pretrain
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line[2:].split("#")[0].strip() for line in README.splitlines() if line.startswith("$ make")]
+YAMLS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+TABLE = [line.split("|")[1] for line in README.split("## What the folders are")[1].splitlines() if "|" in line]
+FOLDERS = re.findall(r"`(\w+)/`", " ".join(TABLE))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_make_commands_are_what_the_makefile_runs(command):
+    """`make -n` with the set-up taken as done; the words it would run go through the real parser."""
+    words = shlex.split(command)
+    told = subprocess.run([*words, "-n", "-o", ".venv/ready"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    line = shlex.split(told.stdout.strip().splitlines()[-1])
+    if "pytest" not in line:
+        stage = line[line.index("-m") + 1]
+        load({"pretrain": Pretrain, "finetune": Finetune}[stage], line[line.index("-m") + 2:])
+
+
+def test_readme_shows_both_commands_with_their_output():
+    assert COMMANDS[:2] == ["make pretrain", "make finetune TASK=sentiment"] and "make test" in COMMANDS
+    assert "held-out loss" in README and "macro F1" in README and "_OUTPUT" not in README
+
+
+def test_python_commands(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = re.findall(r"-m (pretrain|finetune) (configs/[^`\n]*)`", README)
+    assert len(found) == 2
+    for stage, words in found:
+        load({"pretrain": Pretrain, "finetune": Finetune}[stage], words.split())
+
+
+@pytest.mark.parametrize("number, stage", [(0, "pretrain"), (1, "finetune")])
+def test_own_text_and_own_labels_in_ten_lines(number, stage, tmp_path, sentences, workplace):
+    text = YAMLS[number]
+    assert len(text.strip().splitlines()) <= 10
+    (workplace / "configs").unlink()
+    (workplace / "configs").mkdir()
+    for folder in ("corpus", "pretrain", "finetune"):
+        (workplace / "configs" / folder).mkdir()
+        for path in (ROOT / "configs" / folder).glob("*.yaml"):
+            (workplace / "configs" / folder / path.name).write_text(path.read_text())
+    (workplace / "configs" / stage / "mine.yaml").write_text(text)
+    (workplace / "texts").mkdir()
+    (workplace / "texts" / "a.txt").write_text((sentences / "corpus.txt").read_text())
+    (workplace / "labels.csv").write_text((sentences / "labels.csv").read_text())
+    done = run(stage, f"configs/{stage}/mine.yaml", "train.steps=2", "train.batch_size=4",
+               *(["evaluation_rows=4"] if stage == "pretrain" else ["encoder=minilm", "baselines=false", "task.labels=8"]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_folders_it_names_are_there_and_no_other():
+    named = set(FOLDERS) | {"out"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    there = {path.split("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
+    assert there <= named and all((ROOT / name).is_dir() for name in named - {"out"})
+
+
+def test_help_tells_every_key():
+    for stage, keys in (("pretrain", ["objective.mask_rate", "train.lr", "init"]),
+                        ("finetune", ["task.labels", "layers.decay", "encoder", "train.epochs"])):
+        told = run(stage, "--help", cwd=ROOT)
+        assert told.returncode == 0 and all(re.search(rf"^  {re.escape(key)} ", told.stdout, re.M) for key in keys)
