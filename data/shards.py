@@ -128,6 +128,11 @@ class Shards:
     def __len__(self) -> int:
         return len(self.rows) - 1
 
+    def frequencies(self) -> np.ndarray:
+        """int64 (vocabulary,): how often each token stands in the text."""
+        return sum((np.bincount(part, minlength=self.vocab_size) for part in
+                    np.array_split(self.tokens, -(-len(self.tokens) // 2**24))), np.zeros(self.vocab_size, np.int64))
+
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, position, document) of one row, each int64 (length,). Padding belongs to document -1."""
         ids = np.full(self.length, self.special["pad"], dtype=np.int64)

@@ -17,7 +17,7 @@ class Training(Train):
     """Optimizer steps; none: epochs over the labels, but no fewer than min_steps and no more than max_steps."""
     epochs: PositiveFloat = 10
     """Passes over the labels, when steps is none."""
-    min_steps: PositiveInt = 200
+    min_steps: PositiveInt = 100
     """Fewest steps, when steps is none: tiny sets need enough of them (Zhang et al. 2021)."""
     max_steps: PositiveInt = 1200
     """Most steps, when steps is none."""

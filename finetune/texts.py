@@ -30,8 +30,8 @@ class Texts:
         """int64 (texts,): tokens of each, special ones included."""
         return np.array([len(ids) for ids in self.fields["input_ids"]])
 
-    def batch(self, places: np.ndarray) -> Batch:
-        """The texts at `places`, (texts, longest of them), with their labels."""
+    def inputs(self, places: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the model takes for the texts at `places`, each int64 (texts, longest of them)."""
         longest = int(self.lengths[places].max())
         inputs = {}
         for name, rows in self.fields.items():
@@ -39,8 +39,12 @@ class Texts:
             for line, place in enumerate(places):
                 padded[line, :len(rows[place])] = rows[place]
             inputs[name] = torch.from_numpy(padded)
-        inputs["labels"] = torch.from_numpy(self.labels[places])
-        return Batch(inputs, int(self.lengths[places].sum()))
+        return inputs
+
+    def batch(self, places: np.ndarray) -> Batch:
+        """The texts at `places` with their labels, int64 (texts,)."""
+        return Batch({**self.inputs(places), "labels": torch.from_numpy(self.labels[places])},
+                     int(self.lengths[places].sum()))
 
 
 def tokenise(examples: list[Example], labels: list[str], encoder: Path, max_length: int, what: str) -> Texts:

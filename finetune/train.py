@@ -27,6 +27,7 @@ from finetune.report import card, summary
 from finetune.texts import Texts, tokenise
 
 TOGETHER = 4  # batches dealt out by length together: more pads less, but makes batches less random
+STANDARDISED_OVER = 512  # training texts the pooled coordinates are standardised over
 
 
 def newest_encoder() -> str:
@@ -54,8 +55,7 @@ def predict(head: torch.nn.Module, texts: Texts, accelerator: Accelerator, batch
     batches = [ordered[at:at + batch_size] for at in range(0, len(ordered), batch_size)]
     found = []
     for places in share(batches, accelerator):
-        inputs = {name: tensor.to(accelerator.device) for name, tensor in texts.batch(places).inputs.items()
-                  if name != "labels"}
+        inputs = {name: tensor.to(accelerator.device) for name, tensor in texts.inputs(places).items()}
         with accelerator.autocast():
             found.append((places, head.predict(**inputs).cpu().numpy()))
     found = gather(found, accelerator)
@@ -76,9 +76,8 @@ def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exa
     depth_of_encoder = model.config.num_hidden_layers - bool(constant)
     head = head_file.Head(config.head, model)
     if constant:
-        some = np.arange(min(len(texts["train"].labels), 512))
-        batches = [texts["train"].batch(places).inputs for places in np.array_split(some, -(-len(some) // 64))]
-        pooling.standardise(model, ({k: v for k, v in inputs.items() if k != "labels"} for inputs in batches))
+        some = np.arange(min(len(texts["train"].labels), STANDARDISED_OVER))
+        pooling.standardise(model, map(texts["train"].inputs, np.array_split(some, -(-len(some) // 64))))
     run.begin()
     train, size = config.train, config.train.batch_size
     lengths = texts["train"].lengths
@@ -97,8 +96,9 @@ def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exa
 
     optimizer = adamw(head.named_parameters(), train, lambda name: layers.lr_scale(
         name, depth_of_encoder, config.layers, train.lr))
-    result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title, before_step=before_step,
-        evaluate=lambda: evaluate("validation"), monitor=head_file.MONITOR, patience=train.patience)
+    result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title,
+                 before_step=before_step, evaluate=lambda: evaluate("validation"), monitor=head_file.MONITOR,
+                 patience=train.patience)
     return model, {split: evaluate(split) for split in ("test", "validation")}, result
 
 
@@ -149,7 +149,8 @@ def finetune(config: Finetune) -> None:
                 "baselines": compared, "encoder_record": record_of(folder), "versions": record.versions()}
         write_json(run.folder / "metrics.json", {
             **figures, "baselines": compared, "task": config.task.name, "encoder": encoder,
-            "steps": result.step, "seconds": round(result.seconds, 1), "labels": len(splits["train"]), "labels_available": len(rows["train"])})
+            "labels": len(splits["train"]), "labels_available": len(rows["train"]),
+            "steps": result.step, "seconds": round(result.seconds, 1)})
 
         def fill(path: Path) -> None:
             model.save_pretrained(path)

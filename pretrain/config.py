@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from data.curate import Corpus
 from data.tokenizer import Tokenizer
@@ -51,6 +51,8 @@ class Pretrain(Section):
     """Dropout while pretraining."""
     head_warmup: Share = 0.08
     """Share of the steps in which only what init did not bring (the head) is trained, when it brought anything."""
+    head_lr_scale: PositiveFloat = 10.0
+    """Factor on the rate of what init did not bring, when it brought anything."""
     pooling: Literal["mean", "cls"] | None = None
     """How text vectors are made, written into the encoder folder; none: as init says, else mean."""
     evaluation_rows: PositiveInt = 256

@@ -9,6 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
@@ -33,6 +34,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, new: frozenset[str] = frozenset(), pooling: str = "mean",
                  unused: dict[str, Tensor] | None = None):
+        """new: names of the model's parameters that init did not bring; unused: weights kept for who loads the folder."""
         super().__init__()
         self.model, self.new, self.pooling, self.unused = model, new, pooling, unused or {}
 
@@ -90,8 +92,15 @@ def continue_from(folder: Path, length: int, dropout: float, pooling: str | None
     own, prefix = model.base_model.state_dict(), model.base_model_prefix
     unused = {f"{prefix}.{name}": tensor for name, tensor in plain.state_dict().items()
               if name not in own and name not in missing["missing_keys"]}
-    encoder = Encoder(model, frozenset(told["missing_keys"]), pooling or pooling_of(folder) or "mean", unused)
+    encoder = Encoder(model, new_parameters(model, told["missing_keys"]), pooling or pooling_of(folder) or "mean", unused)
     return ready(encoder, dropout)
+
+
+def new_parameters(model: PreTrainedModel, missing: set[str]) -> frozenset[str]:
+    """The names, as `named_parameters` gives them, of what a checkpoint did not hold; tied embeddings count as held."""
+    lacking = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in missing}
+    lacking -= {id(model.get_input_embeddings().weight)}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in lacking)
 
 
 def from_nothing(shape: Model, special: dict[str, int], vocab_size: int, length: int, dropout: float,
@@ -111,7 +120,9 @@ def from_nothing(shape: Model, special: dict[str, int], vocab_size: int, length:
                                   sep_token_id=special["sep"], eos_token_id=special["sep"])
     else:
         config = BertConfig(**common)
-    return ready(Encoder(AutoModelForMaskedLM.from_config(config), pooling=pooling or "mean"), dropout)
+    model = AutoModelForMaskedLM.from_config(config)
+    every = frozenset(name for name, _ in model.named_parameters())
+    return ready(Encoder(model, every, pooling or "mean"), dropout)
 
 
 def ready(encoder: Encoder, dropout: float) -> Encoder:
@@ -130,6 +141,19 @@ def ready(encoder: Encoder, dropout: float) -> Encoder:
     if not apart:
         raise DataError(f"{encoder.model.config.model_type}: in this architecture packed documents see each other")
     return encoder
+
+
+@torch.no_grad()
+def start_at_frequencies(encoder: Encoder, counts: np.ndarray) -> None:
+    """Start a new head's bias at the logarithm of each token's frequency; counts int64 (vocabulary,).
+
+    A bias learned at the encoder's rate would take tens of thousands of steps to get there, and until then the encoder
+    is bent to make up for it.
+    """
+    bias = getattr(encoder.model.get_output_embeddings(), "bias", None)
+    if any(parameter is bias and name in encoder.new for name, parameter in encoder.model.named_parameters()):
+        smoothed = torch.from_numpy(counts.astype(np.float64)) + 1
+        bias.copy_((smoothed / smoothed.sum()).log())
 
 
 @torch.no_grad()

@@ -54,13 +54,14 @@ def pretrain(config: Pretrain) -> None:
                                      config.pooling))
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     objective = objective_file.Objective(config.objective, encoder)
+    encoders.start_at_frequencies(encoder, shards.frequencies())
     run.begin()
 
-    head_only = round(config.head_warmup * config.train.steps) if 0 < len(encoder.new) and init else 0
-    trunk = [parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new]
+    head_only = round(config.head_warmup * config.train.steps) if encoder.new and init else 0
+    brought = {parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new}
 
     def before_step(step: int) -> None:
-        for parameter in trunk:
+        for parameter in brought:
             parameter.requires_grad_(step >= head_only)
 
     def batches(step: int) -> list[Batch]:
@@ -71,9 +72,12 @@ def pretrain(config: Pretrain) -> None:
                                      config.train.micro_batch)]
 
     held_out = HeldOut(Shards(shard_folder, "held_out"), config.evaluation_rows, accelerator)
-    result = fit(objective, adamw(objective.named_parameters(), config.train), batches, config.train, run, accelerator,
-                 seed=config.seed, title=f"pretrain {config.run}", before_step=before_step,
-                 after_step=objective.after_step, evaluate=lambda: held_out(encoder))
+    parameters = dict(objective.named_parameters())
+    optimizer = adamw(parameters.items(), config.train, lambda name: (
+        config.head_lr_scale if init and parameters[name] not in brought else 1.0))
+    result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
+                 title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
+                 evaluate=lambda: held_out(encoder))
 
     if accelerator.is_main_process:
         made = {

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from data.curate import Corpus
 from data.encoders import BuiltIn
-from engine.config import Section, check, dump, keys, load, merge, plugins, read_yaml
+from engine.config import Section, check, dump, load, merge, plugins, read_yaml
 from engine.errors import ConfigError
+from engine.explain import keys
 from finetune.config import Finetune
 from pretrain.config import Pretrain
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import TINY, run
 
-from engine.errors import command
+from engine.command import command
 from finetune.__main__ import main as finetune_main
 from pretrain.__main__ import main as pretrain_main
 

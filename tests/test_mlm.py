@@ -8,11 +8,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from data.batches import generator
+from data.encoders import locate
 from data.shards import Shards, build
-from pretrain.config import Model
-from pretrain.encoder import Encoder, documents_stay_apart, from_nothing, ready
-from pretrain.objectives import mlm
 from engine.errors import DataError
+from pretrain.config import Model
+from pretrain.encoder import Encoder, continue_from, documents_stay_apart, from_nothing, ready, start_at_frequencies
+from pretrain.objectives import mlm
 
 SPECIAL = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 
@@ -118,7 +119,6 @@ def test_evaluation_hides_the_same_tokens_whatever_the_training_rate(sentences, 
     from accelerate import Accelerator
 
     from data.curate import Corpus, documents
-    from data.encoders import locate
     from data.tokenizer import reuse
     from pretrain.evaluation import HeldOut
 
@@ -129,3 +129,22 @@ def test_evaluation_hides_the_same_tokens_whatever_the_training_rate(sentences, 
         assert all(one.inputs[name].equal(other.inputs[name]) for name in one.inputs)
         ordinary = (one.inputs["document_ids"] >= 0).sum() - (one.inputs["targets"] == 101).sum() * 2
         assert abs(one.inputs["at"].sum() / ordinary - 0.15) < 0.02
+
+
+def test_a_new_head_starts_at_the_frequencies_and_an_old_one_is_left_alone():
+    torch.manual_seed(0)
+    shape = Model(layers=1, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
+    encoder = from_nothing(shape, SPECIAL, 90, 32, 0.0, None)
+    counts = np.arange(90) ** 2
+    start_at_frequencies(encoder, counts)
+    bias = encoder.model.get_output_embeddings().bias
+    assert np.allclose(bias.detach().exp(), (counts + 1) / (counts + 1).sum(), atol=1e-7)
+    held = Encoder(encoder.model)
+    start_at_frequencies(held, counts[::-1].copy())
+    assert bias.argmax() == 89
+
+
+def test_what_a_checkpoint_without_a_head_lacks(workplace):
+    encoder = continue_from(locate("minilm"), 64, 0.0, None)
+    assert all(name.startswith("cls.predictions.") for name in encoder.new) and len(encoder.new) == 5
+    assert set(encoder.unused) == {"bert.pooler.dense.weight", "bert.pooler.dense.bias"} and encoder.pooling == "mean"

@@ -58,8 +58,12 @@ def build(config: Config, folder: Path, labels: list[str], dropout: float,
         if isinstance(module, nn.Dropout):
             # Dropout of attention weights gains nothing here and rules out the fast attention.
             module.p = 0.0 if ".self." in name else dropout
-    constant = pooling.write_mean(model) if mean and pooling.can_write_mean(model) else []
-    return model, constant
+    if not mean or hasattr(settings, "classifier_pooling"):
+        return model, []
+    if not pooling.can_write_mean(model):
+        print(f"note: the head of {settings.model_type} reads the first token; this encoder was taught mean pooling")
+        return model, []
+    return model, pooling.write_mean(model)
 
 
 class Head(nn.Module):
