@@ -169,10 +169,10 @@ def test_every_key_says_what_it_means(schema):
 
 
 FILES = {
-    ("corpus", CorpusFile): {"reviews", "your-text"},
+    ("corpus", CorpusFile): {"reviews", "reviews-and-sentences", "your-text"},
     ("encoder", BuiltIn): {"minilm"},
     ("finetune", Finetune): {"sentiment", "spam", "topics", "your-task"},
-    ("pretrain", Pretrain): {"default", "scratch", "with-task-text", "your-text"},
+    ("pretrain", Pretrain): {"default", "scratch", "your-text"},
 }
 
 
