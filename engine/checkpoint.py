@@ -57,8 +57,7 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, path: Pa
     parameters = dict(module.named_parameters())
     for key, tensor in load_file(path).items():
         name, what = key.split("|")
-        parameter = parameters[name]
-        optimizer.state[parameter][what] = tensor if what == "step" and tensor.ndim == 0 else tensor.to(parameter.device)
+        optimizer.state[parameters[name]][what] = tensor.to(parameters[name].device)
 
 
 def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int) -> None:

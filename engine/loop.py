@@ -77,7 +77,7 @@ def gather(items: list, accelerator: Accelerator) -> list:
 
 def seed_step(seed: int, step: int, micro: int, process: int) -> None:
     """Dropout too is a function of (seed, step, process): no generator state needs saving."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + micro * 4_099 + process)
+    torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + micro * 4_099 + process) % 2**63)
 
 
 def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[int], list[Batch]], train: Train,

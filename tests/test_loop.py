@@ -12,7 +12,7 @@ from data.batches import slices
 from engine import checkpoint
 from engine.config import Section, Train
 from engine.errors import ConfigError, DataError
-from engine.loop import Batch, Output, Result, accelerator, fit
+from engine.loop import Batch, Output, Result, accelerator, fit, seed_step
 from engine.optim import adamw, learning_rate
 from engine.record import Run
 
@@ -198,3 +198,13 @@ def test_frozen_parameters_do_not_move_and_the_others_do(tmp_path, process):
     for step, (old, new) in enumerate(zip(seen, [*seen[1:], module.state_dict()])):
         moved = {name for name in old if not torch.equal(old[name], new[name])}
         assert moved == {name for name in old if step not in frozen or name.startswith("last")}
+
+
+def test_dropout_follows_from_seed_step_and_process():
+    def drawn(*place):
+        seed_step(*place)
+        return torch.rand(3).tolist()
+
+    places = [(2**31 - 1, 10**9, 0, 0), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
+    assert len({tuple(drawn(*place)) for place in places}) == len(places)
