@@ -19,7 +19,8 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data.derived import fingerprint  # noqa: E402
+from data.derived import file_hash, fingerprint  # noqa: E402
+from data.encoders import locate  # noqa: E402
 from engine.config import load  # noqa: E402
 from finetune.config import Finetune  # noqa: E402
 
@@ -29,7 +30,8 @@ def accuracy(encoder: str, task: str, labels: str, seed: int, words: list[str]) 
     from finetune.train import finetune
 
     name = re.sub(r"\W+", "-", encoder.removeprefix("out/runs/").removesuffix("/encoder")).strip("-")
-    run = f"paired-{task}-{name}-{labels}-{seed}-{fingerprint(words)[:6]}"
+    weights = file_hash(locate(encoder) / "model.safetensors")
+    run = f"paired-{task}-{name}-{labels}-{seed}-{fingerprint([words, weights])[:6]}"
     folder = Path("out/runs") / run
     if not (folder / "metrics.json").is_file():
         with contextlib.redirect_stdout(io.StringIO()):

@@ -59,6 +59,8 @@ def pooling_of(folder: Path) -> str | None:
     if not path.is_file():
         return None
     told = json.loads(path.read_text(encoding="utf-8"))
+    if told.get("pooling_mode") in ("mean", "cls"):  # as newer versions write it
+        return told["pooling_mode"]
     return "mean" if told.get("pooling_mode_mean_tokens") else "cls" if told.get("pooling_mode_cls_token") else None
 
 

@@ -6,8 +6,8 @@
         pieces.npy     int64 (pieces, 2): start and length of each piece of a document, ordered by row
         rows.npy       int64 (rows + 1): where each row's pieces start in pieces.npy
 
-A row of `length` positions holds whole pieces, each between its own first and last special token. Pieces of one row come
-from different documents, and attention never crosses them.
+A row of `length` positions holds whole pieces, each between its own first and last special token; attention never
+crosses from one piece to another.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def pack(costs: np.ndarray, length: int) -> list[list[int]]:
     """Best-fit decreasing (Johnson 1973): which pieces share a row of `length` positions, none longer than it."""
     with_room: list[list[int]] = [[] for _ in range(length + 1)]
     packed: list[list[int]] = []
-    for piece in np.argsort(-costs, kind="stable").tolist():
+    # Pieces of one length in random order: repeats of a document stand side by side and would share a row.
+    ties = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(costs))
+    for piece in np.lexsort((ties, -costs)).tolist():
         cost = int(costs[piece])
         room = next((room for room in range(cost, length) if with_room[room]), length)
         if room == length:
@@ -57,16 +59,20 @@ def pack(costs: np.ndarray, length: int) -> list[list[int]]:
     return packed
 
 
-def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int) -> Path:
-    """The folder of shards, for rows of `length` positions. Raises DataError when a split holds no tokens."""
+def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int, encoder: Path | None = None) -> Path:
+    """The folder of shards, for rows of `length` positions.
+
+    encoder: the folder the tokenizer was taken from, whose config.json may say what kind it is. Raises DataError when a
+    split holds no tokens.
+    """
     def make(folder: Path) -> dict:
         import tokenizers
 
         tok = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
         tok.no_truncation()  # some published tokenizers carry both, and would cut every document
         tok.no_padding()
-        vocab_size = tok.get_vocab_size()
-        special = special_ids(tokenizer)
+        vocab_size = max(tok.get_vocab(with_added_tokens=True).values()) + 1
+        special = special_ids(encoder or tokenizer)
         dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
         lengths: dict[str, list[int]] = {split: [] for split in SPLITS}
         files = {}
@@ -101,7 +107,7 @@ def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int) -> Path
         return counts
 
     return derive("shards", corpus.name, {"documents": documents.name, "length": length, "held_out": corpus.held_out,
-                                          "tokenizer": file_hash(tokenizer / "tokenizer.json"), "version": 1}, make)
+                                          "tokenizer": file_hash(tokenizer / "tokenizer.json"), "version": 2}, make)
 
 
 def special_ids(tokenizer: Path) -> dict[str, int]:
@@ -130,8 +136,10 @@ class Shards:
 
     def frequencies(self) -> np.ndarray:
         """int64 (vocabulary,): how often each token stands in the text."""
-        return sum((np.bincount(part, minlength=self.vocab_size) for part in
-                    np.array_split(self.tokens, -(-len(self.tokens) // 2**24))), np.zeros(self.vocab_size, np.int64))
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        for part in np.array_split(self.tokens, -(-len(self.tokens) // 2**24)):
+            counts += np.bincount(part, minlength=self.vocab_size)
+        return counts
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, position, document) of one row, each int64 (length,). Padding belongs to document -1."""

@@ -141,6 +141,8 @@ def identity(source: Source) -> dict:
 def rows(source: Source) -> Iterator[dict]:
     """The rows of a source, in order. Raises DataError for what cannot be read or a column in `where` that is not there."""
     for row in raw_rows(source):
+        if not isinstance(row, dict):
+            raise DataError(f"{name_of(source)}: a row is a {type(row).__name__}, not columns and values")
         for column, value in source.where.items():
             if column not in row:
                 raise DataError(f"{name_of(source)}: no column {column!r}{nearest(column, row)}")
@@ -204,7 +206,8 @@ def text_of(row: dict, column: str, where: str) -> str:
     """The text in a column. Raises DataError naming the columns there are."""
     if column not in row:
         raise DataError(f"{where}: no column {column!r}{nearest(column, row)}")
-    return "" if row[column] is None else str(row[column])
+    # Half a surrogate pair, common in scraped text, cannot be written as UTF-8.
+    return "" if row[column] is None else str(row[column]).encode("utf-8", "replace").decode()
 
 
 def name_of(source: Source) -> str:

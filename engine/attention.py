@@ -26,7 +26,8 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     by_products = (query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape == key.shape
                    and query.shape[2] <= LONGEST and not rest.get("is_causal"))
     if not by_products:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+                                      **rest)
     scores = query * (scaling or query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     if attention_mask is not None:
         # Not -inf: a row of padding, which attends to nothing, must not become NaN.

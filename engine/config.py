@@ -53,7 +53,7 @@ class Train(Section):
     batch_size: PositiveInt
     """Rows (or examples) of one optimizer step, over all processes."""
     micro_batch: PositiveInt | None = None
-    """Rows a process takes through the network at once; none: its whole share of the batch. Changes memory, not results."""
+    """Rows a process takes through the network at once; none: its whole share. Changes memory, and dropout's draws."""
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises linearly."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

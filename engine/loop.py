@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -62,7 +63,9 @@ def accelerator(precision: str) -> Accelerator:
     if precision == "native":
         precision = "bf16" if machine.has_native_bf16() else "float32"
     return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if precision == "bf16" else "no",
-                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True),
+                                        # One process prepares a corpus while the others wait.
+                                        InitProcessGroupKwargs(timeout=timedelta(hours=12))])
 
 
 def share(items: list, accelerator: Accelerator) -> list:
@@ -102,70 +105,75 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     window = torch.tensor(state["window"], dtype=torch.float64, device=device)
     tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
     stopped = patience is not None and state["waited"] >= patience
-    progress = Progress(title, steps, state["step"], accelerator.is_main_process)
     best_weights = run.folder / "best"
 
-    for step in range(steps if stopped else state["step"], steps):
-        before_step(step)
-        rate = learning_rate(step, steps, train)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        module.train()
-        counted = torch.zeros(2, dtype=torch.float64, device=device)
-        micro_batches = batches(step)
-        for index, batch in enumerate(micro_batches):
-            seed_step(seed, step, index, accelerator.process_index)
-            last = index == len(micro_batches) - 1
-            with nullcontext() if last else accelerator.no_sync(wrapped):
-                output = wrapped(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()})
-                accelerator.backward(output.loss)
-            counted += torch.stack([output.loss.detach(), output.count]).to(counted)
-            tokens_told += batch.tokens
-        counted = accelerator.reduce(counted, "sum")
-        window += counted
-        norm = scale_gradients(module, accelerator.num_processes / counted[1].clamp(min=1), train.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        after_step(step)
+    with Progress(title, steps, state["step"], accelerator.is_main_process) as progress:
+        for step in range(steps if stopped else state["step"], steps):
+            before_step(step)
+            rate = learning_rate(step, steps, train)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            module.train()
+            counted, tokens = accumulate(wrapped, batches(step), accelerator, seed, step)
+            tokens_told += tokens
+            window += counted
+            norm = scale_gradients(module, accelerator.num_processes / counted[1].clamp(min=1), train.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            after_step(step)
 
-        done = step + 1
-        evaluating = done % train.eval_every == 0 or done == steps
-        saving = done % train.save_every == 0
-        if evaluating or saving or done % train.log_every == 0:
-            loss, now = (window[0] / window[1]).item(), time.time()
-            tokens = int(accelerator.reduce(torch.tensor(tokens_told, device=device), "sum"))
-            per_second = tokens / (now - told)
-            progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
-            entry = {"step": done, "loss": loss, "lr": rate, "grad_norm": norm.item(),
-                     "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second)}
-            if evaluating:
-                module.eval()
-                entry["evaluation"] = state["evaluation"] = evaluate()
-                score = state["evaluation"].get(monitor) if monitor else None
-                if score is not None and (state["best"] is None or score > state["best"][monitor]):
-                    state["best"], state["waited"] = {**state["evaluation"], "step": done}, 0
-                    if accelerator.is_main_process:
-                        checkpoint.write_whole(best_weights, lambda path: checkpoint.save_weights(module, path))
-                elif monitor:
-                    state["waited"] += 1
-                stopped = patience is not None and state["waited"] >= patience
-            if evaluating or done % train.log_every == 0:
-                run.log(entry)
-                window.zero_()
-            state |= {"step": done, "tokens": state["tokens"] + tokens, "seconds": time.time() - began, "window": window.tolist()}
-            tokens_told, told = 0, time.time()
-            if (saving or stopped or done == steps) and accelerator.is_main_process:
-                checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep)
-        if stopped:
-            break
-
-    progress.close()
+            done = step + 1
+            evaluating = done % train.eval_every == 0 or done == steps
+            saving = done % train.save_every == 0
+            if evaluating or saving or done % train.log_every == 0:
+                loss, now = (window[0] / window[1]).item(), time.time()
+                tokens = int(accelerator.reduce(torch.tensor(tokens_told, device=device), "sum"))
+                per_second = tokens / (now - told)
+                progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
+                entry = {"step": done, "loss": loss, "lr": rate, "grad_norm": norm.item(),
+                         "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second)}
+                if evaluating:
+                    module.eval()
+                    entry["evaluation"] = state["evaluation"] = evaluate()
+                    score = state["evaluation"].get(monitor) if monitor else None
+                    if score is not None and (state["best"] is None or score > state["best"][monitor]):
+                        state["best"], state["waited"] = {**state["evaluation"], "step": done}, 0
+                        if accelerator.is_main_process:
+                            checkpoint.write_whole(best_weights, lambda path: checkpoint.save_weights(module, path))
+                    elif monitor:
+                        state["waited"] += 1
+                    stopped = patience is not None and state["waited"] >= patience
+                if evaluating or done % train.log_every == 0:
+                    run.log(entry)
+                    window.zero_()
+                state |= {"step": done, "tokens": state["tokens"] + tokens, "seconds": time.time() - began,
+                          "window": window.tolist()}
+                tokens_told, told = 0, time.time()
+                if (saving or stopped or done == steps) and accelerator.is_main_process:
+                    checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep)
+            if stopped:
+                break
     accelerator.wait_for_everyone()
     if monitor and best_weights.is_dir():
         checkpoint.load_weights(module, best_weights / "model.safetensors")
         state["evaluation"] = state["best"]
     module.eval()
     return Result(state["step"], state["tokens"], state["seconds"], state["evaluation"])
+
+
+def accumulate(wrapped: nn.Module, micro_batches: list[Batch], accelerator: Accelerator, seed: int,
+               step: int) -> tuple[Tensor, int]:
+    """Add up the gradients of one step; returns (loss and count over all processes, float64 (2,); tokens of this one)."""
+    device = accelerator.device
+    counted = torch.zeros(2, dtype=torch.float64, device=device)
+    for index, batch in enumerate(micro_batches):
+        seed_step(seed, step, index, accelerator.process_index)
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        with nullcontext() if index == len(micro_batches) - 1 else accelerator.no_sync(wrapped):
+            output = wrapped(**inputs)
+            accelerator.backward(output.loss)
+        counted += torch.stack([output.loss.detach().to(counted), output.count.to(counted)])
+    return accelerator.reduce(counted, "sum"), sum(batch.tokens for batch in micro_batches)
 
 
 def scale_gradients(module: nn.Module, factor: Tensor, clip: float) -> Tensor:

@@ -16,7 +16,7 @@ import yaml
 
 from engine.config import Loader, Section, dump
 from engine.errors import ConfigError
-from engine.files import write_text
+from engine.files import write_json, write_text
 
 RUNS = Path("out/runs")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
@@ -62,11 +62,19 @@ class Run:
                     f"Give this one a name of its own, run={name}-2, or remove the folder.")
         self.config = config
 
-    def begin(self) -> None:
-        """Make the folder and save the resolved configuration. Called once everything the user gave has been checked."""
+    def begin(self, data: str = "") -> None:
+        """Make the folder and save the resolved configuration. Called once everything the user gave has been checked.
+
+        data: a fingerprint of the text or labels. Raises ConfigError when the run was started with others.
+        """
+        path = self.folder / "data.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["data"] != data:
+            raise ConfigError(f"{self.folder}: its text or labels have changed since it was started.\n"
+                              f"Give this one a name of its own, run={self.folder.name}-2, or remove the folder.")
         if self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.yaml", dump(self.config))
+            write_json(path, {"data": data})
 
     def rewind(self, step: int) -> None:
         """Drop the log's lines after `step`, and half a line that a crash left: they are about to be written again."""
@@ -118,7 +126,10 @@ class Progress:
             left = (self.told - self.began) / max(1, step - self.start) * (self.steps - step)
             print(f"{self.title}  step {step}/{self.steps}  {note}  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Leave the terminal as it was, however training ended."""
         if self.bar:
             self.bar.stop()

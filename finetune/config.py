@@ -45,7 +45,7 @@ class Layers(Section):
     embeddings: bool = False
     """Whether the embeddings learn too."""
     unfreeze_every: NonNegativeFloat = 0.0
-    """The head learns alone, then one more group of layers from the top joins each time so much has passed; 0: all at once."""
+    """How long the head learns alone, and then each group of layers from the top before the next joins; 0: all at once."""
     unfreeze_unit: Literal["epochs", "steps"] = "epochs"
     """What unfreeze_every counts."""
     unfreeze_group: PositiveInt = 2

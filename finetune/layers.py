@@ -8,6 +8,7 @@ from torch import nn
 
 from finetune.config import Layers
 
+TOP = re.compile(r"\bfinal_norm\b|\bencoder\.LayerNorm\b")  # the encoder's last normalisation, where it has one
 LAYER = re.compile(r"\.(?:layer|layers|h|blocks)\.(\d+)\.")
 
 
@@ -16,7 +17,9 @@ def depth(name: str, layers: int) -> int:
     found = LAYER.search(name)
     if found:
         return max(0, layers - int(found[1]))
-    return layers + 1 if "embeddings" in name else 0
+    if "embeddings" in name:
+        return layers + 1
+    return 1 if TOP.search(name) else 0
 
 
 def lr_scale(name: str, layers: int, config: Layers, lr: float) -> float:

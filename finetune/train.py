@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from data import labelled
 from data.batches import by_length, slices
+from data.derived import fingerprint
 from data.encoders import locate, record_of
 from data.tokenizer import FILES
 from engine import record
@@ -67,7 +68,7 @@ def predict(head: torch.nn.Module, texts: Texts, accelerator: Accelerator, batch
 
 def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Example]], names: list[str],
              run: record.Run, accelerator: Accelerator, title: str, random: bool = False):
-    """Put the head on the encoder in `folder` and train it in `run`; returns (model, figures by split, how training went)."""
+    """Put the head on the encoder in `folder` and train it in `run`; returns (model, figures by split, Result)."""
     head_file = importlib.import_module(f"finetune.heads.{config.head.name}")
     texts = {split: tokenise(examples, names, folder, config.max_length, f"task {config.task.name}, {split}")
              for split, examples in splits.items()}
@@ -76,9 +77,10 @@ def train_on(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exa
     depth_of_encoder = model.config.num_hidden_layers - bool(constant)
     head = head_file.Head(config.head, model)
     if constant:
-        some = np.arange(min(len(texts["train"].labels), STANDARDISED_OVER))
+        count = len(texts["train"].labels)  # rows stand label by label: take them from all along
+        some = np.linspace(0, count - 1, min(count, STANDARDISED_OVER)).astype(int)
         pooling.standardise(model, map(texts["train"].inputs, np.array_split(some, -(-len(some) // 64))))
-    run.begin()
+    run.begin(fingerprint(labelled.identity(config.task)))
     train, size = config.train, config.train.batch_size
     lengths = texts["train"].lengths
 

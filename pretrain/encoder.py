@@ -22,7 +22,8 @@ from engine.errors import ConfigError, DataError, UserError
 from engine.files import write_json, write_whole
 from pretrain.config import Model
 
-ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert")
+# Positions count on from the padding token's id.
+ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
 
 
 class Encoder(nn.Module):
@@ -152,20 +153,22 @@ def start_at_frequencies(encoder: Encoder, counts: np.ndarray) -> None:
     """
     bias = getattr(encoder.model.get_output_embeddings(), "bias", None)
     if any(parameter is bias and name in encoder.new for name, parameter in encoder.model.named_parameters()):
-        smoothed = torch.from_numpy(counts.astype(np.float64)) + 1
+        # Some published networks hold more rows than their tokenizer has tokens.
+        smoothed = torch.ones(len(bias), dtype=torch.float64)
+        smoothed[:len(counts)] += torch.from_numpy(counts[:len(bias)])
         bias.copy_((smoothed / smoothed.sum()).log())
 
 
 @torch.no_grad()
 def documents_stay_apart(encoder: Encoder) -> bool:
-    """Whether a document's states are the same alone and packed. Architectures ignore hints silently, so we look."""
+    """Whether a packed document's states are what the model itself gives it alone. Hints are ignored silently: we look."""
     was_training = encoder.training
     encoder.eval()
     ids = torch.arange(12)[None] % encoder.model.config.vocab_size
     document = torch.tensor([[0] * 5 + [1] * 6 + [-1]])
     position = torch.cat([torch.arange(5), torch.arange(6), torch.zeros(1, dtype=torch.long)])[None]
     packed = encoder.hidden(ids, position, document)[:, 5:11]
-    alone = encoder.hidden(ids[:, 5:11], position[:, 5:11], document[:, 5:11])
+    alone = encoder.model.base_model(input_ids=ids[:, 5:11]).last_hidden_state
     encoder.train(was_training)
     return torch.allclose(packed, alone, atol=1e-3)
 

@@ -31,7 +31,7 @@ def prepare(config: Pretrain, accelerator: Accelerator) -> tuple[Path | None, Pa
         documents = curate.documents(config.corpus)
         tokenizer = (tokenizers.reuse(config.corpus.name, init) if init else
                      tokenizers.train(config.corpus.name, config.tokenizer, documents, config.model.positions))
-        return init, tokenizer, sharding.build(config.corpus, documents, tokenizer, config.length)
+        return init, tokenizer, sharding.build(config.corpus, documents, tokenizer, config.length, init)
 
 
 def pretrain(config: Pretrain) -> None:
@@ -55,7 +55,7 @@ def pretrain(config: Pretrain) -> None:
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     objective = objective_file.Objective(config.objective, encoder)
     encoders.start_at_frequencies(encoder, shards.frequencies())
-    run.begin()
+    run.begin(shard_folder.name)
 
     head_only = round(config.head_warmup * config.train.steps) if encoder.new and init else 0
     brought = {parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -140,3 +141,18 @@ def test_pairs_of_texts_are_told_apart(workplace):
         ids, kinds = batch.inputs["input_ids"][row], batch.inputs["token_type_ids"][row]
         assert (ids == 102).sum() == 2 and kinds[ids != 0].bool().any() and not kinds[0]
     assert batch.inputs["labels"].tolist() == [0, 1]
+
+
+def test_the_last_normalisation_belongs_to_the_encoder():
+    assert layers.depth("model.model.final_norm.weight", 4) == 1 and layers.depth("model.head.norm.weight", 4) == 0
+
+
+@pytest.mark.parametrize("told, pooling_told", [
+    ({"pooling_mode": "mean", "embedding_dimension": 8}, "mean"), ({"pooling_mode_cls_token": True}, "cls"),
+    ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"), ({"pooling_mode": "max"}, None)])
+def test_how_sentence_transformers_writes_pooling(tmp_path, told, pooling_told):
+    from data.encoders import pooling_of
+
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    assert pooling_of(tmp_path) == pooling_told

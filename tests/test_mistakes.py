@@ -134,6 +134,18 @@ def test_another_configuration_under_the_same_name(workplace, sentences):
         "Give this one a name of its own, run=x-2, or remove the folder."]
 
 
+def test_text_that_changed_under_a_run(workplace, sentences):
+    text = (sentences / "corpus.txt").read_text()
+    (workplace / "own.txt").write_text(text)
+    words = ["pretrain", "configs/pretrain/scratch.yaml", *TINY, "run=x", "corpus.name=c", "train.steps=2",
+             "corpus.sources=[{files: own.txt}]"]
+    assert run(*words).returncode == 0
+    (workplace / "out/runs/x/encoder").rename(workplace / "moved")  # as if it had not been finished
+    (workplace / "own.txt").write_text(text + "\n\nand one more")
+    refused = run(*words)
+    assert refused.returncode == 2 and refused.stderr.startswith("out/runs/x: its text or labels have changed")
+
+
 def test_a_process_ends_with_code_2_and_no_traceback(workplace):
     done = run("finetune", "configs/finetune/sentiment.yaml", "task.lables=3")
     assert done.returncode == 2 and done.stderr == "task.lables: no such key (nearest: task.labels)\n"

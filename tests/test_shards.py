@@ -167,3 +167,10 @@ def test_derive_makes_once_and_never_reads_what_is_half_written(tmp_path, monkey
     (first / "manifest.json").unlink()
     assert derive("kind", "name", {"a": 1}, make) == first and manifest(first)["count"] == 3
     assert len(list(Path("out/kind").iterdir())) == 2
+
+
+def test_repeats_of_a_document_do_not_share_a_row():
+    lengths = np.repeat(np.random.default_rng(0).integers(8, 40, size=5_000), 3)  # each document three times over
+    rows = pack(lengths, 128)
+    shared = sum(len(row) - len({piece // 3 for piece in row}) for row in rows)
+    assert shared / len(lengths) < 0.02

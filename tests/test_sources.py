@@ -179,3 +179,12 @@ def test_the_built_in_reviews_are_what_they_say(workplace):
     source = read_yaml(workplace / "configs/corpus/reviews.yaml")["corpus"]["sources"][0]
     first = next(rows(CorpusSource(**source)))
     assert first["source"] == "imdb" and len(first["text"].split()) > 20
+
+
+def test_half_a_surrogate_and_a_row_that_is_no_object(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d of it"}\n')
+    source = Source(files=str(tmp_path / "a.jsonl"))
+    assert text_of(next(rows(source)), "text", "a") == "half ? of it"
+    (tmp_path / "a.jsonl").write_text("123\n")
+    with pytest.raises(DataError, match="a row is a int, not columns and values"):
+        next(rows(source))

@@ -77,7 +77,7 @@ class Head(nn.Module):
         """labels int64 (texts,); inputs as the tokenizer makes them, (texts, length)."""
         logits = self.model(**inputs).logits.float()
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-        return Output(loss, torch.tensor(len(labels)))
+        return Output(loss, loss.new_tensor(len(labels)))
 
     def predict(self, **inputs: Tensor) -> Tensor:
         """Probabilities, (texts, classes)."""
