@@ -3,7 +3,7 @@
     load(Schema, ["configs/pretrain/default.yaml", "train.steps=200"]) -> Schema
 
 A YAML file may `include:` others (paths relative to itself), which are merged before it. A section whose `name` changes
-starts afresh. Nothing here imports torch, so that `--help` is quick.
+starts afresh. Nothing here imports torch; a section chosen by name does, when its file is loaded.
 """
 
 from __future__ import annotations

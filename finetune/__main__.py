@@ -12,7 +12,7 @@ EXAMPLE = "configs/finetune/sentiment.yaml run=mine encoder=minilm task.labels=1
 
 
 def main(words: list[str]) -> None:
-    """Parse, and only then load what is heavy."""
+    """Parse, and only then load the stage itself."""
     config = configuration(Finetune, words, "finetune", EXAMPLE)
     if config is not None:
         from finetune.train import finetune

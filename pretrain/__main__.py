@@ -12,7 +12,7 @@ EXAMPLE = "configs/pretrain/default.yaml run=mine train.steps=200"
 
 
 def main(words: list[str]) -> None:
-    """Parse, and only then load what is heavy."""
+    """Parse, and only then load the stage itself."""
     config = configuration(Pretrain, words, "pretrain", EXAMPLE)
     if config is not None:
         from pretrain.train import pretrain
