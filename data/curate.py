@@ -1,116 +1,227 @@
-"""Raw rows become documents: cleaned, empty and repeated ones dropped, counted, in `out/corpus/NAME-FINGERPRINT/`."""
+"""Raw text becomes documents: read, cleaned, filtered, deduplicated, held against test sets; every step counted.
+
+    documents(corpus) -> out/corpus/NAME-FINGERPRINT/
+        dropped.bin     uint8    why each text is left out, in the order of the text folders: 0, it is kept; else its
+                                 number in the manifest's `reasons`
+        sentences.bin   uint8    1 for each sentence that is left out, when sentences are deduplicated
+        manifest.json   the text folders, and what every step counted
+
+The texts themselves stay where `extract` put them: a step that drops some writes a byte a document.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, PositiveInt
+import numpy as np
 
-from data import labelled
-from data.derived import derive
-from data.sources import Source, identity, name_of, rows, text_of
-from engine.config import Section, Share, load
+from data import cluster, contamination
+from data.config import Corpus
+from data.derived import OUT, derive, is_made, manifest, place
+from data.extract import Bucket, buckets, extract, name
 from engine.errors import DataError
+from engine.record import Progress
 
-BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff]")
-BLANK = re.compile(r"[^\S\n]+")
-LINES = re.compile(r"\s*\n\s*")
-
-
-class CorpusSource(Source):
-    """One source of a corpus: one of wheel, hub, files and task."""
-
-    text: str = "text"
-    """The column that holds the text."""
-    task: str | None = None
-    """The YAML of a labelled task, whose training texts are read without their labels."""
-    repeat: PositiveInt = 1
-    """How often each of its documents is seen in one pass over the corpus."""
-
-    @classmethod
-    def doors(cls) -> tuple[str, ...]:
-        return ("wheel", "hub", "files", "task")
+SENTENCE = re.compile(r".+?(?:[.!?…]+[\"')\]]*\s+|[。！？]+|\n+|$)", re.DOTALL)
+SENTENCE_WORDS = 10  # shorter ones repeat by chance
+EXAMPLES, SNIPPET = 10, 300
 
 
-class Corpus(Section):
-    """Unlabelled text."""
-
-    name: str
-    """What the corpus is called on disk."""
-    sources: Annotated[list[CorpusSource], Field(min_length=1)]
-    """Where its text comes from."""
-    held_out: Share = 0.01
-    """Share of the documents kept for evaluation, chosen by a hash of the text."""
-
-
-class TaskFile(Section):
-    """What a corpus reads of a fine-tuning YAML: its task."""
-
-    model_config = {"extra": "ignore"}
-    task: labelled.Task
-
-
-def clean(text: str) -> str:
-    """HTML breaks and entities undone, control characters dropped, NFC, white space folded (line ends are kept)."""
-    text = BREAK.sub("\n", text)
-    text = html.unescape(text) if "&" in text else text
-    text = CONTROL.sub("", text) if CONTROL.search(text) else text
-    return LINES.sub("\n", BLANK.sub(" ", unicodedata.normalize("NFC", text))).strip()
-
-
-def texts(source: CorpusSource) -> Iterator[str]:
-    """The raw texts of one source."""
-    if source.task:
-        task = load(TaskFile, [source.task]).task
-        yield from (text for example in labelled.read(task)["train"] for text in example.texts)
-    else:
-        yield from (text_of(row, source.text, name_of(source)) for row in rows(source))
-
-
-def source_identity(source: CorpusSource) -> dict:
-    """What the fingerprint of a source's documents is made of."""
-    if source.task:
-        return {**source.model_dump(mode="json"), "rows": labelled.identity(load(TaskFile, [source.task]).task)}
-    return identity(source)
+def inputs_of(corpus: Corpus, parts: list[Bucket]) -> dict:
+    """What the fingerprint of the documents is made of."""
+    told = corpus.model_dump(mode="json", include={"filter", "deduplicate", "decontaminate"})
+    if corpus.decontaminate.tasks:
+        told["index"] = contamination.index(corpus).name
+    return {**told, "parts": [[part.inputs, part.source.weight, part.source.language] for part in parts], "version": 3}
 
 
 def documents(corpus: Corpus) -> Path:
-    """The folder with `documents.jsonl` ({"text", "repeat"} a line). Raises DataError when no document is left."""
-    def make(folder: Path) -> dict:
-        counts, seen = Counter(read=0, empty=0, repeated=0, kept=0, words=0), set()
-        with open(folder / "documents.jsonl", "w", encoding="utf-8") as file:
-            for source in corpus.sources:
-                for raw in texts(source):
-                    counts["read"] += 1
-                    text = clean(raw)
-                    digest = hashlib.sha256(text.casefold().encode("utf-8", "replace")).digest()
-                    if not text:
-                        counts["empty"] += 1
-                    elif digest in seen:
-                        counts["repeated"] += 1
-                    else:
-                        seen.add(digest)
-                        counts["kept"] += 1
-                        counts["words"] += text.count(" ") + text.count("\n") + 1
-                        file.write(json.dumps({"text": text, "repeat": source.repeat}, ensure_ascii=False) + "\n")
-        if not counts["kept"]:
-            where = ", ".join(source.task or name_of(source) for source in corpus.sources)
-            raise DataError(f"corpus {corpus.name}: no text in {where} ({counts['read']} rows read, all empty)")
-        return dict(counts)
+    """The folder of the corpus's documents. Raises DataError when none is left."""
+    parts = [part for source in corpus.sources for part in buckets(source, corpus.clean)]
+    inputs = inputs_of(corpus, parts)
+    if is_made(place("corpus", corpus.name, inputs)):
+        return place("corpus", corpus.name, inputs)
+    cluster.start(corpus)
+    texts = cluster.spread(extract, parts, [part.size for part in parts], corpus)
+    return derive("corpus", corpus.name, inputs, lambda folder: choose(folder, corpus, parts, texts))
 
-    return derive("corpus", corpus.name, {"sources": [source_identity(s) for s in corpus.sources], "version": 2}, make)
+
+def choose(folder: Path, corpus: Corpus, parts: list[Bucket], texts: list[Path]) -> dict:
+    """Fill the corpus folder: decide for every text whether it is kept; returns the manifest."""
+    from data import duplicates, marks
+
+    told = [manifest(text) for text in texts]
+    sizes = [each["documents"] for each in told]
+    where = ", ".join(dict.fromkeys(name(part.source) for part in parts))
+    if not sum(sizes):
+        problems = "".join(f"\n{problem}" for each in told for problem in each["problems"][:1])[:300]
+        raise DataError(f"corpus {corpus.name}: no text in {where} ({sum(each['rows'] for each in told)} rows read,"
+                        f" all empty){problems}")
+    index = contamination.index(corpus) if corpus.decontaminate.tasks else None
+    marked = marks.mark(texts, corpus, index)
+
+    def joined(column: str, width: int = 1) -> duplicates.Joined:
+        return duplicates.Joined([mark / f"{column}.bin" for mark in marked], marks.COLUMNS[column], width)
+
+    rules = manifest(marked[0])["rules"]
+    reasons = ["kept", *rules, "exact duplicate", "near duplicate", "holds test text"]
+    dropped = np.concatenate([np.array(block[:, 0]) for _, block in joined("reason").blocks(2**20)])
+    first = np.arange(len(dropped))
+    if corpus.deduplicate.exact:
+        first = duplicates.exact(joined("exact"), dropped == 0)
+        dropped[first != np.arange(len(first))] = reasons.index("exact duplicate")
+    if corpus.deduplicate.near:
+        with Progress(f"compare {corpus.name}", duplicates.BANDS, 0, True, "band") as progress:
+            linked = duplicates.near(joined("signature", marks.HASHES), dropped == 0, corpus.deduplicate.similarity,
+                                     lambda band: progress.update(band, f"{progress.rate(band):.1f} bands/s"))
+        dropped[linked != np.arange(len(linked))] = reasons.index("near duplicate")
+        first = linked[first]
+    found = test_text_found(corpus, marked, sizes, dropped, index) if index else {"tasks": [], "documents": {}}
+    if corpus.decontaminate.action == "remove":
+        dropped[[number for number in found["documents"] if not dropped[number]]] = reasons.index("holds test text")
+    if not (dropped == 0).any():
+        counts = {reasons[number]: int(count) for number, count in enumerate(np.bincount(dropped)) if count}
+        raise DataError(f"corpus {corpus.name}: no text is left of {where} ({counts})")
+    (folder / "dropped.bin").write_bytes(dropped.tobytes())
+
+    words = np.concatenate([np.array(block[:, 0]) for _, block in joined("words").blocks(2**20)])
+    result = {
+        "texts": [{"folder": text.name, "documents": size, "weight": part.source.weight, "language": part.source.language,
+                   "source": name(part.source)} for text, size, part in zip(texts, sizes, parts)],
+        "reasons": reasons,
+        "read": {"files": sum(each["files"] for each in told), "rows": sum(each["rows"] for each in told),
+                 "empty": sum(each["empty"] for each in told), "documents": sum(sizes), "words": int(words.sum()),
+                 "mended": dict(sum((Counter(each["mended"]) for each in told), Counter())),
+                 "problems": [problem for each in told for problem in each["problems"]]},
+        "dropped": {reason: {"documents": int((dropped == number).sum()), "words": int(words[dropped == number].sum())}
+                    for number, reason in enumerate(reasons) if number},
+        "kept": {"documents": int((dropped == 0).sum()), "words": int(words[dropped == 0].sum())},
+        "contamination": found["tasks"],
+    }
+    shown = {reason: np.flatnonzero(dropped == number)[:EXAMPLES] for number, reason in enumerate(reasons) if number}
+    shown["contamination"] = np.array(sorted(found["documents"])[:EXAMPLES], np.int64)
+    origins, copies = np.unique(first[first != np.arange(len(first))], return_counts=True)
+    most = np.argsort(-copies, kind="stable")[:EXAMPLES]
+    snippets = snippets_of(texts, sizes, np.concatenate([*shown.values(), origins[most]]))
+    result["examples"] = {reason: [snippets[number] for number in numbers.tolist()] for reason, numbers in shown.items()}
+    result["top_duplicates"] = [{"copies": int(copies[at]) + 1, "text": snippets[int(origins[at])]} for at in most]
+    if corpus.deduplicate.sentences:
+        result["sentences"] = repeated_sentences(folder, texts, sizes, dropped)
+    return result
+
+
+def test_text_found(corpus: Corpus, marked: list[Path], sizes: list[int], dropped: np.ndarray, index: Path) -> dict:
+    """{"tasks": what was found of each task's test set, "documents": {number of a document: its test texts}}."""
+    told, documents, start = manifest(index)["tasks"], {}, 0
+    for mark, size in zip(marked, sizes):
+        if (mark / "found.jsonl").is_file():
+            for line in (mark / "found.jsonl").read_text().splitlines():
+                row, tests = json.loads(line)
+                # Of a text that stands twice the copy that is kept is the one that counts.
+                if not dropped[start + row]:
+                    documents[start + row] = tests
+        start += size
+    tests, tasks = 0, []
+    for task in told:
+        own = [(number, test) for number, found in documents.items() for test in found
+               if tests <= test // 2 < tests + task["test_texts"]]
+        tasks.append({**task, "found_whole": len({test for _, test in own if test % 2}),
+                      "found_in_part": len({test // 2 for _, test in own} - {test // 2 for _, test in own if test % 2}),
+                      "documents": len({number for number, _ in own}), "removed": corpus.decontaminate.action == "remove"})
+        tests += task["test_texts"]
+    return {"tasks": tasks, "documents": documents}
+
+
+def snippets_of(texts: list[Path], sizes: list[int], numbers: np.ndarray) -> dict[int, str]:
+    """The beginnings of the texts with these numbers."""
+    wanted, found, start = np.unique(numbers), {}, 0
+    for text, size in zip(texts, sizes):
+        own = wanted[(wanted >= start) & (wanted < start + size)] - start
+        if len(own):
+            at, row = 0, 0
+            for batch in read_texts(text):
+                while at < len(own) and own[at] < row + len(batch):
+                    found[int(own[at]) + start] = batch[int(own[at]) - row][:SNIPPET]
+                    at += 1
+                row += len(batch)
+                if at == len(own):
+                    break
+        start += size
+    return found
+
+
+def read_texts(folder: Path) -> Iterator[list[str]]:
+    """The texts of a text folder, some at a time."""
+    import pyarrow.parquet
+    with pyarrow.parquet.ParquetFile(folder / "texts.parquet") as file:
+        for batch in file.iter_batches(1_000, columns=["text"]):
+            yield batch.column("text").to_pylist()
+
+
+def sentences(text: str) -> list[str]:
+    """The text cut after every sentence and line; joined they are the text again."""
+    return SENTENCE.findall(text)
+
+
+def repeated_sentences(folder: Path, texts: list[Path], sizes: list[int], dropped: np.ndarray) -> dict:
+    """Mark the sentences of kept documents that stood in one before; returns how many."""
+    from data.duplicates import Joined, same
+
+    count, start = 0, 0
+    with open(folder / "hashes.bin", "wb") as file:
+        for text, size in zip(texts, sizes):
+            for batch in read_texts(text):
+                kept = dropped[start:start + len(batch)] == 0
+                start += len(batch)
+                for document in (document for document, keep in zip(batch, kept) if keep):
+                    plain = [" ".join(re.findall(r"\w+", sentence)).casefold() for sentence in sentences(document)]
+                    count += len(plain)
+                    file.write(b"".join(
+                        hashlib.blake2b(sentence.encode(), digest_size=8).digest()
+                        if sentence.count(" ") >= SENTENCE_WORDS - 1 else bytes(8) for sentence in plain))
+    hashes = Joined([folder / "hashes.bin"], np.uint64)
+    again = np.zeros(count, np.uint8)
+    for start, block in hashes.blocks(2**16):
+        again[start:start + len(block)] = block[:, 0] != 0
+    alive = again.astype(bool)
+    again[:] = 0
+    for _, later in same(hashes, alive):
+        again[later] = 1
+    (folder / "sentences.bin").write_bytes(again.tobytes())
+    del hashes
+    (folder / "hashes.bin").unlink()
+    return {"read": count, "dropped": int(again.sum())}
+
+
+def copies(text: str, weight: float) -> int:
+    """How often a document is seen in a pass: a fraction is a share of the documents, chosen by hash."""
+    fraction = weight % 1
+    if not fraction:
+        return int(weight)
+    lies = int.from_bytes(hashlib.sha256(b"weight" + text.encode()).digest()[:8], "big") / 2**64
+    return int(weight) + (lies < fraction)
 
 
 def read_documents(folder: Path) -> Iterator[dict]:
-    """The documents of a corpus folder, in order."""
-    with open(folder / "documents.jsonl", encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    """The kept documents of a corpus folder, in order: {"text", "copies"}."""
+    told, start, sentence = manifest(folder), 0, 0
+    dropped = np.fromfile(folder / "dropped.bin", np.uint8)
+    cut = np.memmap(folder / "sentences.bin", np.uint8, "r") if "sentences" in told else None
+    for part in told["texts"]:
+        for batch in read_texts(OUT / "text" / part["folder"]):
+            for text, why in zip(batch, dropped[start:start + len(batch)].tolist()):
+                if why:
+                    continue
+                if cut is not None:
+                    pieces = sentences(text)
+                    text = "".join(piece for piece, again in zip(pieces, cut[sentence:sentence + len(pieces)])
+                                   if not again).strip()
+                    sentence += len(pieces)
+                if text and (times := copies(text, part["weight"])):
+                    yield {"text": text, "copies": times}
+            start += len(batch)

@@ -9,9 +9,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from engine.files import write_whole
+from engine.files import whole, write_json, write_text
 
 OUT = Path("out")
 
@@ -27,18 +28,47 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def derive(kind: str, name: str, inputs: dict, make: Callable[[Path], dict]) -> Path:
-    """The folder that `make(folder)` fills and describes (its manifest), made only if it is not there yet."""
-    folder = OUT / kind / f"{name}-{fingerprint(inputs)}"
-    if not (folder / "manifest.json").is_file():
-        started = time.time()
+def remembered_hash(path: Path) -> str:
+    """`file_hash`, read once for each size and time of change of a file."""
+    path, known = path.resolve(), OUT / "cache" / "hashes"
+    status = path.stat()
+    note = known / fingerprint([str(path), status.st_size, status.st_mtime_ns, status.st_ino])
+    if not note.is_file():
+        known.mkdir(parents=True, exist_ok=True)
+        write_text(note, file_hash(path))
+    return note.read_text()
 
-        def fill(beside: Path) -> None:
-            manifest = {**make(beside), "inputs": inputs}
-            (beside / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder, fill)
+
+def derive(kind: str, name: str, inputs: dict, make: Callable[[Path], dict], quiet: bool = False) -> Path:
+    """The folder that `make(folder)` fills and describes (its manifest), made only if it is not there yet."""
+    started, there = time.time(), is_made(place(kind, name, inputs))
+    folder, = derive_together(kind, [(name, inputs)], lambda which, folders: [make(folders[0])])
+    if not quiet and not there:
         print(f"made {folder} in {time.time() - started:.0f} s", flush=True)
     return folder
+
+
+def place(kind: str, name: str, inputs: dict) -> Path:
+    """The folder that `derive` makes."""
+    return OUT / kind / f"{name}-{fingerprint(inputs)}"
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a derived folder is finished."""
+    return (folder / "manifest.json").is_file()
+
+
+def derive_together(kind: str, wanted: list[tuple[str, dict]],
+                    make: Callable[[list[int], list[Path]], list[dict]]) -> list[Path]:
+    """As `derive` for several (name, inputs) at once: `make(which, folders)` fills those that are not there yet."""
+    folders = [place(kind, *each) for each in wanted]
+    missing = [number for number, folder in enumerate(folders) if not is_made(folder)]
+    if missing:
+        with ExitStack() as stack:
+            beside = [stack.enter_context(whole(folders[number])) for number in missing]
+            for number, path, told in zip(missing, beside, make(missing, beside)):
+                write_json(path / "manifest.json", {**told, "inputs": wanted[number][1]})
+    return folders
 
 
 def manifest(folder: Path) -> dict:

@@ -27,6 +27,8 @@ class Task(Section):
     """Rows that decide when to stop."""
     test: Source | None = None
     """Rows that are only measured on."""
+    test_holds_train: bool = False
+    """Whether the test source holds the training rows too; each is then taken away from it, once."""
     validation_share: SplitShare = 0.125
     """Share of the training rows split off for validation."""
     test_share: SplitShare = 0.125
@@ -99,12 +101,26 @@ def split_off(examples: list[Example], share: float) -> tuple[list[Example], lis
     return off, rest
 
 
+def without(examples: list[Example], others: list[Example]) -> list[Example]:
+    """The examples that are left when each of the others, by its text, has been taken away once."""
+    away = Counter(normal(example.texts) for example in others)
+    left = []
+    for example in examples:
+        if away[normal(example.texts)]:
+            away[normal(example.texts)] -= 1
+        else:
+            left.append(example)
+    return left
+
+
 def read(task: Task) -> dict[str, list[Example]]:
     """All rows as {"train", "validation", "test"}. The same rows land in the same split whatever their order."""
     train = read_rows(task, task.train)
     sizes = len(train)
     if task.test:
         test = read_rows(task, task.test)
+        if task.test_holds_train:
+            test = without(test, train)
     else:
         test, train = split_off(train, task.test_share)
     if task.validation:

@@ -1,28 +1,39 @@
-"""Documents become shards: one flat array of token ids read by memory map, document bounds, and a plan of packed rows.
+"""Shards: flat arrays of token ids read by memory map, document bounds, and a plan of packed rows.
 
     out/shards/NAME-FINGERPRINT/{train,held_out}/
         tokens.bin     token ids without special tokens, the smallest sufficient unsigned integers
-        documents.npy  int64 (documents + 1): where each document starts in tokens.bin
-        pieces.npy     int64 (pieces, 2): start and length of each piece of a document, ordered by row
-        rows.npy       int64 (rows + 1): where each row's pieces start in pieces.npy
+        documents.bin  int64 (documents + 1): where each document starts in tokens.bin
+        pieces.bin     int64 (pieces, 2): start and length of each piece of a document, ordered by row
+        rows.bin       int64 (rows + 1): where each row's pieces start in pieces.bin
 
 A row of `length` positions holds whole pieces, each between its own first and last special token; attention never
-crosses from one piece to another.
+crosses from one piece to another. Whatever the corpus, memory stays bounded: rows are packed a window of text at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data.curate import Corpus, read_documents
+from data import report
+from data.config import Corpus
+from data.curate import read_documents
 from data.derived import derive, file_hash, manifest
+from data.packing import pack, pieces_of, sentence_ends
 from engine.errors import DataError
+from engine.record import Progress
 
 SPLITS = ("train", "held_out")
+AT_ONCE = 2**20  # characters tokenised at once
+LONGEST = 100_000  # characters of one text the tokenizer is given: it holds some hundred bytes for each token
+WINDOW = 2**22  # tokens packed together
+SMALL = 20  # documents held out, from which on chance does not leave none
+SPECIAL = {"pad": ("pad_token",), "cls": ("cls_token", "bos_token"), "sep": ("sep_token", "eos_token"),
+           "mask": ("mask_token",)}
 
 
 def place(text: str) -> float:
@@ -30,37 +41,93 @@ def place(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
-def pieces_of(bounds: np.ndarray, size: int) -> np.ndarray:
-    """int64 (pieces, 2): documents cut into pieces of at most `size` tokens; empty documents give none."""
-    lengths = np.diff(bounds)
-    counts = -(-lengths // size)
-    document = np.repeat(np.arange(len(lengths)), counts)
-    place = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
-    start = bounds[:-1][document] + place * size
-    return np.stack([start, np.minimum(size, bounds[1:][document] - start)], 1)
+def cut(text: str) -> list[str]:
+    """A text in parts of at most LONGEST characters, cut before white space where there is some."""
+    parts = []
+    while len(text) > LONGEST:
+        blank = max(text.rfind(" ", LONGEST // 2, LONGEST), text.rfind("\n", LONGEST // 2, LONGEST))
+        at = blank if blank > 0 else LONGEST
+        parts.append(text[:at])
+        text = text[at:]
+    return [*parts, text]
 
 
-def pack(costs: np.ndarray, length: int) -> list[list[int]]:
-    """Best-fit decreasing (Johnson 1973): which pieces share a row of `length` positions, none longer than it."""
-    with_room: list[list[int]] = [[] for _ in range(length + 1)]
-    packed: list[list[int]] = []
-    # Pieces of one length in random order: repeats of a document stand side by side and would share a row.
-    ties = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(costs))
-    for piece in np.lexsort((ties, -costs)).tolist():
-        cost = int(costs[piece])
-        room = next((room for room in range(cost, length) if with_room[room]), length)
-        if room == length:
-            packed.append([piece])
-            row = len(packed) - 1
-        else:
-            row = with_room[room].pop()
-            packed[row].append(piece)
-        with_room[room - cost].append(row)
-    return packed
+def tokenised(documents: Iterator[dict], tokenizer) -> Iterator[tuple[dict, np.ndarray]]:
+    """(document, its token ids), about AT_ONCE characters tokenised together."""
+    waiting: list[tuple[dict, list[str]]] = []
+    characters = 0
+
+    def encode() -> Iterator[tuple[dict, np.ndarray]]:
+        parts = [part for _, own in waiting for part in own]
+        ids = iter([encoding.ids for encoding in tokenizer.encode_batch_fast(parts, add_special_tokens=False)])
+        for document, own in waiting:
+            yield document, np.concatenate([np.array(next(ids), np.int64) for _ in own])
+
+    for document in documents:
+        waiting.append((document, cut(document["text"])))
+        characters += len(document["text"])
+        if characters > AT_ONCE:
+            yield from encode()
+            waiting, characters = [], 0
+    if waiting:
+        yield from encode()
+
+
+class Writer:
+    """The four files of one split, written as the text comes."""
+
+    def __init__(self, folder: Path, dtype: np.dtype, length: int, ends: np.ndarray):
+        folder.mkdir()
+        self.files = {name: open(folder / f"{name}.bin", "wb") for name in ("tokens", "documents", "pieces", "rows")}
+        self.dtype, self.length, self.ends = dtype, length, ends
+        self.documents = self.tokens = self.pieces = self.rows = self.positions = self.seen = self.held = 0
+        self.waiting: list[np.ndarray] = []
+        self.copies: list[int] = []
+        self.files["documents"].write(np.int64(0).tobytes())
+        self.files["rows"].write(np.int64(0).tobytes())
+
+    def add(self, ids: np.ndarray, copies: int) -> None:
+        """One document, seen `copies` times in a pass."""
+        self.waiting.append(ids)
+        self.copies.append(copies)
+        self.held += len(ids)
+        if self.held > WINDOW:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting, its rows packed."""
+        if not self.waiting:
+            return
+        ids = np.concatenate(self.waiting)
+        lengths = np.array([len(each) for each in self.waiting])
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        pieces = pieces_of(bounds, self.length - 2, np.flatnonzero(np.isin(ids, self.ends)))
+        copies = np.array(self.copies)[np.searchsorted(bounds, pieces[:, 0], side="right") - 1]
+        pieces = np.repeat(pieces, copies, axis=0)
+        order, starts = pack(pieces[:, 1] + 2, self.length)
+        self.files["tokens"].write(ids.astype(self.dtype).tobytes())
+        self.files["documents"].write((bounds[1:] + self.tokens).tobytes())
+        self.files["pieces"].write((pieces[order] + [self.tokens, 0]).astype(np.int64).tobytes())
+        self.files["rows"].write((starts[1:] + self.pieces).astype(np.int64).tobytes())
+        self.documents += len(lengths)
+        self.tokens += len(ids)
+        self.pieces += len(pieces)
+        self.rows += len(starts) - 1
+        self.seen += int(pieces[:, 1].sum())
+        self.positions += int((pieces[:, 1] + 2).sum())
+        self.waiting, self.copies, self.held = [], [], 0
+
+    def close(self) -> dict:
+        """Finish; returns what the manifest says of the split."""
+        self.flush()
+        for file in self.files.values():
+            file.close()
+        return {"documents": self.documents, "tokens": self.tokens, "tokens_in_a_pass": self.seen, "rows": self.rows,
+                "pieces": self.pieces, "fill": round(self.positions / max(1, self.rows * self.length), 4)}
 
 
 def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int, encoder: Path | None = None) -> Path:
-    """The folder of shards, for rows of `length` positions.
+    """The folder of shards, for rows of `length` positions, and a report beside them.
 
     encoder: the folder the tokenizer was taken from, whose config.json may say what kind it is. Raises DataError when a
     split holds no tokens.
@@ -71,53 +138,61 @@ def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int, encoder
         tok = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
         tok.no_truncation()  # some published tokenizers carry both, and would cut every document
         tok.no_padding()
-        vocab_size = max(tok.get_vocab(with_added_tokens=True).values()) + 1
-        special = special_ids(encoder or tokenizer)
-        dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-        lengths: dict[str, list[int]] = {split: [] for split in SPLITS}
-        files = {}
-        for split in SPLITS:
-            (folder / split).mkdir()
-            files[split] = open(folder / split / "tokens.bin", "wb")
+        vocabulary = tok.get_vocab(with_added_tokens=True)
+        vocab_size, special = max(vocabulary.values()) + 1, special_ids(tokenizer, vocabulary, encoder)
+        dtype, ends = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32), sentence_ends(vocabulary)
+        unknown = tok.token_to_id(getattr(tok.model, "unk_token", None) or "[UNK]")
+        writers = {split: Writer(folder / split, dtype, length, ends) for split in SPLITS}
         # Of a corpus so small that the share holds none, one document is held out all the same.
-        limit = max(corpus.held_out, min(place(document["text"]) for document in read_documents(documents)))
-        every = read_documents(documents)
-        while batch := list(itertools.islice(every, 1_000)):
-            for document, encoding in zip(batch, tok.encode_batch_fast([d["text"] for d in batch],
-                                                                        add_special_tokens=False)):
-                split = "held_out" if place(document["text"]) <= limit else "train"
-                for _ in range(1 if split == "held_out" else document["repeat"]):
-                    files[split].write(np.asarray(encoding.ids, dtype=dtype).tobytes())
-                    lengths[split].append(len(encoding.ids))
-        counts: dict = {"length": length, "dtype": np.dtype(dtype).name, "vocab_size": vocab_size, "special": special}
-        for split in SPLITS:
-            files[split].close()
-            bounds = np.concatenate([[0], np.cumsum(lengths[split], dtype=np.int64)])
-            pieces = pieces_of(bounds, length - 2)
-            packed = pack(pieces[:, 1] + 2, length)
-            if not packed:
+        kept = manifest(documents)["kept"]["documents"]
+        limit = corpus.held_out
+        if kept * corpus.held_out < SMALL:
+            limit = max(limit, min((place(document["text"]) for document in read_documents(documents)), default=0))
+        words = unknowns = tokens = 0
+        lengths = np.zeros(40, np.int64)
+        with Progress(f"tokenise {corpus.name}", max(1, kept), 0, True, "document") as progress:
+            for number, (document, ids) in enumerate(tokenised(read_documents(documents), tok), 1):
+                held = place(document["text"]) <= limit
+                writers["held_out" if held else "train"].add(ids, 1 if held else document["copies"])
+                words += len(document["text"].split())
+                tokens += len(ids)
+                unknowns += int((ids == unknown).sum()) if unknown is not None else 0
+                lengths[min(len(lengths) - 1, int(2 * np.log2(max(1, len(ids)))))] += 1
+                if number % 256 == 0:
+                    progress.update(number, f"{progress.rate(tokens):,.0f} tokens/s")
+        counts = {split: writer.close() for split, writer in writers.items()}
+        for split, told in counts.items():
+            if not told["rows"]:
                 raise DataError(f"corpus {corpus.name}: no {split.replace('_', '-')} text"
-                                f" ({sum(map(len, lengths.values()))} documents, held_out={corpus.held_out})")
-            order = np.array([piece for row in packed for piece in row], dtype=np.int64)
-            np.save(folder / split / "documents.npy", bounds)
-            np.save(folder / split / "pieces.npy", pieces[order])
-            np.save(folder / split / "rows.npy", np.concatenate([[0], np.cumsum([len(row) for row in packed])]))
-            counts[split] = {"documents": len(lengths[split]), "tokens": int(bounds[-1]), "rows": len(packed),
-                             "fill": round(float((pieces[:, 1] + 2).sum() / (len(packed) * length)), 4)}
-        return counts
+                                f" ({kept} documents, held_out={corpus.held_out})")
+        told = {"length": length, "dtype": dtype.name, "vocab_size": vocab_size, "special": special, **counts,
+                "tokenizer": {"tokens_per_word": round(tokens / max(1, words), 4),
+                              "unknown": round(unknowns / max(1, tokens), 6)},
+                "lengths": lengths.tolist()}
+        report.write(folder, corpus.name, manifest(documents), told)
+        return told
 
     return derive("shards", corpus.name, {"documents": documents.name, "length": length, "held_out": corpus.held_out,
-                                          "tokenizer": file_hash(tokenizer / "tokenizer.json"), "version": 2}, make)
+                                          "tokenizer": file_hash(tokenizer / "tokenizer.json"), "version": 3}, make)
 
 
-def special_ids(tokenizer: Path) -> dict[str, int]:
+def special_ids(tokenizer: Path, vocabulary: dict[str, int], encoder: Path | None = None) -> dict[str, int]:
     """The ids of the special tokens a row is built with. Raises DataError when the tokenizer lacks one."""
-    from transformers import AutoTokenizer
-
-    tok = AutoTokenizer.from_pretrained(tokenizer)
-    found = {"pad": tok.pad_token_id, "cls": tok.cls_token_id, "sep": tok.sep_token_id, "mask": tok.mask_token_id}
-    if missing := [name for name, value in found.items() if value is None]:
-        raise DataError(f"{tokenizer}: the tokenizer has no {missing[0]} token, which masked language modelling needs")
+    told = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (tokenizer / name).is_file():
+            told |= json.loads((tokenizer / name).read_text(encoding="utf-8"))
+    if not all(any(told.get(key) for key in keys) for keys in SPECIAL.values()):
+        # Some folders leave it to transformers to know what their kind of tokenizer has.
+        from transformers import AutoTokenizer
+        known = AutoTokenizer.from_pretrained(encoder or tokenizer)
+        told = {key: getattr(known, key, None) for keys in SPECIAL.values() for key in keys}
+    found = {}
+    for name, keys in SPECIAL.items():
+        tokens = [told[key]["content"] if isinstance(told[key], dict) else told[key] for key in keys if told.get(key)]
+        if not tokens or tokens[0] not in vocabulary:
+            raise DataError(f"{tokenizer}: the tokenizer has no {name} token, which masked language modelling needs")
+        found[name] = vocabulary[tokens[0]]
     return found
 
 
@@ -128,14 +203,15 @@ class Shards:
         described = manifest(folder)
         self.length, self.vocab_size, self.special = (described[key] for key in ("length", "vocab_size", "special"))
         self.tokens = np.memmap(folder / split / "tokens.bin", dtype=described["dtype"], mode="r")
-        self.pieces = np.load(folder / split / "pieces.npy", mmap_mode="r")
-        self.rows = np.load(folder / split / "rows.npy", mmap_mode="r")
+        self.documents = np.memmap(folder / split / "documents.bin", dtype=np.int64, mode="r")
+        self.pieces = np.memmap(folder / split / "pieces.bin", dtype=np.int64, mode="r").reshape(-1, 2)
+        self.rows = np.memmap(folder / split / "rows.bin", dtype=np.int64, mode="r")
 
     def __len__(self) -> int:
         return len(self.rows) - 1
 
     def frequencies(self) -> np.ndarray:
-        """int64 (vocabulary,): how often each token stands in the text."""
+        """int64 (vocabulary,): how often each token stands in the text, each document taken once."""
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for part in np.array_split(self.tokens, -(-len(self.tokens) // 2**24)):
             counts += np.bincount(part, minlength=self.vocab_size)

@@ -6,25 +6,22 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from data.derived import OUT, file_hash
+from data.derived import OUT, file_hash, remembered_hash
+from data.readers import FORMATS, File, Format, ending
 from engine.config import Section
 from engine.errors import DataError, nearest
-
-FORMATS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json",
-           ".parquet": "parquet", ".txt": "text", ".md": "text"}
 
 
 class Source(Section):
@@ -45,8 +42,9 @@ class Source(Section):
     revision: str | None = None
     """The hub dataset's branch, tag or commit."""
     files: str | list[str] | None = None
-    """Local files: a path, a glob, or a list of them (txt, md, jsonl, csv, tsv, parquet; also .gz)."""
-    format: Literal["csv", "json", "parquet", "text"] | None = None
+    """Files: a path, a folder, a glob, an address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv,
+    parquet, arrow, warc, xml, also .gz, .bz2, .zst, .xz."""
+    format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "xml"] | None = None
     """How the files are read; none: by their ending."""
     separator: str | None = None
     """What separates the columns of a csv; none: a comma, or a tab for .tsv and .tab."""
@@ -54,8 +52,12 @@ class Source(Section):
     """Lines of a csv to pass over, counted from 0 (the header's)."""
     unit: Literal["line", "paragraph", "document"] = "paragraph"
     """What one row of a text file is; paragraphs end at an empty line."""
+    element: str | None = None
+    """The element of an XML file that is one row; a column is the text of all elements of a name inside it."""
     where: dict[str, str] = {}
     """Only the rows whose columns have these values."""
+    rename: dict[str, str] = {}
+    """Columns by another name, {as the file has it: as it is called here}."""
 
     @model_validator(mode="after")
     def one_door(self):
@@ -108,14 +110,24 @@ def wheel_file(wheel: str, sha256: str, member: str) -> Path:
     return target
 
 
-def local_files(source: Source) -> list[Path]:
-    """The files a source names, globs expanded, in order. Raises DataError for one that is not there."""
+def local_files(source: Source) -> list[str]:
+    """The files a source names, folders and globs expanded, in order. Raises DataError for one that is not there."""
     if source.wheel:
-        return [wheel_file(source.wheel, source.sha256, source.member)]
+        return [str(wheel_file(source.wheel, source.sha256, source.member))]
     found = []
     for name in [source.files] if isinstance(source.files, str) else source.files or []:
-        matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
-        paths = [Path(match) for match in matches if Path(match).is_file()]
+        if "://" in name:
+            found += remote_files(name)
+            continue
+        if Path(name).is_dir():
+            inside = sorted(str(path) for path in Path(name).rglob("*") if path.is_file())
+            paths = [path for path in inside if ending(path) in FORMATS or source.format]
+            if not paths:
+                raise DataError(f"{name}: no file in this folder has an ending that is known"
+                                f" ({', '.join(sorted(FORMATS))})")
+        else:
+            matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
+            paths = [match for match in matches if Path(match).is_file()]
         if not paths:
             beside = Path(name).parent
             raise DataError(f"{name}: no such file"
@@ -124,11 +136,36 @@ def local_files(source: Source) -> list[Path]:
     return found
 
 
+def remote_files(name: str) -> list[str]:
+    """The files at an address fsspec knows (s3://, gs://, hf://, memory://), folders and globs expanded."""
+    import fsspec
+    try:
+        filesystem, inside = fsspec.core.url_to_fs(name)
+        found = sorted(filesystem.glob(inside) if glob.has_magic(name) else
+                       filesystem.find(inside) if filesystem.isdir(inside) else
+                       [inside] if filesystem.exists(inside) else [])
+        found = [filesystem.unstrip_protocol(path) for path in found if not filesystem.isdir(path)]
+    except Exception as error:
+        raise DataError(f"{name}: cannot be reached ({first_line(error)})") from None
+    if not found:
+        raise DataError(f"{name}: no such file")
+    return found
+
+
+def content_of(path: str) -> str:
+    """What a fingerprint takes of a file: its hash, or what its store says of a remote one."""
+    if "://" not in path:
+        return remembered_hash(Path(path))
+    import fsspec
+    filesystem, inside = fsspec.core.url_to_fs(path)
+    return str(filesystem.ukey(inside))
+
+
 def identity(source: Source) -> dict:
     """What a fingerprint of this source's rows is made of: the configuration, and the files' bytes or the hub's commit."""
     told = source.model_dump(mode="json")
     if source.files:
-        told["files"] = [file_hash(path) for path in local_files(source)]
+        told["files"] = [content_of(path) for path in local_files(source)]
     if source.hub:
         from huggingface_hub import HfApi
         try:
@@ -140,66 +177,46 @@ def identity(source: Source) -> dict:
 
 def rows(source: Source) -> Iterator[dict]:
     """The rows of a source, in order. Raises DataError for what cannot be read or a column in `where` that is not there."""
-    for row in raw_rows(source):
-        if not isinstance(row, dict):
-            raise DataError(f"{name_of(source)}: a row is a {type(row).__name__}, not columns and values")
-        for column, value in source.where.items():
-            if column not in row:
-                raise DataError(f"{name_of(source)}: no column {column!r}{nearest(column, row)}")
-        if all(str(row[column]) == value for column, value in source.where.items()):
-            yield row
-
-
-def raw_rows(source: Source) -> Iterator[dict]:
-    """Every row, by the readers of `datasets` and pandas."""
-    import datasets
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)
     try:
         if source.hub:
-            yield from datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision,
-                                             streaming=True)
+            yield from selected(source, hub_rows(source))
             return
         for path in local_files(source):
-            if path.stat().st_size == 0:
-                continue
-            suffix = next((s for s in reversed(path.suffixes) if s not in (".gz", ".bz2", ".zst", ".xz")), "")
-            kind = source.format or FORMATS.get(suffix.lower())
-            if kind is None:
-                raise DataError(f"{path}: ending not known{nearest(suffix, FORMATS)}; or give format=")
-            if kind == "csv":
-                separator = "\t" if suffix.lower() in (".tsv", ".tab") else ","
-                yield from csv_rows(path, source.separator or separator, source.skip_rows)
-                continue
-            if kind == "json":
-                yield from json_rows(path)
-                continue
-            options = {"sample_by": source.unit} if kind == "text" else {}
-            yield from datasets.load_dataset(kind, data_files=[str(path)], split="train", streaming=True, **options)
+            with File(path) as file:
+                yield from selected(source, file.rows(format_of(source, path)))
     except (DataError, GeneratorExit):
         raise
     except Exception as error:
         raise DataError(f"{name_of(source)}: cannot be read ({first_line(error)})") from None
 
 
-def csv_rows(path: Path, separator: str, skip_rows: list[int]) -> Iterator[dict]:
-    """The rows of a csv as text, so that a label 01 or a word NA stays what it is (`datasets` would guess types)."""
-    import pandas
-    with pandas.read_csv(path, sep=separator, skiprows=skip_rows or None, dtype=str, keep_default_na=False,
-                         chunksize=10_000) as chunks:
-        for chunk in chunks:
-            if not isinstance(chunk.index, pandas.RangeIndex):
-                raise ValueError("a row has more columns than the header names")
-            yield from chunk.to_dict("records")
+def selected(source: Source, every: Iterable[dict]) -> Iterator[dict]:
+    """The rows that `where` picks. Raises DataError for a row without columns, or without the one `where` names."""
+    for row in every:
+        if not isinstance(row, dict):
+            raise DataError(f"{name_of(source)}: a row is a {type(row).__name__}, not columns and values")
+        for column in source.where:
+            if column not in row:
+                raise DataError(f"{name_of(source)}: no column {column!r}{nearest(column, row)}")
+        if all(str(row[column]) == value for column, value in source.where.items()):
+            yield {source.rename.get(column, column): value for column, value in row.items()} if source.rename else row
 
 
-def json_rows(path: Path) -> Iterator[dict]:
-    """The rows of JSON lines, or of one list, as they stand (`datasets` would make a date of a word like 2020-01-01)."""
-    import fsspec
-    with fsspec.open(str(path), "rt", encoding="utf-8", compression="infer") as file:
-        start = file.read(1)
-        file.seek(0)
-        yield from json.load(file) if start == "[" else (json.loads(line) for line in file if line.strip())
+def hub_rows(source: Source) -> Iterator[dict]:
+    """The rows of a hub's dataset, as they come."""
+    import datasets
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
+    yield from datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision,
+                                     streaming=True)
+
+
+def format_of(source: Source, path: str) -> Format:
+    """How a file of the source is read. Raises DataError for an ending that is not known."""
+    kind = source.format or FORMATS.get(ending(path))
+    if kind is None:
+        raise DataError(f"{path}: ending not known{nearest(ending(path), FORMATS)}; or give format=")
+    return Format(kind, source.separator, source.skip_rows, source.unit, source.element)
 
 
 def text_of(row: dict, column: str, where: str) -> str:

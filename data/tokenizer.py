@@ -1,15 +1,14 @@
-"""Tokenizers: an existing one reused, or a WordPiece trained on the documents. Both in transformers' format."""
+"""Tokenizers: an existing one reused, or one trained on the documents. Both in transformers' format."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import PositiveInt
-
+from data.config import Tokenizer
 from data.curate import read_documents
-from data.derived import derive, file_hash
-from engine.config import Section
+from data.derived import derive, file_hash, manifest
 from engine.errors import DataError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
@@ -18,40 +17,68 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "
          "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")
 
 
-class Tokenizer(Section):
-    """The tokenizer trained when a run starts from nothing. One that continues from an encoder uses that encoder's."""
+def untrained(config: Tokenizer) -> tuple:
+    """(a tokenizer of `tokenizers` without a vocabulary, the trainer that gives it one)."""
+    from tokenizers import Regex, Tokenizer as Empty, decoders, models, normalizers, pre_tokenizers, trainers
 
-    vocab_size: PositiveInt = 16_384
-    """Tokens in the vocabulary, special ones included."""
-    lowercase: bool = True
-    """Whether text is lower-cased and stripped of accents."""
-    min_frequency: PositiveInt = 2
-    """How often a pair must be seen to become a token."""
+    special = {"vocab_size": config.vocab_size, "special_tokens": list(SPECIAL.values()), "show_progress": False}
+    accents = config.strip_accents if config.strip_accents is not None else (
+        config.lowercase and config.algorithm == "wordpiece")
+    if config.algorithm == "wordpiece":
+        tokenizer = Empty(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=config.chinese_characters, strip_accents=accents,
+            lowercase=config.lowercase)
+        tokenizer.decoder = decoders.WordPiece()
+        split = [pre_tokenizers.BertPreTokenizer()]
+        trainer = trainers.WordPieceTrainer(min_frequency=config.min_frequency, **special)
+    else:
+        steps = [normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase]
+        if accents:
+            steps += [normalizers.NFD(), normalizers.StripAccents()]
+        tokenizer = Empty(models.BPE() if config.algorithm == "bpe" else models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        apart = [pre_tokenizers.Split(Regex(r"[\p{Han}]"), "isolated")] * config.chinese_characters
+        if config.algorithm == "bpe":
+            split = [*apart, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            tokenizer.decoder = decoders.ByteLevel()
+            trainer = trainers.BpeTrainer(min_frequency=config.min_frequency,
+                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **special)
+        else:
+            split = [pre_tokenizers.Metaspace(), *apart]
+            tokenizer.decoder = decoders.Metaspace()
+            trainer = trainers.UnigramTrainer(unk_token="[UNK]", **special)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*[pre_tokenizers.Digits(individual_digits=True)] * config.digits, *split])
+    return tokenizer, trainer
+
+
+def sample(corpus: Path, characters: int) -> Iterator[str]:
+    """Texts of about so many characters, spread evenly over the corpus; all of it when there is no more."""
+    read = sum(manifest(corpus.parent.parent / "text" / part["folder"])["characters"] for part in manifest(corpus)["texts"])
+    every = max(1, -(-read // characters))
+    for number, document in enumerate(read_documents(corpus)):
+        if number % every == 0:
+            yield document["text"]
 
 
 def train(name: str, config: Tokenizer, corpus: Path, length: int) -> Path:
-    """A WordPiece tokenizer (Schuster and Nakajima 2012) trained on a corpus folder; returns its folder."""
+    """A tokenizer trained on a corpus folder; returns its folder."""
     def make(folder: Path) -> dict:
-        import tokenizers
-        from transformers import PreTrainedTokenizerFast
+        from tokenizers import processors
 
-        special = list(SPECIAL.values())
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
-            lowercase=config.lowercase, strip_accents=config.lowercase)
-        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = tokenizers.decoders.WordPiece()
-        trainer = tokenizers.trainers.WordPieceTrainer(
-            vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=special, show_progress=False)
-        tokenizer.train_from_iterator((document["text"] for document in read_documents(corpus)), trainer)
+        tokenizer, trainer = untrained(config)
+        tokenizer.train_from_iterator(sample(corpus, config.sample), trainer)
         cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)])
+        from transformers import PreTrainedTokenizerFast
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length,
                                 model_input_names=["input_ids", "attention_mask"], **SPECIAL).save_pretrained(folder)
         return {"vocab_size": tokenizer.get_vocab_size()}
 
-    return derive("tokenizer", name, {"config": config.model_dump(), "corpus": corpus.name, "length": length}, make)
+    return derive("tokenizer", name, {"config": config.model_dump(), "corpus": corpus.name, "length": length,
+                                      "version": 2}, make)
 
 
 def reuse(name: str, encoder: Path) -> Path:
@@ -65,4 +92,4 @@ def reuse(name: str, encoder: Path) -> Path:
                 shutil.copy(encoder / file, folder / file)
         return {}
 
-    return derive("tokenizer", name, {"tokenizer": file_hash(encoder / "tokenizer.json")}, make)
+    return derive("tokenizer", name, {"tokenizer": file_hash(encoder / "tokenizer.json")}, make, quiet=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Make `folder` hold what `fill(path)` writes, whole or not at all; an older folder of that name is replaced."""
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill, which takes its place when all went well; an older one is replaced."""
     # The process in the name keeps two that write the same folder apart; what dead ones left is cleared away.
     for left in folder.parent.glob(f".{folder.name}.unfinished-*"):
         if not is_running(int(left.name.rsplit("-", 1)[1])):
@@ -18,7 +20,7 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     beside = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
     beside.mkdir(parents=True)
     try:
-        fill(beside)
+        yield beside
     except BaseException:
         shutil.rmtree(beside)
         raise
@@ -34,6 +36,12 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
         shutil.rmtree(old)
     else:
         beside.rename(folder)
+
+
+def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Make `folder` hold what `fill(path)` writes, whole or not at all."""
+    with whole(folder) as beside:
+        fill(beside)
     return folder
 
 

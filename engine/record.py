@@ -106,8 +106,8 @@ def shown(value: object) -> str:
 class Progress:
     """A bar with loss, rate and time left on a terminal; a plain line every few seconds otherwise."""
 
-    def __init__(self, title: str, steps: int, start: int, shown: bool):
-        self.title, self.steps, self.start, self.shown = title, steps, start, shown
+    def __init__(self, title: str, steps: int, start: int, shown: bool, unit: str = "step"):
+        self.title, self.steps, self.start, self.shown, self.unit = title, steps, start, shown, unit
         self.began = self.told = time.time()
         self.bar = None
         if shown and sys.stdout.isatty():
@@ -124,7 +124,11 @@ class Progress:
         elif self.shown and (time.time() - self.told > 10 or step == self.steps):
             self.told = time.time()
             left = (self.told - self.began) / max(1, step - self.start) * (self.steps - step)
-            print(f"{self.title}  step {step}/{self.steps}  {note}  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
+            print(f"{self.title}  {self.unit} {step}/{self.steps}  {note}  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
+
+    def rate(self, done: float) -> float:
+        """Steps a second since the start."""
+        return (done - self.start) / max(1e-9, time.time() - self.began)
 
     def __enter__(self) -> Progress:
         return self

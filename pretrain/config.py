@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from data.curate import Corpus
-from data.tokenizer import Tokenizer
+from data.config import Corpus
+from data.config import Tokenizer
 from engine.config import Plugin, RunName, Section, Share, Train
 
 

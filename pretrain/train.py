@@ -6,12 +6,12 @@ import importlib
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
-from data import curate, shards as sharding, tokenizer as tokenizers
 from data.batches import generator, order, slices
 from data.derived import manifest
-from data.encoders import locate, record_of
+from data.encoders import record_of
+from data.prepare import prepare
+from data.report import looked_at
 from data.shards import Shards
 from engine import record
 from engine.errors import ConfigError
@@ -24,16 +24,6 @@ from pretrain.evaluation import HeldOut
 from pretrain.report import card, summary
 
 
-def prepare(config: Pretrain, accelerator: Accelerator) -> tuple[Path | None, Path, Path]:
-    """(folder continued from, tokenizer, shards), each made if it is not there; the main process makes them."""
-    with accelerator.main_process_first():
-        init = locate(config.init) if config.init else None
-        documents = curate.documents(config.corpus)
-        tokenizer = (tokenizers.reuse(config.corpus.name, init) if init else
-                     tokenizers.train(config.corpus.name, config.tokenizer, documents, config.model.positions))
-        return init, tokenizer, sharding.build(config.corpus, documents, tokenizer, config.length, init)
-
-
 def pretrain(config: Pretrain) -> None:
     """Run stage one. Raises ConfigError and DataError for the user's mistakes, before anything is written to the run."""
     accelerator = make_accelerator(config.train.precision)
@@ -43,7 +33,11 @@ def pretrain(config: Pretrain) -> None:
             print(f"{run.folder} is finished.\n{summary(run)}")
         return
 
-    init, tokenizer, shard_folder = prepare(config, accelerator)
+    with accelerator.main_process_first():
+        init, tokenizer, shard_folder = prepare(config.corpus, config.tokenizer, config.init, config.length,
+                                                config.model.positions)
+        if accelerator.is_main_process:
+            print(looked_at(shard_folder), flush=True)
     shards = Shards(shard_folder, "train")
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"

@@ -1,0 +1,79 @@
+"""What is mended in a text before anything is counted or learned from it."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections import Counter
+
+import ftfy
+
+from data.config import Clean
+
+BREAK = re.compile(r"<br\s*/?>|</(?:p|div|li|tr|h[1-6]|blockquote)>", re.IGNORECASE)
+TAG = re.compile(r"</?(?:a|abbr|b|big|blockquote|center|cite|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|pre|s|small"
+                 r"|span|strike|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)(?:\s[^<>]{0,500})?/?>", re.IGNORECASE)
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff]")
+BLANK = re.compile(r"[^\S\n]+")
+LINES = re.compile(r"\s*\n\s*")
+EMAIL = re.compile(r"\b[\w.+%'-]+@[\w-]+(?:\.[\w-]+)+\b")
+IP = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"
+                r"|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}(?::?[0-9a-f]{1,4})(?![\w:])", re.IGNORECASE)
+CARD = re.compile(r"(?<![\d-])\d(?:[ -]?\d){12,18}(?![\d-])")
+# Groups of digits as people write them: +44 20 7946 0958, (555) 123-4567, 555.123.4567; a date or a year span is none.
+PHONE = re.compile(r"(?<![\w+])(?:\+\d{1,3}[ .-]?(?:\(0?\d{1,4}\)[ .-]?)?(?:\d{1,4}[ .-]?){2,5}\d{2,4}"
+                   r"|\(\d{2,5}\)[ .-]?\d{3,4}[ .-]?\d{3,4}|\d{3}[ .-]\d{3}[ .-]\d{4}|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4})(?!\w)")
+
+
+def is_card(digits: str) -> bool:
+    """Whether a number's last digit checks the others (Luhn 1960)."""
+    numbers = [int(digit) for digit in reversed(digits)]
+    return sum(numbers[::2] + [sum(divmod(2 * number, 10)) for number in numbers[1::2]]) % 10 == 0
+
+
+def without_personal(text: str, counts: Counter) -> str:
+    """E-mail and IP addresses, card and phone numbers replaced by their kind."""
+    def put(kind: str, holds=lambda found: True):
+        def replace(found: re.Match) -> str:
+            if not holds(found[0]):
+                return found[0]
+            counts[kind] += 1
+            return f"[{kind}]"
+        return replace
+
+    if "@" in text:
+        text = EMAIL.sub(put("email"), text)
+    if any(character.isdigit() for character in text):
+        text = CARD.sub(put("card", lambda found: is_card(re.sub(r"\D", "", found))), text)
+        text = IP.sub(put("ip"), text)
+        text = PHONE.sub(put("phone"), text)
+    return text
+
+
+def repaired(text: str) -> str:
+    """Lines that were decoded in the wrong encoding, decoded in the right one."""
+    return "\n".join(ftfy.fix_encoding(line) if ftfy.is_bad(line) else line for line in text.split("\n"))
+
+
+def clean(text: str, config: Clean = Clean(), counts: Counter | None = None) -> str:
+    """The text mended: encoding, HTML, control characters, NFC, white space (line ends are kept).
+
+    counts: what was mended is added up here, by kind.
+    """
+    counts = Counter() if counts is None else counts
+    if config.encoding and not text.isascii():
+        # Control characters in the middle of a word hide what it was.
+        mended = repaired(text.replace("\x00", ""))
+        counts["encoding"] += mended != text
+        text = mended
+    if config.html:
+        if "<" in text:
+            plain = TAG.sub("", BREAK.sub("\n", text))
+            counts["html"] += plain != text
+            text = plain
+        if "&" in text:
+            text = html.unescape(text)
+    text = CONTROL.sub("", text) if CONTROL.search(text) else text
+    text = LINES.sub("\n", BLANK.sub(" ", unicodedata.normalize("NFC", text))).strip()
+    return without_personal(text, counts) if config.personal else text

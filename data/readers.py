@@ -1,0 +1,290 @@
+"""Files of every common format as rows, decompressed on the way, local or at any address fsspec knows.
+
+    with File("reviews.csv.gz") as file:
+        for row in file.rows(Format(...), problems): ...
+
+What is broken inside a file is passed over and told in `problems`; where there is no such list it is raised.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+
+import fsspec
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json",
+           ".parquet": "parquet", ".arrow": "arrow", ".txt": "text", ".md": "text", ".warc": "warc", ".wet": "warc", ".xml": "xml"}
+PACKED = (".gz", ".bz2", ".zst", ".xz")
+
+
+def ending(path: str) -> str:
+    """The ending that tells the format: .csv of reviews.csv.gz."""
+    name = path.lower().rsplit("/", 1)[-1]
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    return f".{name.rsplit('.', 1)[1]}" if "." in name else ""
+
+
+@dataclass
+class Format:
+    """How a file is read."""
+
+    kind: str
+    """csv, json, parquet, arrow, text, warc or xml."""
+    separator: str | None = None
+    skip_rows: list[int] | None = None
+    unit: str = "paragraph"
+    """What one row of a text file is: line, paragraph or document."""
+    element: str | None = None
+    """What one row of an XML file is."""
+
+
+class File:
+    """One file, open. `position` of `size` bytes have been read, as it lies on disk."""
+
+    def __init__(self, path: str):
+        self.path = path
+        filesystem, inside = fsspec.core.url_to_fs(path)
+        self.size = filesystem.size(inside) or 0
+        self.raw = filesystem.open(inside, "rb")
+        packing = infer_compression(path)
+        self.stream = compr[packing](self.raw, mode="rb") if packing else self.raw
+
+    @staticmethod
+    def size_of(path: str) -> int:
+        """Bytes of a file, without opening it."""
+        filesystem, inside = fsspec.core.url_to_fs(path)
+        return filesystem.size(inside) or 0
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for file in (self.stream, self.raw):
+            try:
+                file.close()
+            except (OSError, EOFError):
+                pass  # half a compressed file complains again when closed
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far; all of them once the reader has closed the file."""
+        return self.size if self.raw.closed else self.raw.tell()
+
+    def rows(self, how: Format, problems: list[str] | None = None) -> Iterator[dict]:
+        """The rows, in order. Without `problems`, raises what is wrong with the file."""
+        found, reader = 0, {"csv": csv, "json": json_rows, "parquet": parquet, "arrow": arrow, "text": text,
+                            "warc": warc, "xml": xml}[how.kind]
+        if not self.size:
+            if problems is not None:
+                problems.append(f"{self.path}: an empty file")
+            return
+        try:
+            for row in reader(self, how, problems):
+                found += 1
+                yield row
+        except Exception as error:
+            if problems is None:
+                raise
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
+            problems.append(f"{self.path}: broken after row {found} ({reason}); what came before is kept")
+
+
+def decoded(stream: io.IOBase, path: str, problems: list[str] | None) -> Iterator[str]:
+    """The lines of a text, without their ends. Bytes that are not UTF-8 are read as Windows-1252, line by line."""
+    wrong, first, codec = 0, True, "utf-8"
+    if hasattr(stream, "seekable") and stream.seekable():
+        start = stream.read(4)
+        stream.seek(0)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            yield from (line.rstrip("\r\n") for line in io.TextIOWrapper(stream, "utf-16"))
+            return
+    for line in stream:
+        if first:
+            line, first = line.removeprefix(b"\xef\xbb\xbf"), False
+        try:
+            yield line.decode(codec).rstrip("\r\n")
+        except UnicodeDecodeError:
+            if problems is None:
+                raise
+            wrong += 1
+            yield line.decode("cp1252", "replace").rstrip("\r\n")
+    if wrong:
+        problems.append(f"{path}: {wrong} line{'s' * (wrong > 1)} not UTF-8, read as Windows-1252")
+
+
+def text(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """Rows {"text"} of a text file. What stood before a break in the file still counts."""
+    together: list[str] = []
+    try:
+        for line in decoded(file.stream, file.path, problems):
+            if how.unit == "line":
+                yield {"text": line}
+            elif how.unit == "document" or line.strip():
+                together.append(line)
+            elif together:
+                yield {"text": "\n".join(together)}
+                together = []
+    except Exception:
+        if together and problems is not None:
+            yield {"text": "\n".join(together)}
+        raise
+    if together:
+        yield {"text": "\n".join(together)}
+
+
+def csv(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """The rows of a csv as text, so that a label 01 or a word NA stays what it is."""
+    import pandas
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", pandas.errors.ParserWarning)
+        try:
+            chunks = pandas.read_csv(
+                file.stream, sep=how.separator or ("\t" if ending(file.path) in (".tsv", ".tab") else ","),
+                skiprows=how.skip_rows or None, dtype=str, keep_default_na=False, chunksize=10_000,
+                on_bad_lines="error" if problems is None else "warn",
+                encoding_errors="strict" if problems is None else "replace")
+        except pandas.errors.EmptyDataError:
+            return
+        with chunks:
+            for chunk in chunks:
+                if not isinstance(chunk.index, pandas.RangeIndex):
+                    raise ValueError("a row has more columns than the header names")
+                columns = list(chunk.columns)
+                yield from (dict(zip(columns, values)) for values in zip(*(chunk[column] for column in columns)))
+    skipped = sum(str(warning.message).count("Skipping line") for warning in told)
+    if skipped:
+        problems.append(f"{file.path}: {skipped} row{'s' * (skipped > 1)} with more columns than the header, passed over")
+
+
+def json_rows(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """The rows of JSON lines, of one list, or of one object of objects, as they stand.
+
+    (`datasets` would make a date of a word like 2020-01-01.)
+    """
+    lines, wrong = decoded(file.stream, file.path, problems), 0
+    for number, line in enumerate(lines):
+        if number == 0 and line.strip() in ("[", "{") or line.lstrip().startswith("["):
+            every = json.loads("\n".join([line, *lines]))
+            yield from every.values() if isinstance(every, dict) and is_table(every) else \
+                [every] if isinstance(every, dict) else every
+            return
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            if problems is None:
+                raise
+            wrong += 1
+            continue
+        if isinstance(row, dict) and is_table(row):
+            yield from row.values()
+        elif row is not None:
+            yield row
+    if wrong:
+        problems.append(f"{file.path}: {wrong} line{'s' * (wrong > 1)} not JSON, passed over")
+
+
+def is_table(row: dict) -> bool:
+    """Whether an object is a table of rows, each under its key."""
+    return len(row) > 1 and all(isinstance(value, dict) for value in row.values())
+
+
+def xml(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """A row for each of the elements `how.element`: a column for each kind of element inside it, with all its text."""
+    from xml.etree import ElementTree
+    for event, element in ElementTree.iterparse(file.stream, ("end",)):
+        if element.tag.rsplit("}", 1)[-1] == how.element:
+            row: dict[str, list[str]] = {}
+            for inside in element.iter():
+                row.setdefault(inside.tag.rsplit("}", 1)[-1], []).append("".join(inside.itertext()).strip())
+            yield {name: "\n".join(texts) for name, texts in row.items()}
+            element.clear()
+
+
+def parquet(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """The rows of a Parquet file."""
+    import pyarrow.parquet
+    for batch in pyarrow.parquet.ParquetFile(file.stream).iter_batches(1_000):
+        yield from batch.to_pylist()
+
+
+def arrow(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """The rows of an Arrow file or stream, as `datasets` writes them."""
+    import pyarrow.ipc
+    start = file.stream.read(6)
+    file.stream.seek(0)
+    if start == b"ARROW1":
+        reader = pyarrow.ipc.open_file(file.stream)
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        batches = pyarrow.ipc.open_stream(file.stream)
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+class VisibleText(HTMLParser):
+    """The text a reader of a page would see, a line for each block."""
+
+    UNSEEN = ("script", "style", "head", "noscript", "template", "svg")
+    BLOCKS = ("p", "br", "div", "li", "tr", "table", "section", "article", "blockquote", "pre",
+              "h1", "h2", "h3", "h4", "h5", "h6")
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.parts, self.unseen = [], 0
+        self.feed(page)
+        self.close()
+        self.text = "".join(self.parts)
+
+    def handle_starttag(self, tag, attributes):
+        self.unseen += tag in self.UNSEEN
+        if tag in self.BLOCKS:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag):
+        self.unseen = max(0, self.unseen - (tag in self.UNSEEN))
+
+    def handle_data(self, data):
+        if not self.unseen:
+            self.parts.append(data)
+
+
+def warc(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """Rows {"text", "url"} of the pages in a web archive; a text record (WET) as it is, HTML as a reader sees it."""
+    stream = io.BufferedReader(file.stream) if not hasattr(file.stream, "readline") else file.stream
+    while first := stream.readline():
+        if not first.strip():
+            continue
+        if not first.startswith(b"WARC/"):
+            raise ValueError("not a WARC record")
+        header = headers(stream)
+        length = int(header.get("content-length", 0))
+        body = stream.read(length)
+        if len(body) < length:
+            raise EOFError("the last record is cut off")
+        kind = header.get("warc-type")
+        if kind == "response":
+            page = io.BytesIO(body)
+            page.readline()
+            answer = headers(page)
+            if "html" in answer.get("content-type", ""):
+                yield {"text": VisibleText(page.read().decode("utf-8", "replace")).text,
+                       "url": header.get("warc-target-uri", "")}
+        elif kind == "conversion":
+            yield {"text": body.decode("utf-8", "replace"), "url": header.get("warc-target-uri", "")}
+
+
+def headers(stream) -> dict[str, str]:
+    """Lines of `name: value` up to an empty one, names in lower case."""
+    found = {}
+    while (line := stream.readline().decode("utf-8", "replace").strip()):
+        name, _, value = line.partition(":")
+        found[name.strip().lower()] = value.strip()
+    return found

@@ -1,0 +1,152 @@
+"""What a person wants to know of a corpus before learning from it: report.json, README.md and report.html by the shards."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+from engine.files import write_json
+
+WIDE, TALL = 640, 160  # of the histogram, in pixels
+
+
+def steps(report: dict) -> list[tuple[str, int, int, int]]:
+    """(step, documents, words, tokens) that are left after each step; tokens by the tokens per word of what is kept."""
+    per_word, documents, words = report["tokenizer"]["tokens_per_word"], report["read"]["documents"], report["read"]["words"]
+    rows = [("read and cleaned", documents, words, round(words * per_word))]
+    for reason, counts in report["dropped"].items():
+        documents, words = documents - counts["documents"], words - counts["words"]
+        rows.append((f"less: {reason}", documents, words, round(words * per_word)))
+    rows.append(("in shards", sum(report[split]["documents"] for split in ("train", "held_out")), words,
+                 sum(report[split]["tokens"] for split in ("train", "held_out"))))
+    return rows
+
+
+def notes(report: dict) -> list[str]:
+    """One line for each thing a person should look at."""
+    read, found = report["read"], []
+    if read["empty"]:
+        found.append(f"{read['empty']:,} of {read['rows']:,} rows held no text")
+    found += [f"{count:,} documents had their {kind} mended" if kind in ("encoding", "html") else
+              f"{count:,} of [{kind}] put in place of what looked like one" for kind, count in read["mended"].items() if count]
+    for task in report["contamination"]:
+        found.append(f"{task['documents']:,} documents {'held' if task['removed'] else 'hold'} test text of {task['name']}"
+                     f" ({task['found_whole']:,} of its {task['test_texts']:,} test texts whole, {task['found_in_part']:,}"
+                     f" in part; {task['too_short']:,} too short to look for)"
+                     + ("; removed" if task["removed"] else "; kept, decontaminate.action=remove drops them"))
+    if "sentences" in report:
+        found.append(f"{report['sentences']['dropped']:,} of {report['sentences']['read']:,} sentences had stood before")
+    found += [f"problem: {problem}" for problem in read["problems"]]
+    return found
+
+
+def write(folder: Path, name: str, documents: dict, shards: dict) -> None:
+    """report.json, README.md and report.html in the folder of shards.
+
+    documents: the manifest of the corpus folder; shards: what the shards' manifest will say.
+    """
+    report = {"name": name, **{key: value for key, value in documents.items() if key != "inputs"}, **shards}
+    write_json(folder / "report.json", report)
+    (folder / "README.md").write_text(markdown(report), encoding="utf-8")
+    (folder / "report.html").write_text(page(report), encoding="utf-8")
+
+
+def facts(report: dict) -> list[tuple[str, str]]:
+    """(what, how much) of the shards."""
+    train, held_out = report["train"], report["held_out"]
+    return [("sources", ", ".join(dict.fromkeys(
+                part["source"] + (f" ({part['language']})" if part["language"] else "") for part in report["texts"]))),
+            ("rows", f"{train['rows']:,} of {report['length']} positions, {train['fill']:.1%} of them filled;"
+                     f" {held_out['rows']:,} held out"),
+            ("tokens", f"{train['tokens']:,}, {train['tokens_in_a_pass']:,} in a pass; {held_out['tokens']:,} held out"),
+            ("tokenizer", f"{report['vocab_size']:,} tokens, {report['tokenizer']['tokens_per_word']:.2f} for a word,"
+                          f" {report['tokenizer']['unknown']:.3%} unknown")]
+
+
+def cells(row: tuple[str, int, int, int]) -> list[str]:
+    return [row[0], *(f"{value:,}" for value in row[1:])]
+
+
+def markdown(report: dict) -> str:
+    """The report as a page of text."""
+    lines = [f"# Corpus {report['name']}", "", "| | documents | words | tokens |", "|---|--:|--:|--:|",
+             *("| " + " | ".join(cells(row)) + " |" for row in steps(report)), "",
+             *(f"- {what}: {how_much}" for what, how_much in facts(report)), *(f"- {note}" for note in notes(report)), ""]
+    if report["top_duplicates"]:
+        lines += ["## Most repeated", "", *(f"- {each['copies']} times: {one_line(each['text'])}"
+                                            for each in report["top_duplicates"]), ""]
+    for reason, examples in report["examples"].items():
+        if examples:
+            lines += [f"## Examples: {reason}", "", *(f"- {one_line(example)}" for example in examples), ""]
+    return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def histogram(lengths: list[int]) -> str:
+    """Documents by their length in tokens, as a drawing: a bar for each half power of two."""
+    used = [place for place, count in enumerate(lengths) if count]
+    if not used:
+        return ""
+    first, last, most = used[0], used[-1], max(lengths)
+    step = WIDE / (last - first + 1)
+    bars = []
+    for place in range(first, last + 1):
+        tall = TALL * lengths[place] / most
+        at = (place - first) * step
+        bars.append(f'<rect x="{at + 1:.1f}" y="{TALL - tall + 14:.1f}" width="{step - 2:.1f}" height="{tall:.1f}"/>')
+        bars.append(f'<text x="{at + step / 2:.1f}" y="{TALL - tall + 11:.1f}">{lengths[place]:,}</text>')
+        bars.append(f'<text x="{at + step / 2:.1f}" y="{TALL + 28}">{round(2 ** (place / 2)):,}</text>')
+    return (f'<svg viewBox="0 0 {WIDE} {TALL + 34}" role="img" aria-label="documents by length">{"".join(bars)}</svg>'
+            "<p>Documents by their length: each bar counts those of at least so many tokens.</p>")
+
+
+STYLE = """body{font:16px/1.5 Georgia,serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#111}
+table{border-collapse:collapse;width:100%}td,th{padding:.2rem .5rem;text-align:right;border-bottom:1px solid #bbb}
+td:first-child,th:first-child{text-align:left}svg{width:100%}rect{fill:#444}text{font:9px sans-serif;text-anchor:middle}
+li{overflow-wrap:anywhere}h2{margin-top:2rem}"""
+
+
+def page(report: dict) -> str:
+    """The report as a page that needs nothing else."""
+    def listed(items) -> str:
+        return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
+
+    table = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in steps(report))
+    parts = [f"<h1>Corpus {html.escape(report['name'])}</h1>",
+             f"<table><tr><th></th><th>documents</th><th>words</th><th>tokens</th></tr>{table}</table>",
+             listed([f"{what}: {how_much}" for what, how_much in facts(report)] + notes(report)), histogram(report["lengths"])]
+    if report["top_duplicates"]:
+        parts += ["<h2>Most repeated</h2>", listed(f"{each['copies']} times: {each['text']}" for each in report["top_duplicates"])]
+    for reason, examples in report["examples"].items():
+        if examples:
+            parts += [f"<h2>Examples: {html.escape(reason)}</h2>", listed(examples)]
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Corpus {html.escape(report["name"])}</title>'
+            f"<style>{STYLE}</style>{''.join(parts)}</html>\n")
+
+
+def summary(folder: Path) -> str:
+    """What the terminal shows at the end."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    wide = max(len(row[0]) for row in steps(report)) + 2
+    lines = ["", f"  {'':<{wide}}{'documents':>12}{'words':>14}{'tokens':>14}"]
+    for row in steps(report):
+        if row[0].startswith("less") and not report["dropped"][row[0].removeprefix("less: ")]["documents"]:
+            continue
+        lines.append(f"  {row[0]:<{wide}}{row[1]:>12,}{row[2]:>14,}{row[3]:>14,}")
+    lines += ["", *(f"  {what:<12}{how_much}" for what, how_much in facts(report)[1:]), *(f"  {note}" for note in notes(report)),
+              "", f"  shards      {folder}", f"  report      {folder / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def looked_at(folder: Path) -> str:
+    """The few lines that pretraining shows of its text: what there is, and what to be wary of."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    wary = [note for note in notes(report) if note.startswith("problem") or "test text of" in note]
+    return "\n".join([f"text: {report['train']['documents']:,} documents, {report['train']['tokens_in_a_pass']:,} tokens in a"
+                      f" pass; see {folder / 'report.html'}", *(f"  {note}" for note in wary)])
