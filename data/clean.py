@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import html
+import ipaddress
 import re
 import unicodedata
 from collections import Counter
 
-import ftfy
-
 from data.config import Clean
 
-BREAK = re.compile(r"<br\s*/?>|</(?:p|div|li|tr|h[1-6]|blockquote)>", re.IGNORECASE)
+ATTRIBUTES = r"(?:\s+[\w:-]+\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s<>\"']+)|\s+(?:nowrap|noshade|compact|hidden))*\s*/?"
+BREAK = re.compile(r"</?(?:br|hr|p|div|li|ul|ol|dl|dt|dd|tr|td|th|table|h[1-6]|blockquote|center|pre)" + ATTRIBUTES + ">",
+                   re.IGNORECASE)
 TAG = re.compile(r"</?(?:a|abbr|b|big|blockquote|center|cite|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|pre|s|small"
-                 r"|span|strike|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)(?:\s[^<>]{0,500})?/?>", re.IGNORECASE)
+                 r"|span|strike|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)" + ATTRIBUTES + ">", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff]")
-BLANK = re.compile(r"[^\S\n]+")
-LINES = re.compile(r"\s*\n\s*")
 EMAIL = re.compile(r"\b[\w.+%'-]+@[\w-]+(?:\.[\w-]+)+\b")
 IP = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"
-                r"|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}(?::?[0-9a-f]{1,4})(?![\w:])", re.IGNORECASE)
-CARD = re.compile(r"(?<![\d-])\d(?:[ -]?\d){12,18}(?![\d-])")
+                r"|(?<![\w:])(?=[0-9a-f:]*\d)[0-9a-f]{0,4}(?::{1,2}[0-9a-f]{1,4}){1,7}(?:::)?(?![\w:])", re.IGNORECASE)
+CARD = re.compile(r"(?<![\d+-])\d(?:[ -]?\d){12,18}(?![\d-])")
 # Groups of digits as people write them: +44 20 7946 0958, (555) 123-4567, 555.123.4567; a date or a year span is none.
-PHONE = re.compile(r"(?<![\w+])(?:\+\d{1,3}[ .-]?(?:\(0?\d{1,4}\)[ .-]?)?(?:\d{1,4}[ .-]?){2,5}\d{2,4}"
-                   r"|\(\d{2,5}\)[ .-]?\d{3,4}[ .-]?\d{3,4}|\d{3}[ .-]\d{3}[ .-]\d{4}|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4})(?!\w)")
+PHONE = re.compile(r"(?<![\w+.])(?<!\d[ -])(?:\+\d{1,3}[ .-]?(?:\(0?\d{1,4}\)[ .-]?)?(?:\d{1,4}[ .-]?){2,5}\d{2,4}"
+                   r"|(?:[18][ .-])?\(\d{2,5}\)[ .-]?(?:\d{3,5}[ .-]?\d{3,4}|\d{3}-\d\d-\d\d)"
+                   r"|(?:1[ .-])?\d{3}[ .-]\d{3}[ .-]\d{4}|0\d([ .])\d\d(?:\1\d\d){3}|0\d[ -]\d{4}[ -]?\d{4}"
+                   r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4})(?!\w)")
+
+
+def is_ip(found: str) -> bool:
+    """Whether it is an address; hours, minutes, seconds and frames are none."""
+    try:
+        return bool(ipaddress.ip_address(found))
+    except ValueError:
+        return False
 
 
 def is_card(digits: str) -> bool:
     """Whether a number's last digit checks the others (Luhn 1960)."""
     numbers = [int(digit) for digit in reversed(digits)]
+    if digits[0] not in "23456" or len(digits) == 13 and digits[0] != "4":
+        return False  # a book's number, a time in milliseconds
     return sum(numbers[::2] + [sum(divmod(2 * number, 10)) for number in numbers[1::2]]) % 10 == 0
 
 
@@ -46,13 +57,14 @@ def without_personal(text: str, counts: Counter) -> str:
         text = EMAIL.sub(put("email"), text)
     if any(character.isdigit() for character in text):
         text = CARD.sub(put("card", lambda found: is_card(re.sub(r"\D", "", found))), text)
-        text = IP.sub(put("ip"), text)
-        text = PHONE.sub(put("phone"), text)
+        text = IP.sub(put("ip", is_ip), text)
+        text = PHONE.sub(put("phone", lambda found: 8 <= sum(map(str.isdigit, found)) <= 15), text)
     return text
 
 
 def repaired(text: str) -> str:
     """Lines that were decoded in the wrong encoding, decoded in the right one."""
+    import ftfy
     return "\n".join(ftfy.fix_encoding(line) if ftfy.is_bad(line) else line for line in text.split("\n"))
 
 
@@ -74,6 +86,10 @@ def clean(text: str, config: Clean = Clean(), counts: Counter | None = None) -> 
             text = plain
         if "&" in text:
             text = html.unescape(text)
-    text = CONTROL.sub("", text) if CONTROL.search(text) else text
-    text = LINES.sub("\n", BLANK.sub(" ", unicodedata.normalize("NFC", text))).strip()
+    if text.isascii() and text.isprintable():  # most of English, told at once: one line, blanks its only white space
+        text = " ".join(text.split()) if "  " in text else text.strip(" ")
+    else:
+        text = CONTROL.sub("", text) if CONTROL.search(text) else text
+        text = unicodedata.normalize("NFC", text)
+        text = "\n".join(filter(None, (" ".join(line.split()) for line in text.split("\n"))))
     return without_personal(text, counts) if config.personal else text

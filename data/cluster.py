@@ -24,13 +24,10 @@ T = TypeVar("T")
 
 def start(corpus: Corpus) -> None:
     """Choose where Daft works. Raises ConfigError when the cluster cannot be reached."""
-    import daft
-
     if corpus.engine == "native":
-        if daft.get_or_infer_runner_type() != "native":
-            daft.set_runner_native()
-        return
+        return  # what Daft does by itself
     try:
+        import daft
         import ray
         if not ray.is_initialized():
             ray.init(address=corpus.address, include_dashboard=False, logging_level="ERROR", log_to_driver=False,

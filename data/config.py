@@ -54,8 +54,8 @@ class Filter(Section):
     """Smallest share of letters, of any script, among the characters that are not white space."""
     max_repeated_lines: Share = 0.5
     """Largest share of lines that stood in the document before."""
-    max_compression: PositiveFloat = 8.0
-    """Largest factor by which zlib shrinks the document: more means the same words over and over."""
+    max_compression: PositiveFloat | None = 8.0
+    """Largest factor by which zlib shrinks the document: more means the same words over and over; none: any."""
     mean_word_length: Annotated[list[NonNegativeFloat], Field(min_length=2, max_length=2)] | None = None
     """Smallest and largest mean length of the words; for English 3 and 10; none: any."""
     max_symbol_words: Share = 1.0

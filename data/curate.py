@@ -20,16 +20,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cluster, contamination
+from data import cluster, contamination, marks
 from data.config import Corpus
 from data.derived import OUT, derive, is_made, manifest, place
-from data.extract import Bucket, buckets, extract, name
+from data.extract import Bucket, Reading, buckets, extract, name
 from engine.errors import DataError
+from engine.files import write_json
 from engine.record import Progress
 
 SENTENCE = re.compile(r".+?(?:[.!?…]+[\"')\]]*\s+|[。！？]+|\n+|$)", re.DOTALL)
 SENTENCE_WORDS = 10  # shorter ones repeat by chance
 EXAMPLES, SNIPPET = 10, 300
+NOTHING_FOUND: dict = {"tasks": [], "documents": {}}
 
 
 def inputs_of(corpus: Corpus, parts: list[Bucket]) -> dict:
@@ -37,7 +39,7 @@ def inputs_of(corpus: Corpus, parts: list[Bucket]) -> dict:
     told = corpus.model_dump(mode="json", include={"filter", "deduplicate", "decontaminate"})
     if corpus.decontaminate.tasks:
         told["index"] = contamination.index(corpus).name
-    return {**told, "parts": [[part.inputs, part.source.weight, part.source.language] for part in parts], "version": 3}
+    return {**told, "parts": [[part.inputs, part.source.weight, part.source.language] for part in parts], "version": 4}
 
 
 def documents(corpus: Corpus) -> Path:
@@ -46,63 +48,43 @@ def documents(corpus: Corpus) -> Path:
     inputs = inputs_of(corpus, parts)
     if is_made(place("corpus", corpus.name, inputs)):
         return place("corpus", corpus.name, inputs)
+    if is_streamed(corpus, parts):
+        return derive("corpus", corpus.name, inputs, lambda folder: {"stream": corpus.model_dump(mode="json")})
     cluster.start(corpus)
     texts = cluster.spread(extract, parts, [part.size for part in parts], corpus)
     return derive("corpus", corpus.name, inputs, lambda folder: choose(folder, corpus, parts, texts))
 
 
+def is_streamed(corpus: Corpus, parts: list[Bucket]) -> bool:
+    """Whether texts go straight from their files into shards: nothing is to be decided, so nothing needs to be kept."""
+    return not (marks.wanted(corpus) or corpus.deduplicate.sentences or any(not part.files for part in parts))
+
+
 def choose(folder: Path, corpus: Corpus, parts: list[Bucket], texts: list[Path]) -> dict:
     """Fill the corpus folder: decide for every text whether it is kept; returns the manifest."""
-    from data import duplicates, marks
-
     told = [manifest(text) for text in texts]
     sizes = [each["documents"] for each in told]
-    where = ", ".join(dict.fromkeys(name(part.source) for part in parts))
     if not sum(sizes):
-        problems = "".join(f"\n{problem}" for each in told for problem in each["problems"][:1])[:300]
-        raise DataError(f"corpus {corpus.name}: no text in {where} ({sum(each['rows'] for each in told)} rows read,"
-                        f" all empty){problems}")
+        raise DataError(nothing_in(corpus, parts, told))
     index = contamination.index(corpus) if corpus.decontaminate.tasks else None
-    marked = marks.mark(texts, corpus, index)
-
-    def joined(column: str, width: int = 1) -> duplicates.Joined:
-        return duplicates.Joined([mark / f"{column}.bin" for mark in marked], marks.COLUMNS[column], width)
-
-    rules = manifest(marked[0])["rules"]
-    reasons = ["kept", *rules, "exact duplicate", "near duplicate", "holds test text"]
-    dropped = np.concatenate([np.array(block[:, 0]) for _, block in joined("reason").blocks(2**20)])
-    first = np.arange(len(dropped))
-    if corpus.deduplicate.exact:
-        first = duplicates.exact(joined("exact"), dropped == 0)
-        dropped[first != np.arange(len(first))] = reasons.index("exact duplicate")
-    if corpus.deduplicate.near:
-        with Progress(f"compare {corpus.name}", duplicates.BANDS, 0, True, "band") as progress:
-            linked = duplicates.near(joined("signature", marks.HASHES), dropped == 0, corpus.deduplicate.similarity,
-                                     lambda band: progress.update(band, f"{progress.rate(band):.1f} bands/s"))
-        dropped[linked != np.arange(len(linked))] = reasons.index("near duplicate")
-        first = linked[first]
-    found = test_text_found(corpus, marked, sizes, dropped, index) if index else {"tasks": [], "documents": {}}
-    if corpus.decontaminate.action == "remove":
-        dropped[[number for number in found["documents"] if not dropped[number]]] = reasons.index("holds test text")
+    if marks.wanted(corpus):
+        marked = marks.mark(texts, corpus, index)
+        dropped, first, reasons, found = judged(corpus, marked, sizes, index)
+        words = marks.joined(marked, "words").whole()
+    else:
+        dropped, first, reasons, found = np.zeros(sum(sizes), np.uint8), np.arange(sum(sizes)), ["kept"], NOTHING_FOUND
+        words = np.zeros(sum(sizes), np.uint32)
     if not (dropped == 0).any():
         counts = {reasons[number]: int(count) for number, count in enumerate(np.bincount(dropped)) if count}
-        raise DataError(f"corpus {corpus.name}: no text is left of {where} ({counts})")
+        raise DataError(f"corpus {corpus.name}: no text is left of {where(parts)} ({counts})")
     (folder / "dropped.bin").write_bytes(dropped.tobytes())
 
-    words = np.concatenate([np.array(block[:, 0]) for _, block in joined("words").blocks(2**20)])
-    result = {
-        "texts": [{"folder": text.name, "documents": size, "weight": part.source.weight, "language": part.source.language,
-                   "source": name(part.source)} for text, size, part in zip(texts, sizes, parts)],
-        "reasons": reasons,
-        "read": {"files": sum(each["files"] for each in told), "rows": sum(each["rows"] for each in told),
-                 "empty": sum(each["empty"] for each in told), "documents": sum(sizes), "words": int(words.sum()),
-                 "mended": dict(sum((Counter(each["mended"]) for each in told), Counter())),
-                 "problems": [problem for each in told for problem in each["problems"]]},
-        "dropped": {reason: {"documents": int((dropped == number).sum()), "words": int(words[dropped == number].sum())}
-                    for number, reason in enumerate(reasons) if number},
-        "kept": {"documents": int((dropped == 0).sum()), "words": int(words[dropped == 0].sum())},
-        "contamination": found["tasks"],
-    }
+    counts = {reason: {"documents": int((dropped == number).sum()), "words": int(words[dropped == number].sum())}
+              for number, reason in enumerate(reasons) if number}
+    result = summed(parts, [text.name for text in texts], told) | {"reasons": reasons, "dropped": counts,
+                                                                  "contamination": found["tasks"]}
+    for what in ("documents", "words"):
+        result["kept"][what] -= sum(each[what] for each in counts.values())
     shown = {reason: np.flatnonzero(dropped == number)[:EXAMPLES] for number, reason in enumerate(reasons) if number}
     shown["contamination"] = np.array(sorted(found["documents"])[:EXAMPLES], np.int64)
     origins, copies = np.unique(first[first != np.arange(len(first))], return_counts=True)
@@ -113,6 +95,53 @@ def choose(folder: Path, corpus: Corpus, parts: list[Bucket], texts: list[Path])
     if corpus.deduplicate.sentences:
         result["sentences"] = repeated_sentences(folder, texts, sizes, dropped)
     return result
+
+
+def where(parts: list[Bucket]) -> str:
+    """The sources, as an error names them."""
+    return ", ".join(dict.fromkeys(name(part.source) for part in parts))
+
+
+def nothing_in(corpus: Corpus, parts: list[Bucket], told: list[dict]) -> str:
+    """What is said of sources without any text."""
+    problems = "".join(f"\n{each['problems'][0]}" for each in told if each["problems"])[:300]
+    return (f"corpus {corpus.name}: no text in {where(parts)} ({sum(each['rows'] for each in told)} rows read,"
+            f" all empty){problems}")
+
+
+def summed(parts: list[Bucket], folders: list[str], told: list[dict]) -> dict:
+    """What reading counted, as the manifest has it when nothing is dropped."""
+    read = {what: sum(each[what] for each in told) for what in ("files", "rows", "empty", "documents", "words")}
+    mended = sum((Counter(each["mended"]) for each in told), Counter())
+    return {
+        "texts": [{"folder": folder, "documents": each["documents"], "weight": part.source.weight,
+                   "language": part.source.language, "source": name(part.source)}
+                  for folder, each, part in zip(folders, told, parts)],
+        "read": {**read, "mended": dict(mended), "problems": [problem for each in told for problem in each["problems"]]},
+        "reasons": ["kept"], "dropped": {}, "kept": {what: read[what] for what in ("documents", "words")},
+        "contamination": [], "examples": {}, "top_duplicates": []}
+
+
+def judged(corpus: Corpus, marked: list[Path], sizes: list[int], index: Path | None) -> tuple:
+    """(dropped, uint8: the number of the reason or 0; first, int64: the document each repeats; the reasons; test text)."""
+    from data import duplicates
+
+    reasons = ["kept", *manifest(marked[0])["rules"], "exact duplicate", "near duplicate", "holds test text"]
+    dropped = marks.joined(marked, "reason").whole()
+    first = np.arange(len(dropped))
+    if corpus.deduplicate.exact:
+        first = duplicates.exact(marks.joined(marked, "exact"), dropped == 0)
+        dropped[first != np.arange(len(first))] = reasons.index("exact duplicate")
+    if corpus.deduplicate.near:
+        with Progress(f"compare {corpus.name}", duplicates.BANDS, 0, True, "band") as progress:
+            linked = duplicates.near(marks.joined(marked, "signature"), dropped == 0, corpus.deduplicate.similarity,
+                                     lambda band: progress.update(band, f"{progress.rate(band):.1f} bands/s"))
+        dropped[linked != np.arange(len(linked))] = reasons.index("near duplicate")
+        first = linked[first]
+    found = test_text_found(corpus, marked, sizes, dropped, index) if index else NOTHING_FOUND
+    if corpus.decontaminate.action == "remove":
+        dropped[[number for number in found["documents"] if not dropped[number]]] = reasons.index("holds test text")
+    return dropped, first, reasons, found
 
 
 def test_text_found(corpus: Corpus, marked: list[Path], sizes: list[int], dropped: np.ndarray, index: Path) -> dict:
@@ -209,7 +238,15 @@ def copies(text: str, weight: float) -> int:
 
 def read_documents(folder: Path) -> Iterator[dict]:
     """The kept documents of a corpus folder, in order: {"text", "copies"}."""
-    told, start, sentence = manifest(folder), 0, 0
+    told = manifest(folder)
+    for text, weight in streamed(folder, told) if "stream" in told else chosen(folder, told):
+        if text and (times := copies(text, weight)):
+            yield {"text": text, "copies": times}
+
+
+def chosen(folder: Path, told: dict) -> Iterator[tuple[str, float]]:
+    """(text, weight) of what was kept."""
+    start, sentence = 0, 0
     dropped = np.fromfile(folder / "dropped.bin", np.uint8)
     cut = np.memmap(folder / "sentences.bin", np.uint8, "r") if "sentences" in told else None
     for part in told["texts"]:
@@ -222,6 +259,34 @@ def read_documents(folder: Path) -> Iterator[dict]:
                     text = "".join(piece for piece, again in zip(pieces, cut[sentence:sentence + len(pieces)])
                                    if not again).strip()
                     sentence += len(pieces)
-                if text and (times := copies(text, part["weight"])):
-                    yield {"text": text, "copies": times}
+                yield text, part["weight"]
             start += len(batch)
+
+
+def streamed(folder: Path, told: dict) -> Iterator[tuple[str, float]]:
+    """(text, weight) of every text, read from its file; what was counted is written down at the end."""
+    corpus = Corpus(**told["stream"])
+    parts = [part for source in corpus.sources for part in buckets(source, corpus.clean)]
+    readings = [Reading(part) for part in parts]
+    for part, reading in zip(parts, readings):
+        for text, _ in reading.texts():
+            yield text, part.source.weight
+    counted = [reading.told() for reading in readings]
+    if not sum(each["documents"] for each in counted):
+        raise DataError(nothing_in(corpus, parts, counted))
+    write_json(folder / "read.json", summed(parts, [""] * len(parts), counted))
+
+
+def curated(folder: Path) -> dict:
+    """What was counted of a corpus; of a streamed one, after it has been read."""
+    told = manifest(folder)
+    return told | json.loads((folder / "read.json").read_text(encoding="utf-8")) if "stream" in told else told
+
+
+def characters(folder: Path) -> int:
+    """About how many characters the documents have together."""
+    told = manifest(folder)
+    if "stream" in told:
+        corpus = Corpus(**told["stream"])
+        return sum(part.size for source in corpus.sources for part in buckets(source, corpus.clean))
+    return sum(manifest(OUT / "text" / part["folder"])["characters"] for part in told["texts"])

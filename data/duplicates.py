@@ -7,13 +7,13 @@ word 5-grams two documents have in common. Candidates agree in all hashes of one
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from data.joined import Joined
 from data.marks import HASHES, TOO_SHORT
 from data.words import mixed
 
@@ -22,42 +22,7 @@ AT_ONCE = 2**23  # hashes sorted at once
 PAIRS_AT_ONCE = 2**16
 
 
-class Joined:
-    """Arrays on disk, one after another, read as one: the same column of several mark folders."""
-
-    def __init__(self, paths: list, dtype, width: int = 1):
-        self.maps = [np.memmap(path, dtype, "r").reshape(-1, width) for path in paths if path.stat().st_size]
-        self.starts = np.concatenate([[0], np.cumsum([len(each) for each in self.maps])]).astype(np.int64)
-        self.dtype, self.width = dtype, width
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(where it starts, a block of at most `size` rows), all of them in order."""
-        for start, each in zip(self.starts, self.maps):
-            for at in range(0, len(each), size):
-                yield int(start) + at, each[at:at + size]
-            self.forget(each)
-
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """The rows at `places`."""
-        found = np.empty((len(places), self.width), self.dtype)
-        owner = np.searchsorted(self.starts, places, side="right") - 1
-        for number in np.unique(owner):
-            own = owner == number
-            found[own] = self.maps[number][places[own] - self.starts[number]]
-            self.forget(self.maps[number])
-        return found
-
-    @staticmethod
-    def forget(array: np.memmap) -> None:
-        """Let go of the pages in memory; they are read again when needed."""
-        array.base._mmap.madvise(mmap.MADV_DONTNEED) if hasattr(array.base, "_mmap") else array._mmap.madvise(
-            mmap.MADV_DONTNEED)
-
-
-def same(keys: Joined | None, alive: np.ndarray, key=lambda block: block[:, 0]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def same(keys: Joined, alive: np.ndarray, key: Callable[[np.ndarray], np.ndarray] = lambda block: block[:, 0]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(first, later) documents whose keys are equal, int64 arrays; later ones come once each, with the first of them.
 
     alive: bool (documents,), who is looked at. key: a block of rows to uint64 keys. One pass over the keys for every

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from data import labelled
 from data.clean import clean
 from data.config import Clean, CorpusSource, TaskFile
 from data.derived import derive
+from data.joined import ahead, grouped, numbers, strings
 from data.readers import File
 from data.sources import content_of, format_of, hub_rows, identity, local_files, name_of, selected, text_of
 from engine.config import load
@@ -50,7 +53,7 @@ def name(source: CorpusSource) -> str:
 def buckets(source: CorpusSource, config: Clean) -> list[Bucket]:
     """The source in parts of about 64 MiB. A file's bucket follows from its path, not from what else there is."""
     told = source.model_dump(mode="json", exclude={"weight", "language", "files"}) | {
-        "clean": config.model_dump(), "version": 1}
+        "clean": config.model_dump(), "version": 2}
     if source.task:
         rows = labelled.identity(load(TaskFile, [source.task]).task)
         return [Bucket(source, config, (), told | {"rows": rows})]
@@ -70,71 +73,100 @@ def buckets(source: CorpusSource, config: Clean) -> list[Bucket]:
             for _, paths in sorted(parts.items())]
 
 
-def raw_texts(bucket: Bucket, problems: list[str], progress: Progress) -> Iterator[tuple[str, str | None]]:
-    """(text, id or None) of every row of a bucket; broken files are told in `problems`."""
-    source, where = bucket.source, name(bucket.source)
+class Reading:
+    """One reading of a bucket: its cleaned texts, and what is counted on the way."""
 
-    def read(row: dict) -> tuple[str, str | None]:
-        return text_of(row, source.text, where), text_of(row, source.id, where) if source.id else None
+    def __init__(self, bucket: Bucket, tell: Callable[[float], None] = lambda megabytes: None):
+        """tell: is told now and then how many MiB have been read."""
+        self.bucket, self.tell = bucket, tell
+        self.counts = Counter(rows=0, empty=0, documents=0, words=0, characters=0)
+        self.mended, self.problems = Counter(), []
 
-    if source.task:
-        task = load(TaskFile, [source.task]).task
-        yield from ((text, None) for example in labelled.read(task)["train"] for text in example.texts)
-    elif source.hub:
-        yield from map(read, selected(source, hub_rows(source)))
-    done = 0
-    for path in bucket.files:
-        try:
-            file = File(path)
-        except OSError as error:
-            problems.append(f"{path}: cannot be opened ({error.strerror or error})")
-            continue
-        with file:
-            rows = selected(source, file.rows(format_of(source, path), problems))
-            for number, row in enumerate(rows):
-                if number % 256 == 0:
-                    megabytes = (done + file.position) / 2**20
-                    progress.update(int(megabytes), f"{progress.rate(megabytes):.1f} MiB/s")
-                yield read(row)
-        done += file.size
+    def raw(self) -> Iterator[tuple[str, str | None]]:
+        """(text, id or None) of every row; broken files are told in `problems`. Raises DataError for a missing column."""
+        source, where = self.bucket.source, name(self.bucket.source)
+
+        def read(row: dict) -> tuple[str, str | None]:
+            return text_of(row, source.text, where), text_of(row, source.id, where) if source.id else None
+
+        if source.task:
+            task = load(TaskFile, [source.task]).task
+            yield from ((text, None) for example in labelled.read(task)["train"] for text in example.texts)
+        elif source.hub:
+            yield from map(read, selected(source, hub_rows(source)))
+        done = 0
+        for path in self.bucket.files:
+            try:
+                file = File(path)
+            except OSError as error:
+                self.problems.append(f"{path}: cannot be opened ({error.strerror or error})")
+                continue
+            with file:
+                for number, row in enumerate(selected(source, file.rows(format_of(source, path), self.problems))):
+                    if number % 256 == 0:
+                        self.tell((done + file.position) / 2**20)
+                    yield read(row)
+            done += file.size
+
+    def texts(self) -> Iterator[tuple[str, str | None]]:
+        """(cleaned text, id or None) of every row that holds text."""
+        counts, config, mended = self.counts, self.bucket.clean, self.mended
+        for raw, identifier in self.raw():
+            counts["rows"] += 1
+            text = clean(raw, config, mended)
+            if text:
+                counts["documents"] += 1
+                counts["words"] += text.count(" ") + text.count("\n") + 1
+                counts["characters"] += len(text)
+                yield text, identifier
+            else:
+                counts["empty"] += 1
+
+    def told(self) -> dict:
+        """What was counted."""
+        return {**self.counts, "mended": dict(self.mended), "problems": self.problems, "files": len(self.bucket.files)}
+
+
+class Texts:
+    """texts.parquet of a text folder."""
+
+    def __init__(self, folder: Path, named: bool):
+        import pyarrow
+        import pyarrow.parquet
+
+        text = pyarrow.large_string()
+        self.schema = pyarrow.schema([("row", pyarrow.int64()), ("text", text)] + [("id", text)] * named)
+        self.file, self.written = pyarrow.parquet.ParquetWriter(
+            folder / "texts.parquet", self.schema, compression="zstd", compression_level=7, use_dictionary=False,
+            data_page_size=2**23), 0
+
+    def __enter__(self) -> Texts:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+    def write(self, texts: tuple[str, ...] = (), identifiers: tuple[str, ...] = ()) -> None:
+        """Append texts, and their names where the file has them."""
+        import pyarrow
+
+        rows = numbers(np.arange(self.written, self.written + len(texts)))
+        columns = [rows, strings(texts), strings(identifiers) if "id" in self.schema.names else None]
+        self.file.write_table(pyarrow.Table.from_arrays(columns[:len(self.schema)], schema=self.schema))
+        self.written += len(texts)
 
 
 def extract(bucket: Bucket) -> Path:
     """The folder with a bucket's cleaned texts. Raises DataError for a column that is not there."""
     def make(folder: Path) -> dict:
-        import pyarrow
-        import pyarrow.parquet
-
-        counts, mended, problems = Counter(rows=0, empty=0, documents=0, characters=0), Counter(), []
-        schema = pyarrow.schema([("row", pyarrow.int64()), ("text", pyarrow.large_string())]
-                                + [("id", pyarrow.large_string())] * bool(bucket.source.id))
-        megabytes = bucket.size // 2**20 + 1
-        title = f"read {name(bucket.source)}"
-        with (pyarrow.parquet.ParquetWriter(folder / "texts.parquet", schema, compression="zstd",
-                                            use_dictionary=False) as file, Progress(title, megabytes, 0, True, "MiB") as progress):
-            waiting: list[tuple] = []
-            characters = 0
-
-            def flush() -> None:
-                columns = list(zip(*waiting)) or [[]] * len(schema)
-                file.write_table(pyarrow.table([list(column) for column in columns], schema=schema))
-                waiting.clear()
-
-            for raw, identifier in raw_texts(bucket, problems, progress):
-                counts["rows"] += 1
-                text = clean(raw, bucket.clean, mended)
-                if not text:
-                    counts["empty"] += 1
-                    continue
-                waiting.append((counts["documents"], text, identifier)[:len(schema)])
-                counts["documents"] += 1
-                counts["characters"] += len(text)
-                characters += len(text)
-                if characters > FLUSH:
-                    flush()
-                    characters = 0
-            flush()
-        return {**counts, "mended": dict(mended), "problems": problems, "files": len(bucket.files)}
+        title, megabytes = f"read {name(bucket.source)}", bucket.size // 2**20 + 1
+        with Progress(title, megabytes, 0, True, "MiB") as progress, Texts(folder, bool(bucket.source.id)) as file:
+            reading = Reading(bucket, lambda done: progress.update(int(done), f"{progress.rate(done):.1f} MiB/s"))
+            for _ in ahead(lambda group: file.write(*zip(*group)), grouped(reading.texts(), lambda row: row[0], FLUSH), 1):
+                pass
+            if not file.written:
+                file.write((), ())
+        return reading.told()
 
     plain = re.sub(r"\W+", "-", Path(name(bucket.source)).stem or "text").strip("-")[:40] or "text"
     return derive("text", plain, bucket.inputs, make, quiet=True)

@@ -19,6 +19,7 @@ import numpy as np
 from data import cluster, contamination
 from data.config import Corpus, Filter
 from data.derived import derive_together, manifest
+from data.joined import Joined
 from data.words import compared
 from engine.record import Progress
 
@@ -28,10 +29,28 @@ COLUMNS = {"reason": np.uint8, "words": np.uint32, "exact": np.uint64, "signatur
 STOP_WORDS = r"(?i)\b(?:the|be|to|of|and|that|have|with)\b"
 
 
+def wanted(corpus: Corpus) -> bool:
+    """Whether any step asks for marks."""
+    return bool(corpus.deduplicate.exact or corpus.deduplicate.near or corpus.decontaminate.tasks
+                or asked(corpus.filter))
+
+
+def joined(marked: list[Path], column: str) -> Joined:
+    """One column of several mark folders."""
+    return Joined([mark / f"{column}.bin" for mark in marked], COLUMNS[column], HASHES if column == "signature" else 1)
+
+
+OFF = Filter(min_words=0, min_letters=0, max_repeated_lines=1, max_compression=None)
+
+
+def asked(config: Filter) -> list[str]:
+    """The rules that are on, in the order they are tried."""
+    return [rule for rule in Filter.model_fields if getattr(config, rule) != getattr(OFF, rule)]
+
+
 def rules(config: Filter) -> dict[str, object]:
     """{rule: a Daft expression that is true of the documents it drops}, in the order they are tried."""
     import daft
-    from daft import lit
 
     text = daft.col("text")
     words, characters = daft.col("words"), text.regexp_replace(r"\s+", "").length()
@@ -42,29 +61,26 @@ def rules(config: Filter) -> dict[str, object]:
         return part.cast(daft.DataType.float64()) / whole
 
     every = {
-        "min_words": (config.min_words > 0, words < config.min_words),
-        "max_words": (config.max_words is not None, words > (config.max_words or 0)),
-        "min_characters": (config.min_characters > 1, text.length() < config.min_characters),
-        "min_letters": (config.min_letters > 0,
-                        share(text.regexp_replace(r"[^\p{L}\p{M}]+", "").length(), characters) < config.min_letters),
-        "max_repeated_lines": (config.max_repeated_lines < 1, 1 - share(lines.list_distinct().list_count(), line_count)
-                               > config.max_repeated_lines),
-        "max_compression": (True, share(text.length_bytes(), text.compress("zlib").length()) > config.max_compression),
-        "mean_word_length": (config.mean_word_length is not None,
-                             ~share(characters, words).between(*(config.mean_word_length or (0, 0)))),
-        "max_symbol_words": (config.max_symbol_words < 1, (share(text.regexp_count("#"), words) > config.max_symbol_words)
-                             | (share(text.regexp_count(r"\.\.\.|…"), words) > config.max_symbol_words)),
-        "min_alphabetic_words": (config.min_alphabetic_words > 0,
-                                 share(text.regexp_count(r"\S*\p{L}\S*"), words) < config.min_alphabetic_words),
-        "max_bullet_lines": (config.max_bullet_lines < 1, share(text.regexp_count(r"(?m)^\s*[•‣▪●*-]\s"), line_count)
-                             > config.max_bullet_lines),
-        "max_ellipsis_lines": (config.max_ellipsis_lines < 1, share(text.regexp_count(r"(?m)(?:\.\.\.|…)\s*$"), line_count)
-                               > config.max_ellipsis_lines),
-        "min_stop_words": (config.min_stop_words > 0, text.regexp_count(STOP_WORDS) < config.min_stop_words),
-        "languages": (bool(config.languages), ~cluster.language(text).is_in([lit(tag) for tag in config.languages])
-                      if config.languages else None),
+        "min_words": lambda: words < config.min_words,
+        "max_words": lambda: words > config.max_words,
+        "min_characters": lambda: text.length() < config.min_characters,
+        "min_letters": lambda: share(text.regexp_replace(r"[^\p{L}\p{M}]+", "").length(), characters) < config.min_letters,
+        "max_repeated_lines": lambda: (1 - share(lines.list_distinct().list_count(), line_count)
+                                       > config.max_repeated_lines),
+        "max_compression": lambda: share(text.length_bytes(), text.compress("zlib").length()) > config.max_compression,
+        "mean_word_length": lambda: ~share(characters, words).between(*config.mean_word_length),
+        "max_symbol_words": lambda: ((share(text.regexp_count("#"), words) > config.max_symbol_words)
+                                     | (share(text.regexp_count(r"\.\.\.|…"), words) > config.max_symbol_words)),
+        "min_alphabetic_words": lambda: (share(text.regexp_count(r"\S*\p{L}\S*"), words)
+                                         < config.min_alphabetic_words),
+        "max_bullet_lines": lambda: (share(text.regexp_count(r"(?m)^\s*[•‣▪●*-]\s"), line_count)
+                                     > config.max_bullet_lines),
+        "max_ellipsis_lines": lambda: (share(text.regexp_count(r"(?m)(?:\.\.\.|…)\s*$"), line_count)
+                                       > config.max_ellipsis_lines),
+        "min_stop_words": lambda: text.regexp_count(STOP_WORDS) < config.min_stop_words,
+        "languages": lambda: ~cluster.language(text).is_in(config.languages),
     }
-    return {rule: fails for rule, (on, fails) in every.items() if on}
+    return {rule: every[rule]() for rule in asked(config)}
 
 
 def plan(files: list[str], corpus: Corpus, index: Path | None):
@@ -74,11 +90,11 @@ def plan(files: list[str], corpus: Corpus, index: Path | None):
 
     frame = daft.read_parquet(files, file_path_column="file")
     frame = frame.with_columns({"plain": compared(col("text")), "words": col("text").regexp_count(r"\S+")})
-    reason = daft.functions.when(lit(False), lit(0))
-    for number, fails in enumerate(rules(corpus.filter).values(), 1):
-        reason = reason.when(fails, lit(number))
-    reason = reason.otherwise(lit(0))
-    columns = {"file": col("file"), "row": col("row"), "reason": reason, "words": col("words")}
+    # A bit for each rule a document fails (Daft's own `when` lives in a module that loads torch).
+    fails = lit(0)
+    for number, rule in enumerate(rules(corpus.filter).values()):
+        fails = fails + rule.fill_null(False).cast(daft.DataType.int64()) * lit(2**number)
+    columns = {"file": col("file"), "row": col("row"), "fails": fails, "words": col("words")}
     columns["exact"] = col("plain").hash(hash_function="xxhash3_64")
     if corpus.deduplicate.near:
         columns["signature"] = col("plain").minhash(num_hashes=HASHES, ngram_size=GRAM)
@@ -112,11 +128,16 @@ class Columns:
         rows = batch.column("row").to_numpy()
         cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
         for name, dtype in COLUMNS.items():
-            if name not in batch.schema.names:
+            if name == "reason":
+                fails = batch.column("fails").to_numpy()
+                # The lowest bit, counted from one: the first rule it fails.
+                values = np.log2((fails & -fails) * 2 + (fails == 0)).astype(dtype)[:, None]
+            elif name in batch.schema.names:
+                column = batch.column(name)
+                values = column.flatten() if name == "signature" else column
+                values = values.to_numpy(zero_copy_only=False).astype(dtype).reshape(len(rows), -1)
+            else:
                 continue
-            column = batch.column(name)
-            values = column.flatten() if name == "signature" else column
-            values = values.to_numpy(zero_copy_only=False).astype(dtype).reshape(len(rows), -1)
             if name == "signature":
                 values[batch.column("spaces").to_numpy() < GRAM - 1] = TOO_SHORT
             for a, b in zip(cuts[:-1], cuts[1:]):
@@ -133,7 +154,7 @@ def mark(folders: list[Path], corpus: Corpus, index: Path | None) -> list[Path]:
     """The mark folders of text folders: each a bucket, done one after another here, all at once on a cluster."""
     wanted = [(folder.name.rsplit("-", 1)[0], {
         "text": folder.name, "filter": corpus.filter.model_dump(), "index": index and index.name,
-        "near": corpus.deduplicate.near, "version": 1}) for folder in folders]
+        "near": corpus.deduplicate.near, "version": 2}) for folder in folders]
 
     def make(which: list[int], beside: list[Path]) -> list[dict]:
         import pyarrow.compute
@@ -148,7 +169,7 @@ def mark(folders: list[Path], corpus: Corpus, index: Path | None) -> list[Path]:
                     columns.write(number_of[file.removeprefix("file://")], own)
                 progress.update(columns.written, f"{progress.rate(columns.written):,.0f} documents/s")
         assert columns.written == sum(counts), (columns.written, counts)
-        return [{"rules": list(rules(corpus.filter))} for _ in which]
+        return [{"rules": asked(corpus.filter)} for _ in which]
 
     if corpus.engine == "ray":
         return derive_together("marks", wanted, make)

@@ -8,19 +8,23 @@ What is broken inside a file is passed over and told in `problems`; where there 
 
 from __future__ import annotations
 
+import bz2
+import codecs
+import gzip
 import io
 import json
-import warnings
+import lzma
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-import fsspec
-from fsspec.compression import compr
-from fsspec.utils import infer_compression
+from engine.errors import DataError
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json",
-           ".parquet": "parquet", ".arrow": "arrow", ".txt": "text", ".md": "text", ".warc": "warc", ".wet": "warc", ".xml": "xml"}
+           ".parquet": "parquet", ".arrow": "arrow", ".txt": "text", ".md": "text", ".warc": "warc", ".wet": "warc",
+           ".xml": "xml"}
 PACKED = (".gz", ".bz2", ".zst", ".xz")
 
 
@@ -46,20 +50,54 @@ class Format:
     """What one row of an XML file is."""
 
 
+class Zstandard(io.RawIOBase):
+    """A Zstandard file of one frame or many. (zstandard's own reader has no lines and takes half a file for a whole.)"""
+
+    def __init__(self, raw: io.IOBase):
+        try:
+            import zstandard
+        except ImportError:
+            raise DataError("a .zst file: needs zstandard; pip install zstandard") from None
+        self.raw, self.new, self.left = raw, zstandard.ZstdDecompressor().decompressobj, b""
+        self.frame, self.ready = None, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self.ready:
+            packed, self.left = self.left or self.raw.read(2**16), b""
+            if not packed:
+                if self.frame:
+                    raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+                return 0
+            self.frame = self.frame or self.new()
+            self.ready = self.frame.decompress(packed)
+            if self.frame.eof:
+                self.left, self.frame = self.frame.unused_data, None
+        size = min(len(buffer), len(self.ready))
+        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
+        return size
+
+
 class File:
     """One file, open. `position` of `size` bytes have been read, as it lies on disk."""
 
     def __init__(self, path: str):
-        self.path = path
-        filesystem, inside = fsspec.core.url_to_fs(path)
-        self.size = filesystem.size(inside) or 0
-        self.raw = filesystem.open(inside, "rb")
-        packing = infer_compression(path)
-        self.stream = compr[packing](self.raw, mode="rb") if packing else self.raw
+        self.path, self.size = path, self.size_of(path)
+        if "://" in path:
+            import fsspec
+            self.raw = fsspec.open(path, "rb").open()
+        else:
+            self.raw = open(path, "rb")
+        self.stream = unpacked(self.raw, path)
 
     @staticmethod
     def size_of(path: str) -> int:
         """Bytes of a file, without opening it."""
+        if "://" not in path:
+            return os.path.getsize(path)
+        import fsspec
         filesystem, inside = fsspec.core.url_to_fs(path)
         return filesystem.size(inside) or 0
 
@@ -82,11 +120,11 @@ class File:
         """The rows, in order. Without `problems`, raises what is wrong with the file."""
         found, reader = 0, {"csv": csv, "json": json_rows, "parquet": parquet, "arrow": arrow, "text": text,
                             "warc": warc, "xml": xml}[how.kind]
-        if not self.size:
-            if problems is not None:
-                problems.append(f"{self.path}: an empty file")
-            return
         try:
+            if not self.size or not self.stream.peek(1):
+                if problems is not None:
+                    problems.append(f"{self.path}: an empty file")
+                return
             for row in reader(self, how, problems):
                 found += 1
                 yield row
@@ -97,25 +135,30 @@ class File:
             problems.append(f"{self.path}: broken after row {found} ({reason}); what came before is kept")
 
 
-def decoded(stream: io.IOBase, path: str, problems: list[str] | None) -> Iterator[str]:
-    """The lines of a text, without their ends. Bytes that are not UTF-8 are read as Windows-1252, line by line."""
-    wrong, first, codec = 0, True, "utf-8"
-    if hasattr(stream, "seekable") and stream.seekable():
-        start = stream.read(4)
-        stream.seek(0)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            yield from (line.rstrip("\r\n") for line in io.TextIOWrapper(stream, "utf-16"))
-            return
-    for line in stream:
-        if first:
-            line, first = line.removeprefix(b"\xef\xbb\xbf"), False
+def unpacked(raw: io.IOBase, path: str) -> io.BufferedReader:
+    """The file's content, decompressed as its ending says. Raises DataError when that needs a package that is not there."""
+    openers = {".gz": lambda raw: gzip.GzipFile(fileobj=raw), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile, ".zst": Zstandard}
+    for packing, opener in openers.items():
+        if path.lower().endswith(packing):
+            return io.BufferedReader(opener(raw))
+    return raw if hasattr(raw, "peek") else io.BufferedReader(raw)
+
+
+def decoded(stream: io.BufferedReader, path: str, problems: list[str] | None) -> Iterator[str]:
+    """The lines of a text, with their ends. Bytes that are not UTF-8 are read as Windows-1252, line by line."""
+    if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        yield from io.TextIOWrapper(stream, "utf-16", newline="")
+        return
+    wrong = 0
+    for number, line in enumerate(stream):
+        line = line if number else line.removeprefix(b"\xef\xbb\xbf")
         try:
-            yield line.decode(codec).rstrip("\r\n")
+            yield line.decode()
         except UnicodeDecodeError:
             if problems is None:
                 raise
             wrong += 1
-            yield line.decode("cp1252", "replace").rstrip("\r\n")
+            yield line.decode("cp1252", "replace")
     if wrong:
         problems.append(f"{path}: {wrong} line{'s' * (wrong > 1)} not UTF-8, read as Windows-1252")
 
@@ -125,6 +168,7 @@ def text(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     together: list[str] = []
     try:
         for line in decoded(file.stream, file.path, problems):
+            line = line.rstrip("\r\n")
             if how.unit == "line":
                 yield {"text": line}
             elif how.unit == "document" or line.strip():
@@ -142,26 +186,25 @@ def text(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
 
 def csv(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     """The rows of a csv as text, so that a label 01 or a word NA stays what it is."""
-    import pandas
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", pandas.errors.ParserWarning)
-        try:
-            chunks = pandas.read_csv(
-                file.stream, sep=how.separator or ("\t" if ending(file.path) in (".tsv", ".tab") else ","),
-                skiprows=how.skip_rows or None, dtype=str, keep_default_na=False, chunksize=10_000,
-                on_bad_lines="error" if problems is None else "warn",
-                encoding_errors="strict" if problems is None else "replace")
-        except pandas.errors.EmptyDataError:
-            return
-        with chunks:
-            for chunk in chunks:
-                if not isinstance(chunk.index, pandas.RangeIndex):
-                    raise ValueError("a row has more columns than the header names")
-                columns = list(chunk.columns)
-                yield from (dict(zip(columns, values)) for values in zip(*(chunk[column] for column in columns)))
-    skipped = sum(str(warning.message).count("Skipping line") for warning in told)
-    if skipped:
-        problems.append(f"{file.path}: {skipped} row{'s' * (skipped > 1)} with more columns than the header, passed over")
+    from csv import field_size_limit, reader
+    field_size_limit(2**31 - 1)
+    lines = (line for number, line in enumerate(decoded(file.stream, file.path, problems))
+             if number not in (how.skip_rows or ()))
+    columns, wrong = None, 0
+    separator = how.separator or ("\t" if ending(file.path) in (".tsv", ".tab") else ",")
+    for values in reader(lines, delimiter=separator, strict=True):
+        if not values:
+            continue
+        if columns is None:
+            columns = values
+        elif len(values) > len(columns):
+            if problems is None:
+                raise ValueError("a row has more columns than the header names")
+            wrong += 1
+        else:
+            yield dict(zip(columns, values + [""] * (len(columns) - len(values))))
+    if wrong:
+        problems.append(f"{file.path}: {wrong} row{'s' * (wrong > 1)} with more columns than the header, passed over")
 
 
 def json_rows(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
@@ -172,7 +215,7 @@ def json_rows(file: File, how: Format, problems: list[str] | None) -> Iterator[d
     lines, wrong = decoded(file.stream, file.path, problems), 0
     for number, line in enumerate(lines):
         if number == 0 and line.strip() in ("[", "{") or line.lstrip().startswith("["):
-            every = json.loads("\n".join([line, *lines]))
+            every = json.loads("".join([line, *lines]))
             yield from every.values() if isinstance(every, dict) and is_table(every) else \
                 [every] if isinstance(every, dict) else every
             return
@@ -208,20 +251,23 @@ def xml(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
             element.clear()
 
 
+def seekable(stream: io.IOBase) -> io.IOBase:
+    """The stream, in memory when one cannot go back in it."""
+    return stream if stream.seekable() else io.BytesIO(stream.read())
+
+
 def parquet(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     """The rows of a Parquet file."""
     import pyarrow.parquet
-    for batch in pyarrow.parquet.ParquetFile(file.stream).iter_batches(1_000):
+    for batch in pyarrow.parquet.ParquetFile(seekable(file.stream)).iter_batches(1_000):
         yield from batch.to_pylist()
 
 
 def arrow(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     """The rows of an Arrow file or stream, as `datasets` writes them."""
     import pyarrow.ipc
-    start = file.stream.read(6)
-    file.stream.seek(0)
-    if start == b"ARROW1":
-        reader = pyarrow.ipc.open_file(file.stream)
+    if file.stream.peek(6)[:6] == b"ARROW1":
+        reader = pyarrow.ipc.open_file(seekable(file.stream))
         batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
     else:
         batches = pyarrow.ipc.open_stream(file.stream)
@@ -232,9 +278,9 @@ def arrow(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]
 class VisibleText(HTMLParser):
     """The text a reader of a page would see, a line for each block."""
 
-    UNSEEN = ("script", "style", "head", "noscript", "template", "svg")
-    BLOCKS = ("p", "br", "div", "li", "tr", "table", "section", "article", "blockquote", "pre",
-              "h1", "h2", "h3", "h4", "h5", "h6")
+    UNSEEN = ("script", "style", "title", "noscript", "template", "svg")
+    BLOCKS = ("p", "br", "hr", "div", "li", "ul", "ol", "dt", "dd", "tr", "td", "th", "table", "option", "section",
+              "article", "blockquote", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
 
     def __init__(self, page: str):
         super().__init__(convert_charrefs=True)
@@ -250,6 +296,8 @@ class VisibleText(HTMLParser):
 
     def handle_endtag(self, tag):
         self.unseen = max(0, self.unseen - (tag in self.UNSEEN))
+        if tag in self.BLOCKS:
+            self.parts.append("\n")
 
     def handle_data(self, data):
         if not self.unseen:
@@ -258,14 +306,16 @@ class VisibleText(HTMLParser):
 
 def warc(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     """Rows {"text", "url"} of the pages in a web archive; a text record (WET) as it is, HTML as a reader sees it."""
-    stream = io.BufferedReader(file.stream) if not hasattr(file.stream, "readline") else file.stream
+    stream = file.stream
     while first := stream.readline():
         if not first.strip():
             continue
         if not first.startswith(b"WARC/"):
             raise ValueError("not a WARC record")
         header = headers(stream)
-        length = int(header.get("content-length", 0))
+        if "content-length" not in header:
+            raise EOFError("the last record is cut off")
+        length = int(header["content-length"])
         body = stream.read(length)
         if len(body) < length:
             raise EOFError("the last record is cut off")
@@ -274,8 +324,13 @@ def warc(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
             page = io.BytesIO(body)
             page.readline()
             answer = headers(page)
-            if "html" in answer.get("content-type", ""):
-                yield {"text": VisibleText(page.read().decode("utf-8", "replace")).text,
+            if "html" in (kind := answer.get("content-type", "").lower()):
+                named = re.search(r"charset=[\"']?([\w-]+)", kind)
+                try:
+                    codec = codecs.lookup(named[1] if named else "utf-8").name
+                except LookupError:
+                    codec = "utf-8"
+                yield {"text": VisibleText(page.read().decode(codec, "replace")).text,
                        "url": header.get("warc-target-uri", "")}
         elif kind == "conversion":
             yield {"text": body.decode("utf-8", "replace"), "url": header.get("warc-target-uri", "")}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,62 +22,33 @@ import numpy as np
 
 from data import report
 from data.config import Corpus
-from data.curate import read_documents
+from data.curate import characters, curated, read_documents
 from data.derived import derive, file_hash, manifest
+from data.joined import ahead, grouped
 from data.packing import pack, pieces_of, sentence_ends
+from data.tokenise import Tokeniser
 from engine.errors import DataError
 from engine.record import Progress
 
 SPLITS = ("train", "held_out")
-AT_ONCE = 2**20  # characters tokenised at once
-LONGEST = 100_000  # characters of one text the tokenizer is given: it holds some hundred bytes for each token
+AT_ONCE = 2**22  # characters tokenised together
+THREADS = min(8, (os.cpu_count() or 1) + 1)
 WINDOW = 2**22  # tokens packed together
-SMALL = 20  # documents held out, from which on chance does not leave none
+SMALL = 100_000  # characters held out on average, from which on chance does not leave none
 SPECIAL = {"pad": ("pad_token",), "cls": ("cls_token", "bos_token"), "sep": ("sep_token", "eos_token"),
            "mask": ("mask_token",)}
 
 
 def place(text: str) -> float:
     """Where a document's hash lies in [0, 1). Below the held-out share it is kept for evaluation: adding moves none."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
-
-
-def cut(text: str) -> list[str]:
-    """A text in parts of at most LONGEST characters, cut before white space where there is some."""
-    parts = []
-    while len(text) > LONGEST:
-        blank = max(text.rfind(" ", LONGEST // 2, LONGEST), text.rfind("\n", LONGEST // 2, LONGEST))
-        at = blank if blank > 0 else LONGEST
-        parts.append(text[:at])
-        text = text[at:]
-    return [*parts, text]
-
-
-def tokenised(documents: Iterator[dict], tokenizer) -> Iterator[tuple[dict, np.ndarray]]:
-    """(document, its token ids), about AT_ONCE characters tokenised together."""
-    waiting: list[tuple[dict, list[str]]] = []
-    characters = 0
-
-    def encode() -> Iterator[tuple[dict, np.ndarray]]:
-        parts = [part for _, own in waiting for part in own]
-        ids = iter([encoding.ids for encoding in tokenizer.encode_batch_fast(parts, add_special_tokens=False)])
-        for document, own in waiting:
-            yield document, np.concatenate([np.array(next(ids), np.int64) for _ in own])
-
-    for document in documents:
-        waiting.append((document, cut(document["text"])))
-        characters += len(document["text"])
-        if characters > AT_ONCE:
-            yield from encode()
-            waiting, characters = [], 0
-    if waiting:
-        yield from encode()
+    return int.from_bytes(hashlib.sha256(b"held out" + text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
 class Writer:
     """The four files of one split, written as the text comes."""
 
     def __init__(self, folder: Path, dtype: np.dtype, length: int, ends: np.ndarray):
+        """ends: bool (vocabulary,), the tokens after which a long document is best cut."""
         folder.mkdir()
         self.files = {name: open(folder / f"{name}.bin", "wb") for name in ("tokens", "documents", "pieces", "rows")}
         self.dtype, self.length, self.ends = dtype, length, ends
@@ -101,7 +73,7 @@ class Writer:
         ids = np.concatenate(self.waiting)
         lengths = np.array([len(each) for each in self.waiting])
         bounds = np.concatenate([[0], np.cumsum(lengths)])
-        pieces = pieces_of(bounds, self.length - 2, np.flatnonzero(np.isin(ids, self.ends)))
+        pieces = pieces_of(bounds, self.length - 2, np.flatnonzero(self.ends[ids]))
         copies = np.array(self.copies)[np.searchsorted(bounds, pieces[:, 0], side="right") - 1]
         pieces = np.repeat(pieces, copies, axis=0)
         order, starts = pack(pieces[:, 1] + 2, self.length)
@@ -133,43 +105,46 @@ def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int, encoder
     split holds no tokens.
     """
     def make(folder: Path) -> dict:
-        import tokenizers
-
-        tok = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-        tok.no_truncation()  # some published tokenizers carry both, and would cut every document
-        tok.no_padding()
-        vocabulary = tok.get_vocab(with_added_tokens=True)
+        tokeniser = Tokeniser(tokenizer)
+        vocabulary = tokeniser.vocabulary
         vocab_size, special = max(vocabulary.values()) + 1, special_ids(tokenizer, vocabulary, encoder)
-        dtype, ends = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32), sentence_ends(vocabulary)
-        unknown = tok.token_to_id(getattr(tok.model, "unk_token", None) or "[UNK]")
-        writers = {split: Writer(folder / split, dtype, length, ends) for split in SPLITS}
+        dtype, is_end = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32), np.zeros(vocab_size, bool)
+        is_end[sentence_ends(vocabulary)] = True
+        unknown = vocabulary.get(getattr(tokeniser.tokenizer.model, "unk_token", None) or "[UNK]")
+        writers = {split: Writer(folder / split, dtype, length, is_end) for split in SPLITS}
         # Of a corpus so small that the share holds none, one document is held out all the same.
-        kept = manifest(documents)["kept"]["documents"]
-        limit = corpus.held_out
-        if kept * corpus.held_out < SMALL:
+        limit, size = corpus.held_out, characters(documents)
+        if size * corpus.held_out < SMALL:
             limit = max(limit, min((place(document["text"]) for document in read_documents(documents)), default=0))
-        words = unknowns = tokens = 0
+        unknowns = tokens = read = 0
         lengths = np.zeros(40, np.int64)
-        with Progress(f"tokenise {corpus.name}", max(1, kept), 0, True, "document") as progress:
-            for number, (document, ids) in enumerate(tokenised(read_documents(documents), tok), 1):
-                held = place(document["text"]) <= limit
-                writers["held_out" if held else "train"].add(ids, 1 if held else document["copies"])
-                words += len(document["text"].split())
+
+        def encoded(batch: list[dict]) -> tuple[list[dict], np.ndarray, np.ndarray]:
+            return batch, *tokeniser.encode([document["text"] for document in batch])
+
+        with Progress(f"tokenise {corpus.name}", size // 10**6 + 1, 0, True, "MB") as progress:
+            batches = grouped(read_documents(documents), lambda document: document["text"], AT_ONCE)
+            for batch, ids, bounds in ahead(encoded, batches, THREADS):
+                for document, start, end in zip(batch, bounds[:-1].tolist(), bounds[1:].tolist()):
+                    held = place(document["text"]) <= limit
+                    writers["held_out" if held else "train"].add(ids[start:end], 1 if held else document["copies"])
+                    read += len(document["text"])
                 tokens += len(ids)
                 unknowns += int((ids == unknown).sum()) if unknown is not None else 0
-                lengths[min(len(lengths) - 1, int(2 * np.log2(max(1, len(ids)))))] += 1
-                if number % 256 == 0:
-                    progress.update(number, f"{progress.rate(tokens):,.0f} tokens/s")
+                half_powers = (2 * np.log2(np.maximum(1, np.diff(bounds)))).astype(int).clip(max=len(lengths) - 1)
+                lengths += np.bincount(half_powers, minlength=len(lengths))
+                progress.update(min(read // 10**6, progress.steps), f"{progress.rate(tokens):,.0f} tokens/s")
         counts = {split: writer.close() for split, writer in writers.items()}
+        described = curated(documents)
         for split, told in counts.items():
             if not told["rows"]:
                 raise DataError(f"corpus {corpus.name}: no {split.replace('_', '-')} text"
-                                f" ({kept} documents, held_out={corpus.held_out})")
+                                f" ({described['kept']['documents']} documents, held_out={corpus.held_out})")
         told = {"length": length, "dtype": dtype.name, "vocab_size": vocab_size, "special": special, **counts,
-                "tokenizer": {"tokens_per_word": round(tokens / max(1, words), 4),
+                "tokenizer": {"tokens_per_word": round(tokens / max(1, described["kept"]["words"]), 4),
                               "unknown": round(unknowns / max(1, tokens), 6)},
                 "lengths": lengths.tolist()}
-        report.write(folder, corpus.name, manifest(documents), told)
+        report.write(folder, corpus.name, described, told)
         return told
 
     return derive("shards", corpus.name, {"documents": documents.name, "length": length, "held_out": corpus.held_out,

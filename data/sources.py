@@ -117,7 +117,7 @@ def local_files(source: Source) -> list[str]:
     found = []
     for name in [source.files] if isinstance(source.files, str) else source.files or []:
         if "://" in name:
-            found += remote_files(name)
+            found += remote_files(name, source)
             continue
         if Path(name).is_dir():
             inside = sorted(str(path) for path in Path(name).rglob("*") if path.is_file())
@@ -136,13 +136,14 @@ def local_files(source: Source) -> list[str]:
     return found
 
 
-def remote_files(name: str) -> list[str]:
+def remote_files(name: str, source: Source) -> list[str]:
     """The files at an address fsspec knows (s3://, gs://, hf://, memory://), folders and globs expanded."""
     import fsspec
     try:
         filesystem, inside = fsspec.core.url_to_fs(name)
         found = sorted(filesystem.glob(inside) if glob.has_magic(name) else
-                       filesystem.find(inside) if filesystem.isdir(inside) else
+                       [path for path in filesystem.find(inside) if ending(path) in FORMATS or source.format]
+                       if filesystem.isdir(inside) else
                        [inside] if filesystem.exists(inside) else [])
         found = [filesystem.unstrip_protocol(path) for path in found if not filesystem.isdir(path)]
     except Exception as error:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import Tokenizer
-from data.curate import read_documents
-from data.derived import derive, file_hash, manifest
+from data.curate import characters, read_documents
+from data.derived import derive, file_hash
 from engine.errors import DataError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
@@ -22,6 +22,7 @@ def untrained(config: Tokenizer) -> tuple:
     from tokenizers import Regex, Tokenizer as Empty, decoders, models, normalizers, pre_tokenizers, trainers
 
     special = {"vocab_size": config.vocab_size, "special_tokens": list(SPECIAL.values()), "show_progress": False}
+    digits = [pre_tokenizers.Digits(individual_digits=True)] * config.digits
     accents = config.strip_accents if config.strip_accents is not None else (
         config.lowercase and config.algorithm == "wordpiece")
     if config.algorithm == "wordpiece":
@@ -35,7 +36,7 @@ def untrained(config: Tokenizer) -> tuple:
     else:
         steps = [normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase]
         if accents:
-            steps += [normalizers.NFD(), normalizers.StripAccents()]
+            steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
         tokenizer = Empty(models.BPE() if config.algorithm == "bpe" else models.Unigram())
         tokenizer.normalizer = normalizers.Sequence(steps)
         apart = [pre_tokenizers.Split(Regex(r"[\p{Han}]"), "isolated")] * config.chinese_characters
@@ -45,18 +46,18 @@ def untrained(config: Tokenizer) -> tuple:
             trainer = trainers.BpeTrainer(min_frequency=config.min_frequency,
                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **special)
         else:
-            split = [pre_tokenizers.Metaspace(), *apart]
+            # Marks of special tokens stand alone, so that text never spells one; digits come apart after words do.
+            split = [pre_tokenizers.Split(Regex(r"[\[\]]"), "isolated"), pre_tokenizers.Metaspace(prepend_scheme="first"),
+                     *digits, *apart]
             tokenizer.decoder = decoders.Metaspace()
             trainer = trainers.UnigramTrainer(unk_token="[UNK]", **special)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [*[pre_tokenizers.Digits(individual_digits=True)] * config.digits, *split])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*(digits if config.algorithm != "unigram" else []), *split])
     return tokenizer, trainer
 
 
-def sample(corpus: Path, characters: int) -> Iterator[str]:
+def sample(corpus: Path, most: int) -> Iterator[str]:
     """Texts of about so many characters, spread evenly over the corpus; all of it when there is no more."""
-    read = sum(manifest(corpus.parent.parent / "text" / part["folder"])["characters"] for part in manifest(corpus)["texts"])
-    every = max(1, -(-read // characters))
+    every = max(1, -(-characters(corpus) // most))
     for number, document in enumerate(read_documents(corpus)):
         if number % every == 0:
             yield document["text"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 BASE, BETWEEN = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, so that no byte is lost
+AT_ONCE = 2**18  # words hashed together: it takes some hundred bytes for each
 LONGEST = 4096  # a word's bytes beyond these count as if it began again
 BYTES = np.random.Generator(np.random.Philox(key=[0, 1])).integers(1, 2**63, 256, dtype=np.uint64) * np.uint64(2)
 BYTES |= np.uint64(1)
@@ -46,10 +47,13 @@ class Words:
         first = bounds[:-1][np.diff(bounds) > 0]
         begins[first] = letter[first]
         starts = np.flatnonzero(begins)
-        inside = np.arange(len(data)) - np.repeat(
-            np.concatenate([[0], starts]), np.diff(np.concatenate([[0], starts, [len(data)]])))
-        self.hashes = mixed(np.add.reduceat(BYTES[data] * POWERS[inside % LONGEST], starts)) if len(starts) else \
-            np.zeros(0, np.uint64)
+        hashes, ends = [np.zeros(0, np.uint64)], np.append(starts, len(data))
+        for first in range(0, len(starts), AT_ONCE):
+            own = starts[first:first + AT_ONCE]
+            start, end = own[0], ends[min(first + AT_ONCE, len(starts))]
+            inside = np.arange(end - start) - np.repeat(own - start, np.diff(np.append(own, end)))
+            hashes.append(mixed(np.add.reduceat(BYTES[data[start:end]] * POWERS[inside % LONGEST], own - start)))
+        self.hashes = np.concatenate(hashes)
         self.text = np.searchsorted(bounds, starts, side="right") - 1
 
     @classmethod

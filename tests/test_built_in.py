@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from data.curate import Corpus, documents
+from data.config import Prepare
+from data.curate import documents
 from data.derived import manifest
 from data.encoders import built_in, locate, pooling_of
 from data.labelled import label_list, read
-from engine.config import Section, load
+from engine.config import load
 from finetune.config import Finetune
-
-
-class CorpusFile(Section):
-    corpus: Corpus
 
 
 @pytest.mark.parametrize("task, sizes, labels", [
@@ -29,10 +26,22 @@ def test_task(workplace, task, sizes, labels):
     assert label_list(config.task, rows) == labels and config.task.labels == 500
 
 
+@pytest.mark.slow
+def test_imdb(workplace):
+    """The published split: what is left of the mixed file when the training rows are taken away is the test half."""
+    config = load(Finetune, ["configs/finetune/imdb.yaml"])
+    rows = read(config.task)
+    assert len(rows["test"]) == 25_000 and len(rows["train"]) + len(rows["validation"]) == 25_000
+    assert label_list(config.task, rows) == ["negative", "positive"]
+
+
+@pytest.mark.slow
 def test_reviews(workplace):
-    found = manifest(documents(load(CorpusFile, ["configs/corpus/reviews.yaml"]).corpus))
-    assert found["read"] == 25_000 and found["read"] == found["kept"] + found["repeated"] + found["empty"]
-    assert found["empty"] == 0 and 24_800 < found["kept"] < 25_000 and 5.6e6 < found["words"] < 6e6
+    found = manifest(documents(load(Prepare, ["configs/corpus/reviews.yaml"]).corpus))
+    dropped = sum(each["documents"] for each in found["dropped"].values())
+    assert found["read"]["rows"] == 25_000 and found["read"]["empty"] == 0 and not found["read"]["problems"]
+    assert found["read"]["documents"] == found["kept"]["documents"] + dropped
+    assert 24_500 < found["kept"]["documents"] < 25_000 and 5.5e6 < found["kept"]["words"] < 6e6
 
 
 def test_encoder(workplace):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from data.curate import Corpus
+from data.config import Corpus, Filter, Prepare, TaskFile
 from data.encoders import BuiltIn
 from engine.config import Section, check, dump, load, merge, plugins, read_yaml
 from engine.errors import ConfigError
@@ -16,12 +16,6 @@ from pretrain.config import Pretrain
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRETRAIN = ["run=r", "corpus={name: c, sources: [{files: a.txt}]}", "train={steps: 10, lr: 1e-3, batch_size: 8}"]
 FINETUNE = ["run=r", "task={name: t, train: {files: a.csv}}"]
-
-
-class CorpusFile(Section):
-    """What a file in configs/corpus holds."""
-
-    corpus: Corpus
 
 
 def mistakes(*words: str, schema: type[Section] = Pretrain) -> list[str]:
@@ -162,16 +156,16 @@ def test_adam_refuses_a_decay_of_one_here_and_not_in_torch():
     assert mistakes("train.beta2=1")[0].startswith("train.beta2: ")
 
 
-@pytest.mark.parametrize("schema", [Pretrain, Finetune])
+@pytest.mark.parametrize("schema", [Pretrain, Finetune, Prepare])
 def test_every_key_says_what_it_means(schema):
     assert len(keys(schema)) > 20
     assert not [key for key, (_, meaning) in keys(schema).items() if not meaning]
 
 
 FILES = {
-    ("corpus", CorpusFile): {"reviews", "reviews-and-sentences", "your-text"},
+    ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "wiki-summaries", "your-text"},
     ("encoder", BuiltIn): {"minilm"},
-    ("finetune", Finetune): {"sentiment", "spam", "topics", "your-task"},
+    ("finetune", Finetune): {"imdb", "sentiment", "spam", "topics", "your-task"},
     ("pretrain", Pretrain): {"default", "scratch", "your-text"},
 }
 
@@ -181,7 +175,42 @@ def test_every_file_in_configs_goes_through_the_real_parser(folder, schema):
     seen = {path.stem: load(schema, [str(path)]) for path in sorted((CONFIGS / folder).glob("*.yaml"))
             if (folder, path.stem) != ("finetune", "default")}
     assert seen.keys() == FILES[folder, schema]
-    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"launch"}
+    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"launch", "quality"}
+
+
+def test_every_file_of_quality_rules_is_a_part_of_a_corpus():
+    found = {path.stem: read_yaml(path) for path in (CONFIGS / "quality").glob("*.yaml")}
+    assert found.keys() == {"english"}
+    for tree in found.values():
+        assert tree.keys() == {"corpus"} and tree["corpus"].keys() == {"filter"}
+        rules = check(Filter, tree["corpus"]["filter"])
+        assert rules != Filter() and check(Filter, rules.model_dump()) == rules
+
+
+def test_quality_rules_are_included_in_a_corpus(tmp_path):
+    (tmp_path / "own.yaml").write_text(f"include: {CONFIGS}/quality/english.yaml\ncorpus:\n  name: own\n"
+                                       "  sources: [{files: a.txt}]\n  filter: {min_words: 7}\n")
+    rules = load(Prepare, [str(tmp_path / "own.yaml")]).corpus.filter
+    assert rules.min_words == 7 and rules.languages == ["en"] and rules.mean_word_length == [3, 10]
+
+
+def test_a_corpus_reads_nothing_of_a_fine_tuning_file_but_its_task():
+    path = str(CONFIGS / "finetune" / "sentiment.yaml")
+    assert load(TaskFile, [path]).task == load(Finetune, [path]).task
+
+
+@pytest.mark.parametrize("word, told", [
+    ("corpus.sources=[{files: a, repeat: 3}]", "corpus.sources.0.repeat: no such key"),
+    ("corpus.sources=[{files: a, weight: 0}]", "corpus.sources.0.weight: "),
+    ("corpus.clean.personl=true", "corpus.clean.personl: no such key (nearest: corpus.clean.personal)"),
+    ("corpus.filter.min_letters=2", "corpus.filter.min_letters: "),
+    ("corpus.filter.mean_word_length=[3]", "corpus.filter.mean_word_length: "),
+    ("corpus.decontaminate.action=drop", "corpus.decontaminate.action: 'drop' is none of report, remove"),
+    ("corpus.engine=spark", "corpus.engine: 'spark' is none of native, ray"),
+    ("tokenizer.algorithm=bpee", "tokenizer.algorithm: 'bpee' is none of wordpiece, bpe, unigram (nearest: bpe)")])
+def test_mistakes_in_a_corpus(word, told):
+    line, = mistakes(word)
+    assert line.startswith(told)
 
 
 @pytest.mark.parametrize("folder, schema", [("pretrain", Pretrain), ("finetune", Finetune)])

@@ -9,9 +9,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("engine", "data", "pretrain", "finetune")
 MAY_IMPORT = {"engine": set(), "data": {"engine"}, "pretrain": {"engine", "data"}, "finetune": {"engine", "data"}}
-HEAVY = {"torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "sklearn"}
-LIGHT = ("engine.config", "engine.errors", "engine.explain", "engine.command", "data.sources", "data.curate",
-         "data.labelled", "pretrain.config", "finetune.config", "pretrain.__main__", "finetune.__main__")
+HEAVY = {"torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "sklearn",
+         "daft", "ray", "pyarrow", "pandas", "scipy", "ftfy"}
+LIGHT = ("engine.config", "engine.errors", "engine.explain", "engine.command", "data.sources", "data.config",
+         "data.labelled", "data.readers", "data.__main__",
+         "pretrain.config", "finetune.config", "pretrain.__main__", "finetune.__main__")
 
 
 def file_of(module: str) -> Path | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.curate import Corpus, clean, documents, read_documents
+from data.config import Corpus
+from data.curate import documents, read_documents
 from data.derived import manifest
 from data.labelled import Example, Task, few, label_list, normal, read
 from engine.errors import ConfigError, DataError
@@ -66,6 +67,26 @@ def test_rows_that_stand_twice_are_dropped_when_asked(tmp_path):
     splits = splits_of(tmp_path, rows, deduplicate=True)
     kept = sorted(normal(example.texts) for part in splits.values() for example in part)
     assert kept == sorted(text for text, _ in MADE[:40])
+
+
+def test_a_test_source_that_holds_the_training_rows_too(tmp_path):
+    """Each training row is taken away once: a text that stands in both splits is left in the test rows."""
+    train = [*MADE[:40], ("stands in both", "a"), ("twice in training", "b"), ("twice in training", "b")]
+    test = [*MADE[100:130], ("stands in both", "a"), ("twice in training", "b")]
+    mixed = [("  Text   NUMBER 0", "a"), *train[1:], *test]
+    mixed = [mixed[index] for index in np.random.default_rng(0).permutation(len(mixed))]
+    own, every = write(tmp_path / "test.csv", test), write(tmp_path / "mixed.csv", mixed)
+    expected = splits_of(tmp_path, train, test=own)
+    found = splits_of(tmp_path, train, test=every, test_holds_train=True)
+    assert Counter(found["test"]) == Counter(expected["test"]) and len(found["test"]) == 32
+    assert (found["train"], found["validation"]) == (expected["train"], expected["validation"])
+    assert len(splits_of(tmp_path, train, test=every)["test"]) == len(mixed)
+
+
+def test_columns_of_two_sources_are_called_the_same(tmp_path):
+    test = {**write(tmp_path / "t.csv", [("one", "a"), ("two", "b")], ("body", "gold")),
+            "rename": {"body": "text", "gold": "label"}}
+    assert splits_of(tmp_path, MADE, test=test)["test"] == [Example(("one",), "a"), Example(("two",), "b")]
 
 
 def test_pairs_and_label_names(tmp_path):
@@ -134,38 +155,19 @@ def test_no_rows_left_by_where_is_told(tmp_path):
         read(Task(name="t", train=source))
 
 
-@pytest.mark.parametrize("raw, expected", [
-    ("one<br />two<BR>three", "one\ntwo\nthree"), ("R&amp;D &lt;3&nbsp;x", "R&D <3 x"),
-    ("a\x00b\u200bc\ufeff", "abc"), ("  a \t b\u00a0c  ", "a b c"), ("a \r\n\r\n\n  b", "a\nb"),
-    ("e\u0301", "\u00e9"), (" \n ", "")])
-def test_clean(raw, expected):
-    assert clean(raw) == clean(expected) == expected
-
-
-@pytest.mark.parametrize("space", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "&#13;", "\r\r\n"])
-def test_clean_never_joins_two_words(space):
-    assert clean(f"one{space}two").split() == ["one", "two"]
-
-
-def test_clean_of_random_characters_is_tidy():
-    random = np.random.default_rng(0)
-    for _ in range(300):
-        text = clean("".join(random.choice(list("ab \t\n\r\x00\u00a0\u0301\u2028"), size=30)))
-        assert clean(text) == text == text.strip()
-        assert "  " not in text and "\n\n" not in text and " \n" not in text and "\n " not in text
-
-
 def test_documents_are_cleaned_counted_and_taken_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = write(tmp_path / "a.csv", [("Hello<br>you", "x"), ("  ", "x"), ("hello\nYOU", "x"), ("two words", "x")])
     second = write(tmp_path / "b.csv", [("two  words", "x"), ("news", "x")])
-    corpus = Corpus(name="c", sources=[first, {**second, "repeat": 3}])
+    corpus = Corpus(name="c", sources=[first, {**second, "weight": 3}])
     folder = documents(corpus)
-    assert list(read_documents(folder)) == [{"text": "Hello\nyou", "repeat": 1}, {"text": "two words", "repeat": 1},
-                                            {"text": "news", "repeat": 3}]
+    assert list(read_documents(folder)) == [{"text": "Hello\nyou", "copies": 1}, {"text": "two words", "copies": 1},
+                                            {"text": "news", "copies": 3}]
     told = manifest(folder)
-    assert {key: told[key] for key in ("read", "empty", "repeated", "kept", "words")} == {
-        "read": 6, "empty": 1, "repeated": 2, "kept": 3, "words": 5}
+    assert {key: told["read"][key] for key in ("files", "rows", "empty", "documents", "problems")} == {
+        "files": 2, "rows": 6, "empty": 1, "documents": 5, "problems": []}
+    assert told["dropped"]["exact duplicate"] == {"documents": 2, "words": 4}
+    assert told["kept"] == {"documents": 3, "words": 5}
     assert documents(corpus) == folder
     write(tmp_path / "b.csv", [("other", "x")])
     assert documents(corpus) != folder

@@ -78,12 +78,27 @@ def test_every_mistake_is_told_at_once(pretrain):
 def test_corpora_with_nothing_in_them(pretrain, workplace):
     (workplace / "empty.txt").write_text("")
     assert pretrain("corpus.sources=[{files: empty.txt}]") == [
-        "corpus c: no text in empty.txt (0 rows read, all empty)"]
+        "corpus c: no text in empty.txt (0 rows read, all empty)", "empty.txt: an empty file"]
     (workplace / "blank.csv").write_text('text\n" "\n<br />\n')
     assert pretrain("corpus.sources=[{files: blank.csv}]") == [
         "corpus c: no text in blank.csv (2 rows read, all empty)"]
     assert pretrain("corpus.sources=[{files: blank.csv, text: txt}]") == [
         "blank.csv: no column 'txt' (nearest: text)"]
+
+
+def test_a_corpus_of_which_nothing_is_left_says_what_was_dropped(pretrain, workplace):
+    (workplace / "short.txt").write_text("one two\n\nthree four\n\n12345 678\n")
+    assert pretrain("corpus.sources=[{files: short.txt}]", "corpus.filter.min_words=3") == [
+        "corpus c: no text is left of short.txt ({'min_words': 3})"]
+
+
+def test_a_source_that_is_none_of_what_there_is(pretrain, workplace):
+    (workplace / "one.jpg").write_text("x")
+    (workplace / "folder").mkdir()
+    (workplace / "folder" / "one.jpg").write_text("x")
+    assert pretrain("corpus.sources=[{files: one.jpg}]")[0].startswith("one.jpg: ending not known")
+    assert pretrain("corpus.sources=[{files: folder}]")[0].startswith("folder: no file in this folder has an ending")
+    assert pretrain("corpus.sources=[{files: folder, wheel: a}]")[0].startswith("corpus.sources.0: give exactly one of")
 
 
 @pytest.mark.parametrize("rows, words, expected", [

@@ -118,7 +118,8 @@ def test_an_architecture_that_mixes_documents_is_refused():
 def test_evaluation_hides_the_same_tokens_whatever_the_training_rate(sentences, workplace):
     from accelerate import Accelerator
 
-    from data.curate import Corpus, documents
+    from data.config import Corpus
+    from data.curate import documents
     from data.tokenizer import reuse
     from pretrain.evaluation import HeldOut
 

@@ -10,7 +10,7 @@ import pandas
 import pytest
 from pydantic import ValidationError
 
-from data.curate import CorpusSource
+from data.config import CorpusSource
 from data.sources import Source, identity, rows, text_of, wheel_file
 from engine.config import read_yaml
 from engine.errors import DataError

@@ -1,0 +1,102 @@
+"""Data in bulk: arrays on disk read as one, Arrow arrays made without detours, work done ahead."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class Joined:
+    """Rows of `width` values each, of files that hold nothing else; a file that is not there holds none."""
+
+    def __init__(self, paths: list[Path], dtype: type, width: int = 1):
+        self.maps = [np.memmap(path, dtype, "r").reshape(-1, width) for path in paths
+                     if path.is_file() and path.stat().st_size]
+        self.starts = np.concatenate([[0], np.cumsum([len(each) for each in self.maps])]).astype(np.int64)
+        self.dtype, self.width = dtype, width
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(where it starts, a block of at most `size` rows), all of them in order."""
+        for start, each in zip(self.starts, self.maps):
+            for at in range(0, len(each), size):
+                yield int(start) + at, each[at:at + size]
+            self.forget(each)
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The rows at `places`."""
+        found = np.empty((len(places), self.width), self.dtype)
+        owner = np.searchsorted(self.starts, places, side="right") - 1
+        for number in np.unique(owner):
+            own = owner == number
+            found[own] = self.maps[number][places[own] - self.starts[number]]
+            self.forget(self.maps[number])
+        return found
+
+    def whole(self) -> np.ndarray:
+        """All rows in memory, (rows,) when they are one value wide."""
+        blocks = [np.array(block) for _, block in self.blocks(2**20)]
+        every = np.concatenate(blocks) if blocks else np.zeros((0, self.width), self.dtype)
+        return every[:, 0] if self.width == 1 else every
+
+    @staticmethod
+    def forget(array: np.memmap) -> None:
+        """Let go of the pages in memory; they are read again when needed."""
+        array.base._mmap.madvise(mmap.MADV_DONTNEED) if hasattr(array.base, "_mmap") else array._mmap.madvise(
+            mmap.MADV_DONTNEED)
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """work(item) of each item, in order, by threads of their own while the next items are made.
+
+    For work that lets go of Python, as Arrow, numpy and tokenizers do. No more than `threads` items wait.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def grouped(items: Iterable[T], text: Callable[[T], str], characters: int) -> Iterator[list[T]]:
+    """The items in lists of about so many characters of text."""
+    waiting: list[T] = []
+    count = 0
+    for item in items:
+        waiting.append(item)
+        count += len(text(item))
+        if count > characters:
+            yield waiting
+            waiting, count = [], 0
+    if waiting:
+        yield waiting
+
+
+def strings(texts: list[str]):
+    """Texts as an Arrow array, made of its buffers (pyarrow's own way from a list begins by loading pandas)."""
+    import pyarrow
+
+    encoded = [text.encode() for text in texts]
+    bounds = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=bounds[1:])
+    return pyarrow.LargeStringArray.from_buffers(len(texts), pyarrow.py_buffer(bounds), pyarrow.py_buffer(b"".join(encoded)))
+
+
+def numbers(values: np.ndarray):
+    """int64 values as an Arrow array."""
+    import pyarrow
+
+    return pyarrow.Array.from_buffers(pyarrow.int64(), len(values), [None, pyarrow.py_buffer(values.astype(np.int64))])
