@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+ROOT = Path(__file__).resolve().parent.parent  # where the cluster's workers find this package
 ENOUGH = 2_000  # characters that tell a language
 WORTH_A_PROCESS = 32 * 2**20  # bytes to read beside the largest part
 T = TypeVar("T")
@@ -29,15 +31,23 @@ def start(corpus: Corpus) -> None:
     try:
         import daft
         import ray
+        reachable(corpus.address or os.environ.get("RAY_ADDRESS"))
         if not ray.is_initialized():
             ray.init(address=corpus.address, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
-                     runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}})
+                     runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
         daft.set_runner_ray(noop_if_initialized=True)
     except ImportError:
         raise ConfigError("corpus.engine: ray is not installed; pip install ray") from None
     except Exception as error:
         raise ConfigError(f"corpus.address: no Ray cluster at {corpus.address or 'this machine'}"
                           f" ({str(error).strip().splitlines()[0]})") from None
+
+
+def reachable(address: str | None) -> None:
+    """Raises OSError when nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), 5).close()
 
 
 def path(file: Path) -> str:
@@ -96,7 +106,7 @@ def spread(work: Callable[[T], Path], items: list[T], sizes: list[int], corpus: 
 
     folder = str(Path.cwd())
 
-    @daft.func(return_dtype=daft.DataType.string(), use_process=here, max_concurrency=os.cpu_count() if here else None)
+    @daft.func(return_dtype=daft.DataType.string(), use_process=here)
     def one(number: int) -> str:
         os.chdir(folder)
         try:
@@ -105,7 +115,8 @@ def spread(work: Callable[[T], Path], items: list[T], sizes: list[int], corpus: 
             return json.dumps([number, None, str(error)])
 
     done = {}
-    frame = daft.from_pydict({"number": list(range(len(items)))}).into_partitions(len(items))
+    frame = daft.from_pydict({"number": list(range(len(items)))})
+    frame = frame.into_batches(1) if here else frame.into_partitions(len(items))  # one at a time, whoever is free
     for batch in batches(frame.select(one(daft.col("number")).alias("answer"))):
         for answer in batch.column("answer").to_pylist():
             number, result, error = json.loads(answer)

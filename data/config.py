@@ -82,7 +82,7 @@ class Deduplicate(Section):
     similarity: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of common word 5-grams (Jaccard) from which two documents are nearly the same."""
     sentences: bool = False
-    """Drop sentences of ten words or more that stood in an earlier document."""
+    """Drop sentences of ten words or more that stood before, in an earlier document or the same one."""
 
 
 class Decontaminate(Section):

@@ -43,26 +43,27 @@ def index(corpus: Corpus) -> Path:
                                 for size in range(config.shortest, config.words)] or [np.zeros(0, np.uint64)])
         short = np.concatenate([short[lengths[short] == size] for size in range(config.shortest, config.words)] or [short])
         hashes, owner = np.concatenate([long, whole]), np.concatenate([words.text[long_at], short])
-        order = np.argsort(hashes, kind="stable")
-        np.save(folder / "hashes.npy", hashes[order])
-        np.save(folder / "owner.npy", owner[order])
+        # Sorted by hash, and a text that repeats itself there once for each hash.
+        order = np.lexsort((owner, hashes))
+        hashes, owner = hashes[order], owner[order]
+        new = np.append(True, (np.diff(hashes) != 0) | (np.diff(owner) != 0))[:len(hashes)]
+        hashes, owner = hashes[new], owner[new]
+        np.save(folder / "hashes.npy", hashes)
+        np.save(folder / "owner.npy", owner)
         # A short text is looked at where its first words stand.
         np.save(folder / "anchors.npy", np.unique(words.window_at(first[short], config.shortest)))
         np.save(folder / "sizes.npy", np.unique(lengths[short]))
-        windows = np.bincount(owner, minlength=len(texts))
-        # A text that repeats itself has fewer distinct windows than windows.
-        together = np.lexsort((owner, hashes))
-        again = (np.diff(hashes[together]) == 0) & (np.diff(owner[together]) == 0)
-        np.save(folder / "distinct.npy", windows - np.bincount(owner[together][1:][again], minlength=len(texts)))
+        distinct = np.bincount(owner, minlength=len(texts))
+        np.save(folder / "distinct.npy", distinct)
         pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "texts.parquet", compression="zstd")
         ends = np.cumsum(counts)
-        return {"tasks": [{"name": task.name, "test_texts": count, "too_short": int((windows[end - count:end] == 0).sum())}
+        return {"tasks": [{"name": task.name, "test_texts": count, "too_short": int((distinct[end - count:end] == 0).sum())}
                           for task, count, end in zip(tasks, counts, ends)], "words": config.words,
                 "shortest": config.shortest}
 
     return derive("contamination", "-".join(task.name for task in tasks),
                   {"tasks": [labelled.identity(task) for task in tasks], "words": config.words,
-                   "shortest": config.shortest, "clean": corpus.clean.model_dump(), "version": 1}, make, quiet=True)
+                   "shortest": config.shortest, "clean": corpus.clean.model_dump(), "version": 2}, make, quiet=True)
 
 
 class Finder:

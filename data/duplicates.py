@@ -22,7 +22,8 @@ AT_ONCE = 2**23  # hashes sorted at once
 PAIRS_AT_ONCE = 2**16
 
 
-def same(keys: Joined, alive: np.ndarray, key: Callable[[np.ndarray], np.ndarray] = lambda block: block[:, 0]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def same(keys: Joined, alive: np.ndarray,
+         key: Callable[[np.ndarray], np.ndarray] = lambda block: block[:, 0]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(first, later) documents whose keys are equal, int64 arrays; later ones come once each, with the first of them.
 
     alive: bool (documents,), who is looked at. key: a block of rows to uint64 keys. One pass over the keys for every

@@ -1,4 +1,4 @@
-"""Raw rows become cleaned texts on disk: `out/text/SOURCE-FINGERPRINT/texts.parquet`, columns row, text (and id).
+"""Raw rows become cleaned texts on disk: `out/text/SOURCE-FINGERPRINT/texts-*.parquet`, columns row, text (and id).
 
 A source of many files is read in buckets of them, each a folder of its own: a killed run goes on with the next bucket,
 and a file that is added redoes its own bucket only.
@@ -23,11 +23,11 @@ from data.joined import ahead, grouped, numbers, strings
 from data.readers import File
 from data.sources import content_of, format_of, hub_rows, identity, local_files, name_of, selected, text_of
 from engine.config import load
-from engine.errors import DataError
 from engine.record import Progress
 
 BUCKET = 64 * 2**20  # bytes of files read together
 FLUSH = 4 * 2**20  # characters of a row group: small, because readers hold several of them at once
+PART = 32 * 2**20  # characters of a file
 
 
 class Bucket(NamedTuple):
@@ -53,7 +53,7 @@ def name(source: CorpusSource) -> str:
 def buckets(source: CorpusSource, config: Clean) -> list[Bucket]:
     """The source in parts of about 64 MiB. A file's bucket follows from its path, not from what else there is."""
     told = source.model_dump(mode="json", exclude={"weight", "language", "files"}) | {
-        "clean": config.model_dump(), "version": 2}
+        "clean": config.model_dump(), "version": 3}
     if source.task:
         rows = labelled.identity(load(TaskFile, [source.task]).task)
         return [Bucket(source, config, (), told | {"rows": rows})]
@@ -128,32 +128,39 @@ class Reading:
 
 
 class Texts:
-    """texts.parquet of a text folder."""
+    """texts-*.parquet of a text folder: several, because an engine that reads one may take all of it in at once."""
 
     def __init__(self, folder: Path, named: bool):
         import pyarrow
-        import pyarrow.parquet
 
         text = pyarrow.large_string()
+        self.folder, self.file, self.files, self.written, self.inside = folder, None, 0, 0, 0
         self.schema = pyarrow.schema([("row", pyarrow.int64()), ("text", text)] + [("id", text)] * named)
-        self.file, self.written = pyarrow.parquet.ParquetWriter(
-            folder / "texts.parquet", self.schema, compression="zstd", compression_level=7, use_dictionary=False,
-            data_page_size=2**23), 0
 
     def __enter__(self) -> Texts:
         return self
 
     def __exit__(self, *_) -> None:
-        self.file.close()
+        if self.file:
+            self.file.close()
 
     def write(self, texts: tuple[str, ...] = (), identifiers: tuple[str, ...] = ()) -> None:
         """Append texts, and their names where the file has them."""
         import pyarrow
+        import pyarrow.parquet
 
+        if self.inside > PART or not self.file:
+            if self.file:
+                self.file.close()
+            self.file = pyarrow.parquet.ParquetWriter(
+                self.folder / f"texts-{self.files:04}.parquet", self.schema, compression="zstd", compression_level=7,
+                use_dictionary=False, data_page_size=2**23)
+            self.files, self.inside = self.files + 1, 0
         rows = numbers(np.arange(self.written, self.written + len(texts)))
         columns = [rows, strings(texts), strings(identifiers) if "id" in self.schema.names else None]
         self.file.write_table(pyarrow.Table.from_arrays(columns[:len(self.schema)], schema=self.schema))
         self.written += len(texts)
+        self.inside += sum(map(len, texts))
 
 
 def extract(bucket: Bucket) -> Path:
@@ -170,3 +177,18 @@ def extract(bucket: Bucket) -> Path:
 
     plain = re.sub(r"\W+", "-", Path(name(bucket.source)).stem or "text").strip("-")[:40] or "text"
     return derive("text", plain, bucket.inputs, make, quiet=True)
+
+
+def read_texts(folder: Path) -> Iterator[list[str]]:
+    """The texts of a text folder, some at a time."""
+    import pyarrow.parquet
+    for path in text_files(folder):
+        with pyarrow.parquet.ParquetFile(path) as file:
+            # Group by group: asked for all at once, pyarrow holds on to what it has read.
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=["text"]).column("text").to_pylist()
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The files of a text folder, in order."""
+    return sorted(folder.glob("texts-*.parquet"))

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cluster, contamination
+from data import cluster
 from data.config import Corpus, Filter
 from data.derived import derive_together, manifest
+from data.extract import text_files
 from data.joined import Joined
 from data.words import compared
 from engine.record import Progress
 
 HASHES, GRAM = 100, 5
+FILES = 4  # read together here: Daft takes all it is given into memory at once
 TOO_SHORT = np.uint32(2**32 - 1)
 COLUMNS = {"reason": np.uint8, "words": np.uint32, "exact": np.uint64, "signature": np.uint32}
 STOP_WORDS = r"(?i)\b(?:the|be|to|of|and|that|have|with)\b"
@@ -160,14 +162,16 @@ def mark(folders: list[Path], corpus: Corpus, index: Path | None) -> list[Path]:
         import pyarrow.compute
         sources = [folders[number] for number in which]
         counts = [manifest(folder)["documents"] for folder in sources]
-        number_of = {cluster.path(folder / "texts.parquet"): place for place, folder in enumerate(sources)}
+        number_of = {cluster.path(path): place for place, folder in enumerate(sources) for path in text_files(folder)}
         title = f"mark {corpus.name}"
         with (Columns(beside) as columns, Progress(title, max(1, sum(counts)), 0, True, "document") as progress):
-            for batch in cluster.batches(plan(list(number_of), corpus, index)):
-                for file in batch.column("file").unique().to_pylist():
-                    own = batch.filter(pyarrow.compute.equal(batch.column("file"), file))
-                    columns.write(number_of[file.removeprefix("file://")], own)
-                progress.update(columns.written, f"{progress.rate(columns.written):,.0f} documents/s")
+            files, together = list(number_of), len(number_of) if corpus.engine == "ray" else FILES
+            for at in range(0, len(files), together):
+                for batch in cluster.batches(plan(files[at:at + together], corpus, index)):
+                    for file in batch.column("file").unique().to_pylist():
+                        own = batch.filter(pyarrow.compute.equal(batch.column("file"), file))
+                        columns.write(number_of[file.removeprefix("file://")], own)
+                    progress.update(columns.written, f"{progress.rate(columns.written):,.0f} documents/s")
         assert columns.written == sum(counts), (columns.written, counts)
         return [{"rules": asked(corpus.filter)} for _ in which]
 

@@ -8,24 +8,17 @@ What is broken inside a file is passed over and told in `problems`; where there 
 
 from __future__ import annotations
 
-import bz2
-import codecs
-import gzip
 import io
 import json
-import lzma
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html.parser import HTMLParser
 
-from engine.errors import DataError
+from data.packed import PACKED, unpacked
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json",
            ".parquet": "parquet", ".arrow": "arrow", ".txt": "text", ".md": "text", ".warc": "warc", ".wet": "warc",
            ".xml": "xml"}
-PACKED = (".gz", ".bz2", ".zst", ".xz")
 
 
 def ending(path: str) -> str:
@@ -48,36 +41,6 @@ class Format:
     """What one row of a text file is: line, paragraph or document."""
     element: str | None = None
     """What one row of an XML file is."""
-
-
-class Zstandard(io.RawIOBase):
-    """A Zstandard file of one frame or many. (zstandard's own reader has no lines and takes half a file for a whole.)"""
-
-    def __init__(self, raw: io.IOBase):
-        try:
-            import zstandard
-        except ImportError:
-            raise DataError("a .zst file: needs zstandard; pip install zstandard") from None
-        self.raw, self.new, self.left = raw, zstandard.ZstdDecompressor().decompressobj, b""
-        self.frame, self.ready = None, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not self.ready:
-            packed, self.left = self.left or self.raw.read(2**16), b""
-            if not packed:
-                if self.frame:
-                    raise EOFError("Compressed file ended before the end-of-stream marker was reached")
-                return 0
-            self.frame = self.frame or self.new()
-            self.ready = self.frame.decompress(packed)
-            if self.frame.eof:
-                self.left, self.frame = self.frame.unused_data, None
-        size = min(len(buffer), len(self.ready))
-        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
-        return size
 
 
 class File:
@@ -133,15 +96,6 @@ class File:
                 raise
             reason = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
             problems.append(f"{self.path}: broken after row {found} ({reason}); what came before is kept")
-
-
-def unpacked(raw: io.IOBase, path: str) -> io.BufferedReader:
-    """The file's content, decompressed as its ending says. Raises DataError when that needs a package that is not there."""
-    openers = {".gz": lambda raw: gzip.GzipFile(fileobj=raw), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile, ".zst": Zstandard}
-    for packing, opener in openers.items():
-        if path.lower().endswith(packing):
-            return io.BufferedReader(opener(raw))
-    return raw if hasattr(raw, "peek") else io.BufferedReader(raw)
 
 
 def decoded(stream: io.BufferedReader, path: str, problems: list[str] | None) -> Iterator[str]:
@@ -275,71 +229,7 @@ def arrow(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]
         yield from batch.to_pylist()
 
 
-class VisibleText(HTMLParser):
-    """The text a reader of a page would see, a line for each block."""
-
-    UNSEEN = ("script", "style", "title", "noscript", "template", "svg")
-    BLOCKS = ("p", "br", "hr", "div", "li", "ul", "ol", "dt", "dd", "tr", "td", "th", "table", "option", "section",
-              "article", "blockquote", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
-
-    def __init__(self, page: str):
-        super().__init__(convert_charrefs=True)
-        self.parts, self.unseen = [], 0
-        self.feed(page)
-        self.close()
-        self.text = "".join(self.parts)
-
-    def handle_starttag(self, tag, attributes):
-        self.unseen += tag in self.UNSEEN
-        if tag in self.BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag):
-        self.unseen = max(0, self.unseen - (tag in self.UNSEEN))
-        if tag in self.BLOCKS:
-            self.parts.append("\n")
-
-    def handle_data(self, data):
-        if not self.unseen:
-            self.parts.append(data)
-
-
 def warc(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
-    """Rows {"text", "url"} of the pages in a web archive; a text record (WET) as it is, HTML as a reader sees it."""
-    stream = file.stream
-    while first := stream.readline():
-        if not first.strip():
-            continue
-        if not first.startswith(b"WARC/"):
-            raise ValueError("not a WARC record")
-        header = headers(stream)
-        if "content-length" not in header:
-            raise EOFError("the last record is cut off")
-        length = int(header["content-length"])
-        body = stream.read(length)
-        if len(body) < length:
-            raise EOFError("the last record is cut off")
-        kind = header.get("warc-type")
-        if kind == "response":
-            page = io.BytesIO(body)
-            page.readline()
-            answer = headers(page)
-            if "html" in (kind := answer.get("content-type", "").lower()):
-                named = re.search(r"charset=[\"']?([\w-]+)", kind)
-                try:
-                    codec = codecs.lookup(named[1] if named else "utf-8").name
-                except LookupError:
-                    codec = "utf-8"
-                yield {"text": VisibleText(page.read().decode(codec, "replace")).text,
-                       "url": header.get("warc-target-uri", "")}
-        elif kind == "conversion":
-            yield {"text": body.decode("utf-8", "replace"), "url": header.get("warc-target-uri", "")}
-
-
-def headers(stream) -> dict[str, str]:
-    """Lines of `name: value` up to an empty one, names in lower case."""
-    found = {}
-    while (line := stream.readline().decode("utf-8", "replace").strip()):
-        name, _, value = line.partition(":")
-        found[name.strip().lower()] = value.strip()
-    return found
+    """Rows {"text", "url"} of the pages in a web archive."""
+    from data.pages import pages
+    yield from pages(file.stream)

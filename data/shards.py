@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from engine.errors import DataError
 from engine.record import Progress
 
 SPLITS = ("train", "held_out")
-AT_ONCE = 2**22  # characters tokenised together
+AT_ONCE = 2**21  # characters tokenised together
 THREADS = min(8, (os.cpu_count() or 1) + 1)
 WINDOW = 2**22  # tokens packed together
 SMALL = 100_000  # characters held out on average, from which on chance does not leave none
@@ -60,7 +59,7 @@ class Writer:
 
     def add(self, ids: np.ndarray, copies: int) -> None:
         """One document, seen `copies` times in a pass."""
-        self.waiting.append(ids)
+        self.waiting.append(ids.astype(self.dtype))  # a copy: a view would keep its whole batch
         self.copies.append(copies)
         self.held += len(ids)
         if self.held > WINDOW:
@@ -77,7 +76,7 @@ class Writer:
         copies = np.array(self.copies)[np.searchsorted(bounds, pieces[:, 0], side="right") - 1]
         pieces = np.repeat(pieces, copies, axis=0)
         order, starts = pack(pieces[:, 1] + 2, self.length)
-        self.files["tokens"].write(ids.astype(self.dtype).tobytes())
+        self.files["tokens"].write(ids.tobytes())
         self.files["documents"].write((bounds[1:] + self.tokens).tobytes())
         self.files["pieces"].write((pieces[order] + [self.tokens, 0]).astype(np.int64).tobytes())
         self.files["rows"].write((starts[1:] + self.pieces).astype(np.int64).tobytes())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.config import Tokenizer
@@ -13,6 +15,8 @@ from engine.errors import DataError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
            "mask_token": "[MASK]"}
+LONGEST_WORD = 100  # characters; a longer one is unknown
+APART = 2e-4
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
          "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")
 
@@ -26,13 +30,14 @@ def untrained(config: Tokenizer) -> tuple:
     accents = config.strip_accents if config.strip_accents is not None else (
         config.lowercase and config.algorithm == "wordpiece")
     if config.algorithm == "wordpiece":
-        tokenizer = Empty(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer = Empty(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
         tokenizer.normalizer = normalizers.BertNormalizer(
             clean_text=True, handle_chinese_chars=config.chinese_characters, strip_accents=accents,
             lowercase=config.lowercase)
         tokenizer.decoder = decoders.WordPiece()
         split = [pre_tokenizers.BertPreTokenizer()]
-        trainer = trainers.WordPieceTrainer(min_frequency=config.min_frequency, **special)
+        trainer = trainers.WordPieceTrainer(min_frequency=config.min_frequency, limit_alphabet=config.vocab_size // 4,
+                                            **special)
     else:
         steps = [normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase]
         if accents:
@@ -55,6 +60,45 @@ def untrained(config: Tokenizer) -> tuple:
     return tokenizer, trainer
 
 
+def trained(config: Tokenizer, texts: Callable[[], Iterator[str]]):
+    """A tokenizer of `tokenizers` with its vocabulary, the same whenever it is trained on the same texts.
+
+    The trainers walk hash maps, whose order changes from process to process. So wordpiece is given the inner pieces of
+    one letter in an order of ours, and unigram's scores are rounded and its pieces sorted.
+    """
+    from tokenizers import AddedToken, models
+
+    tokenizer, trainer = untrained(config)
+    if config.algorithm == "wordpiece":
+        letters: Counter = Counter()
+        for text in texts():
+            letters.update(tokenizer.normalizer.normalize_str(text))
+        most = sorted(letters.items(), key=lambda each: (-each[1], each[0]))[:trainer.limit_alphabet]
+        inner = sorted(f"##{letter}" for letter, _ in most if not letter.isspace())
+        trainer.special_tokens = [AddedToken(token, special=True) for token in [*SPECIAL.values(), *inner]]
+    tokenizer.train_from_iterator(texts(), trainer)
+    if config.algorithm == "bpe":
+        return tokenizer
+    model = json.loads(tokenizer.to_str())["model"]
+    if config.algorithm == "wordpiece":
+        rebuilt = models.WordPiece(model["vocab"], unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
+    else:
+        count = len(SPECIAL)
+        scores = {token: round(score, 6) for token, score in model["vocab"][count:]}
+        # Letters kept only so that nothing is unknown get scores a little apart, in the order of a hash map: sorted here.
+        letters = sorted((token for token in scores if len(token) == 1), key=lambda token: -scores[token])
+        runs = [0, *(at for at in range(1, len(letters)) if scores[letters[at - 1]] - scores[letters[at]] > APART),
+                len(letters)]
+        for start, end in zip(runs[:-1], runs[1:]):
+            scores |= dict(zip(sorted(letters[start:end]), [scores[token] for token in letters[start:end]]))
+        pieces = sorted(scores.items(), key=lambda each: (-each[1], each[0]))
+        rebuilt = models.Unigram([tuple(each) for each in model["vocab"][:count]] + pieces, unk_id=model["unk_id"])
+    again, _ = untrained(config)
+    again.model = rebuilt
+    again.add_special_tokens(list(SPECIAL.values()))
+    return again
+
+
 def sample(corpus: Path, most: int) -> Iterator[str]:
     """Texts of about so many characters, spread evenly over the corpus; all of it when there is no more."""
     every = max(1, -(-characters(corpus) // most))
@@ -68,8 +112,7 @@ def train(name: str, config: Tokenizer, corpus: Path, length: int) -> Path:
     def make(folder: Path) -> dict:
         from tokenizers import processors
 
-        tokenizer, trainer = untrained(config)
-        tokenizer.train_from_iterator(sample(corpus, config.sample), trainer)
+        tokenizer = trained(config, lambda: sample(corpus, config.sample))
         cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)])
@@ -79,7 +122,7 @@ def train(name: str, config: Tokenizer, corpus: Path, length: int) -> Path:
         return {"vocab_size": tokenizer.get_vocab_size()}
 
     return derive("tokenizer", name, {"config": config.model_dump(), "corpus": corpus.name, "length": length,
-                                      "version": 2}, make)
+                                      "version": 3}, make)
 
 
 def reuse(name: str, encoder: Path) -> Path:
