@@ -1,6 +1,7 @@
 # make help lists what there is. The first target that needs it makes .venv from the pinned requirements.
 
 PYTHON := .venv/bin/python
+CORPUS ?= reviews
 CONFIG ?= default
 TASK ?= sentiment
 ENCODER ?=
@@ -8,10 +9,13 @@ INIT ?=
 ARGS ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help pretrain finetune test test-all
+.PHONY: help corpus pretrain finetune test test-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+corpus: .venv/ready  ## text to shards, with a report   [CORPUS=reviews] [ARGS="corpus.deduplicate.near=false"]
+	@$(PYTHON) -m data configs/corpus/$(CORPUS).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
 
 pretrain: .venv/ready  ## pretrain an encoder   [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200 run=mine"]
 	@$(PYTHON) -m pretrain configs/pretrain/$(CONFIG).yaml $(if $(INIT),init=$(INIT)) $(ARGS)

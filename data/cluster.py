@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from data.config import Corpus
 from engine.errors import ConfigError, DataError, UserError
+from engine.record import Progress
 
 # Read when daft is first imported: no bars of its own, nothing told to anybody.
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
@@ -94,8 +95,8 @@ def test_texts(plain, index: str):
     return found(plain)
 
 
-def spread(work: Callable[[T], Path], items: list[T], sizes: list[int], corpus: Corpus) -> list[Path]:
-    """[work(item) for item in items], by processes of this machine or by the cluster's workers.
+def spread(work: Callable[..., Path], items: list[T], sizes: list[int], corpus: Corpus) -> list[Path]:
+    """[work(item) for item in items], by processes of this machine or by the cluster's workers (with shown=False).
 
     sizes: bytes of each item; here, small ones are done at once, since a process takes seconds to begin.
     """
@@ -110,17 +111,19 @@ def spread(work: Callable[[T], Path], items: list[T], sizes: list[int], corpus: 
     def one(number: int) -> str:
         os.chdir(folder)
         try:
-            return json.dumps([number, str(work(items[number])), None])
+            return json.dumps([number, str(work(items[number], shown=False)), None])
         except UserError as error:
             return json.dumps([number, None, str(error)])
 
     done = {}
     frame = daft.from_pydict({"number": list(range(len(items)))})
     frame = frame.into_batches(1) if here else frame.into_partitions(len(items))  # one at a time, whoever is free
-    for batch in batches(frame.select(one(daft.col("number")).alias("answer"))):
-        for answer in batch.column("answer").to_pylist():
-            number, result, error = json.loads(answer)
-            if error:
-                raise DataError(error)
-            done[number] = Path(result)
+    with Progress(f"read {corpus.name}", len(items), 0, True, "part") as progress:
+        for batch in batches(frame.select(one(daft.col("number")).alias("answer"))):
+            for answer in batch.column("answer").to_pylist():
+                number, result, error = json.loads(answer)
+                if error:
+                    raise DataError(error)
+                done[number] = Path(result)
+            progress.update(len(done), f"{progress.rate(len(done)):.2f} parts/s")
     return [done[number] for number in range(len(items))]

@@ -163,11 +163,14 @@ class Texts:
         self.inside += sum(map(len, texts))
 
 
-def extract(bucket: Bucket) -> Path:
-    """The folder with a bucket's cleaned texts. Raises DataError for a column that is not there."""
+def extract(bucket: Bucket, shown: bool = True) -> Path:
+    """The folder with a bucket's cleaned texts. Raises DataError for a column that is not there.
+
+    shown: whether a person is told how far it is.
+    """
     def make(folder: Path) -> dict:
         title, megabytes = f"read {name(bucket.source)}", bucket.size // 2**20 + 1
-        with Progress(title, megabytes, 0, True, "MiB") as progress, Texts(folder, bool(bucket.source.id)) as file:
+        with Progress(title, megabytes, 0, shown, "MiB") as progress, Texts(folder, bool(bucket.source.id)) as file:
             reading = Reading(bucket, lambda done: progress.update(int(done), f"{progress.rate(done):.1f} MiB/s"))
             for _ in ahead(lambda group: file.write(*zip(*group)), grouped(reading.texts(), lambda row: row[0], FLUSH), 1):
                 pass

@@ -61,6 +61,7 @@ def facts(report: dict) -> list[tuple[str, str]]:
                      f" {held_out['rows']:,} held out"),
             ("tokens", f"{train['tokens']:,}, {train['tokens_in_a_pass']:,} in a pass; {held_out['tokens']:,} held out"),
             ("tokenizer", f"{report['vocab_size']:,} tokens, {report['tokenizer']['tokens_per_word']:.2f} for a word,"
+                          f" {report['tokenizer']['tokens_per_character']:.2f} for a character,"
                           f" {report['tokenizer']['unknown']:.3%} unknown")]
 
 

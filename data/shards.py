@@ -141,6 +141,7 @@ def build(corpus: Corpus, documents: Path, tokenizer: Path, length: int, encoder
                                 f" ({described['kept']['documents']} documents, held_out={corpus.held_out})")
         told = {"length": length, "dtype": dtype.name, "vocab_size": vocab_size, "special": special, **counts,
                 "tokenizer": {"tokens_per_word": round(tokens / max(1, described["kept"]["words"]), 4),
+                              "tokens_per_character": round(tokens / max(1, read), 4),
                               "unknown": round(unknowns / max(1, tokens), 6)},
                 "lengths": lengths.tolist()}
         report.write(folder, corpus.name, described, told)

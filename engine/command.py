@@ -32,6 +32,10 @@ def command(main: Callable[[list[str]], None]) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"{error}", file=sys.stderr)
         leave(2)
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough; nothing is to be flushed to them at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave(0)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         leave(130)

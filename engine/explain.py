@@ -75,7 +75,9 @@ def usage(schema: type[Section], module: str, example: str) -> str:
     lines = [(schema.__doc__ or "").strip().splitlines()[0], "",
              f"  python -m {module} FILE.yaml ... key=value ...      later ones win",
              f"  python -m {module} {example}", "", "Every key, its default without a file, and what it means:", ""]
-    for key, (default, meaning) in keys(schema).items():
-        head = f"  {key:<28}{default:<12} "
-        lines += textwrap.wrap(meaning, 120, initial_indent=head, subsequent_indent=" " * 43) or [head.rstrip()]
+    every = keys(schema)
+    wide = max(map(len, every)) + 2
+    for key, (default, meaning) in every.items():
+        head = f"  {key:<{wide}}{default:<12} "
+        lines += textwrap.wrap(meaning, 130, initial_indent=head, subsequent_indent=" " * (wide + 15)) or [head.rstrip()]
     return "\n".join(lines)

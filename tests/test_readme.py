@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from conftest import ROOT, run
 
+from data.config import Prepare
 from engine.config import load
 from finetune.config import Finetune
 from pretrain.config import Pretrain
@@ -31,12 +32,12 @@ def test_make_commands_are_what_the_makefile_runs(command):
     line = shlex.split(told.stdout.strip().splitlines()[-1])
     if "pytest" not in line:
         stage = line[line.index("-m") + 1]
-        load({"pretrain": Pretrain, "finetune": Finetune}[stage], line[line.index("-m") + 2:])
+        load({"data": Prepare, "pretrain": Pretrain, "finetune": Finetune}[stage], line[line.index("-m") + 2:])
 
 
 def test_readme_shows_both_commands_with_their_output():
     assert COMMANDS[:2] == ["make pretrain", "make finetune TASK=sentiment"] and "make test" in COMMANDS
-    assert "held-out loss" in README and "macro F1" in README and "_OUTPUT" not in README
+    assert "held-out loss" in README and "macro F1" in README and "OUTPUT" not in README
 
 
 def test_python_commands(monkeypatch):
@@ -53,7 +54,7 @@ def test_own_text_and_own_labels_in_ten_lines(number, stage, tmp_path, sentences
     assert len(text.strip().splitlines()) <= 10
     (workplace / "configs").unlink()
     (workplace / "configs").mkdir()
-    for folder in ("corpus", "pretrain", "finetune"):
+    for folder in ("corpus", "pretrain", "finetune", "quality"):
         (workplace / "configs" / folder).mkdir()
         for path in (ROOT / "configs" / folder).glob("*.yaml"):
             (workplace / "configs" / folder / path.name).write_text(path.read_text())
