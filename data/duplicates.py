@@ -18,8 +18,8 @@ from data.marks import HASHES, TOO_SHORT
 from data.words import mixed
 
 BANDS = 25
-AT_ONCE = 2**23  # hashes sorted at once
-PAIRS_AT_ONCE = 2**16
+AT_ONCE = 2**22  # hashes sorted at once
+PAIRS_AT_ONCE = 2**14
 
 
 def same(keys: Joined, alive: np.ndarray,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,9 @@ class Joined:
     """Rows of `width` values each, of files that hold nothing else; a file that is not there holds none."""
 
     def __init__(self, paths: list[Path], dtype: type, width: int = 1):
-        self.maps = [np.memmap(path, dtype, "r").reshape(-1, width) for path in paths
-                     if path.is_file() and path.stat().st_size]
+        there = [path for path in paths if path.is_file() and path.stat().st_size]
+        self.maps = [np.memmap(path, dtype, "r").reshape(-1, width) for path in there]
+        self.files = [open(path, "rb") for path in there]
         self.starts = np.concatenate([[0], np.cumsum([len(each) for each in self.maps])]).astype(np.int64)
         self.dtype, self.width = dtype, width
 
@@ -31,17 +33,16 @@ class Joined:
         for start, each in zip(self.starts, self.maps):
             for at in range(0, len(each), size):
                 yield int(start) + at, each[at:at + size]
-            self.forget(each)
+                self.forget(each)
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """The rows at `places`."""
-        found = np.empty((len(places), self.width), self.dtype)
+        """The rows at `places`, read one by one: a page of a map brings its neighbours into memory."""
+        size = self.width * np.dtype(self.dtype).itemsize
         owner = np.searchsorted(self.starts, places, side="right") - 1
-        for number in np.unique(owner):
-            own = owner == number
-            found[own] = self.maps[number][places[own] - self.starts[number]]
-            self.forget(self.maps[number])
-        return found
+        offsets = (places - self.starts[owner]) * size
+        rows = b"".join(os.pread(self.files[number].fileno(), size, offset)
+                        for number, offset in zip(owner.tolist(), offsets.tolist()))
+        return np.frombuffer(rows, self.dtype).reshape(-1, self.width)
 
     def whole(self) -> np.ndarray:
         """All rows in memory, (rows,) when they are one value wide."""
