@@ -30,7 +30,7 @@ from engine.errors import DataError
 from engine.record import Progress
 
 SPLITS = ("train", "held_out")
-AT_ONCE = 2**21  # characters tokenised together
+AT_ONCE = 2**22  # characters tokenised together
 THREADS = min(8, (os.cpu_count() or 1) + 1)
 WINDOW = 2**22  # tokens packed together
 SMALL = 100_000  # characters held out on average, from which on chance does not leave none
