@@ -28,6 +28,7 @@ def choose(folder: Path, corpus: Corpus, parts: list[Bucket], texts: list[Path])
     index = contamination.index(corpus) if corpus.decontaminate.tasks else None
     if marks.wanted(corpus):
         marked = marks.mark(texts, corpus, index)
+        contamination.finder.cache_clear()  # some hundred megabytes that nobody asks for again
         dropped, first, reasons, found = judged(corpus, marked, sizes, index)
         words = marks.joined(marked, "words").whole()
     else:

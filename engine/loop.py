@@ -59,7 +59,6 @@ class Result:
 def accelerator(precision: str) -> Accelerator:
     """Accelerate for this machine. Everything is trainable when wrapped; freezing later needs find_unused_parameters."""
     on_gpu = torch.cuda.is_available()
-    machine.keep_freed_memory()
     if precision == "native":
         precision = "bf16" if machine.has_native_bf16() else "float32"
     return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if precision == "bf16" else "no",
@@ -97,6 +96,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     monitor: the figure to maximise; the best weights seen are the ones the module ends with.
     patience: evaluations without a better `monitor` after which training stops.
     """
+    machine.keep_freed_memory()
     steps, device = train.steps, accelerator.device
     state = checkpoint.restore(run.folder, module, optimizer) or {
         "step": 0, "tokens": 0, "seconds": 0.0, "window": [0.0, 0.0], "best": None, "waited": 0, "evaluation": {}}
