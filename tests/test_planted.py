@@ -189,6 +189,10 @@ def test_what_is_planted_is_found(workplace, sizes):
     assert not {"exact duplicate"} & set(reasons_of("untouched"))
 
     everything = "\n".join(read.values())
+    print({"near": f"{gone.count('near duplicate') + gone.count('exact duplicate')} of {len(gone)}",
+           "hidden": f"{reasons_of('hidden').count('holds test text')} of {sizes.hidden}",
+           "wrongly dropped": f"{len(wrong)} of {sizes.untouched}",
+           "personal left": f"{sum(piece in everything for piece in texts['strings'])} of {len(texts['strings'])}"})
     left = [piece for piece in texts["strings"] if piece in everything]
     assert len(left) <= 0.02 * len(texts["strings"]), left
     mended = report["read"]["mended"]
