@@ -18,14 +18,13 @@ BITS = 27  # of the table that says of most windows at once that no test text ho
 
 
 def index(corpus: Corpus) -> Path:
-    """The folder with the hashes of all test texts that the corpus is held against, and those texts."""
+    """The folder with the hashes of all test texts that the corpus is held against."""
     config = corpus.decontaminate
     tasks = [load(TaskFile, [path]).task for path in config.tasks]
 
     def make(folder: Path) -> dict:
         import daft
         import pyarrow
-        import pyarrow.parquet
 
         cluster.start(corpus)
         texts, counts = [], []
@@ -55,7 +54,6 @@ def index(corpus: Corpus) -> Path:
         np.save(folder / "sizes.npy", np.unique(lengths[short]))
         distinct = np.bincount(owner, minlength=len(texts))
         np.save(folder / "distinct.npy", distinct)
-        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "texts.parquet", compression="zstd")
         ends = np.cumsum(counts)
         return {"tasks": [{"name": task.name, "test_texts": count, "too_short": int((distinct[end - count:end] == 0).sum())}
                           for task, count, end in zip(tasks, counts, ends)], "words": config.words,

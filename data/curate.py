@@ -6,7 +6,8 @@
         sentences.bin   uint8    1 for each sentence that is left out, when sentences are deduplicated
         manifest.json   the text folders, and what every step counted
 
-The texts themselves stay where `extract` put them: a step that drops some writes a byte a document.
+The texts themselves stay where `extract` put them: a step that drops some writes a byte a document. When nothing is to be
+decided no texts are kept: the manifest says how to read them again, and read.json what was counted the last time.
 """
 
 from __future__ import annotations

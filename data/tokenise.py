@@ -40,8 +40,8 @@ def cut(text: str, longest: int) -> list[str]:
     return [*parts, text]
 
 
-class Words:
-    """Where a text is cut: `starts` bool (bytes,) true where a word begins, `drop` bool (words,) true of white space."""
+class Way:
+    """A way to cut texts into words."""
 
     def __init__(self, name: str, lowercase: bool = False):
         """name: marks (white space dropped, each mark of ASCII a word, as BERT's tokenizers do) or spaces (cut before each,
@@ -49,7 +49,7 @@ class Words:
         self.name, self.lowercase = name, lowercase
 
     def cut(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(data as looked up, starts) of uint8 (bytes,)."""
+        """(bytes as they are looked up, uint8; whether a word begins there, bool) of uint8 (bytes,)."""
         data = LOWER[data] if self.lowercase else data
         if self.name == "marks":
             kind = KIND[data]
@@ -74,13 +74,13 @@ class Tokeniser:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # text that spells one is text
         self.vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        self.ways = [Words("spaces")]
+        self.ways = [Way("spaces")]
         normalizer, splitter = told.get("normalizer") or {}, told.get("pre_tokenizer") or {}
         while splitter.get("type") == "Sequence" and len(splitter["pretokenizers"]) == 1:
             splitter = splitter["pretokenizers"][0]
         if normalizer.get("type") == "BertNormalizer" and splitter.get("type") == "BertPreTokenizer":
-            self.ways.insert(0, Words("marks", normalizer["lowercase"]))
-        self.way: Words | None = None
+            self.ways.insert(0, Way("marks", normalizer["lowercase"]))
+        self.way: Way | None = None
         self.tried = False
         self.lock, self.trying = Lock(), Lock()
         self.forget()
@@ -101,7 +101,7 @@ class Tokeniser:
             ends = ends[np.cumsum([0, *(len(own) for own in parts)])]
         return np.fromiter((number for each in ids for number in each), np.int64, int(ends[-1])), ends
 
-    def by_words(self, texts: list[str], way: Words) -> tuple[np.ndarray, np.ndarray]:
+    def by_words(self, texts: list[str], way: Way) -> tuple[np.ndarray, np.ndarray]:
         """As `encode`, by the words of the texts."""
         import pyarrow
 
