@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.shards import Shards
+
 ROUNDS = 6
 
 
@@ -59,6 +61,16 @@ def by_length(step: int, batch_size: int, lengths: np.ndarray, seed: int, togeth
 def generator(seed: int, step: int, row: int) -> np.random.Generator:
     """The random numbers of the `row`-th row of a step's global batch (Philox; Salmon et al. 2011)."""
     return np.random.Generator(np.random.Philox(key=[seed, 2**33], counter=[0, 0, step, row]))
+
+
+def packed(shards: Shards, rows: list[int]) -> dict[str, np.ndarray]:
+    """Rows as one batch: `input_ids`, `position_ids`, `document_ids` int64 (rows, length), padding being document -1;
+    and `document_bounds` int32 (documents + 1,), where documents begin in the rows laid end to end, and their end."""
+    ids, position, document = (np.stack(column) for column in zip(*map(shards.row, rows)))
+    begins = np.ones(document.shape, dtype=bool)
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    bounds = np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
+    return {"input_ids": ids, "position_ids": position, "document_ids": document, "document_bounds": bounds}
 
 
 def slices(count: int, process: int, processes: int, micro_batch: int | None) -> list[np.ndarray]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import textwrap
 import types
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from engine.config import Section, plugins
@@ -55,19 +57,43 @@ def keys(schema: type[Section], prefix: str = "") -> dict[str, tuple[str, str]]:
         package = next((note for note in field.metadata if isinstance(note, str)), None)
         if package:
             for plugin in plugins(package):
-                found |= keys(importlib.import_module(f"{package}.{plugin}").Config, f"{prefix}{name}.")
+                found |= {f"{prefix}{name}.{key}": told for key, told in declared(package, plugin).items()}
             continue
         inner, is_list = section_of(field.annotation), get_origin(field.annotation) is list
         meaning = " ".join((field.description or "").split())
         if inner and not is_list:
             found |= keys(inner, f"{prefix}{name}.")
             continue
-        default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
-        default = "none" if default is None else "" if default in ([], {}) else str(default)
+        default = "(needed)" if field.is_required() else shown_default(field.get_default(call_default_factory=True))
         found[f"{prefix}{name}"] = (default, meaning)
         if inner:
             found |= keys(inner, f"{prefix}{name}[].")
     return found
+
+
+def declared(package: str, plugin: str) -> dict[str, tuple[str, str]]:
+    """The keys of a plugin's `Config`, as `keys` gives them, read from its source: importing it would load torch.
+
+    A `Config` may have another plugin's beneath it (`class Config(mlm.Config)`), and plain values as defaults.
+    """
+    path = Path(importlib.import_module(package).__path__[0]) / f"{plugin}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    found: dict[str, tuple[str, str]] = {}
+    for base in config.bases:
+        if ast.unparse(base) != "Section":
+            found |= declared(package, ast.unparse(base).partition(".")[0])
+    for field, after in zip(config.body, [*config.body[1:], ast.Pass()]):
+        if isinstance(field, ast.AnnAssign):
+            default = shown_default(ast.literal_eval(field.value)) if field.value else "(needed)"
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            found[field.target.id] = (default, " ".join(after.value.value.split()) if is_text else "")
+    return found
+
+
+def shown_default(value: object) -> str:
+    """A default as `--help` prints it."""
+    return "none" if value is None else "" if value in ([], {}) else str(value)
 
 
 def usage(schema: type[Section], module: str, example: str) -> str:

@@ -10,7 +10,8 @@ batch is cut.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,14 +108,15 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     stopped = patience is not None and state["waited"] >= patience
     best_weights = run.folder / "best"
 
+    upcoming = range(steps if stopped else state["step"], steps)
     with Progress(title, steps, state["step"], accelerator.is_main_process) as progress:
-        for step in range(steps if stopped else state["step"], steps):
+        for step, micro_batches in ahead(batches, upcoming, device):
             before_step(step)
             rate = learning_rate(step, steps, train)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             module.train()
-            counted, tokens = accumulate(wrapped, batches(step), accelerator, seed, step)
+            counted, tokens = accumulate(wrapped, micro_batches, accelerator, seed, step)
             tokens_told += tokens
             window += counted
             norm = scale_gradients(module, accelerator.num_processes / counted[1].clamp(min=1), train.clip)
@@ -159,6 +161,23 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
         state["evaluation"] = state["best"]
     module.eval()
     return Result(state["step"], state["tokens"], state["seconds"], state["evaluation"])
+
+
+def ahead(batches: Callable[[int], list[Batch]], steps: range, device: torch.device) -> Iterator[tuple[int, list[Batch]]]:
+    """(step, its micro-batches) for each of `steps`, the next ones made, and on a GPU pinned, while a step is computed."""
+    def make(step: int) -> list[Batch]:
+        made = batches(step)
+        if device.type != "cuda":
+            return made
+        return [Batch({name: tensor.pin_memory() for name, tensor in batch.inputs.items()}, batch.tokens) for batch in made]
+
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(make, steps[0]) if steps else None
+        for step in steps:
+            current = following.result()
+            if step + 1 < steps.stop:
+                following = thread.submit(make, step + 1)
+            yield step, current
 
 
 def accumulate(wrapped: nn.Module, micro_batches: list[Batch], accelerator: Accelerator, seed: int,

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -21,6 +24,7 @@ from engine import attention
 from engine.errors import ConfigError, DataError, UserError
 from engine.files import write_json, write_whole
 from pretrain.config import Model
+from pretrain.vocabulary import linear_cross_entropy
 
 # Positions count on from the padding token's id.
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
@@ -29,8 +33,9 @@ ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "robert
 class Encoder(nn.Module):
     """A masked-language model fed packed rows.
 
-    Every method takes `input_ids`, `position_ids` and `document_ids`, int64 (rows, length): positions start again at
-    each document of a row, padding belongs to document -1, and attention stays inside a document.
+    Every method takes rows as `data.batches.packed` makes them: `input_ids`, `position_ids` and `document_ids`, int64
+    (rows, length), where positions start again at each document of a row, padding belongs to document -1, and attention
+    stays inside a document; and `document_bounds`, which attention without padding on a GPU needs.
     """
 
     def __init__(self, model: PreTrainedModel, new: frozenset[str] = frozenset(), pooling: str = "mean",
@@ -38,38 +43,61 @@ class Encoder(nn.Module):
         """new: names of the model's parameters that init did not bring; unused: weights kept for who loads the folder."""
         super().__init__()
         self.model, self.new, self.pooling, self.unused = model, new, pooling, unused or {}
+        self.dropout, self.ends_in_projection = 0.0, False
 
-    def inputs(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> dict:
+    def inputs(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor,
+               document_bounds: Tensor | None = None) -> dict:
         """What the model's forward takes. Library facts: packing hints alone do not keep documents apart; a mask does."""
         config = self.model.config
-        mask = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
-        if config.model_type == "modernbert":
-            # One tensor would be used for the local layers too, and lose their window.
-            near = (position_ids[:, :, None] - position_ids[:, None, :]).abs() <= config.sliding_window
-            mask = {"full_attention": mask, "sliding_attention": mask & near[:, None]}
         if config.model_type in ROBERTA_LIKE:
             position_ids = position_ids + config.pad_token_id + 1
-        return {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": mask}
+        given = {"input_ids": input_ids, "position_ids": position_ids}
+        if self.dropout == 0 and attention.goes_by_document(self.model, document_bounds):
+            mask = near = None
+            given["document_bounds"] = document_bounds
+        else:
+            mask = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
+        if config.model_type == "modernbert":
+            # One tensor would be used for the local layers too, and lose their window.
+            if mask is not None:
+                near = (position_ids[:, :, None] - position_ids[:, None, :]).abs() <= config.sliding_window
+                near = mask & near[:, None]
+            mask = {"full_attention": mask, "sliding_attention": near}
+        return {**given, "attention_mask": mask}
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
+    def hidden(self, **rows: Tensor) -> Tensor:
         """Last hidden states, (rows, length, width)."""
-        return self.model.base_model(**self.inputs(input_ids, position_ids, document_ids)).last_hidden_state
+        return self.model.base_model(**self.inputs(**rows)).last_hidden_state
 
-    def vocabulary_logits(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, at: Tensor) -> Tensor:
-        """Scores over the vocabulary at the positions where `at`, bool (rows, length), is true: (positions, vocabulary).
+    def head(self, places: Tensor, rows: dict[str, Tensor], project: bool) -> Tensor:
+        """What the model's own head makes of the last hidden states at `places`: scores, or what they are projected from.
 
-        The head never sees the others: over 30,000 tokens it would cost more than the encoder (Geiping and Goldstein
-        2023). A hook between encoder and head picks the positions, so every architecture's own head serves.
+        The head never sees the other places: over 30,000 tokens it would cost more than the encoder (Geiping and Goldstein
+        2023). A hook between encoder and head picks them, so every architecture's own head serves.
         """
         def pick(module, arguments, output):
-            output.last_hidden_state = output.last_hidden_state[at][None]
+            output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[places][None]
             return output
 
-        hook = self.model.base_model.register_forward_hook(pick)
+        hook, decoder = self.model.base_model.register_forward_hook(pick), self.model.get_output_embeddings()
         try:
-            return self.model(**self.inputs(input_ids, position_ids, document_ids)).logits[0]
+            if not project:
+                decoder.forward = lambda states: states
+            return self.model(**self.inputs(**rows)).logits[0]
         finally:
             hook.remove()
+            decoder.__dict__.pop("forward", None)
+
+    def vocabulary_logits(self, places: Tensor, **rows: Tensor) -> Tensor:
+        """Scores over the vocabulary, (places, vocabulary); places int64, numbers into the rows laid end to end."""
+        return self.head(places, rows, project=True)
+
+    def vocabulary_loss(self, places: Tensor, targets: Tensor, **rows: Tensor) -> Tensor:
+        """Cross-entropy of `targets`, int64 (places,), summed."""
+        if not self.ends_in_projection:
+            return F.cross_entropy(self.vocabulary_logits(places, **rows).float(), targets, reduction="sum")
+        decoder = self.model.get_output_embeddings()
+        return linear_cross_entropy(self.head(places, rows, project=False), decoder.weight, decoder.bias, targets)
 
 
 def continue_from(folder: Path, length: int, dropout: float, pooling: str | None) -> Encoder:
@@ -129,11 +157,15 @@ def from_nothing(shape: Model, special: dict[str, int], vocab_size: int, length:
 def ready(encoder: Encoder, dropout: float) -> Encoder:
     """Set the dropout (config.json keeps its own, for fine-tuning) and make sure that packed documents stay apart."""
     attention.use(encoder.model)
+    encoder.dropout = dropout
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = dropout
     try:
         apart = documents_stay_apart(encoder)
+        encoder.ends_in_projection = ends_in_projection(encoder)
     except UserError:
         raise
     except Exception as error:
@@ -159,18 +191,42 @@ def start_at_frequencies(encoder: Encoder, counts: np.ndarray) -> None:
         bias.copy_((smoothed / smoothed.sum()).log())
 
 
-@torch.no_grad()
-def documents_stay_apart(encoder: Encoder) -> bool:
-    """Whether a packed document's states are what the model itself gives it alone. Hints are ignored silently: we look."""
+def two_documents(encoder: Encoder) -> dict[str, Tensor]:
+    """A row of two documents and some padding, to look at what an architecture does."""
+    return {"input_ids": torch.arange(12)[None] % encoder.model.config.vocab_size,
+            "position_ids": torch.cat([torch.arange(5), torch.arange(6), torch.zeros(1, dtype=torch.long)])[None],
+            "document_ids": torch.tensor([[0] * 5 + [1] * 6 + [-1]])}
+
+
+@contextmanager
+def at_rest(encoder: Encoder) -> Iterator[None]:
+    """Neither dropout nor gradients, as training was before afterwards."""
     was_training = encoder.training
     encoder.eval()
-    ids = torch.arange(12)[None] % encoder.model.config.vocab_size
-    document = torch.tensor([[0] * 5 + [1] * 6 + [-1]])
-    position = torch.cat([torch.arange(5), torch.arange(6), torch.zeros(1, dtype=torch.long)])[None]
-    packed = encoder.hidden(ids, position, document)[:, 5:11]
-    alone = encoder.model.base_model(input_ids=ids[:, 5:11]).last_hidden_state
-    encoder.train(was_training)
-    return torch.allclose(packed, alone, atol=1e-3)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        encoder.train(was_training)
+
+
+def documents_stay_apart(encoder: Encoder) -> bool:
+    """Whether a packed document's states are what the model itself gives it alone. Hints are ignored silently: we look."""
+    with at_rest(encoder):
+        rows = two_documents(encoder)
+        alone = encoder.model.base_model(input_ids=rows["input_ids"][:, 5:11]).last_hidden_state
+        return torch.allclose(encoder.hidden(**rows)[:, 5:11], alone, atol=1e-3)
+
+
+def ends_in_projection(encoder: Encoder) -> bool:
+    """Whether the model's scores are a linear function, its output embeddings, of what comes before them."""
+    if not isinstance(encoder.model.get_output_embeddings(), nn.Linear):
+        return False
+    with at_rest(encoder):
+        rows, places, decoder = two_documents(encoder), torch.arange(8), encoder.model.get_output_embeddings()
+        states = encoder.head(places, rows, project=False)
+        return (states.shape[-1] == decoder.in_features
+                and torch.allclose(decoder(states), encoder.vocabulary_logits(places, **rows), atol=1e-4))
 
 
 def save(encoder: Encoder, folder: Path, tokenizer: Path, record: dict, card: str) -> None:

@@ -32,11 +32,11 @@ class HeldOut:
         totals = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
         for batch in self.batches:
             inputs = {name: tensor.to(self.accelerator.device) for name, tensor in batch.inputs.items()}
-            targets, at = inputs.pop("targets"), inputs["at"]
+            targets = inputs.pop("targets")
             with self.accelerator.autocast():
                 logits = encoder.vocabulary_logits(**inputs).float()
-            right = (logits.argmax(-1) == targets[at]).sum()
-            loss = torch.nn.functional.cross_entropy(logits, targets[at], reduction="sum")
-            totals += torch.stack([loss.double(), right.double(), at.sum().double()])
+            right = (logits.argmax(-1) == targets).sum()
+            loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+            totals += torch.stack([loss.double(), right.double(), right.new_tensor(len(targets)).double()])
         loss, right, count = self.accelerator.reduce(totals, "sum").tolist()
         return {"loss": loss / count, "accuracy": right / count}

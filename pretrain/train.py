@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,16 @@ from pretrain.evaluation import HeldOut
 from pretrain.report import card, summary
 
 
+def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> encoders.Encoder:
+    """The encoder as it is before the first step: the one in the folder `init`, or one from nothing."""
+    torch.manual_seed(config.seed)
+    encoder = (encoders.continue_from(init, config.length, config.dropout, config.pooling) if init else
+               encoders.from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout,
+                                     config.pooling))
+    encoders.start_at_frequencies(encoder, shards.frequencies())
+    return encoder
+
+
 def pretrain(config: Pretrain) -> None:
     """Run stage one. Raises ConfigError and DataError for the user's mistakes, before anything is written to the run."""
     accelerator = make_accelerator(config.train.precision)
@@ -41,13 +52,9 @@ def pretrain(config: Pretrain) -> None:
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
                           f" {accelerator.num_processes} processes")
-    torch.manual_seed(config.seed)
-    encoder = (encoders.continue_from(init, config.length, config.dropout, config.pooling) if init else
-               encoders.from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout,
-                                     config.pooling))
+    encoder = new_encoder(config, init, shards)
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     objective = objective_file.Objective(config.objective, encoder)
-    encoders.start_at_frequencies(encoder, shards.frequencies())
     run.begin(shard_folder.name)
 
     head_only = round(config.head_warmup * config.train.steps) if encoder.new and init else 0

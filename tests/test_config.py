@@ -1,5 +1,10 @@
 """Configuration: merging, words, and what a person is told of their mistakes."""
 
+import importlib
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,7 @@ from data.config import Corpus, Filter, Prepare, TaskFile
 from data.encoders import BuiltIn
 from engine.config import Section, check, dump, load, merge, plugins, read_yaml
 from engine.errors import ConfigError
-from engine.explain import keys
+from engine.explain import declared, keys
 from finetune.config import Finetune
 from pretrain.config import Pretrain
 
@@ -131,6 +136,30 @@ def test_a_wrong_plugin_name_lists_the_names(schema, section, package):
     assert plugins(package)
     assert line == (f"{section}: no 'zzzz' among the {package.split('.')[1]}"
                     f" (there are: {', '.join(plugins(package))})")
+
+
+@pytest.mark.parametrize("package", ["pretrain.objectives", "finetune.heads"])
+def test_help_reads_a_plugin_s_keys_from_its_source(package):
+    for plugin in plugins(package):
+        assert declared(package, plugin) == keys(importlib.import_module(f"{package}.{plugin}").Config)
+
+
+def test_a_plugin_s_config_may_have_another_s_beneath_it(tmp_path, monkeypatch):
+    (tmp_path / "some_plugins").mkdir()
+    (tmp_path / "some_plugins" / "first.py").write_text(
+        "import torch\nclass Config(Section):\n    a: int = 3\n    \"\"\"The\n    a.\"\"\"\n    b: str\n")
+    (tmp_path / "some_plugins" / "second.py").write_text("class Config(first.Config):\n    a: int | None = None\n    c: list = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert declared("some_plugins", "second") == {"a": ("none", ""), "b": ("(needed)", ""), "c": ("", "")}
+    assert declared("some_plugins", "first")["a"] == ("3", "The a.")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "data"])
+def test_help_answers_at_once(stage):
+    began = time.time()
+    told = subprocess.run([sys.executable, "-X", "importtime", "-m", stage, "--help"], capture_output=True, text=True, check=True)
+    assert "Every key" in told.stdout and not re.search(r"\| +(torch|transformers)$", told.stderr, re.MULTILINE)
+    assert time.time() - began < 5, "0.5 s on a machine that does nothing else"
 
 
 def test_a_key_of_the_default_plugin_needs_no_name():

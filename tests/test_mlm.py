@@ -43,13 +43,21 @@ def collate(config: mlm.Config, step: int = 0, rows=Rows()):
     return mlm.collate(config, rows, list(range(6)), [generator(0, step, row) for row in range(6)])
 
 
+def dense(inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """(which tokens are to be predicted, the tokens as they were), both (rows, length)."""
+    at, original = torch.zeros_like(inputs["input_ids"], dtype=torch.bool), inputs["input_ids"].clone()
+    at.view(-1)[inputs["places"]] = True
+    original[at] = inputs["targets"]
+    return at, original
+
+
 @pytest.mark.parametrize("rate", [0.15, 0.3, 0.5])
 def test_hidden_share_and_what_is_never_hidden(rate):
     rows, config = Rows(), mlm.Config(mask_rate=rate)
     hidden = np.zeros((6, 32))
     for step in range(400):
         inputs = collate(config, step, rows).inputs
-        ids, at, targets = (inputs[name].numpy() for name in ("input_ids", "at", "targets"))
+        ids, (at, targets) = inputs["input_ids"].numpy(), (tensor.numpy() for tensor in dense(inputs))
         ordinary = (inputs["document_ids"].numpy() >= 0) & ~np.isin(targets, [2, 3])
         assert not (at & ~ordinary).any() and (ids[at] == SPECIAL["mask"]).all() and (ids[~at] == targets[~at]).all()
         assert (abs(at.sum(1) - rate * ordinary.sum(1)) <= 0.5).all()
@@ -64,12 +72,12 @@ def test_bert_mixture_and_at_least_one():
     kept = masked = total = 0
     for step in range(300):
         inputs = collate(config, step, rows).inputs
-        at = inputs["at"]
-        kept += (inputs["input_ids"][at] == inputs["targets"][at]).sum().item()
-        masked += (inputs["input_ids"][at] == SPECIAL["mask"]).sum().item()
-        total += at.sum().item()
+        shown = inputs["input_ids"].flatten()[inputs["places"]]
+        kept += (shown == inputs["targets"]).sum().item()
+        masked += (shown == SPECIAL["mask"]).sum().item()
+        total += len(shown)
     assert abs(masked / total - 0.6) < 0.03 and abs(kept / total - 0.2) < 0.03
-    assert (collate(mlm.Config(mask_rate=0.01)).inputs["at"].sum(1) == 1).all()
+    assert (dense(collate(mlm.Config(mask_rate=0.01)).inputs)[0].sum(1) == 1).all()
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
@@ -86,6 +94,7 @@ def test_loss_and_gradient_equal_the_dense_padded_way(architecture):
     encoder.zero_grad()
 
     slow, counted = 0.0, 0
+    at, targets = (tensor.numpy() for tensor in dense(batch.inputs))
     inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
     encoder.model.set_attn_implementation("sdpa")
     for row in range(6):
@@ -93,7 +102,7 @@ def test_loss_and_gradient_equal_the_dense_padded_way(architecture):
             here = inputs["document_ids"][row] == number
             padding = [0] * 5
             ids = torch.tensor([[*inputs["input_ids"][row][here], *padding]])
-            labels = torch.tensor([[*np.where(inputs["at"], inputs["targets"], -100)[row][here], *[-100] * 5]])
+            labels = torch.tensor([[*np.where(at, targets, -100)[row][here], *[-100] * 5]])
             mask = torch.tensor([[1] * here.sum() + padding])
             logits = encoder.model(input_ids=ids, attention_mask=mask).logits
             slow = slow + torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
@@ -109,7 +118,7 @@ def test_an_architecture_that_mixes_documents_is_refused():
     config = BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     encoder = Encoder(BertForMaskedLM(config))
     assert documents_stay_apart(encoder)
-    encoder.inputs = lambda ids, position, document: {"input_ids": ids, "position_ids": position}
+    encoder.inputs = lambda document_ids, **rest: rest
     assert not documents_stay_apart(encoder)
     with pytest.raises(DataError, match="packed documents see each other"):
         ready(encoder, 0.0)
@@ -128,8 +137,8 @@ def test_evaluation_hides_the_same_tokens_whatever_the_training_rate(sentences, 
     first, second = (HeldOut(shards, 12, Accelerator(cpu=True)) for _ in range(2))
     for one, other in zip(first.batches, second.batches, strict=True):
         assert all(one.inputs[name].equal(other.inputs[name]) for name in one.inputs)
-        ordinary = (one.inputs["document_ids"] >= 0).sum() - (one.inputs["targets"] == 101).sum() * 2
-        assert abs(one.inputs["at"].sum() / ordinary - 0.15) < 0.02
+        ordinary = (one.inputs["document_ids"] >= 0).sum() - (one.inputs["input_ids"] == 101).sum() * 2
+        assert abs(len(one.inputs["targets"]) / ordinary - 0.15) < 0.02
 
 
 def test_a_new_head_starts_at_the_frequencies_and_an_old_one_is_left_alone():

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from data.batches import packed
 from data.shards import Shards
 from engine.config import Section, Share
 from engine.loop import Batch, Output
@@ -60,11 +60,13 @@ def hide(config: Config, ids: np.ndarray, document: np.ndarray, shards: Shards,
 
 
 def collate(config: Config, shards: Shards, rows: list[int], generators: list[np.random.Generator]) -> Batch:
-    """The rows as one batch of int64 and bool (rows, length), each row hidden by its own generator."""
-    ids, position, document = (np.stack(column) for column in zip(*map(shards.row, rows)))
+    """The rows as one batch, each hidden by its own generator: packed rows, and int64 (hidden tokens,)
+    `places`, numbers into the rows laid end to end, and `targets`."""
+    inputs = packed(shards, rows)
+    ids, document = inputs["input_ids"], inputs["document_ids"]
     shown, at = (np.stack(column) for column in zip(
         *(hide(config, *row, shards, generator) for *row, generator in zip(ids, document, generators))))
-    inputs = {"input_ids": shown, "position_ids": position, "document_ids": document, "at": at, "targets": ids}
+    inputs |= {"input_ids": shown, "places": np.flatnonzero(at), "targets": ids[at]}
     return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, int((document >= 0).sum()))
 
 
@@ -75,12 +77,10 @@ class Objective(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, at: Tensor,
-                targets: Tensor) -> Output:
-        """All inputs (rows, length), as `collate` makes them."""
-        logits = self.encoder.vocabulary_logits(input_ids, position_ids, document_ids, at)
-        loss = F.cross_entropy(logits.float(), targets[at], reduction="sum")
-        return Output(loss, at.sum())
+    def forward(self, places: Tensor, targets: Tensor, **rows: Tensor) -> Output:
+        """All inputs as `collate` makes them."""
+        return Output(self.encoder.vocabulary_loss(places, targets, **rows),
+                      places.new_full((), len(places)))
 
     def after_step(self, step: int) -> None:
         """Nothing to keep."""

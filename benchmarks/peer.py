@@ -1,0 +1,65 @@
+"""The recipe people copy today: transformers' `run_mlm` example, on a model, text and machine of ours.
+
+HF `Trainer`, `DataCollatorForLanguageModeling` (15 % hidden, 80/10/10), `group_texts` (documents joined and cut into blocks
+of one length, attention across their bounds), fused AdamW, linear decay. What can be chosen for it are its own flags.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+DEFAULTS: dict = {}
+FLAGS = {"run_mlm": DEFAULTS, "run_mlm bf16": {"bf16": True}, "run_mlm bf16 compile": {"bf16": True, "torch_compile": True},
+ "run_mlm batch 8": {"per_device_train_batch_size":8}, "run_mlm bf16 batch 8": {"bf16": True,"per_device_train_batch_size":8}, "run_mlm bf16 compile 8": {"bf16": True, "torch_compile": True,"per_device_train_batch_size":8}}
+
+
+def prepare(text, tokenizer, length: int):
+    """run_mlm's data set of a `datasets.Dataset` with a column `text`: tokenise every text, join them, cut blocks."""
+    tokens = text.map(lambda rows: tokenizer(rows["text"], return_special_tokens_mask=True), batched=True,
+                      num_proc=os.cpu_count(), remove_columns=text.column_names)
+
+    def blocks(rows: dict) -> dict:
+        joined = {name: [value for values in lists for value in values] for name, lists in rows.items()}
+        total = len(joined["input_ids"]) // length * length
+        return {name: [values[at:at + length] for at in range(0, total, length)] for name, values in joined.items()}
+
+    return tokens.map(blocks, batched=True, num_proc=os.cpu_count())
+
+
+def train(model, rows, tokenizer, after_step: Callable[[int], bool], **flags) -> None:
+    """Train by `Trainer` until the flags' `max_steps`, or `after_step(step)` says so; its tables and bars are silenced."""
+    import torch
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+
+    class Told(TrainerCallback):
+        def on_step_end(self, arguments, state, control, **rest):
+            control.should_training_stop = after_step(state.global_step) or control.should_training_stop
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(folder, save_strategy="no", report_to="none", disable_tqdm=True,
+                                      logging_strategy="no", use_cpu=not torch.cuda.is_available(), **flags)
+        Trainer(model, arguments, train_dataset=rows, callbacks=[Told()],
+                data_collator=DataCollatorForLanguageModeling(tokenizer)).train()
+
+
+def documents(folder: Path, most: int | None = None):
+    """The first documents of a corpus folder as a `datasets.Dataset` with a column `text`."""
+    from datasets import Dataset
+
+    from data.curate import read_documents
+
+    return Dataset.from_dict({"text": [document["text"] for document in islice(read_documents(folder), most)]})
+
+
+def plain(model):
+    """A network of ours as transformers would have it: its own attention, the dropout its configuration says."""
+    from transformers import AutoModelForMaskedLM
+
+    model.config._attn_implementation = "sdpa"
+    fresh = AutoModelForMaskedLM.from_config(model.config)
+    fresh.load_state_dict(model.state_dict())
+    return fresh

@@ -1,0 +1,147 @@
+"""What makes pretraining fast gives the numbers of the plain way: the fused loss, rotation, attention by documents."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_mlm import SPECIAL, Rows, collate
+from torch.nn import functional as F
+from transformers import BertConfig, BertForMaskedLM
+from transformers.models.modernbert.modeling_modernbert import rotate_half
+
+from data.batches import packed
+from engine import attention
+from pretrain import vocabulary
+from pretrain.config import Model
+from pretrain.encoder import Encoder, ends_in_projection, from_nothing
+from pretrain.objectives import mlm
+
+
+def projection(places: int, size: int, width: int, biased: bool, seed: int = 0):
+    torch.manual_seed(seed)
+    states, weight = torch.randn(places, width), torch.randn(size, width) * 0.3
+    bias = torch.randn(size, requires_grad=True) if biased else None
+    return states.requires_grad_(), weight.requires_grad_(), bias, torch.randint(0, size, (places,))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("block", [2**28, 4 * 211 * 7])
+def test_the_fused_loss_is_cross_entropy(monkeypatch, biased, block):
+    monkeypatch.setattr(vocabulary, "BLOCK", block)
+    monkeypatch.setattr(vocabulary, "IN_CACHE", 211 * 3)
+    states, weight, bias, targets = projection(60, 211, 24, biased)
+    learned = [tensor for tensor in (states, weight, bias) if tensor is not None]
+    plain = F.cross_entropy(F.linear(states, weight, bias), targets, reduction="sum")
+    wanted = torch.autograd.grad(plain * 0.37, learned)
+    fused = vocabulary.linear_cross_entropy(states, weight, bias, targets)
+    found = torch.autograd.grad(fused * 0.37, learned)
+    assert abs(fused.item() / plain.item() - 1) < 1e-6
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(found, wanted))
+
+
+def test_the_fused_loss_in_bf16_is_as_near_as_bf16_products_are():
+    states, weight, bias, targets = projection(300, 500, 32, True)
+    exact = torch.autograd.grad(F.cross_entropy(F.linear(states, weight, bias), targets, reduction="sum"),
+                                [states, weight, bias])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = F.cross_entropy(F.linear(states, weight, bias).float(), targets, reduction="sum")
+        fused = vocabulary.linear_cross_entropy(states, weight, bias, targets)
+    assert fused.dtype == torch.float32 and abs(fused.item() / plain.item() - 1) < 1e-3
+    for ours, theirs, true in zip(torch.autograd.grad(fused, [states, weight, bias]),
+                                  torch.autograd.grad(plain, [states, weight, bias]), exact):
+        assert ours.dtype == torch.float32
+        assert (ours - true).norm() < 1.5 * (theirs - true).norm() < 0.05 * true.norm()
+
+
+def test_the_fused_loss_of_nothing_of_the_impossible_and_under_frozen_parts():
+    states, weight, bias, targets = projection(5, 11, 4, True)
+    assert vocabulary.linear_cross_entropy(states[:0], weight, bias, targets[:0]).item() == 0
+    far = torch.full((1, 4), 1e3)
+    impossible = vocabulary.linear_cross_entropy(far, torch.stack([torch.ones(4), -torch.ones(4)]), None, torch.tensor([1]))
+    assert 80 < impossible.item() < 100, "as far as float32 goes, never infinite"
+    loss = vocabulary.linear_cross_entropy(states.detach(), weight, bias, targets)
+    loss.backward()
+    assert states.grad is None and weight.grad is not None and bias.grad is not None
+
+
+def test_a_head_that_does_more_than_project_keeps_its_own_scores():
+    torch.manual_seed(0)
+    encoder = Encoder(BertForMaskedLM(BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1,
+                                                 num_attention_heads=2, intermediate_size=32))).eval()
+    assert ends_in_projection(encoder)
+    inputs = collate(mlm.Config()).inputs
+    objective = mlm.Objective(mlm.Config(), encoder)
+    encoder.ends_in_projection = True
+    plain = objective(**inputs).loss
+    forward = encoder.model.cls.forward
+    encoder.model.cls.forward = lambda states: forward(states).clamp(max=0.01)
+    assert not ends_in_projection(encoder)
+    encoder.ends_in_projection = False
+    bounded = objective(**inputs).loss
+    scores = encoder.model(**encoder.inputs(**{name: inputs[name] for name in inputs.keys() - {"places", "targets"}})).logits
+    wanted = F.cross_entropy(scores.flatten(0, 1)[inputs["places"]], inputs["targets"], reduction="sum")
+    assert torch.allclose(bounded, wanted) and not torch.allclose(bounded, plain)
+
+
+@pytest.mark.parametrize("dtype, near", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_rotation_and_its_gradient(dtype, near):
+    torch.manual_seed(0)
+    base = torch.randn(2, 16, 3, 4, 32)
+    angle = torch.cat([torch.rand(2, 16, 16) * 6] * 2, -1)
+    toward = torch.randn(2, 2, 4, 16, 32)
+
+    def through(rotate, qkv):
+        qkv.requires_grad_()
+        query, key, _ = (part.transpose(1, 2) for part in qkv.unbind(2))
+        turned = rotate(query, key, angle.cos(), angle.sin())
+        gradient, = torch.autograd.grad(sum((part.float() * t).sum() for part, t in zip(turned, toward)), qkv)
+        return *turned, gradient
+
+    def slow(query, key, cosine, sine):
+        cosine, sine = cosine[:, None], sine[:, None]
+        return query * cosine + rotate_half(query) * sine, key * cosine + rotate_half(key) * sine
+
+    for ours, theirs in zip(through(attention.rotary, base.to(dtype)), through(slow, base.double())):
+        assert (ours - theirs).abs().max() < near * theirs.abs().max()
+
+
+def attend_each(query, key, value, bounds, bounds_k, longest, longest_k, *, scale, window_size):
+    """torch's `varlen_attn`, which has no CPU kernel, one sequence at a time; shapes (tokens, heads, width)."""
+    assert bounds.dtype == torch.int32 and longest >= bounds.diff().max() and bounds[-1] == len(query)
+    found = torch.empty_like(query)
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist()):
+        place = torch.arange(end - start)
+        near = (place[:, None] - place).abs() <= (window_size[0] if window_size[0] >= 0 else end)
+        scores = torch.einsum("qhw,khw->hqk", query[start:end], key[start:end]) * scale
+        found[start:end] = torch.einsum("hqk,khw->qhw", scores.masked_fill(~near, -torch.inf).softmax(-1), value[start:end])
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_attention_by_documents_gives_what_the_mask_gives(architecture, monkeypatch):
+    torch.manual_seed(0)
+    shape = Model(architecture=architecture, layers=4, hidden_size=32, attention_heads=2, intermediate_size=48,
+                  local_attention=4, positions=32)
+    encoder = from_nothing(shape, SPECIAL, 90, 32, 0.0, None)
+    objective, inputs = mlm.Objective(mlm.Config(), encoder), collate(mlm.Config()).inputs
+    masked = objective(**inputs).loss
+    wanted = torch.autograd.grad(masked, list(encoder.parameters()), allow_unused=True)
+    monkeypatch.setattr(attention, "varlen_attn", attend_each)
+    monkeypatch.setattr(attention, "goes_by_document", lambda model, bounds: True)
+    by_document = objective(**inputs).loss
+    found = torch.autograd.grad(by_document, list(encoder.parameters()), allow_unused=True)
+    assert abs(by_document.item() / masked.item() - 1) < 1e-5
+    for ours, theirs in zip(found, wanted):
+        assert ours is theirs is None or torch.allclose(ours, theirs, atol=1e-5)
+    encoder.dropout = 0.1
+    monkeypatch.setattr(attention, "varlen_attn", None)
+    assert torch.allclose(objective(**inputs).loss, masked), "its kernels know no dropout: then the mask"
+
+
+def test_document_bounds():
+    rows = Rows()
+    made = packed(rows, [2, 0])
+    flat = made["document_ids"].ravel()
+    edges = [0] + [at for at in range(1, 64) if at == 32 or flat[at] != flat[at - 1]] + [64]
+    assert made["document_bounds"].tolist() == edges and made["document_bounds"].dtype == np.int32
