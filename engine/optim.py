@@ -1,4 +1,4 @@
-"""AdamW over named parameters with a rate of their own each, and the learning-rate schedule as a pure function."""
+"""Optimizers over named parameters with a rate of their own each, and the learning-rate schedule as a pure function."""
 
 from __future__ import annotations
 
@@ -33,3 +33,47 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], train: Train,
             "params": [], "lr_scale": scale, "weight_decay": train.weight_decay if decayed else 0.0})
         group["params"].append(parameter)
     return torch.optim.AdamW(list(groups.values()), lr=train.lr, betas=(0.9, train.beta2), fused=True)
+
+
+class Together(torch.optim.Optimizer):
+    """Two optimizers as one: their groups in a row, one state; each still steps its own parameters."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer):
+        self.optimizers = optimizers
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+        self.share()
+
+    def share(self) -> None:
+        """Let each have its part of the groups, and all the one state."""
+        start = 0
+        for optimizer in self.optimizers:
+            end = start + len(optimizer.param_groups)
+            optimizer.param_groups, optimizer.state = self.param_groups[start:end], self.state
+            start = end
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As every optimizer's, which puts new groups and a new state in place of the old."""
+        super().load_state_dict(state_dict)
+        self.share()
+
+    def step(self, closure: None = None) -> None:
+        """One step of each."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def muon(parameters: Iterable[tuple[str, nn.Parameter]], train: Train, matrix_lr: float, matrices: set[nn.Parameter],
+         lr_scale: Callable[[str], float] = lambda name: 1.0) -> Together:
+    """Muon for `matrices`, AdamW for the rest.
+
+    Muon (Jordan et al. 2024) steps along the momentum's nearest orthogonal matrix, so that all its directions are learned
+    at one pace; `matrix_lr` is its peak rate for a square matrix.
+    """
+    parameters = list(parameters)
+    groups: dict[float, dict] = {}
+    for name, parameter in parameters:
+        if parameter in matrices:
+            scale = lr_scale(name) * matrix_lr / train.lr
+            groups.setdefault(scale, {"params": [], "lr_scale": scale})["params"].append(parameter)
+    rest = adamw([(name, parameter) for name, parameter in parameters if parameter not in matrices], train, lr_scale)
+    return Together(torch.optim.Muon(list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95), rest)

@@ -88,6 +88,11 @@ class Encoder(nn.Module):
             hook.remove()
             decoder.__dict__.pop("forward", None)
 
+    def matrices(self) -> set[nn.Parameter]:
+        """The weights inside the network that turn states into states: neither embeddings nor the projection."""
+        ends = {self.model.get_input_embeddings(), self.model.get_output_embeddings()}
+        return {module.weight for module in self.model.modules() if isinstance(module, nn.Linear) and module not in ends}
+
     def vocabulary_logits(self, places: Tensor, **rows: Tensor) -> Tensor:
         """Scores over the vocabulary, (places, vocabulary); places int64, numbers into the rows laid end to end."""
         return self.head(places, rows, project=True)
@@ -100,13 +105,18 @@ class Encoder(nn.Module):
         return linear_cross_entropy(self.head(places, rows, project=False), decoder.weight, decoder.bias, targets)
 
 
+def quiet() -> None:
+    """transformers tells of every file it reads and writes; what a person needs of it, we say."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def continue_from(folder: Path, length: int, dropout: float, pooling: str | None) -> Encoder:
     """The encoder in `folder`, its masked-language head new if it has none.
 
     Raises DataError when transformers cannot load it, ConfigError when rows are longer than its positions.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     options = {"dtype": torch.float32, "use_safetensors": True}
     try:
         model, told = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True, **options)
@@ -135,6 +145,7 @@ def new_parameters(model: PreTrainedModel, missing: set[str]) -> frozenset[str]:
 def from_nothing(shape: Model, special: dict[str, int], vocab_size: int, length: int, dropout: float,
                  pooling: str | None) -> Encoder:
     """A new encoder with random weights. Raises ConfigError for a shape that cannot be."""
+    quiet()
     if shape.hidden_size % shape.attention_heads:
         raise ConfigError(f"model.attention_heads: {shape.attention_heads} does not divide"
                           f" model.hidden_size={shape.hidden_size}")

@@ -17,7 +17,7 @@ from engine import record
 from engine.errors import ConfigError
 from engine.files import write_json
 from engine.loop import Batch, accelerator as make_accelerator, fit
-from engine.optim import adamw
+from engine.optim import adamw, muon
 from pretrain import encoder as encoders
 from pretrain.config import Pretrain
 from pretrain.evaluation import HeldOut
@@ -73,8 +73,15 @@ def pretrain(config: Pretrain) -> None:
 
     held_out = HeldOut(Shards(shard_folder, "held_out"), config.evaluation_rows, accelerator)
     parameters = dict(objective.named_parameters())
-    optimizer = adamw(parameters.items(), config.train, lambda name: (
-        config.head_lr_scale if init and parameters[name] not in brought else 1.0))
+
+    def lr_scale(name: str) -> float:
+        return config.head_lr_scale if init and parameters[name] not in brought else 1.0
+
+    optimizer = (muon(parameters.items(), config.train, config.train.matrix_lr, encoder.matrices(), lr_scale)
+                 if config.train.optimizer == "muon" else adamw(parameters.items(), config.train, lr_scale))
+    if config.train.compile:
+        # Not the head, which takes another number of places at every step.
+        encoder.model.base_model.compile()
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
                  evaluate=lambda: held_out(encoder))

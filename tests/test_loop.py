@@ -13,7 +13,7 @@ from engine import checkpoint
 from engine.config import Section, Train
 from engine.errors import ConfigError, DataError
 from engine.loop import Batch, Output, Result, accelerator, fit, seed_step
-from engine.optim import adamw, learning_rate
+from engine.optim import adamw, learning_rate, muon
 from engine.record import Run
 
 ROWS = 8
@@ -56,7 +56,7 @@ def process():
 
 
 def train(folder, process, config: Train, dropout: float = 0.0, fails_at: int | None = None,
-          hooks=lambda module: {}, **more) -> tuple[Net, Run, Result]:
+          hooks=lambda module: {}, with_muon: bool = False, **more) -> tuple[Net, Run, Result]:
     """A training in a folder, begun or gone on with."""
     torch.manual_seed(0)
     module, run = Net(dropout), Run(Settings(train=config), "r", folder=folder)
@@ -68,7 +68,11 @@ def train(folder, process, config: Train, dropout: float = 0.0, fails_at: int | 
         return [Batch({name: value[places] for name, value in whole_batch(step).items()}, tokens=len(places))
                 for places in slices(ROWS, 0, 1, config.micro_batch)]
 
-    optimizer = adamw(module.named_parameters(), config, lambda name: 0.5 if name.startswith("first") else 1.0)
+    def scale(name: str) -> float:
+        return 0.5 if name.startswith("first") else 1.0
+
+    optimizer = (muon(module.named_parameters(), config, 0.03, {module.first.weight}, scale) if with_muon else
+                 adamw(module.named_parameters(), config, scale))
     more |= {"seed": 7, "title": "t"} | hooks(module)
     return module, run, fit(module, optimizer, batches, config, run, process, **more)
 
@@ -110,10 +114,36 @@ def test_learning_rate(kind, end):
         assert learning_rate(peak, 7, settings(schedule=kind, warmup=warmup)) == 0.01
 
 
-@pytest.mark.parametrize("stops", [[0], [2], [3], [5, 8], [9]])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, process, stops):
+def test_muon_takes_the_matrices_it_is_given_and_adamw_the_rest(tmp_path, process):
+    """Against the two optimizers apart, on gradients taken whole."""
+    config = settings(clip=100)
+    module, _, _ = train(tmp_path, process, config, with_muon=True)
+    torch.manual_seed(0)
+    slow = Net()
+    matrix, rest = slow.first.weight, [slow.last.weight]
+    vectors = [slow.first.bias, slow.last.bias]
+    optimizers = [torch.optim.Muon([matrix], weight_decay=0.1, momentum=0.95),
+                  torch.optim.AdamW([{"params": [slow.last.weight]}, {"params": [slow.first.bias], "weight_decay": 0.0},
+                                     {"params": [slow.last.bias], "weight_decay": 0.0}], weight_decay=0.1, betas=(0.9, 0.999))]
+    for step in range(config.steps):
+        output = slow(**whole_batch(step))
+        for parameter, gradient in zip([matrix, *rest, *vectors], torch.autograd.grad(
+                output.loss / output.count, [matrix, *rest, *vectors])):
+            parameter.grad = gradient
+        rate = learning_rate(step, config.steps, config)
+        optimizers[0].param_groups[0]["lr"] = rate / config.lr * 0.03 * 0.5
+        for group, scale in zip(optimizers[1].param_groups, (1, 0.5, 1)):
+            group["lr"] = rate * scale
+        for optimizer in optimizers:
+            optimizer.step()
+    for name, parameter in slow.named_parameters():
+        torch.testing.assert_close(module.get_parameter(name), parameter, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("stops, with_muon", [([0], False), ([2], False), ([3], True), ([5, 8], True), ([9], False)])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, process, stops, with_muon):
     def go(name: str, fails_at: int | None = None):
-        return train(tmp_path / name, process, settings(micro_batch=3), 0.4, fails_at, monitor="score",
+        return train(tmp_path / name, process, settings(micro_batch=3), 0.4, fails_at, monitor="score", with_muon=with_muon,
                      hooks=lambda module: {"evaluate": lambda: {"score": -module.last.weight.sum().item()}})
 
     expected, run, _ = go("whole")
