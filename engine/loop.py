@@ -133,7 +133,8 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                 per_second = tokens / (now - told)
                 progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
                 entry = {"step": done, "loss": loss, "lr": rate, "grad_norm": norm.item(),
-                         "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second)}
+                         "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second),
+                         "seconds": round(now - began, 2)}
                 if evaluating:
                     module.eval()
                     entry["evaluation"] = state["evaluation"] = evaluate()

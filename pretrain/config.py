@@ -26,6 +26,8 @@ class Model(Section):
     """Width inside the feed-forward part."""
     local_attention: PositiveInt = 128
     """Window in tokens of modernbert's local layers; every third layer attends to all."""
+    embeddings: Literal["cooccurrence", "random"] = "cooccurrence"
+    """What token vectors start at; cooccurrence: vectors counted from the text, in seconds (Levy and Goldberg 2014)."""
     positions: PositiveInt = 512
     """Longest text the network can ever take, in tokens."""
 

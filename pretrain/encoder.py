@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -185,21 +184,6 @@ def ready(encoder: Encoder, dropout: float) -> Encoder:
     if not apart:
         raise DataError(f"{encoder.model.config.model_type}: in this architecture packed documents see each other")
     return encoder
-
-
-@torch.no_grad()
-def start_at_frequencies(encoder: Encoder, counts: np.ndarray) -> None:
-    """Start a new head's bias at the logarithm of each token's frequency; counts int64 (vocabulary,).
-
-    A bias learned at the encoder's rate would take tens of thousands of steps to get there, and until then the encoder
-    is bent to make up for it.
-    """
-    bias = getattr(encoder.model.get_output_embeddings(), "bias", None)
-    if any(parameter is bias and name in encoder.new for name, parameter in encoder.model.named_parameters()):
-        # Some published networks hold more rows than their tokenizer has tokens.
-        smoothed = torch.ones(len(bias), dtype=torch.float64)
-        smoothed[:len(counts)] += torch.from_numpy(counts[:len(bias)])
-        bias.copy_((smoothed / smoothed.sum()).log())
 
 
 def two_documents(encoder: Encoder) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from engine.files import write_json
 from engine.loop import Batch, accelerator as make_accelerator, fit
 from engine.optim import adamw, muon
-from pretrain import encoder as encoders
+from pretrain import encoder as encoders, start
 from pretrain.config import Pretrain
 from pretrain.evaluation import HeldOut
 from pretrain.report import card, summary
@@ -30,7 +30,9 @@ def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> encoders
     encoder = (encoders.continue_from(init, config.length, config.dropout, config.pooling) if init else
                encoders.from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout,
                                      config.pooling))
-    encoders.start_at_frequencies(encoder, shards.frequencies())
+    start.at_frequencies(encoder, shards.frequencies())
+    if not init and config.model.embeddings == "cooccurrence":
+        start.at_cooccurrences(encoder, shards, config.seed)
     return encoder
 
 

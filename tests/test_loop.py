@@ -156,10 +156,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, process, stop
     assert all(torch.equal(old, new) for old, new in zip(expected.state_dict().values(), found.state_dict().values()))
     for name in ("step-000010/model.safetensors", "step-000010/optimizer.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-    logs = [[entry | {"tokens_per_second": 0} for entry in one.read_log()] for one in (run, again)]
+    logs = [[entry | {"tokens_per_second": 0, "seconds": 0} for entry in one.read_log()] for one in (run, again)]
     assert [(entry["step"], entry["tokens"]) for entry in logs[0]] == [(2, 16), (4, 32), (6, 48), (8, 64), (10, 80)]
     assert logs[0] == logs[1] and logs[0][0].keys() == {
-        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"}
+        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds"}
 
 
 def test_the_best_weights_are_kept(tmp_path, process):

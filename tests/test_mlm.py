@@ -12,8 +12,9 @@ from data.encoders import locate
 from data.shards import Shards, build
 from engine.errors import DataError
 from pretrain.config import Model
-from pretrain.encoder import Encoder, continue_from, documents_stay_apart, from_nothing, ready, start_at_frequencies
+from pretrain.encoder import Encoder, continue_from, documents_stay_apart, from_nothing, ready
 from pretrain.objectives import mlm
+from pretrain.start import at_frequencies
 
 SPECIAL = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 
@@ -146,11 +147,11 @@ def test_a_new_head_starts_at_the_frequencies_and_an_old_one_is_left_alone():
     shape = Model(layers=1, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
     encoder = from_nothing(shape, SPECIAL, 90, 32, 0.0, None)
     counts = np.arange(90) ** 2
-    start_at_frequencies(encoder, counts)
+    at_frequencies(encoder, counts)
     bias = encoder.model.get_output_embeddings().bias
     assert np.allclose(bias.detach().exp(), (counts + 1) / (counts + 1).sum(), atol=1e-7)
     held = Encoder(encoder.model)
-    start_at_frequencies(held, counts[::-1].copy())
+    at_frequencies(held, counts[::-1].copy())
     assert bias.argmax() == 89
 
 

@@ -1,0 +1,173 @@
+"""How long ours needs for the loss that transformers' `run_mlm` reaches in `minutes`, on the same text, network and machine.
+
+    python benchmarks/time_to_loss.py [size=scratch] [minutes=20] [share=0.25] [lr=1e-3] [flags="run_mlm bf16 compile"]
+
+First the peer, its steps filled to `minutes` after a short trial, its linear decay ending there, at the rate `lr` (of its
+own default, 5e-5, a network from nothing learns next to nothing in that time). Then `python -m pretrain` with its steps
+filled to `share` of that. The loss is the fixed one: 15 % of the same held-out tokens hidden; the lower of two ways of
+showing the peer its rows is taken, packed with documents kept apart or as it sees them in training. The peer's clock is
+stopped while it is evaluated and before its first step, ours runs from the command on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+from pretraining import SIZES  # noqa: E402
+
+EVALUATIONS = 12
+EVALUATION_SECONDS = 2  # what one takes of our clock, about
+
+
+def peer(words: list[str], minutes: float, lr: float, flags: str) -> None:
+    """Worker: train by the peer's recipe and print a line of JSON for each evaluation."""
+    import torch
+    from accelerate import Accelerator
+    from transformers import AutoTokenizer
+
+    import peer as recipe
+    from data import curate
+    from data.prepare import prepare
+    from data.shards import Shards
+    from engine.config import load
+    from pretrain.config import Pretrain
+    from pretrain.encoder import Encoder
+    from pretrain.evaluation import HeldOut
+    from pretrain.train import new_encoder
+
+    config = load(Pretrain, [*words, "model.embeddings=random"])
+    init, folder, shards = prepare(config.corpus, config.tokenizer, config.init, config.length, config.model.positions)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = recipe.prepare(recipe.documents(curate.documents(config.corpus)), tokenizer, config.length)
+    torch.manual_seed(0)
+    model = recipe.plain(new_encoder(config, init, Shards(shards, "train")).model)
+    encoder, options = Encoder(model), dict(recipe.FLAGS[flags])
+    batch_size = options.setdefault("per_device_train_batch_size", config.train.batch_size)
+    held_out = HeldOut(Shards(shards, "held_out"), config.evaluation_rows,
+                       Accelerator(mixed_precision="bf16" if options.get("bf16") else "no",
+                                   cpu=not torch.cuda.is_available()))
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    times: list[float] = []
+
+    def trial(step: int) -> bool:
+        times.append(time.perf_counter())
+        # The first steps, in which the network is compiled, are not the pace of the rest.
+        return len(times) > 20 and times[-1] - times[15] > 20
+
+    recipe.train(model, rows, tokenizer, trial, max_steps=10_000, learning_rate=lr, **options)
+    steps = round(minutes * 60 * (len(times) - 16) / (times[-1] - times[15]))
+    model.load_state_dict(kept)
+    clock = {"began": time.perf_counter(), "paused": 0.0}
+
+    def told(step: int) -> bool:
+        if step == 1:
+            clock["began"] = time.perf_counter()
+        seconds = time.perf_counter() - clock["began"] - clock["paused"]
+        over = step >= steps or seconds > 1.1 * minutes * 60
+        if over or step % max(1, steps // EVALUATIONS) == 0:
+            stopped = time.perf_counter()
+            encoder.eval()
+            print(json.dumps({"step": step, "tokens": step * batch_size * config.length, "seconds": seconds,
+                              "loss": held_out(encoder)["loss"]}), flush=True)
+            encoder.train()
+            clock["paused"] += time.perf_counter() - stopped
+        return over
+
+    recipe.train(model, rows, tokenizer, told, max_steps=steps, learning_rate=lr, **options)
+
+
+def run_peer(words: list[str], minutes: float, lr: float, flags: str) -> list[dict]:
+    """The peer's curve: a list of {"step", "tokens", "seconds", "loss"}."""
+    command = [sys.executable, __file__, "peer", str(minutes), str(lr), flags, *words]
+    curve = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+                          env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}) as process:
+        for line in process.stdout:
+            if line.startswith('{"step"'):
+                curve.append(json.loads(line))
+                print(f"run_mlm  {curve[-1]['seconds']:6.0f} s  loss {curve[-1]['loss']:.3f}", flush=True)
+    if process.returncode or not curve:
+        sys.exit("the peer failed: run it alone to see why:\n" + " ".join(command))
+    return curve
+
+
+def run_ours(words: list[str], seconds: float) -> tuple[list[dict], float]:
+    """(our curve, seconds before the first step): a trial of a few steps for the pace, then steps to fill `seconds`."""
+    def run(name: str, *more: str) -> tuple[list[dict], float]:
+        began, folder = time.time(), ROOT / "out" / "runs" / name
+        subprocess.run([sys.executable, "-m", "pretrain", *words, f"run={name}", "train.save_every=1000000", *more], cwd=ROOT,
+                       check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+        wall, metrics = time.time() - began, json.loads((folder / "metrics.json").read_text())
+        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return log, wall - metrics["seconds"]
+
+    name = f"time-to-loss-{os.getpid()}"
+    trial, start = run(f"{name}-trial", "train.steps=60", "train.eval_every=60", "train.log_every=10")
+    pace = (trial[4]["seconds"] - trial[1]["seconds"]) / 30
+    steps = round((seconds - start - EVALUATIONS * EVALUATION_SECONDS) / pace)
+    log, start = run(name, f"train.steps={steps}", f"train.eval_every={max(1, steps // EVALUATIONS)}")
+    return [{"step": entry["step"], "tokens": entry["tokens"], "seconds": start + entry["seconds"],
+             "loss": entry["evaluation"]["loss"]} for entry in log if "evaluation" in entry], start
+
+
+def reached(curve: list[dict], loss: float) -> float | None:
+    """Seconds after which the curve, straight between its points, is at `loss`; None when it never is."""
+    for before, after in zip(curve, curve[1:]):
+        if after["loss"] <= loss:
+            share = (before["loss"] - loss) / (before["loss"] - after["loss"])
+            return before["seconds"] + share * (after["seconds"] - before["seconds"])
+    return None
+
+
+def plot(curves: dict[str, list[dict]], path: Path) -> None:
+    """Loss against minutes, readable in black and white."""
+    import matplotlib
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "headstart"
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for (name, curve), style in zip(curves.items(), ("-o", "--s")):
+        axes.plot([point["seconds"] / 60 for point in curve], [point["loss"] for point in curve], style, color="black",
+                  markersize=4, markerfacecolor="white", label=name)
+    axes.set(xlabel="minutes on this machine", ylabel="held-out loss, 15 % hidden (nats)")
+    last = list(curves.values())[-1][-1]["loss"]
+    axes.axhline(last, color="black", linewidth=0.6, linestyle=":")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main(words: list[str]) -> None:
+    if words[:1] == ["peer"]:
+        return peer(words[4:], float(words[1]), float(words[2]), words[3])
+    own = {"size": "scratch", "minutes": "20", "share": "0.25", "lr": "1e-3", "flags": "run_mlm bf16 compile"}
+    own |= dict(word.split("=", 1) for word in words if word.split("=")[0] in own)
+    rest = [*SIZES[own["size"]], *(word for word in words if word.split("=")[0] not in own)]
+    minutes = float(own["minutes"])
+    ours, start = run_ours(rest, minutes * 60 * float(own["share"]))
+    for point in ours:
+        print(f"ours     {point['seconds']:6.0f} s  loss {point['loss']:.3f}", flush=True)
+    theirs = run_peer(SIZES[own["size"]], minutes, float(own["lr"]), own["flags"])
+    loss, wanted = theirs[-1]["loss"], theirs[-1]["seconds"]
+    seconds = reached(ours, loss)
+    print(f"run_mlm reaches {loss:.3f} in {wanted:.0f} s ({theirs[-1]['tokens']:,} tokens); ours "
+          + (f"in {seconds:.0f} s, {wanted / seconds:.1f} times sooner" if seconds else "does not")
+          + f" (its first {start:.0f} s before the first step), and ends at {ours[-1]['loss']:.3f}"
+            f" ({ours[-1]['tokens']:,} tokens)")
+    out = ROOT / "out" / "benchmarks"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "time_to_loss.json").write_text(json.dumps({"ours": ours, "run_mlm": theirs, **own}, indent=1))
+    plot({"Headstart": ours, f"run_mlm, lr {own['lr']}, {own['flags'].removeprefix('run_mlm ')}": theirs},
+         out / "time_to_loss.svg")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
