@@ -70,4 +70,5 @@ def cooccurrences(shards: Shards, width: int, seed: int) -> np.ndarray:
     left, scale, _ = randomized_svd(matrix, width_found, n_iter=3, random_state=seed)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
     vectors = (left * np.sqrt(scale)) @ rotation[:width_found]
+    vectors[total == 0] = 0  # but for rounding
     return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)).astype(np.float32)
