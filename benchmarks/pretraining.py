@@ -1,17 +1,22 @@
 """Pretraining's speed beside transformers' `run_mlm` (benchmarks/peer.py): the same model, text, rows, batch and machine.
 
-    python benchmarks/pretraining.py [sizes=minilm,scratch] [rounds=3] [seconds=8] [batch_size=N]
-    make bench                                                         the same, and writes benchmarks/RESULTS.md
+    make bench
+    python benchmarks/pretraining.py [sizes=minilm,scratch] [rounds=5] [seconds=6] [contenders=...] [key=value ...]
 
 Every contender is a process of its own, so that memory is its own; they take turns of `seconds`, one working while the
 others wait, after a turn that is not counted (compiling falls into it). Told are medians and extremes over the rounds.
-Tokens are real ones: no padding, and of a row what the documents fill.
+Tokens are real ones: no padding, and of a row what the documents fill. The peer trains at its default of 8 rows a step and
+at ours. `utilisation` is the share of the rate at which this machine multiplies square matrices of 4,096, measured between
+the turns, at the contender's precision, and counts only the products a step must make: ours projects the hidden tokens
+onto the vocabulary, the peer all. Writes its section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,22 +29,24 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 SIZES = {
     "minilm": ["configs/pretrain/default.yaml"],
     "scratch": ["configs/pretrain/scratch.yaml"],
-    **{f"base-{length}": ["configs/pretrain/base.yaml", f"length={length}", f"train.batch_size={32_768 // length}"]
-       for length in (128, 512, 8192)},
+    **{f"base-{length}": ["configs/pretrain/base.yaml", f"length={length}", f"train.batch_size={32_768 // length}",
+                          "train.micro_batch=none"] for length in (128, 512, 8192)},
 }
+BASE = "run_mlm bf16 compile"
 
 
 class Turns:
     """A worker's side of taking turns: `step(tokens)` after each step, which waits while it is another's turn."""
 
-    def __init__(self):
-        self.ends, self.tokens, self.began = 0.0, 0, 0.0
+    def __init__(self, products: float):
+        """products: floating-point operations a token."""
+        self.ends, self.tokens, self.began, self.products = 0.0, 0, 0.0, products
         self.wait()
 
     def wait(self) -> None:
         line = sys.stdin.readline()
         if not line:
-            os._exit(0)
+            sys.exit()
         self.tokens, self.began = 0, time.perf_counter()
         self.ends = self.began + float(line)
 
@@ -48,7 +55,8 @@ class Turns:
         if time.perf_counter() >= self.ends:
             synchronize()
             seconds = time.perf_counter() - self.began
-            print(json.dumps({"tokens": self.tokens, "seconds": seconds, "peak_bytes": peak_bytes()}), file=sys.stderr)
+            print(json.dumps({"tokens": self.tokens, "seconds": seconds, "peak_bytes": peak_bytes(),
+                              "products": self.products}), file=sys.stderr)
             self.wait()
 
 
@@ -67,18 +75,50 @@ def peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+def products(model, share: float, attended: float) -> float:
+    """Floating-point operations that the matrix products of a training step make for a token.
+
+    share: of the tokens that are projected onto the vocabulary; attended: tokens that a token attends to, on average.
+    """
+    from torch import nn
+
+    inside = {module.weight for module in model.base_model.modules() if isinstance(module, nn.Linear)}
+    head = {module.weight for module in model.modules() if isinstance(module, nn.Linear)} - inside
+    config = model.config
+    return (6 * (sum(weight.numel() for weight in inside) + share * sum(weight.numel() for weight in head))
+            + 12 * attended * config.hidden_size * config.num_hidden_layers)
+
+
+def matrix_rate(precision: str, size: int = 4096) -> float:
+    """Floating-point operations a second of a product of two square matrices."""
+    import torch
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one, other = (torch.randn(size, size, dtype=getattr(torch, precision), device=device) for _ in range(2))
+    for times in (1, 2 if device == "cpu" else 50):
+        synchronize()
+        began = time.perf_counter()
+        for _ in range(times):
+            one @ other
+        synchronize()
+    return 2 * size**3 * times / (time.perf_counter() - began)
+
+
 def ours(words: list[str]) -> None:
     """The command itself, run for ever, told of every step."""
     import pretrain.train as stage
     from engine.config import load
     from pretrain.config import Pretrain
 
-    config = load(Pretrain, [*words, f"run=bench-{os.getpid()}", "train.steps=1000000", "train.save_every=1000000",
+    name = f"bench-{os.getpid()}"
+    config = load(Pretrain, [*words, f"run={name}", "train.steps=1000000", "train.save_every=1000000", "head_warmup=0",
                              "train.eval_every=1000000"])
+    atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
     fit = stage.fit
 
     def told(module, optimizer, batches, *arguments, after_step: Callable[[int], None], **rest):
-        turns, tokens = Turns(), {}
+        # On a CPU, and under a mask everywhere, a token's products with the whole row are made.
+        share = getattr(config.objective, "mask_rate", 1.0)
+        turns, tokens = Turns(products(module.encoder.model, share, config.length)), {}
 
         def counted(step: int):
             made = batches(step)
@@ -114,11 +154,12 @@ def peer(name: str, words: list[str]) -> None:
     rows = recipe.prepare(recipe.documents(curate.documents(config.corpus), 4_000), tokenizer, config.length)
     torch.manual_seed(0)
     encoder = new_encoder(config, init, Shards(shards, "train"))
-    model, flags = recipe.plain(encoder.model), dict(recipe.FLAGS[name])
-    batch_size = flags.pop("per_device_train_batch_size", config.train.batch_size)
-    turns = Turns()
+    model = recipe.plain(encoder.model)
+    flags, _, size = name.partition(", ")
+    batch_size = int(size.split()[0]) if size else recipe.BATCH_SIZE
+    turns = Turns(products(model, 1.0, config.length))
     recipe.train(model, rows, tokenizer, lambda step: turns.step(batch_size * config.length), max_steps=1_000_000,
-                 per_device_train_batch_size=batch_size, **flags)
+                 per_device_train_batch_size=batch_size, **recipe.FLAGS[flags])
 
 
 def contend(name: str, words: list[str]) -> subprocess.Popen:
@@ -141,20 +182,36 @@ def turn(process: subprocess.Popen, seconds: float) -> dict:
 
 
 def compare(size: str, names: list[str], rounds: int, seconds: float, words: list[str]) -> dict[str, dict]:
-    """{contender: {"tokens_per_second": [a round each], "peak_bytes"}}, measured in turns."""
+    """{contender: {"tokens_per_second": [a round each], "peak_bytes", "products"}}, measured in turns; and under
+    "float32" and "bfloat16" the rate of matrix products."""
     processes = {name: contend(name, [*SIZES[size], *words]) for name in names}
-    found: dict[str, dict] = {name: {"tokens_per_second": []} for name in names}
+    found: dict = {name: {"tokens_per_second": []} for name in names} | {"float32": [], "bfloat16": []}
     for name in names:
         turn(processes[name], seconds)
     for _ in range(rounds):
         for name in names:
             told = turn(processes[name], seconds)
             found[name]["tokens_per_second"].append(told["tokens"] / told["seconds"])
-            found[name]["peak_bytes"] = told["peak_bytes"]
+            found[name] |= {"peak_bytes": told["peak_bytes"], "products": told["products"]}
+        for precision in ("float32", "bfloat16"):
+            found[precision].append(matrix_rate(precision))
     for process in processes.values():
         process.stdin.close()
         process.wait()
     return found
+
+
+def rows_of(size: str, names: list[str], found: dict) -> list[list[str]]:
+    """The table's lines for one size."""
+    first, lines = statistics.median(found[names[0]]["tokens_per_second"]), []
+    for name in names:
+        told = found[name]
+        rate = statistics.median(told["tokens_per_second"])
+        precision = "float32" if name.partition(",")[0] == "run_mlm" else "bfloat16"
+        lines.append([size, name, f"{rate:,.0f}", f"{min(told['tokens_per_second']):,.0f} to {max(told['tokens_per_second']):,.0f}",
+                      f"{first / rate:.2f}", f"{rate * told['products'] / statistics.median(found[precision]):.0%}",
+                      f"{told['peak_bytes'] / 1e6:,.0f}"])
+    return lines
 
 
 def main(words: list[str]) -> None:
@@ -162,17 +219,22 @@ def main(words: list[str]) -> None:
         name, rest = words[1], words[2:]
         return ours(rest) if name == "ours" else peer(name, rest)
     import peer as recipe
+    import results
+    import torch
+    from engine.config import load
+    from pretrain.config import Pretrain
     own = dict(word.split("=", 1) for word in words if word.split("=")[0] in ("sizes", "rounds", "seconds", "contenders"))
     rest = [word for word in words if word.split("=")[0] not in own]
-    names = own.get("contenders", ",".join(["ours", *recipe.FLAGS])).split(",")
-    for size in own.get("sizes", "minilm,scratch").split(","):
-        found = compare(size, names, int(own.get("rounds", 3)), float(own.get("seconds", 8)), rest)
-        first = statistics.median(found[names[0]]["tokens_per_second"])
-        for name, told in found.items():
-            rates = told["tokens_per_second"]
-            print(f"{size:<9} {name:<22} {statistics.median(rates):>8,.0f} tokens/s [{min(rates):,.0f}, {max(rates):,.0f}]"
-                  f"  ours is {first / statistics.median(rates):.2f} times as fast"
-                  f"  {told['peak_bytes'] / 2**20:,.0f} MB", flush=True)
+    on_gpu, lines = torch.cuda.is_available(), []
+    for size in own.get("sizes", "base-128,base-512,base-8192" if on_gpu else "minilm,scratch").split(","):
+        rows = load(Pretrain, [*SIZES[size], *rest]).train.batch_size
+        names = own["contenders"].split(";") if "contenders" in own else ["ours", *recipe.FLAGS, f"{BASE}, {rows} rows"]
+        found = compare(size, names, int(own.get("rounds", 5)), float(own.get("seconds", 6)), rest)
+        lines += rows_of(size, names, found)
+        print("\n".join("  ".join(f"{part:>12}" for part in line) for line in lines[-len(names):]), flush=True)
+    results.put(f"Speed of pretraining, on a {'GPU' if on_gpu else 'CPU'}", " ".join(["python benchmarks/pretraining.py", *words]),
+                results.table(["size", "", "tokens/s", "over the rounds", "ours is x times as fast", "utilisation", "peak MB"],
+                              lines))
 
 
 if __name__ == "__main__":

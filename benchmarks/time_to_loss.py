@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import results  # noqa: E402
 from pretraining import SIZES  # noqa: E402
 
 EVALUATIONS = 12
@@ -49,7 +50,7 @@ def peer(words: list[str], minutes: float, lr: float, flags: str) -> None:
     torch.manual_seed(0)
     model = recipe.plain(new_encoder(config, init, Shards(shards, "train")).model)
     encoder, options = Encoder(model), dict(recipe.FLAGS[flags])
-    batch_size = options.setdefault("per_device_train_batch_size", config.train.batch_size)
+    batch_size = options["per_device_train_batch_size"] = recipe.BATCH_SIZE
     held_out = HeldOut(Shards(shards, "held_out"), config.evaluation_rows,
                        Accelerator(mixed_precision="bf16" if options.get("bf16") else "no",
                                    cpu=not torch.cuda.is_available()))
@@ -158,15 +159,18 @@ def main(words: list[str]) -> None:
     theirs = run_peer(SIZES[own["size"]], minutes, float(own["lr"]), own["flags"])
     loss, wanted = theirs[-1]["loss"], theirs[-1]["seconds"]
     seconds = reached(ours, loss)
-    print(f"run_mlm reaches {loss:.3f} in {wanted:.0f} s ({theirs[-1]['tokens']:,} tokens); ours "
-          + (f"in {seconds:.0f} s, {wanted / seconds:.1f} times sooner" if seconds else "does not")
-          + f" (its first {start:.0f} s before the first step), and ends at {ours[-1]['loss']:.3f}"
-            f" ({ours[-1]['tokens']:,} tokens)")
-    out = ROOT / "out" / "benchmarks"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "time_to_loss.json").write_text(json.dumps({"ours": ours, "run_mlm": theirs, **own}, indent=1))
-    plot({"Headstart": ours, f"run_mlm, lr {own['lr']}, {own['flags'].removeprefix('run_mlm ')}": theirs},
-         out / "time_to_loss.svg")
+    told = (f"run_mlm reaches {loss:.3f} in {wanted:.0f} s ({theirs[-1]['tokens']:,} tokens); ours "
+            + (f"in {seconds:.0f} s, {wanted / seconds:.1f} times sooner" if seconds else "does not")
+            + f" (its first {start:.0f} s before the first step), and ends at {ours[-1]['loss']:.3f} after"
+              f" {ours[-1]['seconds']:.0f} s ({ours[-1]['tokens']:,} tokens).")
+    print(told)
+    plot({"Headstart": ours, f"run_mlm, {own['flags'].removeprefix('run_mlm ')}, lr {own['lr']}": theirs},
+         ROOT / "benchmarks" / "time_to_loss.svg")
+    curves = [[name, *(f"{point['loss']:.3f} ({point['seconds']:.0f} s)" for point in curve[1::2])]
+              for name, curve in (("ours", ours), ("run_mlm", theirs))]
+    results.put(f"Time to a loss, {own['size']}", " ".join(["python benchmarks/time_to_loss.py", *words]),
+                told + "\n\n![loss against minutes](time_to_loss.svg)\n\n"
+                + "\n".join("- " + curve[0] + ": " + ", ".join(curve[1:]) for curve in curves))
 
 
 if __name__ == "__main__":

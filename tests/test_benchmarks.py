@@ -1,0 +1,74 @@
+"""The benchmarks run on a machine without a GPU, and count what they say they count."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_mlm import SPECIAL
+from torch.utils.flop_counter import FlopCounterMode
+
+from pretrain.config import Model
+from pretrain.encoder import from_nothing
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+import pretraining  # noqa: E402
+import results  # noqa: E402
+import time_to_loss  # noqa: E402
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_products_are_those_that_torch_counts(architecture):
+    shape = Model(architecture=architecture, layers=3, hidden_size=64, attention_heads=2, intermediate_size=96, positions=32)
+    model = from_nothing(shape, SPECIAL, 500, 32, 0.0, None).model
+    model.set_attn_implementation("eager")
+    ids = torch.randint(5, 500, (4, 32))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids).logits.sum().backward()
+    # The first layer's inputs are embeddings, of which no gradient is taken by a product; counted all the same.
+    assert counter.get_total_flops() == pytest.approx(128 * pretraining.products(model, 1.0, 32), rel=0.02)
+    sparse, dense = (pretraining.products(model, share, 32) for share in (0.0, 1.0))
+    assert pretraining.products(model, 0.25, 32) == pytest.approx(sparse + (dense - sparse) / 4)
+
+
+def test_contenders_take_turns(monkeypatch, sentences):
+    words = [f"corpus={{name: turns, sources: [{{files: {sentences / 'corpus.txt'}}}], held_out: 0.2}}", "length=32",
+             "tokenizer.vocab_size=300", "train.batch_size=4",
+             "model={layers: 1, hidden_size: 32, attention_heads: 2, intermediate_size: 32, positions: 32}"]
+    monkeypatch.setattr(pretraining, "matrix_rate", lambda precision: 1e9)
+    names = ["ours", "run_mlm", "run_mlm bf16, 4 rows"]
+    found = pretraining.compare("scratch", names, 2, 0.3, words)
+    lines = pretraining.rows_of("scratch", names, found)
+    assert [line[1] for line in lines] == names and lines[0][4] == "1.00"
+    for name in names:
+        assert len(found[name]["tokens_per_second"]) == 2 and min(found[name]["tokens_per_second"]) > 0
+        assert found[name]["peak_bytes"] > 1e8
+    assert found["ours"]["products"] < found["run_mlm"]["products"] == found["run_mlm bf16, 4 rows"]["products"]
+    assert not list((ROOT / "out" / "runs").glob("bench-*")), "what it wrote to run is gone"
+
+
+def test_a_contender_that_dies_is_told_of(capfd):
+    with pytest.raises(SystemExit, match="no such key"):
+        pretraining.compare("scratch", ["ours"], 1, 0.1, ["model.layerz=2"])
+
+
+def test_when_a_loss_was_reached():
+    curve = [{"seconds": at, "loss": loss} for at, loss in ((10, 6.0), (20, 5.0), (30, 5.0), (40, 4.0))]
+    assert time_to_loss.reached(curve, 5.5) == 15 and time_to_loss.reached(curve, 4.25) == 37.5
+    assert time_to_loss.reached(curve, 3.9) is None
+
+
+def test_curves_are_drawn_and_sections_replaced(tmp_path, monkeypatch):
+    curve = [{"seconds": 60 * at, "loss": 7 - at} for at in range(1, 4)]
+    time_to_loss.plot({"ours": curve, "theirs": curve}, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "<svg" in drawn and 'href="http' not in drawn.replace('xlink:href="#', "")
+    monkeypatch.setattr(results, "FILE", tmp_path / "RESULTS.md")
+    for title, body in (("One", "first"), ("Two", "second"), ("One", "third")):
+        results.put(title, "command", body)
+    text = results.FILE.read_text()
+    assert "first" not in text and text.index("third") < text.index("second") and text.count("## One") == 1
+    assert results.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
