@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -51,6 +53,8 @@ def pretrain(config: Pretrain) -> None:
         if accelerator.is_main_process:
             print(looked_at(shard_folder), flush=True)
     shards = Shards(shard_folder, "train")
+    if config.train.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ConfigError("train.compile: torch.compile needs a C++ compiler, g++ or the one that CXX names")
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
                           f" {accelerator.num_processes} processes")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, run
 from test_mlm import SPECIAL, Rows, collate
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
@@ -137,6 +142,50 @@ def test_attention_by_documents_gives_what_the_mask_gives(architecture, monkeypa
     encoder.dropout = 0.1
     monkeypatch.setattr(attention, "varlen_attn", None)
     assert torch.allclose(objective(**inputs).loss, masked), "its kernels know no dropout: then the mask"
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_bf16_on_a_cpu_is_within_a_hundredth(architecture):
+    """Attention by products, rotation and the fused loss in bf16, against float32."""
+    torch.manual_seed(0)
+    shape = Model(architecture=architecture, layers=3, hidden_size=64, attention_heads=2, intermediate_size=64,
+                  local_attention=4, positions=32)
+    encoder = from_nothing(shape, SPECIAL, 90, 32, 0.0, None)
+    objective, inputs = mlm.Objective(mlm.Config(), encoder), collate(mlm.Config()).inputs
+
+    def gradients():
+        loss = objective(**inputs).loss
+        return loss.item(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(objective.parameters()),
+                                                                               allow_unused=True) if g is not None])
+    exact, toward = gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, found = gradients()
+    assert abs(half / exact - 1) < 0.01 and torch.cosine_similarity(found, toward, dim=0) > 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_a_compiled_run_has_the_losses_of_a_plain_one(architecture, workplace, sentences):
+    (workplace / "c.yaml").write_text(f"corpus: {{name: c, sources: [{{files: {sentences / 'corpus.txt'}}}], held_out: 0.2}}\n")
+    words = ["-m", "pretrain", "c.yaml", *TINY, f"model.architecture={architecture}", "train.steps=6", "train.log_every=1",
+             "train.lr=1e-3", "train.eval_every=3"]
+    curves = []
+    for compiled in ("false", "true"):
+        done = run(*words, f"run=r-{compiled}", f"train.compile={compiled}", prefix=(sys.executable,), cwd=workplace)
+        assert done.returncode == 0, done.stderr
+        log = (workplace / "out" / "runs" / f"r-{compiled}" / "log.jsonl").read_text().splitlines()
+        curves.append([(json.loads(line)["loss"], json.loads(line).get("evaluation", {"loss": 0})["loss"]) for line in log])
+    for plain, compiled in zip(*curves, strict=True):
+        assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_compiling_without_a_compiler_is_one_line(workplace, sentences):
+    (workplace / "c.yaml").write_text(f"corpus: {{name: c, sources: [{{files: {sentences / 'corpus.txt'}}}], held_out: 0.2}}\n")
+    done = run("pretrain", "c.yaml", *TINY, "run=r", "train.steps=2", "train.lr=1e-3", "train.compile=true", cwd=workplace,
+               CXX="no-such-compiler")
+    assert done.returncode == 2 and done.stderr.strip().startswith("train.compile:") and "Traceback" not in done.stderr
+    assert not (workplace / "out" / "runs").exists()
 
 
 def test_document_bounds():
