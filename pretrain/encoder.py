@@ -87,6 +87,15 @@ class Encoder(nn.Module):
             hook.remove()
             decoder.__dict__.pop("forward", None)
 
+    def compile_trunk(self) -> None:
+        """Let torch.compile translate the network up to its last hidden states.
+
+        Not the head, which takes another number of places at every step. And the forward, not the module: a module's hooks
+        would be translated with it, and `head` brings a new one each time.
+        """
+        trunk = self.model.base_model
+        trunk.forward = torch.compile(trunk.forward)
+
     def matrices(self) -> set[nn.Parameter]:
         """The weights inside the network that turn states into states: neither embeddings nor the projection."""
         ends = {self.model.get_input_embeddings(), self.model.get_output_embeddings()}

@@ -86,8 +86,7 @@ def pretrain(config: Pretrain) -> None:
     optimizer = (muon(parameters.items(), config.train, config.train.matrix_lr, encoder.matrices(), lr_scale)
                  if config.train.optimizer == "muon" else adamw(parameters.items(), config.train, lr_scale))
     if config.train.compile:
-        # Not the head, which takes another number of places at every step.
-        encoder.model.base_model.compile()
+        encoder.compile_trunk()
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
                  evaluate=lambda: held_out(encoder))

@@ -37,7 +37,7 @@ def counted_slowly(shards: SimpleNamespace) -> np.ndarray:
     total = counts.sum(1)
     share = total ** start.SMOOTHING / (total ** start.SMOOTHING).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(np.maximum(0, np.log(counts / total[:, None] / share)))
+        return np.nan_to_num(np.maximum(0, np.log(counts / total[:, None] / share))) * (counts > start.CHANCE)
 
 
 def test_vectors_are_the_factored_information_turned():
