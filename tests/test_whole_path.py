@@ -98,13 +98,17 @@ def test_same_seed_same_weights_bit_for_bit(workplace, sentences):
         assert all(first[name].equal(second[name]) for name in first) and first.keys() == second.keys()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", "pretrain by muon", "finetune"])
 def test_same_weights_however_the_batch_is_cut(workplace, sentences, stage):
-    """1 process x 16, 1 x (4 x 4), 2 x 8 through accelerate launch: 1e-5 in float32."""
+    """1 process x 16, 1 x (4 x 4), 2 x 8 through accelerate launch: 1e-5 in float32.
+
+    But for Muon, which makes a matrix orthogonal in bf16 and so rounds what differs by 1e-7 apart: there the loss.
+    """
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file",
               "configs/launch/two-cpu-processes.yaml", "-m")
     words = ["train.steps=6", "train.batch_size=16", "train.eval_every=6", "train.lr=1e-3", "run=NAME"]
-    if stage == "pretrain":
+    if stage != "finetune":
+        words += ["train.optimizer=" + ("muon" if "muon" in stage else "adamw")]
         command, kind = (lambda *more, **how: pretrain(sentences, *words, *more, **how)), "encoder"
     else:
         done = pretrain(sentences, "run=enc", "train.steps=2")
@@ -117,6 +121,11 @@ def test_same_weights_however_the_batch_is_cut(workplace, sentences, stage):
                             ("two", [], {"prefix": launch})):
         done = command(f"run={name}", *more, **how)
         assert (workplace / f"out/runs/{name}/{kind}").is_dir(), done.stderr + done.stdout
+    if "muon" in stage:
+        losses = [json.loads((workplace / f"out/runs/{name}/metrics.json").read_text())["held_out"]["loss"]
+                  for name in ("whole", "pieces", "two")]
+        assert max(losses) - min(losses) < 2e-3, losses
+        return
     whole = weights(workplace / f"out/runs/whole/{kind}")
     for name in ("pieces", "two"):
         other = weights(workplace / f"out/runs/{name}/{kind}")
@@ -148,6 +157,6 @@ main(sys.argv[2:])
     assert pretrain(sentences, "run=cut", *words).returncode == 0
     first, second = (weights(workplace / f"out/runs/{name}/encoder") for name in ("whole", "cut"))
     assert all(first[name].equal(second[name]) for name in first)
-    logs = [[{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"}
+    logs = [[{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_second", "seconds")}
              for line in (workplace / f"out/runs/{name}/log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
     assert logs[0] == logs[1]
