@@ -102,24 +102,14 @@ def reviews() -> None:
 
 
 def peer_preparation(path: str, tokenizer: str) -> None:
-    """What run_mlm does before it trains, at its defaults: tokenise every text, join them, cut blocks of one length."""
+    """What run_mlm does before it trains, at its defaults."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
-    known = AutoTokenizer.from_pretrained(tokenizer)
+    import peer as recipe
+
     text = load_dataset("json", data_files=path, split="train")
-    tokens = text.map(lambda rows: known(rows["text"], return_special_tokens_mask=True), batched=True, num_proc=2,
-                      remove_columns=["text"])
-
-    def blocks(rows: dict) -> dict:
-        joined = {name: sum_of(values) for name, values in rows.items()}
-        total = len(joined["input_ids"]) // LENGTH * LENGTH
-        return {name: [values[at:at + LENGTH] for at in range(0, total, LENGTH)] for name, values in joined.items()}
-
-    def sum_of(lists: list[list]) -> list:
-        return [value for values in lists for value in values]
-
-    print(len(tokens.map(blocks, batched=True, num_proc=2)), "blocks")
+    print(len(recipe.prepare(text, AutoTokenizer.from_pretrained(tokenizer), LENGTH)), "blocks")
 
 
 def peer(repeats: int) -> None:

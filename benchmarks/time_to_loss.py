@@ -1,12 +1,13 @@
 """How long ours needs for the loss that transformers' `run_mlm` reaches in `minutes`, on the same text, network and machine.
 
-    python benchmarks/time_to_loss.py [size=scratch] [minutes=20] [share=0.25] [lr=1e-3] [flags="run_mlm bf16 compile"]
+    python benchmarks/time_to_loss.py [size=scratch] [minutes=20] [share=0.25] [lr=5e-4] [warmup=0.06]
+                                      [flags="run_mlm bf16 compile"]
 
-First the peer, its steps filled to `minutes` after a short trial, its linear decay ending there, at the rate `lr` (of its
-own default, 5e-5, a network from nothing learns next to nothing in that time). Then `python -m pretrain` with its steps
-filled to `share` of that. The loss is the fixed one: 15 % of the same held-out tokens hidden; the lower of two ways of
-showing the peer its rows is taken, packed with documents kept apart or as it sees them in training. The peer's clock is
-stopped while it is evaluated and before its first step, ours runs from the command on.
+First `python -m pretrain`, its steps filled to `share` of the minutes after a short trial; then the peer, its steps filled to
+`minutes`, its linear decay ending there, at the rate `lr` and with a warm-up, the best of those tried (LOG.md; at its own
+default, 5e-5, a network from nothing learns next to nothing in that time). The loss is the fixed one: 15 % of the same
+held-out tokens hidden; of the peer, the lower of two: with documents kept apart, and with rows read as it reads them in
+training. The peer's clock stands still while it is evaluated and before its first step; ours runs from the command on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EVALUATIONS = 12
 EVALUATION_SECONDS = 2  # what one takes of our clock, about
 
 
-def peer(words: list[str], minutes: float, lr: float, flags: str) -> None:
+def peer(words: list[str], minutes: float, lr: float, warmup: float, flags: str) -> None:
     """Worker: train by the peer's recipe and print a line of JSON for each evaluation."""
     import torch
     from accelerate import Accelerator
@@ -51,9 +52,12 @@ def peer(words: list[str], minutes: float, lr: float, flags: str) -> None:
     model = recipe.plain(new_encoder(config, init, Shards(shards, "train")).model)
     encoder, options = Encoder(model), dict(recipe.FLAGS[flags])
     batch_size = options["per_device_train_batch_size"] = recipe.BATCH_SIZE
-    held_out = HeldOut(Shards(shards, "held_out"), config.evaluation_rows,
-                       Accelerator(mixed_precision="bf16" if options.get("bf16") else "no",
-                                   cpu=not torch.cuda.is_available()))
+    apart, joined = (HeldOut(Shards(shards, "held_out"), config.evaluation_rows,
+                             Accelerator(mixed_precision="bf16" if options.get("bf16") else "no",
+                                         cpu=not torch.cuda.is_available())) for _ in range(2))
+    for batch in joined.batches:
+        batch.inputs["document_ids"].clamp_(max=0)
+        batch.inputs["position_ids"][:] = torch.arange(config.length)
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     times: list[float] = []
 
@@ -76,17 +80,17 @@ def peer(words: list[str], minutes: float, lr: float, flags: str) -> None:
             stopped = time.perf_counter()
             encoder.eval()
             print(json.dumps({"step": step, "tokens": step * batch_size * config.length, "seconds": seconds,
-                              "loss": held_out(encoder)["loss"]}), flush=True)
+                              "loss": min(held_out(encoder)["loss"] for held_out in (apart, joined))}), flush=True)
             encoder.train()
             clock["paused"] += time.perf_counter() - stopped
         return over
 
-    recipe.train(model, rows, tokenizer, told, max_steps=steps, learning_rate=lr, **options)
+    recipe.train(model, rows, tokenizer, told, max_steps=steps, learning_rate=lr, warmup_steps=round(warmup * steps), **options)
 
 
-def run_peer(words: list[str], minutes: float, lr: float, flags: str) -> list[dict]:
+def run_peer(words: list[str], minutes: str, lr: str, warmup: str, flags: str) -> list[dict]:
     """The peer's curve: a list of {"step", "tokens", "seconds", "loss"}."""
-    command = [sys.executable, __file__, "peer", str(minutes), str(lr), flags, *words]
+    command = [sys.executable, __file__, "peer", minutes, lr, warmup, flags, *words]
     curve = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
                           env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}) as process:
@@ -148,15 +152,15 @@ def plot(curves: dict[str, list[dict]], path: Path) -> None:
 
 def main(words: list[str]) -> None:
     if words[:1] == ["peer"]:
-        return peer(words[4:], float(words[1]), float(words[2]), words[3])
-    own = {"size": "scratch", "minutes": "20", "share": "0.25", "lr": "1e-3", "flags": "run_mlm bf16 compile"}
+        return peer(words[5:], *map(float, words[1:4]), words[4])
+    own = {"size": "scratch", "minutes": "20", "share": "0.25", "lr": "5e-4", "warmup": "0.06", "flags": "run_mlm bf16 compile"}
     own |= dict(word.split("=", 1) for word in words if word.split("=")[0] in own)
     rest = [*SIZES[own["size"]], *(word for word in words if word.split("=")[0] not in own)]
     minutes = float(own["minutes"])
     ours, start = run_ours(rest, minutes * 60 * float(own["share"]))
     for point in ours:
         print(f"ours     {point['seconds']:6.0f} s  loss {point['loss']:.3f}", flush=True)
-    theirs = run_peer(SIZES[own["size"]], minutes, float(own["lr"]), own["flags"])
+    theirs = run_peer(SIZES[own["size"]], own["minutes"], own["lr"], own["warmup"], own["flags"])
     loss, wanted = theirs[-1]["loss"], theirs[-1]["seconds"]
     seconds = reached(ours, loss)
     told = (f"run_mlm reaches {loss:.3f} in {wanted:.0f} s ({theirs[-1]['tokens']:,} tokens); ours "
