@@ -170,7 +170,7 @@ def main(words: list[str]) -> None:
     print(told)
     plot({"Headstart": ours, f"run_mlm, {own['flags'].removeprefix('run_mlm ')}, lr {own['lr']}": theirs},
          ROOT / "benchmarks" / "time_to_loss.svg")
-    curves = [[name, *(f"{point['loss']:.3f} ({point['seconds']:.0f} s)" for point in curve[1::2])]
+    curves = [[name, *(f"{point['loss']:.3f} ({point['seconds']:.0f} s)" for point in [*curve[1:-1:2], curve[-1]])]
               for name, curve in (("ours", ours), ("run_mlm", theirs))]
     results.put(f"Time to a loss, {own['size']}", " ".join(["python benchmarks/time_to_loss.py", *words]),
                 told + "\n\n![loss against minutes](time_to_loss.svg)\n\n"

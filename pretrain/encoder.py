@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from data.encoders import pooling_of
@@ -113,6 +113,11 @@ class Encoder(nn.Module):
         return linear_cross_entropy(self.head(places, rows, project=False), decoder.weight, decoder.bias, targets)
 
 
+def positions_of(config: PretrainedConfig) -> int:
+    """The longest row of tokens a network takes."""
+    return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
+
+
 def quiet() -> None:
     """transformers tells of every file it reads and writes; what a person needs of it, we say."""
     logging.set_verbosity_error()
@@ -131,7 +136,7 @@ def continue_from(folder: Path, length: int, dropout: float, pooling: str | None
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for masked language modelling"
                         f" ({str(error).strip().splitlines()[0]})") from None
-    positions = model.config.max_position_embeddings - 2 * (model.config.model_type in ROBERTA_LIKE)
+    positions = positions_of(model.config)
     if length > positions:
         raise ConfigError(f"length: {length} is more than the {positions} positions of {folder.name or folder}")
     # A pooler has no part in masked language modelling, but who loads the folder with AutoModel expects it.

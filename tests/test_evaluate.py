@@ -1,0 +1,104 @@
+"""`python -m pretrain.evaluate`: vectors as sentence-transformers makes them, figures against slow ones, what is printed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run
+
+from data.encoders import locate
+from pretrain import probes
+
+
+def test_vectors_are_those_of_sentence_transformers(workplace):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["a film to remember", "No.", "it drags on and on, and then it ends; nobody in the room was sorry " * 3, ""]
+    vectors, width = probes.encoder_vectors(locate("minilm"), 64)
+    theirs = SentenceTransformer(str(locate("minilm")))
+    theirs.max_seq_length = 64
+    expected = theirs.encode(texts, normalize_embeddings=True)
+    ours = vectors(texts)
+    assert ours.shape == (4, width) == (4, 384)
+    assert np.allclose(ours / np.linalg.norm(ours, axis=1, keepdims=True), expected, atol=1e-5)
+
+
+def test_likeness_is_the_correlation_of_ranks():
+    random = np.random.default_rng(0)
+    first, second, scores = random.normal(size=(40, 8)), random.normal(size=(40, 8)), random.normal(size=40)
+    cosine = np.array([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(first, second)])
+    ranks = [np.argsort(np.argsort(values)) for values in (cosine, scores)]
+    assert probes.likeness(first, second, scores) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert probes.likeness(first, second, cosine) == pytest.approx(1) == -probes.likeness(first, second, -cosine)
+    assert probes.likeness(first * 0, second, scores) == 0, "a collapsed encoder"
+
+
+def test_probes_find_what_is_there_and_nothing_where_nothing_is():
+    random = np.random.default_rng(0)
+    labels = {split: np.array(["no", "yes"])[random.integers(2, size=size)] for split, size in
+              (("train", 300), ("validation", 80), ("test", 400))}
+    noise = {split: random.normal(size=(len(values), 12)).astype(np.float32) for split, values in labels.items()}
+    signal = {split: array + 3 * (labels[split] == "yes")[:, None] for split, array in noise.items()}
+    chosen = list(range(50))
+    assert probes.linear_probe(signal, labels, chosen) > 0.97 and probes.nearest_neighbours(signal, labels, 10) > 0.97
+    assert abs(probes.linear_probe(noise, labels, chosen) - 0.5) < 0.1
+    assert abs(probes.nearest_neighbours(noise, labels, 10) - 0.5) < 0.1
+    votes = []
+    for vector in signal["test"]:
+        cosine = signal["train"] @ vector / np.linalg.norm(signal["train"], axis=1)
+        near = labels["train"][np.argsort(-cosine)[:5]]
+        votes.append("yes" if (near == "yes").sum() > 2 else "no")
+    assert probes.nearest_neighbours(signal, labels, 5) == pytest.approx((np.array(votes) == labels["test"]).mean())
+
+
+@pytest.fixture
+def files(workplace, sentences):
+    (workplace / "task.yaml").write_text(f"task: {{name: t, train: {{files: {sentences / 'labels.csv'}}}}}\n")
+    random = np.random.default_rng(0)
+    pairs = ["sentence1,sentence2,score"]
+    for number in range(40):
+        words = [f"word{word}" for word in random.integers(9, size=6)]
+        pairs.append(f"{' '.join(words)},{' '.join(words[:number % 6 + 1])},{number % 6}")
+    (workplace / "pairs.csv").write_text("\n".join(pairs) + "\n")
+    return workplace
+
+
+def test_the_table_and_the_file(files):
+    done = run("pretrain.evaluate", "encoder=minilm", "task=task.yaml", "labels=[20, 60]", "seeds=2", "likeness.files=pairs.csv",
+               cwd=files)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())
+    figures = written["figures"]
+    assert list(figures) == ["minilm", "the same network, untrained", "TF-IDF + truncated SVD"]
+    lines = done.stdout.splitlines()
+    for name, found in figures.items():
+        assert list(found) == ["likeness", "linear, 20", "linear, 60", "neighbours, all"]
+        line = next(line for line in lines if line.startswith(f"  {name}"))
+        assert [float(part) for part in line.removeprefix(f"  {name}").split()] == [round(value, 3) for value in found.values()]
+    assert figures["minilm"]["likeness"] > 0.5 and figures["minilm"]["linear, 60"] > 0.55
+    assert written["config"]["seeds"] == 2 and "out/evaluations/minilm.json" in done.stdout
+    again = run("pretrain.evaluate", "encoder=minilm", "task=task.yaml", "labels=[20, 60]", "seeds=2",
+                "likeness.files=pairs.csv", cwd=files)
+    assert again.stdout == done.stdout, "the same figures every time"
+
+
+@pytest.mark.parametrize("words, told", [
+    (["task=none"], "task, likeness: give one of them"),
+    (["labels=[100000]", "task=task.yaml"], "there are"),
+    (["task=none", "likeness.files=pairs.csv", "likeness.score=sentence1"], "is not a number"),
+    (["task=none", "likeness.files=pairs.csv", "likeness.score=scores"], "scores"),
+    (["task=nowhere.yaml"], "nowhere.yaml: no such file"),
+    (["encoder=out/runs/none/encoder", "task=task.yaml"], "no such folder"),
+    (["tusk=task.yaml"], "tusk: no such key (nearest: task)"),
+])
+def test_mistakes_are_a_line(files, words, told):
+    done = run("pretrain.evaluate", *([] if any("encoder=" in word for word in words) else ["encoder=minilm"]), *words, cwd=files)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 2
+
+
+def test_a_task_about_pairs_is_refused(files):
+    (files / "pair.yaml").write_text("task: {name: t, train: {files: pairs.csv}, text: [sentence1, sentence2], label: score}\n")
+    done = run("pretrain.evaluate", "encoder=minilm", "task=pair.yaml", cwd=files)
+    assert done.returncode == 2 and "a probe takes one text" in done.stderr
