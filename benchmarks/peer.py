@@ -59,9 +59,13 @@ def documents(folder: Path, most: int | None = None):
 
 
 def plain(model):
-    """A network of ours as transformers would have it: its own attention, the dropout its configuration says."""
+    """A network of ours as transformers would have it: its own attention and rotation, the dropout its configuration says."""
     from transformers import AutoModelForMaskedLM
+    from transformers.models.modernbert import modeling_modernbert
 
+    from engine import attention
+
+    modeling_modernbert.apply_rotary_pos_emb = attention.plain_rotary
     model.config._attn_implementation = "sdpa"
     fresh = AutoModelForMaskedLM.from_config(model.config)
     fresh.load_state_dict(model.state_dict())

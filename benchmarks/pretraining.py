@@ -1,4 +1,4 @@
-"""Pretraining's speed beside transformers' `run_mlm` (benchmarks/peer.py): the same model, text, rows, batch and machine.
+"""Pretraining's speed beside transformers' `run_mlm` (benchmarks/peer.py): the same model, text and machine.
 
     make bench
     python benchmarks/pretraining.py [sizes=minilm,scratch] [rounds=4] [seconds=5] [contenders=...] [key=value ...]
@@ -118,10 +118,11 @@ def ours(words: list[str]) -> None:
     atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
     fit = stage.fit
 
-    def told(module, optimizer, batches, *arguments, after_step: Callable[[int], None], **rest):
-        # On a CPU, and under a mask everywhere, a token's products with the whole row are made.
-        share = getattr(config.objective, "mask_rate", 1.0)
-        turns, tokens = Turns(products(module.encoder.model, share, config.length)), {}
+    def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
+        # Under a mask a token's products with the whole row are made; on a GPU, those with its own document alone.
+        sizes = batches(0)[0].inputs["document_bounds"].diff().double()
+        attended = (sizes @ sizes / sizes.sum()).item() if accelerator.device.type == "cuda" else config.length
+        turns, tokens = Turns(products(module.encoder.model, config.objective.mask_rate, attended)), {}
 
         def counted(step: int):
             made = batches(step)
@@ -132,7 +133,7 @@ def ours(words: list[str]) -> None:
             after_step(step)
             turns.step(tokens.pop(step))
 
-        return fit(module, optimizer, counted, *arguments, after_step=after, **rest)
+        return fit(module, optimizer, counted, train, run, accelerator, after_step=after, **rest)
 
     stage.fit = told
     stage.pretrain(config)

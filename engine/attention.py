@@ -98,7 +98,6 @@ def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: 
 
 
 plain_rotary = modeling_modernbert.apply_rotary_pos_emb
-modeling_modernbert.apply_rotary_pos_emb = rotary
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
@@ -107,3 +106,6 @@ def use(model: PreTrainedModel) -> None:
     """Make `model` attend by `attention`, unless its architecture has an attention of its own. Saved files do not change."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)
+    if model.config.model_type == "modernbert":
+        # A function of transformers' module, so of every such network in this process; exact, but for rounding.
+        modeling_modernbert.apply_rotary_pos_emb = rotary

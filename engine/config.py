@@ -158,9 +158,9 @@ def load(schema: type[Schema], words: list[str]) -> Schema:
     """The configuration that YAML paths and `key=value` words describe. Raises ConfigError naming every mistake."""
     tree: dict = {}
     for word in words:
-        # A file's name may hold a =, and a key's value may be the name of a file.
-        if "=" in word and not (word.endswith((".yaml", ".yml")) and (word.startswith(".") or Path(word).is_file()
-                                                                      or "/" in word.partition("=")[0])):
+        # A file's name may hold a =, and a key's value may be the name of a file; a key holds no /.
+        named = word.endswith((".yaml", ".yml")) and ("/" in word.partition("=")[0] or Path(word).is_file())
+        if "=" in word and not named:
             key, _, text = word.partition("=")
             value = parse(text, key)
             for part in reversed(key.split(".")):
