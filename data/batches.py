@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.packing import pack
 from data.shards import Shards
 
 ROUNDS = 6
@@ -67,10 +68,39 @@ def packed(shards: Shards, rows: list[int]) -> dict[str, np.ndarray]:
     """Rows as one batch: `input_ids`, `position_ids`, `document_ids` int64 (rows, length), padding being document -1;
     and `document_bounds` int32 (documents + 1,), where documents begin in the rows laid end to end, and their end."""
     ids, position, document = (np.stack(column) for column in zip(*map(shards.row, rows)))
+    return {"input_ids": ids, "position_ids": position, "document_ids": document, "document_bounds": bounds_of(document)}
+
+
+def laid_out(texts: list[np.ndarray], length: int, padding: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Texts, `framed` and none longer than `length`, as rows like those of `packed`, `document_ids` being the number of the
+    text; and where each token of the texts laid end to end went, int64 (tokens,), a number into the rows laid end to end."""
+    sizes = np.array([len(text) for text in texts])
+    chosen, starts = pack(sizes, length)
+    sizes_there, row = sizes[chosen], np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    ends = np.cumsum(sizes_there)
+    before = ends - sizes_there
+    first = np.empty(len(texts), np.int64)
+    first[chosen] = row * length + before - before[starts[:-1]][row]
+    position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    at, shape = np.repeat(first, sizes) + position, (len(starts) - 1, length)
+    rows = {"input_ids": np.full(shape, padding, np.int64), "position_ids": np.zeros(shape, np.int64),
+            "document_ids": np.full(shape, -1, np.int64)}
+    for name, values in (("input_ids", np.concatenate(texts)), ("position_ids", position),
+                         ("document_ids", np.repeat(np.arange(len(texts)), sizes))):
+        rows[name].reshape(-1)[at] = values
+    return {**rows, "document_bounds": bounds_of(rows["document_ids"])}, at
+
+
+def framed(text: np.ndarray, special: dict[str, int], length: int) -> np.ndarray:
+    """int64: a text between its special tokens, cut off where it would be longer than `length`."""
+    return np.concatenate([[special["cls"]], text[:length - 2], [special["sep"]]]).astype(np.int64)
+
+
+def bounds_of(document: np.ndarray) -> np.ndarray:
+    """int32 (documents + 1,): where documents begin in the rows laid end to end, padding being one too; and the end."""
     begins = np.ones(document.shape, dtype=bool)
     begins[:, 1:] = document[:, 1:] != document[:, :-1]
-    bounds = np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
-    return {"input_ids": ids, "position_ids": position, "document_ids": document, "document_bounds": bounds}
+    return np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
 
 
 def slices(count: int, process: int, processes: int, micro_batch: int | None) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import re
 import textwrap
 import types
@@ -12,6 +12,8 @@ from typing import Any, Union, get_args, get_origin
 
 from engine.config import Section, plugins
 from engine.errors import nearest
+
+OURS = ("engine", "data", "pretrain", "finetune")
 
 
 def explain(schema: type[Section], problem: dict) -> str:
@@ -57,7 +59,7 @@ def keys(schema: type[Section], prefix: str = "") -> dict[str, tuple[str, str]]:
         package = next((note for note in field.metadata if isinstance(note, str)), None)
         if package:
             for plugin in plugins(package):
-                found |= {f"{prefix}{name}.{key}": told for key, told in declared(package, plugin).items()}
+                found |= {f"{prefix}{name}.{key}": told for key, told in declared(f"{package}.{plugin}").items()}
             continue
         inner, is_list = section_of(field.annotation), get_origin(field.annotation) is list
         meaning = " ".join((field.description or "").split())
@@ -71,24 +73,47 @@ def keys(schema: type[Section], prefix: str = "") -> dict[str, tuple[str, str]]:
     return found
 
 
-def declared(package: str, plugin: str) -> dict[str, tuple[str, str]]:
-    """The keys of a plugin's `Config`, as `keys` gives them, read from its source: importing it would load torch.
+def declared(module: str, section: str = "Config") -> dict[str, tuple[str, str]]:
+    """The keys of a section of a file, as `keys` gives them, read from its source: importing a plugin would load torch.
 
-    A `Config` may have another plugin's beneath it (`class Config(mlm.Config)`), and plain values as defaults.
+    What stands beneath it (`class Config(mlm.Config)`) is read likewise, and sections in it; defaults are plain values.
     """
-    path = Path(importlib.import_module(package).__path__[0]) / f"{plugin}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    imported = {name.asname or name.name: (node.module, name.name) for node in tree.body
+                if isinstance(node, ast.ImportFrom) for name in node.names}
+
+    def where(written: str) -> tuple[str, str] | None:
+        """(module, class) of one of our classes, by the name it has here."""
+        file, _, name = written.rpartition(".")
+        if file:
+            found = (".".join(imported[file]), name) if file in imported else None
+        else:
+            found = (module, written) if written in classes else imported.get(written)
+        return found if found and found[0].split(".")[0] in OURS else None
+
     found: dict[str, tuple[str, str]] = {}
-    for base in config.bases:
-        if ast.unparse(base) != "Section":
-            found |= declared(package, ast.unparse(base).partition(".")[0])
-    for field, after in zip(config.body, [*config.body[1:], ast.Pass()]):
+    for base in map(ast.unparse, classes[section].bases):
+        if (above := where(base)) and above[1] != "Section":
+            found |= declared(*above)
+    body = classes[section].body
+    for field, after in zip(body, [*body[1:], ast.Pass()]):
         if isinstance(field, ast.AnnAssign):
-            default = shown_default(ast.literal_eval(field.value)) if field.value else "(needed)"
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            found[field.target.id] = (default, " ".join(after.value.value.split()) if is_text else "")
+            inside = [where(node.id) for node in ast.walk(field.annotation) if isinstance(node, ast.Name)]
+            sections = [each for each in inside if each and is_section(*each)]
+            for each in sections:
+                found |= {f"{field.target.id}.{key}": told for key, told in declared(*each).items()}
+            if not sections:
+                default = shown_default(ast.literal_eval(field.value)) if field.value else "(needed)"
+                is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                found[field.target.id] = (default, " ".join(after.value.value.split()) if is_text else "")
     return found
+
+
+def is_section(module: str, name: str) -> bool:
+    """Whether a file defines a class of that name; types of plain values are names for something else."""
+    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
 
 
 def shown_default(value: object) -> str:

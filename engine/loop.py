@@ -4,7 +4,7 @@
 
 A module's `forward(**inputs)` returns `Output(loss, count)`: the loss *summed* over what it counts, and that count. The
 gradient is divided once, by the count over all micro-batches and processes, so the numbers are the same however the
-batch is cut.
+batch is cut. A loss that is no such sum: see `engine.tied`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Output(NamedTuple):
     """Scalar: the loss summed over what is counted."""
     count: Tensor
     """Scalar: how many were counted (masked tokens, pairs, examples)."""
+    figures: dict[str, Tensor] = {}
+    """What the log tells besides the loss, each (2,): a sum and how many it was added up from."""
 
 
 class Batch(NamedTuple):
@@ -100,10 +102,11 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     machine.keep_freed_memory()
     steps, device = train.steps, accelerator.device
     state = checkpoint.restore(run.folder, module, optimizer) or {
-        "step": 0, "tokens": 0, "seconds": 0.0, "window": [0.0, 0.0], "best": None, "waited": 0, "evaluation": {}}
+        "step": 0, "tokens": 0, "seconds": 0.0, "window": {}, "best": None, "waited": 0, "evaluation": {}}
     run.rewind(state["step"])
     wrapped, optimizer = accelerator.prepare(module, optimizer)
-    window = torch.tensor(state["window"], dtype=torch.float64, device=device)
+    window = {name: torch.tensor(sums, dtype=torch.float64, device=device) for name, sums in state["window"].items()}
+    in_parts = train.micro_batch is not None and train.batch_size > train.micro_batch * accelerator.num_processes
     tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
     stopped = patience is not None and state["waited"] >= patience
     best_weights = run.folder / "best"
@@ -116,10 +119,10 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             module.train()
-            counted, tokens = accumulate(wrapped, micro_batches, accelerator, seed, step)
+            counted, tokens = accumulate(wrapped, module, micro_batches, accelerator, seed, step, in_parts)
             tokens_told += tokens
-            window += counted
-            norm = scale_gradients(module, accelerator.num_processes / counted[1].clamp(min=1), train.clip)
+            window = {name: window.get(name, 0) + sums for name, sums in counted.items()}
+            norm = scale_gradients(module, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             after_step(step)
@@ -128,13 +131,14 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
             evaluating = done % train.eval_every == 0 or done == steps
             saving = done % train.save_every == 0
             if evaluating or saving or done % train.log_every == 0:
-                loss, now = (window[0] / window[1]).item(), time.time()
+                sums = torch.stack(list(window.values()))
+                (loss, *figures), now = (sums[:, 0] / sums[:, 1]).tolist(), time.time()
                 tokens = int(accelerator.reduce(torch.tensor(tokens_told, device=device), "sum"))
                 per_second = tokens / (now - told)
                 progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
                 entry = {"step": done, "loss": loss, "lr": rate, "grad_norm": norm.item(),
                          "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second),
-                         "seconds": round(now - began, 2)}
+                         "seconds": round(now - began, 2), **dict(zip(list(window)[1:], figures))}
                 if evaluating:
                     module.eval()
                     entry["evaluation"] = state["evaluation"] = evaluate()
@@ -148,9 +152,9 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                     stopped = patience is not None and state["waited"] >= patience
                 if evaluating or done % train.log_every == 0:
                     run.log(entry)
-                    window.zero_()
+                    window = {}
                 state |= {"step": done, "tokens": state["tokens"] + tokens, "seconds": time.time() - began,
-                          "window": window.tolist()}
+                          "window": {name: sums.tolist() for name, sums in window.items()}}
                 tokens_told, told = 0, time.time()
                 if (saving or stopped or done == steps) and accelerator.is_main_process:
                     checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep)
@@ -181,19 +185,32 @@ def ahead(batches: Callable[[int], list[Batch]], steps: range, device: torch.dev
             yield step, current
 
 
-def accumulate(wrapped: nn.Module, micro_batches: list[Batch], accelerator: Accelerator, seed: int,
-               step: int) -> tuple[Tensor, int]:
-    """Add up the gradients of one step; returns (loss and count over all processes, float64 (2,); tokens of this one)."""
-    device = accelerator.device
-    counted = torch.zeros(2, dtype=torch.float64, device=device)
-    for index, batch in enumerate(micro_batches):
+def accumulate(wrapped: nn.Module, module: nn.Module, micro_batches: list[Batch], accelerator: Accelerator, seed: int,
+               step: int, in_parts: bool) -> tuple[dict[str, Tensor], int]:
+    """Add up the gradients of one step. Returns sums over all processes, float64 (2,) each: "loss", with what is counted,
+    and the module's figures; and the tokens of this process.
+
+    in_parts: whether some process has more than one micro-batch. All processes must take the same way to a tied loss.
+    """
+    device, counted = accelerator.device, 0
+    every = [{name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
+             for batch in micro_batches]
+    if in_parts and hasattr(module, "tie"):
+        represented = []
+        for index, inputs in enumerate(every):
+            seed_step(seed, step, index, accelerator.process_index)
+            with torch.no_grad(), accelerator.autocast():
+                represented.append(module.represent(**inputs))
+        every = [inputs | more for inputs, more in zip(every, module.tie(represented))]
+    for index, inputs in enumerate(every):
         seed_step(seed, step, index, accelerator.process_index)
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-        with nullcontext() if index == len(micro_batches) - 1 else accelerator.no_sync(wrapped):
+        with nullcontext() if index == len(every) - 1 else accelerator.no_sync(wrapped):
             output = wrapped(**inputs)
             accelerator.backward(output.loss)
-        counted += torch.stack([output.loss.detach().to(counted), output.count.to(counted)])
-    return accelerator.reduce(counted, "sum"), sum(batch.tokens for batch in micro_batches)
+        counted += torch.stack([torch.stack([output.loss.detach().double(), output.count.double()]),
+                                *(sums.double() for sums in output.figures.values())])
+    names = ["loss", *output.figures]
+    return dict(zip(names, accelerator.reduce(counted, "sum"))), sum(batch.tokens for batch in micro_batches)
 
 
 def scale_gradients(module: nn.Module, factor: Tensor, clip: float) -> Tensor:

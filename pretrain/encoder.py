@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,13 +68,31 @@ class Encoder(nn.Module):
         """Last hidden states, (rows, length, width)."""
         return self.model.base_model(**self.inputs(**rows)).last_hidden_state
 
-    def head(self, places: Tensor, rows: dict[str, Tensor], project: bool) -> Tensor:
+    def vectors(self, states: Tensor, document_ids: Tensor, count: int) -> Tensor:
+        """float32 (count, width): the pooled last hidden states, (rows, length, width), of each document.
+
+        Documents are numbered through all rows, 0 to count, as in `data.batches.laid_out`.
+        """
+        mean, flat = self.pooling == "mean", document_ids.flatten()
+        if not mean:
+            first = F.pad(flat, (1, 0), value=-1)[:-1] != flat
+            flat = flat.where(first, -1)
+        # Padding is added up too, in a place of its own: leaving it out would need to know, on a GPU, how much there is.
+        total = states.new_zeros(count + 1, states.shape[-1], dtype=torch.float32)
+        total = total.index_add(0, flat + 1, states.flatten(0, 1).float())[1:]
+        return total / torch.bincount(flat + 1, minlength=count + 1)[1:, None].clamp(min=1) if mean else total
+
+    def head(self, places: Tensor, rows: dict[str, Tensor], project: bool,
+             look: Callable[[Tensor], None] = lambda states: None) -> Tensor:
         """What the model's own head makes of the last hidden states at `places`: scores, or what they are projected from.
+
+        `look` is shown all of the last hidden states, (rows, length, width).
 
         The head never sees the other places: over 30,000 tokens it would cost more than the encoder (Geiping and Goldstein
         2023). A hook between encoder and head picks them, so every architecture's own head serves.
         """
         def pick(module, arguments, output):
+            look(output.last_hidden_state)
             output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[places][None]
             return output
 
@@ -105,12 +123,14 @@ class Encoder(nn.Module):
         """Scores over the vocabulary, (places, vocabulary); places int64, numbers into the rows laid end to end."""
         return self.head(places, rows, project=True)
 
-    def vocabulary_loss(self, places: Tensor, targets: Tensor, **rows: Tensor) -> Tensor:
-        """Cross-entropy of `targets`, int64 (places,), summed."""
+    def vocabulary_loss(self, places: Tensor, targets: Tensor, look: Callable[[Tensor], None] = lambda states: None,
+                        **rows: Tensor) -> Tensor:
+        """Cross-entropy of `targets`, int64 (places,), summed; `look` as in `head`."""
+        found = self.head(places, rows, not self.ends_in_projection, look)
         if not self.ends_in_projection:
-            return F.cross_entropy(self.vocabulary_logits(places, **rows).float(), targets, reduction="sum")
+            return F.cross_entropy(found.float(), targets, reduction="sum")
         decoder = self.model.get_output_embeddings()
-        return linear_cross_entropy(self.head(places, rows, project=False), decoder.weight, decoder.bias, targets)
+        return linear_cross_entropy(found, decoder.weight, decoder.bias, targets)
 
 
 def positions_of(config: PretrainedConfig) -> int:
@@ -238,10 +258,12 @@ def ends_in_projection(encoder: Encoder) -> bool:
                 and torch.allclose(decoder(states), encoder.vocabulary_logits(places, **rows), atol=1e-4))
 
 
-def save(encoder: Encoder, folder: Path, tokenizer: Path, record: dict, card: str) -> None:
-    """Write the encoder folder, whole or not at all."""
+def save(encoder: Encoder, folder: Path, tokenizer: Path, record: dict, card: str, with_head: bool = True) -> None:
+    """Write the encoder folder, whole or not at all; `with_head`: with the masked-language head."""
     def fill(path: Path) -> None:
-        encoder.model.save_pretrained(path, state_dict={**encoder.model.state_dict(), **encoder.unused})
+        model, prefix = (encoder.model, "") if with_head else (encoder.model.base_model, f"{encoder.model.base_model_prefix}.")
+        unused = {name.removeprefix(prefix): tensor for name, tensor in encoder.unused.items()}
+        model.save_pretrained(path, state_dict={**model.state_dict(), **unused})
         for name in FILES:
             if (tokenizer / name).is_file():
                 shutil.copy(tokenizer / name, path / name)

@@ -20,9 +20,11 @@ from data.config import TaskFile
 from data.derived import OUT
 from data.encoders import locate, pooling_of
 from data.sources import name_of, rows, text_of
+from engine import attention, machine
 from engine.config import load
 from engine.errors import ConfigError, DataError
 from engine.files import write_json
+from engine.record import Progress
 from pretrain.encoder import positions_of, quiet
 from pretrain.evaluate import Evaluate, Likeness
 
@@ -64,7 +66,10 @@ def probed(config: Evaluate) -> dict[str, list[labelled.Example]]:
         raise ConfigError(f"task: {config.task} is about pairs of texts; a probe takes one text")
     splits = labelled.read(task)
     for count in config.labels:
-        labelled.few(splits["train"], count, 0)
+        try:
+            labelled.few(splits["train"], count, 0)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("task.labels", "labels", 1)) from None
     return splits
 
 
@@ -92,23 +97,28 @@ def encoder_vectors(folder: Path, length: int, untrained: bool = False) -> tuple
         model = AutoModel.from_config(model.config)
     mean = pooling_of(folder) != "cls"
     length = min(length, tokenizer.model_max_length, positions_of(model.config))
-    return lambda texts: pooled(model.eval(), tokenizer, texts, length, mean), model.config.hidden_size
+    attention.use(model)
+    title = "vectors, untrained" if untrained else "vectors"
+    return lambda texts: pooled(model.eval(), tokenizer, texts, length, mean, title), model.config.hidden_size
 
 
 @torch.no_grad()
-def pooled(model: PreTrainedModel, tokenizer, texts: list[str], length: int, mean: bool) -> np.ndarray:
+def pooled(model: PreTrainedModel, tokenizer, texts: list[str], length: int, mean: bool, title: str) -> np.ndarray:
     """float32 (texts, width): the mean of each text's last hidden states, or the first."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     order = np.argsort([len(text) for text in texts], kind="stable")
     found = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for start in range(0, len(texts), AT_ONCE):
-        places = order[start:start + AT_ONCE]
-        inputs = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=length,
-                           return_tensors="pt").to(device)
-        states = model(**inputs).last_hidden_state
-        mask = inputs["attention_mask"][:, :, None].to(states)
-        found[places] = ((states * mask).sum(1) / mask.sum(1) if mean else states[:, 0]).cpu().numpy()
+    with Progress(title, len(texts), 0, True, "text") as progress:
+        for start in range(0, len(texts), AT_ONCE):
+            places = order[start:start + AT_ONCE]
+            inputs = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=length,
+                               return_tensors="pt").to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=machine.has_native_bf16()):
+                states = model(**inputs).last_hidden_state.float()
+            mask = inputs["attention_mask"][:, :, None]
+            found[places] = ((states * mask).sum(1) / mask.sum(1) if mean else states[:, 0]).cpu().numpy()
+            progress.update(start + len(places), "")
     return found
 
 

@@ -7,6 +7,8 @@ import json
 from engine.record import Run
 
 BARS = "▁▂▃▄▅▆▇█"
+MEASURED = (("loss", "held-out loss", "15 % hidden, always the same"),
+            ("retrieval", "other half", "of a held-out text found among {among:,}"))
 
 
 def sparkline(values: list[float], width: int = 48) -> str:
@@ -26,8 +28,8 @@ def summary(run: Run) -> str:
     lines = [
         "",
         f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}",
-        "  held-out loss   " + "  ".join(f"{e['evaluation']['loss']:.3f} (step {e['step']})" for e in evaluations[-4:])
-        + "   15 % hidden, always the same",
+        *(f"  {title:<15} " + "  ".join(f"{e['evaluation'][figure]:.3f} (step {e['step']})" for e in evaluations[-4:])
+          + "   " + meaning.format(**evaluations[-1]["evaluation"]) for figure, title, meaning in MEASURED if figure in evaluations[-1]["evaluation"]),
         f"  tokens seen     {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
         f"  speed           {metrics['tokens_per_second']:,} tokens per second",
         f"  encoder         {run.folder / 'encoder'}",
@@ -41,9 +43,14 @@ def card(made: dict) -> str:
     """The encoder folder's README.md, made from its record."""
     config, documents = made["config"], made["documents"]
     trained = f"continued from `{made['init']}`" if made["init"] else "trained from nothing"
+    evaluation = made["evaluation"]
+    measured = " ".join([*([f"Held-out masked-token loss at 15 %: {evaluation['loss']:.3f}."] if "loss" in evaluation else []),
+                         *([f"A held-out text's other half is the nearest among {evaluation['among']:,} for"
+                           f" {evaluation['retrieval']:.1%} of them."]
+                           if "retrieval" in evaluation else [])])
     return f"""---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {"fill-mask" if "loss" in evaluation else "sentence-similarity"}
 tags: [headstart, encoder, {config['objective']['name']}]
 ---
 
@@ -52,7 +59,7 @@ tags: [headstart, encoder, {config['objective']['name']}]
 An encoder {trained} on the corpus `{config['corpus']['name']}` ({documents['train']['documents']:,} documents,
 {documents['train']['tokens']:,} tokens; {documents['held_out']['documents']:,} documents held out) by
 `{config['objective']['name']}` for {made['steps']:,} steps, {made['tokens']:,} tokens.
-Held-out masked-token loss at 15 %: {made['evaluation']['loss']:.3f}.
+{measured}
 
 ```python
 from transformers import AutoModel, AutoTokenizer

@@ -47,6 +47,7 @@ def pretrain(config: Pretrain) -> None:
             print(f"{run.folder} is finished.\n{summary(run)}")
         return
 
+    config.objective.suits(config.train.batch_size, config.dropout, config.length)
     with accelerator.main_process_first():
         init, tokenizer, shard_folder = prepare(config.corpus, config.tokenizer, config.init, config.length,
                                                 config.model.positions)
@@ -60,10 +61,12 @@ def pretrain(config: Pretrain) -> None:
                           f" {accelerator.num_processes} processes")
     encoder = new_encoder(config, init, shards)
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
+    with accelerator.main_process_first():
+        examples = objective_file.Examples(config.objective, shards, tokenizer)
     objective = objective_file.Objective(config.objective, encoder)
     run.begin(shard_folder.name)
 
-    head_only = round(config.head_warmup * config.train.steps) if encoder.new and init else 0
+    head_only = round(config.head_warmup * config.train.steps) if encoder.new and init and objective.teaches_vocabulary else 0
     brought = {parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new}
 
     def before_step(step: int) -> None:
@@ -71,13 +74,14 @@ def pretrain(config: Pretrain) -> None:
             parameter.requires_grad_(step >= head_only)
 
     def batches(step: int) -> list[Batch]:
-        rows = order(step, config.train.batch_size, len(shards), config.seed)
-        return [objective_file.collate(config.objective, shards, rows[places].tolist(),
-                                       [generator(config.seed, step, place) for place in places.tolist()])
-                for places in slices(len(rows), accelerator.process_index, accelerator.num_processes,
+        numbers = order(step, config.train.batch_size, len(examples), config.seed)
+        return [examples.collate(numbers[places].tolist(), [generator(config.seed, step, place) for place in places.tolist()])
+                for places in slices(len(numbers), accelerator.process_index, accelerator.num_processes,
                                      config.train.micro_batch)]
 
-    held_out = HeldOut(Shards(shard_folder, "held_out"), config.evaluation_rows, accelerator)
+    # A head that nobody has taught is neither measured nor saved.
+    with_head = objective.teaches_vocabulary or not encoder.new
+    held_out = HeldOut(Shards(shard_folder, "held_out"), config.evaluation_rows, accelerator, with_head)
     parameters = dict(objective.named_parameters())
 
     def lr_scale(name: str) -> float:
@@ -104,6 +108,6 @@ def pretrain(config: Pretrain) -> None:
         write_json(run.folder / "metrics.json", {
             "held_out": result.evaluation, "steps": result.step, "tokens": result.tokens,
             "seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens / result.seconds)})
-        encoders.save(encoder, run.folder / "encoder", tokenizer, made, card(made))
+        encoders.save(encoder, run.folder / "encoder", tokenizer, made, card(made), with_head)
         print(summary(run))
     accelerator.wait_for_everyone()

@@ -141,17 +141,22 @@ def test_a_wrong_plugin_name_lists_the_names(schema, section, package):
 @pytest.mark.parametrize("package", ["pretrain.objectives", "finetune.heads"])
 def test_help_reads_a_plugin_s_keys_from_its_source(package):
     for plugin in plugins(package):
-        assert declared(package, plugin) == keys(importlib.import_module(f"{package}.{plugin}").Config)
+        assert declared(f"{package}.{plugin}") == keys(importlib.import_module(f"{package}.{plugin}").Config)
 
 
-def test_a_plugin_s_config_may_have_another_s_beneath_it(tmp_path, monkeypatch):
-    (tmp_path / "some_plugins").mkdir()
-    (tmp_path / "some_plugins" / "first.py").write_text(
-        "import torch\nclass Config(Section):\n    a: int = 3\n    \"\"\"The\n    a.\"\"\"\n    b: str\n")
-    (tmp_path / "some_plugins" / "second.py").write_text("class Config(first.Config):\n    a: int | None = None\n    c: list = []\n")
+def test_a_plugin_s_config_may_have_another_s_beneath_it_and_sections_inside(tmp_path, monkeypatch):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "first.py").write_text("import torch\nfrom engine.config import Section\nfrom ours.whole import Number\n"
+                                                "class Config(Section):\n    a: Number = 3\n    \"\"\"The\n    a.\"\"\"\n    b: str\n")
+    (tmp_path / "ours" / "whole.py").write_text("Number = int\n")
+    (tmp_path / "ours" / "second.py").write_text("from ours import first\nfrom ours.third import Inner\n"
+                                                 "class Config(first.Config):\n    a: int | None = None\n    c: Inner | None = None\n")
+    (tmp_path / "ours" / "third.py").write_text("from ours.first import Config\nclass Inner(Config):\n    d: list = []\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert declared("some_plugins", "second") == {"a": ("none", ""), "b": ("(needed)", ""), "c": ("", "")}
-    assert declared("some_plugins", "first")["a"] == ("3", "The a.")
+    monkeypatch.setattr("engine.explain.OURS", ("ours",))
+    inner = {"c.a": ("3", "The a."), "c.b": ("(needed)", ""), "c.d": ("", "")}
+    assert declared("ours.second") == {"a": ("none", ""), "b": ("(needed)", ""), **inner}
+    assert declared("ours.first")["a"] == ("3", "The a.")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "data"])

@@ -21,7 +21,7 @@ OBJECTIVES, HEADS = plugins("pretrain.objectives"), plugins("finetune.heads")
 
 
 def test_the_folder_is_the_list():
-    assert OBJECTIVES == ["mlm"] and HEADS == ["classification"]
+    assert OBJECTIVES == ["contrastive", "joint", "mlm", "simsiam"] and HEADS == ["classification"]
 
 
 @pytest.mark.parametrize("module", [f"pretrain.objectives.{name}" for name in OBJECTIVES]
@@ -39,21 +39,30 @@ def test_objective(name):
     file, rows = importlib.import_module(f"pretrain.objectives.{name}"), Rows()
     torch.manual_seed(0)
     shape = Model(layers=2, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
-    objective = file.Objective(file.Config(), from_nothing(shape, SPECIAL, 90, 32, 0.0, None))
+    # Spans of so short documents would be the documents.
+    config = file.Config(**({"views": "mask"} if "views" in file.Config.model_fields else {}))
+    examples = file.Examples(config, rows, None)
+    objective = file.Objective(config, from_nothing(shape, SPECIAL, 90, 32, 0.0, None))
 
     def batch(step: int, places: list[int]) -> Batch:
-        return file.collate(file.Config(), rows, places, [generator(0, step, place) for place in places])
+        return examples.collate(places, [generator(0, step, place) for place in places])
 
     whole, again, later = batch(3, [0, 1, 2]), batch(3, [0, 1, 2]), batch(4, [0, 1, 2])
     assert all(whole.inputs[key].equal(again.inputs[key]) for key in whole.inputs), "a pure function of the step"
     assert any(not whole.inputs[key].equal(later.inputs[key]) for key in whole.inputs)
-    assert whole.tokens == sum((rows.row(place)[2] >= 0).sum() for place in range(3))
+    assert whole.tokens == (whole.inputs["document_ids"] >= 0).sum()
     output = objective(**whole.inputs)
     assert isinstance(output, Output) and output.loss.ndim == 0 and output.count > 0 and output.loss.requires_grad
-    parts = [objective(**batch(3, [place]).inputs) for place in range(3)]
+    parts = [batch(3, [place]).inputs for place in range(3)]
+    if hasattr(objective, "tie"):
+        said = objective.tie([objective.represent(**part) for part in parts])
+        parts = [part | more for part, more in zip(parts, said)]
+    parts = [objective(**part) for part in parts]
     assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-5), "a sum, however the batch is cut"
     assert sum(int(part.count) for part in parts) == int(output.count)
-    assert objective.after_step(0) is None
+    assert all(figure.shape == (2,) and not figure.requires_grad for figure in output.figures.values())
+    assert objective.after_step(0) is None and objective.teaches_vocabulary in (True, False)
+    assert config.suits(8, 0.1, 128) is None
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -26,22 +26,30 @@ class Rows:
 
     def __init__(self, count: int = 6):
         random, self.made = np.random.default_rng(0), []
+        tokens, pieces = [], []
         for _ in range(count):
             ids, position, document = np.zeros(32, int), np.zeros(32, int), np.full(32, -1)
             at = 0
             for number, size in enumerate(random.integers(3, 9, size=random.integers(2, 4))):
                 body = random.integers(5, 90, size=size)
                 ids[at:at + size + 2] = [2, *body, 3]
+                pieces.append((sum(map(len, tokens)), size))
+                tokens.append(body)
                 position[at:at + size + 2], document[at:at + size + 2] = np.arange(size + 2), number
                 at += size + 2
             self.made.append((ids, position, document))
+        self.tokens, self.pieces = np.concatenate(tokens), np.array(pieces)
+        self.documents = self.pieces.sum(1)
+
+    def __len__(self) -> int:
+        return len(self.made)
 
     def row(self, index: int):
         return self.made[index]
 
 
 def collate(config: mlm.Config, step: int = 0, rows=Rows()):
-    return mlm.collate(config, rows, list(range(6)), [generator(0, step, row) for row in range(6)])
+    return mlm.Examples(config, rows).collate(list(range(6)), [generator(0, step, row) for row in range(6)])
 
 
 def dense(inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,9 +145,9 @@ def test_evaluation_hides_the_same_tokens_whatever_the_training_rate(sentences, 
     shards = Shards(build(corpus, documents(corpus), reuse("c", locate("minilm")), 64), "held_out")
     first, second = (HeldOut(shards, 12, Accelerator(cpu=True)) for _ in range(2))
     for one, other in zip(first.batches, second.batches, strict=True):
-        assert all(one.inputs[name].equal(other.inputs[name]) for name in one.inputs)
-        ordinary = (one.inputs["document_ids"] >= 0).sum() - (one.inputs["input_ids"] == 101).sum() * 2
-        assert abs(len(one.inputs["targets"]) / ordinary - 0.15) < 0.02
+        assert all(one[name].equal(other[name]) for name in one)
+        ordinary = (one["document_ids"] >= 0).sum() - (one["input_ids"] == 101).sum() * 2
+        assert abs(len(one["targets"]) / ordinary - 0.15) < 0.02
 
 
 def test_a_new_head_starts_at_the_frequencies_and_an_old_one_is_left_alone():

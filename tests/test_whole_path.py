@@ -98,7 +98,12 @@ def test_same_seed_same_weights_bit_for_bit(workplace, sentences):
         assert all(first[name].equal(second[name]) for name in first) and first.keys() == second.keys()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "pretrain by muon", "finetune"])
+CONTRAST = {"contrastive": ["objective={name: contrastive, shortest: 4, longest: 20}"],
+            "joint": ["objective={name: joint, shortest: 4, longest: 20, projection: 16}"],
+            "hard": ["objective={name: contrastive, views: pairs, pairs: {files: pairs.csv, hard: other}}"]}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "pretrain by muon", "finetune", *CONTRAST])
 def test_same_weights_however_the_batch_is_cut(workplace, sentences, stage):
     """1 process x 16, 1 x (4 x 4), 2 x 8 through accelerate launch: 1e-5 in float32.
 
@@ -107,7 +112,13 @@ def test_same_weights_however_the_batch_is_cut(workplace, sentences, stage):
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file",
               "configs/launch/two-cpu-processes.yaml", "-m")
     words = ["train.steps=6", "train.batch_size=16", "train.eval_every=6", "train.lr=1e-3", "run=NAME"]
+    if stage == "hard":
+        texts = (sentences / "corpus.txt").read_text().splitlines()
+        texts = [text.replace('"', "") for text in texts if text.strip()][:90]
+        Path("pairs.csv").write_text("first,second,other\n" + "".join(
+            f'"{one}","{two}","{three}"\n' for one, two, three in zip(texts[::3], texts[1::3], texts[2::3])))
     if stage != "finetune":
+        words += CONTRAST.get(stage, [])
         words += ["train.optimizer=" + ("muon" if "muon" in stage else "adamw")]
         command, kind = (lambda *more, **how: pretrain(sentences, *words, *more, **how)), "encoder"
     else:

@@ -6,6 +6,7 @@ Dynamic masking (Liu et al. 2019): every visit hides others. A rate of 0.3 to 0.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -40,6 +41,9 @@ class Config(Section):
             raise ValueError(f"random {self.random} and unchanged {self.unchanged} are more than 1 together")
         return self
 
+    def suits(self, batch_size: int, dropout: float, length: int) -> None:
+        """Whatever the rest of the configuration says."""
+
 
 def hide(config: Config, ids: np.ndarray, document: np.ndarray, shards: Shards,
          generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -59,26 +63,36 @@ def hide(config: Config, ids: np.ndarray, document: np.ndarray, shards: Shards,
     return shown, at
 
 
-def collate(config: Config, shards: Shards, rows: list[int], generators: list[np.random.Generator]) -> Batch:
-    """The rows as one batch, each hidden by its own generator: packed rows, and int64 (hidden tokens,)
-    `places`, numbers into the rows laid end to end, and `targets`."""
-    inputs = packed(shards, rows)
-    ids, document = inputs["input_ids"], inputs["document_ids"]
-    shown, at = (np.stack(column) for column in zip(
-        *(hide(config, *row, shards, generator) for *row, generator in zip(ids, document, generators))))
-    inputs |= {"input_ids": shown, "places": np.flatnonzero(at), "targets": ids[at]}
-    return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, int((document >= 0).sum()))
+class Examples:
+    """What steps are made of: rows of the shards, each hidden by its own generator."""
+
+    def __init__(self, config: Config, shards: Shards, tokenizer: Path | None = None):
+        self.config, self.shards = config, shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def collate(self, numbers: list[int], generators: list[np.random.Generator]) -> Batch:
+        """Packed rows, and int64 (hidden tokens,) `places`, numbers into the rows laid end to end, and `targets`."""
+        inputs = packed(self.shards, numbers)
+        ids, document = inputs["input_ids"], inputs["document_ids"]
+        shown, at = (np.stack(column) for column in zip(
+            *(hide(self.config, *row, self.shards, generator) for *row, generator in zip(ids, document, generators))))
+        inputs |= {"input_ids": shown, "places": np.flatnonzero(at), "targets": ids[at]}
+        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, int((document >= 0).sum()))
 
 
 class Objective(nn.Module):
     """Cross-entropy of the hidden tokens, summed; counted are the hidden tokens."""
+
+    teaches_vocabulary = True
 
     def __init__(self, config: Config, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
 
     def forward(self, places: Tensor, targets: Tensor, **rows: Tensor) -> Output:
-        """All inputs as `collate` makes them."""
+        """All inputs as `Examples.collate` makes them."""
         return Output(self.encoder.vocabulary_loss(places, targets, **rows),
                       places.new_full((), len(places)))
 

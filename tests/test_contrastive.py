@@ -1,0 +1,345 @@
+"""Contrastive learning: the loss against a slow one, texts however they are cut, pairs as they are drawn, and collapse."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_mlm import SPECIAL, Rows
+
+from data.batches import bounds_of, framed, generator, laid_out
+from data.pairs import PairSource, read
+from engine.errors import ConfigError, DataError
+from pretrain.config import Model
+from pretrain.contrast import info_nce, said, spread
+from pretrain.encoder import from_nothing
+from pretrain.evaluation import HALF, HeldOut, halves
+from pretrain.objectives import contrastive, joint, mlm, simsiam
+from pretrain.views import Views, spans
+
+SHAPE = Model(layers=2, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
+SHORT = {"shortest": 2, "longest": 6}
+
+
+def slow_info_nce(vectors: np.ndarray, keys: np.ndarray, temperature: float, mutual: bool) -> np.ndarray:
+    """Pair by pair, candidate by candidate, in float64."""
+    pairs, texts, _ = vectors.shape
+    unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    losses = np.zeros(pairs)
+    for seeking, belongs in ((0, 1), (1, 0)) if mutual else ((0, 1),):
+        for pair in range(pairs):
+            right = unit[pair, seeking] @ unit[pair, belongs] / temperature
+            scores = [right]
+            for other in range(pairs):
+                for kind in range(0 if mutual else 1, texts):
+                    if keys[other, kind] in (keys[pair, belongs], keys[pair, seeking]):
+                        continue
+                    if other != pair and keys[other, seeking] == keys[pair, seeking]:
+                        continue
+                    scores.append(unit[pair, seeking] @ unit[other, kind] / temperature)
+            highest = max(scores)
+            losses[pair] += highest + np.log(np.exp(np.array(scores) - highest).sum()) - right
+    return losses / (2 if mutual else 1)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("texts, mutual", [(2, True), (2, False), (3, False), (4, False)])
+def test_the_loss_is_that_of_a_slow_one(temperature, texts, mutual):
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(7, texts, 5)) * random.uniform(0.1, 9, size=(7, texts, 1))
+    keys = np.arange(7 * texts).reshape(7, texts) if not mutual else np.repeat(np.arange(7)[:, None], 2, 1)
+    keys[4] = keys[2]
+    keys[5, 0] = keys[3, 0]
+    found = info_nce(torch.tensor(vectors), torch.tensor(keys), torch.arange(7), temperature, mutual)
+    slow = slow_info_nce(vectors, keys, temperature, mutual)
+    assert np.allclose(found, slow, rtol=1e-4, atol=1e-5) and slow.min() >= 0 and slow.max() > 0.1
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**9])
+@pytest.mark.parametrize("texts, mutual", [(2, True), (3, False)])
+def test_the_gradient_is_that_of_the_plain_loss_however_the_step_is_cut(monkeypatch, block, texts, mutual):
+    """In float32, against autograd through all vectors at once in float64."""
+    monkeypatch.setattr("pretrain.contrast.BLOCK", block)
+    torch.manual_seed(0)
+    vectors, keys = torch.randn(10, texts, 6), torch.arange(10 * texts).view(10, texts)
+    plain = vectors.double().requires_grad_()
+    scores = torch.nn.functional.normalize(plain, dim=-1)
+    loss = 0
+    for seeking, belongs in ((0, 1), (1, 0)) if mutual else ((0, 1),):
+        candidates = torch.cat([scores[:, kind] for kind in range(0 if mutual else 1, texts)])
+        logits = scores[:, seeking] @ candidates.T / 0.05
+        if mutual:
+            logits = logits.masked_fill(torch.eye(10, dtype=torch.bool).repeat(1, 2).roll(10 * seeking, 1), -torch.inf)
+            logits[:, 10 * seeking:10 * seeking + 10].fill_diagonal_(-torch.inf)
+            logits[torch.arange(10), torch.arange(10) + 10 * belongs] = (scores[:, seeking] * scores[:, belongs]).sum(-1) / 0.05
+        target = torch.arange(10) + 10 * (belongs if mutual else 0)
+        loss = loss + torch.nn.functional.cross_entropy(logits, target, reduction="sum") / (2 if mutual else 1)
+    loss.backward()
+    for cut in ([10], [1] * 10, [3, 7]):
+        parts = said(list(zip(vectors.split(cut), keys.split(cut))), 0.05, mutual)
+        assert torch.allclose(torch.cat([part.gradient for part in parts]), plain.grad.float(), atol=1e-5)
+        assert abs(sum(part.losses.sum() for part in parts) - loss.item()) < 1e-4
+
+
+def objective(file, **more):
+    torch.manual_seed(0)
+    return file.Objective(file.Config(**more), from_nothing(SHAPE, SPECIAL, 90, 32, more.pop("dropout", 0.0), None))
+
+
+@pytest.mark.parametrize("file, more", [(contrastive, {"views": "mask"}), (contrastive, {**SHORT, "projection": 8}),
+                                        (joint, SHORT), (joint, {"views": "mask", "weight": 2.0})])
+def test_cached_gradients_equal_those_of_the_whole(file, more):
+    """The weights' gradients, to 1e-5 of the largest."""
+    module, examples = objective(file, **more), file.Examples(file.Config(**more), Rows(), None)
+    found = {}
+    for cut in ([8], [2, 2, 2, 2], [5, 3]):
+        numbers = np.split(np.arange(8), np.cumsum(cut)[:-1])
+        parts = [examples.collate(own.tolist(), [generator(0, 1, row) for row in own.tolist()]).inputs for own in numbers]
+        if len(cut) > 1:
+            with torch.no_grad():
+                told = module.tie([module.represent(**part) for part in parts])
+            parts = [part | more for part, more in zip(parts, told)]
+        module.zero_grad()
+        outputs = [module(**part) for part in parts]
+        for output in outputs:
+            output.loss.backward()
+        count = sum(output.count for output in outputs)
+        found[tuple(cut)] = ({name: parameter.grad / count for name, parameter in module.named_parameters()
+                              if parameter.grad is not None}, sum(output.loss.item() for output in outputs))
+    whole, loss = found[(8,)]
+    largest = max(gradient.abs().max() for gradient in whole.values())
+    for gradients, other in found.values():
+        assert abs(other - loss) < 1e-4 * abs(loss) and gradients.keys() == whole.keys()
+        assert all((gradients[name] - whole[name]).abs().max() < 1e-5 * largest for name in whole)
+
+
+def test_joint_is_the_masked_mean_and_the_weighted_contrastive_mean():
+    module = objective(joint, **SHORT, weight=0.7)
+    inputs = joint.Examples(joint.Config(**SHORT), Rows(), None).collate(list(range(5)), [generator(0, 0, n) for n in range(5)]).inputs
+    output = module(**inputs)
+    rows = {name: inputs[name] for name in inputs if name != "keys"}
+    masked = mlm.Objective(mlm.Config(), module.encoder)(**rows)
+    places = {name: rows.pop(name) for name in ("places", "targets")}
+    alone = contrastive.Objective(contrastive.Config(**SHORT), module.encoder)(inputs["keys"], **rows)
+    expected = masked.loss / masked.count + 0.7 * alone.loss / alone.count
+    assert torch.allclose(output.loss / output.count, expected, rtol=1e-5) and len(places["places"]) == output.count
+    figures = {name: (figure[0] / figure[1]).item() for name, figure in output.figures.items()}
+    assert abs(figures["masked"] - (masked.loss / masked.count).item()) < 1e-5
+    assert abs(figures["contrastive"] - (alone.loss / alone.count).item()) < 1e-5
+
+
+@pytest.mark.parametrize("vectors, keys, expected", [
+    (torch.ones(4, 2, 3), torch.arange(4)[:, None].repeat(1, 2), np.log(7)),  # all alike, of different documents
+    (torch.ones(4, 2, 3), torch.zeros(4, 2, dtype=torch.long), 0.0),  # all the same text
+    (torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), 0.0),  # one pair
+    (torch.zeros(4, 2, 3), torch.arange(4)[:, None].repeat(1, 2), np.log(7)),  # vectors of nothing
+])
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+def test_batches_that_teach_nothing_have_a_value_and_no_nan(vectors, keys, expected, temperature):
+    found, = said([(vectors, keys)], temperature, True)
+    assert torch.allclose(found.losses, torch.full((len(vectors),), float(expected)), atol=1e-4)
+    assert found.gradient.isfinite().all() and all(figure.isfinite() for figure in found.spread.values())
+
+
+def test_empty_texts_have_vectors():
+    rows = Rows()
+    rows.pieces = np.array([[0, 0], [0, 0], [5, 4]])
+    for views in ("mask", "dropout"):
+        for file in (contrastive, joint, simsiam):
+            config = file.Config(views=views)
+            inputs = file.Examples(config, rows, None).collate([0, 1, 2], [generator(0, 0, n) for n in range(3)]).inputs
+            output = objective(file, views=views)(**inputs)
+            output.loss.backward()
+            assert output.loss.isfinite(), (file.__name__, views)
+
+
+def test_spread_of_known_vectors():
+    torch.manual_seed(0)
+    line = torch.randn(50, 1, 1) * torch.ones(1, 2, 8)
+    assert spread(line)["rank"] < 1.01 and spread(line)["alignment"] < 1e-9
+    sphere = torch.nn.functional.normalize(torch.randn(4_000, 1, 8), dim=-1).repeat(1, 2, 1)
+    assert 7.8 < spread(sphere)["rank"] < 8.01
+    first = sphere[:, 0].double()
+    slow = np.log(np.mean([np.exp(-2 * ((first[i] - first[i + 1:]) ** 2).sum(-1).numpy()).mean() for i in range(0, 3_000, 30)]))
+    assert abs(spread(sphere)["uniformity"].item() - slow) < 0.02
+    opposite = torch.stack([sphere[:, 0], -sphere[:, 0]], 1)
+    assert abs(spread(opposite)["alignment"].item() - 4) < 1e-5
+
+
+def test_texts_laid_out_are_read_back():
+    random = np.random.default_rng(0)
+    texts = [framed(random.integers(5, 90, size=size), SPECIAL, 32) for size in [0, 1, 30, 40, 9, 12, 3, 28, 15]]
+    rows, at = laid_out(texts, 32, 0)
+    assert rows["input_ids"].reshape(-1)[at].tolist() == np.concatenate(texts).tolist() and len(set(at)) == len(at)
+    for number, text in enumerate(texts):
+        here = rows["document_ids"] == number
+        assert len(set(np.nonzero(here)[0])) == 1 and rows["input_ids"][here].tolist() == text.tolist()
+        assert rows["position_ids"][here].tolist() == list(range(len(text))) and len(text) <= 32
+    assert (rows["input_ids"][rows["document_ids"] < 0] == 0).all()
+    assert rows["document_bounds"].tolist() == bounds_of(rows["document_ids"]).tolist()
+    assert rows["input_ids"].shape[0] <= 6
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_vectors_are_those_of_each_text_alone(pooling):
+    torch.manual_seed(0)
+    encoder = from_nothing(SHAPE, SPECIAL, 90, 32, 0.0, pooling).eval()
+    random = np.random.default_rng(1)
+    texts = [framed(random.integers(5, 90, size=size), SPECIAL, 32) for size in [4, 1, 20, 9, 12, 3]]
+    rows, _ = laid_out(texts, 32, 0)
+    rows = {name: torch.from_numpy(array) for name, array in rows.items()}
+    found = encoder.vectors(encoder.hidden(**rows), rows["document_ids"], len(texts))
+    for number, text in enumerate(texts):
+        states = encoder.model.base_model(input_ids=torch.from_numpy(text)[None]).last_hidden_state[0]
+        assert torch.allclose(found[number], states.mean(0) if pooling == "mean" else states[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("size", [1, 5, 12, 40, 400])
+def test_spans_of_a_document(size, overlap):
+    config, seen, together = Views(shortest=4, longest=10, reach=20, overlap=overlap), np.zeros(size), 0
+    for step in range(1_500):
+        first, second = spans(size, config, generator(0, step, 0))
+        for span in (first, second):
+            assert 0 <= span.start < span.stop <= size and min(4, size) <= span.stop - span.start <= 10
+            seen[span] += 1
+        gap = max(first.start, second.start) - min(first.stop, second.stop)
+        assert gap <= 20
+        together += gap < 0
+    assert seen.min() > 0, "some of it is never seen"
+    assert (together == 0) == (not overlap and size >= 40)
+
+
+def test_the_two_texts_of_a_pair():
+    rows = Rows()
+    def texts(**more):
+        examples = contrastive.Examples(contrastive.Config(**more), rows, None)
+        inputs = examples.collate(list(range(6)), [generator(0, 0, n) for n in range(6)]).inputs
+        ids, document = inputs["input_ids"], inputs["document_ids"]
+        return [[ids[document == 2 * pair + kind].tolist() for kind in (0, 1)] for pair in range(6)], inputs["keys"]
+    same, keys = texts(views="dropout")
+    whole = [[2, *rows.tokens[start:start + size].tolist(), 3] for start, size in rows.pieces[:6]]
+    assert [first for first, _ in same] == [second for _, second in same] == whole and (keys[:, 0] == keys[:, 1]).all()
+    hidden, _ = texts(views="mask", mask_rate=0.5)
+    for (first, second), text in zip(hidden, whole):
+        for shown in (first, second):
+            assert all(a == b or a == 4 for a, b in zip(shown, text)) and shown.count(4) == max(1, round((len(text) - 2) / 2))
+    assert any(first != second for first, second in hidden)
+    spanned, keys = texts(**SHORT)
+    for (first, second), text in zip(spanned, whole):
+        assert all(str(span[1:-1])[1:-1] in str(text) for span in (first, second))
+    assert len(set(keys[:, 0].tolist())) == 6
+
+
+def table(folder, text: str) -> PairSource:
+    (folder / "pairs.csv").write_text(text)
+    return PairSource(files=str(folder / "pairs.csv"))
+
+
+def test_pairs_of_a_table(workplace):
+    from data.encoders import locate
+
+    source = table(workplace, 'first,second,other\n"a film","a movie","a car"\n"dull, very","boring","brilliant"\n')
+    pairs = read(source.model_copy(update={"hard": "other"}), locate("minilm"))
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
+    assert len(pairs) == 2
+    assert [tokenizer.decode(text) for text in pairs[1]] == ["dull, very", "boring", "brilliant"]
+    assert len(read(source, locate("minilm"))[0]) == 2
+    for text, message in (("first,second\na,\n", "row 1: no text in column 'second'"), ("first,second\n", "no pairs in it"),
+                          ("first,zweite\na,b\n", "no column 'second'")):
+        with pytest.raises(DataError, match=message):
+            read(table(workplace, text), locate("minilm"))
+
+
+def test_settings_that_leave_nothing_to_learn():
+    with pytest.raises(ConfigError, match="set dropout=0.1"):
+        contrastive.Config(views="dropout").suits(8, 0.0, 128)
+    with pytest.raises(ConfigError, match="batch_size"):
+        joint.Config().suits(1, 0.0, 128)
+    with pytest.raises(ConfigError, match="objective.longest"):
+        joint.Config(longest=40).suits(8, 0.0, 32)
+    with pytest.raises(ValueError, match="shortest 9 is more than longest 8"):
+        contrastive.Config(shortest=9, longest=8)
+    with pytest.raises(ValueError, match="go together"):
+        contrastive.Config(views="pairs")
+
+
+def test_simsiam_predicts_a_vector_it_does_not_move():
+    module = objective(simsiam, views="mask")
+    inputs = simsiam.Examples(simsiam.Config(views="mask"), Rows(), None).collate([0, 1, 2], [generator(0, 0, n) for n in range(3)]).inputs
+    keys, rows = inputs["keys"], {name: inputs[name] for name in inputs if name != "keys"}
+    output = module(**inputs)
+    output.loss.backward()
+    pooled = module.encoder.vectors(module.encoder.hidden(**rows), rows["document_ids"], 6).detach()
+    vectors = module.projection(pooled).unflatten(0, keys.shape)
+    predicted, found = module.predictor(vectors).detach().numpy(), vectors.detach().numpy()
+    slow = -sum(predicted[pair, one] @ found[pair, other] / np.linalg.norm(predicted[pair, one]) / np.linalg.norm(found[pair, other])
+                for pair in range(3) for one, other in ((0, 1), (1, 0))) / 2
+    assert abs(output.loss.item() - slow) < 1e-4
+    # Were the predicted vector moved too, the gradient would be that of the cosine in both.
+    ours = module.projection[0].weight.grad.clone()
+    module.zero_grad()
+    vectors = module.projection(pooled).unflatten(0, keys.shape)
+    predicted = module.predictor(vectors)
+    both = -sum(torch.nn.functional.cosine_similarity(predicted[:, one], vectors[:, other], dim=-1).sum()
+                for one, other in ((0, 1), (1, 0))) / 2
+    both.backward()
+    assert not torch.allclose(ours, module.projection[0].weight.grad, rtol=1e-2)
+
+
+def test_held_out_halves(sentences, workplace):
+    from accelerate import Accelerator
+
+    from data.config import Corpus
+    from data.curate import documents
+    from data.encoders import locate
+    from data.shards import Shards, build
+    from data.tokenizer import reuse
+    from pretrain.encoder import continue_from
+
+    corpus = Corpus(name="c", sources=[{"files": str(sentences / "corpus.txt")}], held_out=0.3)
+    shards = Shards(build(corpus, documents(corpus), reuse("c", locate("minilm")), 64), "held_out")
+    pairs = halves(shards)
+    assert len(pairs) > 30 and all(len(first) == len(second) <= HALF for first, second in pairs)
+    encoder = continue_from(locate("minilm"), 64, 0.0, None).eval()
+    found = HeldOut(shards, 8, Accelerator(cpu=True), with_head=False, batch_size=7)(encoder)
+    assert "loss" not in found
+    vectors = [[encoder.model.base_model(input_ids=torch.from_numpy(framed(half, shards.special, 64))[None])
+                .last_hidden_state[0].mean(0).detach().numpy() for half in pair] for pair in pairs]
+    unit = np.array(vectors) / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scores = unit[:, 0] @ unit[:, 1].T
+    ranks = [1 + int((row > row[number]).sum()) for number, row in enumerate(scores)]
+    assert abs(found["retrieval"] - np.mean([rank == 1 for rank in ranks])) < 1e-6
+    assert abs(found["mrr"] - np.mean([1 / rank for rank in ranks])) < 1e-5 and found["retrieval"] > 0.1
+    for parameter in encoder.parameters():
+        parameter.data.zero_()
+    collapsed = HeldOut(shards, 8, Accelerator(cpu=True), with_head=False)(encoder)
+    assert collapsed["retrieval"] == 0 and collapsed["uniformity"] == 0 and collapsed["rank"] < 1.01
+
+
+def test_what_a_contrastive_run_leaves_behind(workplace, sentences):
+    """No head that nobody taught, no projection, and vectors that sentence-transformers gives too."""
+    from conftest import run
+
+    done = run("pretrain", "configs/pretrain/default.yaml", "run=c", "corpus.name=c", "corpus.held_out=0.2",
+               f"corpus.sources=[{{files: {sentences / 'corpus.txt'}}}]", "corpus.decontaminate.tasks=[]",
+               "objective={name: contrastive, views: mask, projection: 32}", "train.steps=2", "train.log_every=1",
+               "train.precision=float32", "length=64", "pooling=cls")
+    assert done.returncode == 0, done.stderr
+    assert "other half" in done.stdout and "held-out loss" not in done.stdout
+    folder = workplace / "out/runs/c"
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert all({"alignment", "uniformity", "rank"} <= entry.keys() for entry in entries)
+    from safetensors.torch import load_file
+    names = set(load_file(folder / "encoder/model.safetensors"))
+    assert not any("predictions" in name or "projection" in name or name.startswith("bert.") for name in names)
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+    model, told = AutoModel.from_pretrained(folder / "encoder", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    theirs = SentenceTransformer(str(folder / "encoder"), device="cpu").encode(["a film to remember"])
+    ours = model(**AutoTokenizer.from_pretrained(folder / "encoder")("a film to remember", return_tensors="pt"))
+    assert np.allclose(theirs, ours.last_hidden_state[:, 0].detach(), atol=1e-5)
