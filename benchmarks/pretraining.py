@@ -14,20 +14,14 @@ onto the vocabulary, the peer all. Writes its section of benchmarks/RESULTS.md.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import turns  # noqa: E402
+
 SIZES = {
     "minilm": ["configs/pretrain/default.yaml"],
     "scratch": ["configs/pretrain/scratch.yaml"],
@@ -36,46 +30,6 @@ SIZES = {
 }
 BASE = "run_mlm bf16 compile"
 LIKE = {"minilm": 16, "scratch": 64}  # rows a step when ours does what the peer does
-
-
-class Turns:
-    """A worker's side of taking turns: `step(tokens)` after each step, which waits while it is another's turn."""
-
-    def __init__(self, products: float):
-        """products: floating-point operations a token."""
-        self.ends, self.tokens, self.began, self.products = 0.0, 0, 0.0, products
-        self.wait()
-
-    def wait(self) -> None:
-        line = sys.stdin.readline()
-        if not line:
-            sys.exit()
-        self.tokens, self.began = 0, time.perf_counter()
-        self.ends = self.began + float(line)
-
-    def step(self, tokens: int) -> None:
-        self.tokens += tokens
-        if time.perf_counter() >= self.ends:
-            synchronize()
-            seconds = time.perf_counter() - self.began
-            print(json.dumps({"tokens": self.tokens, "seconds": seconds, "peak_bytes": peak_bytes(),
-                              "products": self.products}), file=sys.stderr)
-            self.wait()
-
-
-def synchronize() -> None:
-    import torch
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def peak_bytes() -> int:
-    """Of the GPU's memory where there is one, else of the process's."""
-    import torch
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def products(model, share: float, attended: float) -> float:
@@ -92,51 +46,15 @@ def products(model, share: float, attended: float) -> float:
             + 12 * attended * config.hidden_size * config.num_hidden_layers)
 
 
-def matrix_rate(precision: str, size: int = 4096) -> float:
-    """Floating-point operations a second of a product of two square matrices."""
-    import torch
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    one, other = (torch.randn(size, size, dtype=getattr(torch, precision), device=device) for _ in range(2))
-    for times in (1, 2 if device == "cpu" else 50):
-        synchronize()
-        began = time.perf_counter()
-        for _ in range(times):
-            one @ other
-        synchronize()
-    return 2 * size**3 * times / (time.perf_counter() - began)
-
-
 def ours(words: list[str]) -> None:
-    """The command itself, run for ever, told of every step."""
-    import pretrain.train as stage
-    from engine.config import load
-    from pretrain.config import Pretrain
-
-    name = f"bench-{os.getpid()}"
-    config = load(Pretrain, [*words, f"run={name}", "train.steps=1000000", "train.save_every=1000000", "head_warmup=0",
-                             "train.eval_every=1000000"])
-    atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
-    fit = stage.fit
-
-    def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
+    """The command itself."""
+    def products_of(module, config, batch, on_gpu: bool) -> float:
         # Under a mask a token's products with the whole row are made; on a GPU, those with its own document alone.
-        sizes = batches(0)[0].inputs["document_bounds"].diff().double()
-        attended = (sizes @ sizes / sizes.sum()).item() if accelerator.device.type == "cuda" else config.length
-        turns, tokens = Turns(products(module.encoder.model, config.objective.mask_rate, attended)), {}
+        sizes = batch.inputs["document_bounds"].diff().double()
+        attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.length
+        return products(module.encoder.model, config.objective.mask_rate, attended)
 
-        def counted(step: int):
-            made = batches(step)
-            tokens[step] = sum(batch.tokens for batch in made)
-            return made
-
-        def after(step: int) -> None:
-            after_step(step)
-            turns.step(tokens.pop(step))
-
-        return fit(module, optimizer, counted, train, run, accelerator, after_step=after, **rest)
-
-    stage.fit = told
-    stage.pretrain(config)
+    turns.command([*words, "head_warmup=0"], lambda batch: batch.tokens, products_of)
 
 
 def peer(name: str, words: list[str]) -> None:
@@ -161,59 +79,19 @@ def peer(name: str, words: list[str]) -> None:
     model = recipe.plain(encoder.model)
     flags, _, size = name.partition(", ")
     batch_size = int(size.split()[0]) if size else recipe.BATCH_SIZE
-    turns = Turns(products(model, 1.0, config.length))
-    recipe.train(model, rows, tokenizer, lambda step: turns.step(batch_size * config.length), max_steps=1_000_000,
+    taking = turns.Turns(products(model, 1.0, config.length))
+    recipe.train(model, rows, tokenizer, lambda step: taking.step(batch_size * config.length), max_steps=1_000_000,
                  per_device_train_batch_size=batch_size, **recipe.FLAGS[flags])
-
-
-def contend(name: str, words: list[str]) -> subprocess.Popen:
-    """Start a contender; it answers each number of seconds on its input with a line on its error output."""
-    return subprocess.Popen([sys.executable, __file__, "worker", name, *words], stdin=subprocess.PIPE, text=True,
-                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT,
-                            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"})
-
-
-def turn(process: subprocess.Popen, seconds: float) -> dict:
-    """One turn's figures. Exits with what the contender said when it died."""
-    said = []
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(f"{seconds}\n")
-        process.stdin.flush()
-    for line in process.stderr:
-        if line.startswith('{"tokens"'):
-            return json.loads(line)
-        said.append(line)
-    sys.exit("".join(said[-30:]))
-
-
-def compare(size: str, names: list[str], rounds: int, seconds: float, words: list[str]) -> dict[str, dict]:
-    """{contender: {"tokens_per_second": [a round each], "peak_bytes", "products"}}, measured in turns; and under
-    "float32" and "bfloat16" the rate of matrix products."""
-    processes = {name: contend(name, [*SIZES[size], *words]) for name in names}
-    found: dict = {name: {"tokens_per_second": []} for name in names} | {"float32": [], "bfloat16": []}
-    for name in names:
-        turn(processes[name], seconds)
-    for _ in range(rounds):
-        for name in names:
-            told = turn(processes[name], seconds)
-            found[name]["tokens_per_second"].append(told["tokens"] / told["seconds"])
-            found[name] |= {"peak_bytes": told["peak_bytes"], "products": told["products"]}
-        for precision in ("float32", "bfloat16"):
-            found[precision].append(matrix_rate(precision))
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
-    return found
 
 
 def rows_of(size: str, names: list[str], found: dict) -> list[list[str]]:
     """The table's lines for one size."""
-    first, lines = statistics.median(found[names[0]]["tokens_per_second"]), []
+    first, lines = statistics.median(found[names[0]]["rates"]), []
     for name in names:
         told = found[name]
-        rate = statistics.median(told["tokens_per_second"])
+        rate = statistics.median(told["rates"])
         precision = "float32" if name.partition(",")[0] == "run_mlm" else "bfloat16"
-        lines.append([size, name, f"{rate:,.0f}", f"{min(told['tokens_per_second']):,.0f} to {max(told['tokens_per_second']):,.0f}",
+        lines.append([size, name, f"{rate:,.0f}", f"{min(told['rates']):,.0f} to {max(told['rates']):,.0f}",
                       f"{first / rate:.2f}", f"{rate * told['products'] / statistics.median(found[precision]):.0%}",
                       f"{told['peak_bytes'] / 1e6:,.0f}"])
     return lines
@@ -239,7 +117,7 @@ def main(words: list[str]) -> None:
         rows = LIKE.get(size) or load(Pretrain, [*SIZES[size], *rest]).train.batch_size
         names = [f"ours as run_mlm, {rows} rows", "ours", *recipe.FLAGS, f"{BASE}, {rows} rows"]
         names = own["contenders"].split(";") if "contenders" in own else names
-        found = compare(size, names, int(own.get("rounds", 4)), float(own.get("seconds", 5)), rest)
+        found = turns.compare(__file__, names, int(own.get("rounds", 4)), float(own.get("seconds", 5)), [*SIZES[size], *rest])
         lines += rows_of(size, names, found)
         print("\n".join("  ".join(f"{part:>12}" for part in line) for line in lines[-len(names):]), flush=True)
     results.put(f"Speed of pretraining, on a {'GPU' if on_gpu else 'CPU'}", " ".join(["python benchmarks/pretraining.py", *words]),

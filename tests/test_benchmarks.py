@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import pretraining  # noqa: E402
 import results  # noqa: E402
 import time_to_loss  # noqa: E402
+import turns  # noqa: E402
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
@@ -38,21 +39,22 @@ def test_contenders_take_turns(monkeypatch, sentences):
     words = [f"corpus={{name: turns, sources: [{{files: {sentences / 'corpus.txt'}}}], held_out: 0.2}}", "length=32",
              "tokenizer.vocab_size=300", "train.batch_size=4",
              "model={layers: 1, hidden_size: 32, attention_heads: 2, intermediate_size: 32, positions: 32}"]
-    monkeypatch.setattr(pretraining, "matrix_rate", lambda precision: 1e9)
+    monkeypatch.setattr(turns, "matrix_rate", lambda precision: 1e9)
+    before = set((ROOT / "out" / "runs").glob("bench-*"))
     names = ["ours as run_mlm, 4 rows", "run_mlm", "run_mlm bf16, 4 rows"]
-    found = pretraining.compare("scratch", names, 2, 0.3, words)
+    found = turns.compare(pretraining.__file__, names, 2, 0.3, [*pretraining.SIZES["scratch"], *words])
     lines = pretraining.rows_of("scratch", names, found)
     assert [line[1] for line in lines] == names and lines[0][4] == "1.00"
     for name in names:
-        assert len(found[name]["tokens_per_second"]) == 2 and min(found[name]["tokens_per_second"]) > 0
+        assert len(found[name]["rates"]) == 2 and min(found[name]["rates"]) > 0
         assert found[name]["peak_bytes"] > 1e8
     assert found[names[0]]["products"] < found["run_mlm"]["products"] == found["run_mlm bf16, 4 rows"]["products"]
-    assert not list((ROOT / "out" / "runs").glob("bench-*")), "what it wrote to run is gone"
+    assert set((ROOT / "out" / "runs").glob("bench-*")) <= before, "what it wrote to run is gone"
 
 
 def test_a_contender_that_dies_is_told_of(capfd):
     with pytest.raises(SystemExit, match="no such key"):
-        pretraining.compare("scratch", ["ours"], 1, 0.1, ["model.layerz=2"])
+        turns.compare(pretraining.__file__, ["ours"], 1, 0.1, [*pretraining.SIZES["scratch"], "model.layerz=2"])
 
 
 def test_when_a_loss_was_reached():

@@ -1,0 +1,155 @@
+"""Contrastive training beside sentence-transformers' `MultipleNegativesRankingLoss`: encoder, texts and batch the same.
+
+    python benchmarks/contrastive.py [sizes=64,1024] [rounds=3] [seconds=5] [steps=100] [stsb=FOLDER] [key=value ...]
+
+Pairs are neighbouring stretches of one film review, 8 to 60 words each. Speed: pairs a second, contenders taking turns as
+in benchmarks/pretraining.py, theirs and ours each in float32 and in bf16; theirs by default is float32, ours bf16 where the
+machine has it. From 1,024 pairs on, both by cached gradients, at their default and ours of texts at once. Quality: as many
+`steps` of 64 pairs at one rate for both, then Spearman's correlation on the STS Benchmark (stsb: a folder with its
+test.csv; left out, no quality). Writes its section of benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import turns  # noqa: E402
+
+PAIRS, SHORTEST, LONGEST = 20_000, 8, 60
+CACHED = 1_024  # pairs from which on gradients are cached
+RATE = 5e-5
+
+
+def write_pairs(path: Path) -> None:
+    """Neighbouring stretches of the reviews as a csv with columns first, second."""
+    import numpy as np
+
+    from data.config import Prepare
+    from data.curate import documents, read_documents
+    from engine.config import load
+
+    random = np.random.default_rng(0)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table, written = csv.writer(file), 0
+        table.writerow(["first", "second"])
+        for document in read_documents(documents(load(Prepare, ["configs/corpus/reviews.yaml"]).corpus)):
+            words = document["text"].split()
+            one, other = random.integers(SHORTEST, LONGEST + 1, size=2)
+            if len(words) >= one + other:
+                table.writerow([" ".join(words[:one]), " ".join(words[one:one + other])])
+                written += 1
+            if written == PAIRS:
+                return
+
+
+def our_words(path: Path, batch_size: int, name: str) -> list[str]:
+    """The configuration of ours."""
+    return ["configs/pretrain/default.yaml", f"objective={{name: contrastive, views: pairs, pairs: {{files: {path}}}}}",
+            f"train.batch_size={batch_size}", f"train.lr={RATE}", f"train.precision={'float32' if 'float32' in name else 'native'}",
+            *(["train.micro_batch=64"] if batch_size >= CACHED else [])]
+
+
+def theirs(path: Path, batch_size: int, bf16: bool, max_steps: int, after_step) -> object:
+    """sentence-transformers' trainer at its defaults; returns the model."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+    from transformers import TrainerCallback
+
+    from data.encoders import locate
+
+    class Told(TrainerCallback):
+        def on_step_end(self, arguments, state, control, **rest):
+            after_step()
+
+    model = SentenceTransformer(str(locate("minilm")), device="cpu")
+    loss = (CachedMultipleNegativesRankingLoss if batch_size >= CACHED else MultipleNegativesRankingLoss)(model)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            folder, per_device_train_batch_size=batch_size, learning_rate=RATE, bf16=bf16, max_steps=max_steps, use_cpu=True,
+            save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no")
+        SentenceTransformerTrainer(model, arguments, train_dataset=Dataset.from_csv(str(path)), loss=loss,
+                                   callbacks=[Told()]).train()
+    return model
+
+
+def worker(name: str, words: list[str]) -> None:
+    """A contender: `name` says whose and in which precision; words are the pairs' file, the batch size, and ours alone."""
+    path, batch_size, *rest = words
+    if name.startswith("ours"):
+        return turns.command([*our_words(path, int(batch_size), name), *rest], lambda batch: len(batch.inputs["keys"]))
+    taking = turns.Turns(0.0)
+    theirs(path, int(batch_size), "bf16" in name, 1_000_000, lambda: taking.step(int(batch_size)))
+
+
+def likeness(folder: Path | str, test: Path) -> float:
+    """Spearman's correlation on the STS Benchmark, by sentence-transformers for both."""
+    import numpy as np
+    from scipy.stats import spearmanr
+    from sentence_transformers import SentenceTransformer
+
+    model = folder if not isinstance(folder, (str, Path)) else SentenceTransformer(str(folder), device="cpu")
+    rows = list(csv.DictReader(open(test, encoding="utf-8")))
+    one, other = (model.encode([row[column] for row in rows], normalize_embeddings=True) for column in ("sentence1", "sentence2"))
+    return float(spearmanr((one * other).sum(1), np.array([float(row["score"]) for row in rows])).statistic)
+
+
+def quality(path: Path, steps: int, test: Path) -> list[list[str]]:
+    """Lines of a table: whose, seconds of training, STS."""
+    from data.encoders import locate
+    from engine.config import load
+    from pretrain.config import Pretrain
+    from pretrain.train import pretrain
+
+    run = ROOT / "out" / "runs" / "bench-contrastive"
+    shutil.rmtree(run, ignore_errors=True)
+    lines = [["the encoder before", "", f"{likeness(locate('minilm'), test):.4f}"]]
+    pretrain(load(Pretrain, [*our_words(path, 64, "ours"), f"run={run.name}", f"train.steps={steps}", "train.warmup=0",
+                             f"train.eval_every={steps}"]))
+    seconds = json.loads((run / "metrics.json").read_text())["seconds"]
+    lines.append(["ours", f"{seconds:.0f}", f"{likeness(run / 'encoder', test):.4f}"])
+    shutil.rmtree(run)
+    began = time.perf_counter()
+    model = theirs(path, 64, False, steps, lambda: None)
+    lines.append(["MNRL", f"{time.perf_counter() - began:.0f}", f"{likeness(model, test):.4f}"])
+    return lines
+
+
+def main(words: list[str]) -> None:
+    if words[:1] == ["worker"]:
+        return worker(words[1], words[2:])
+    import results
+    own = dict(word.split("=", 1) for word in words if word.split("=")[0] in ("sizes", "rounds", "seconds", "steps", "stsb"))
+    rest, lines = [word for word in words if word.split("=")[0] not in own], []
+    path = ROOT / "out" / "cache" / "neighbouring-stretches.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_pairs(path)
+    for size in own.get("sizes", f"64,{CACHED}").split(","):
+        loss = "Cached MNRL" if int(size) >= CACHED else "MNRL"
+        names = ["ours", "ours float32", loss, f"{loss} bf16"]
+        found = turns.compare(__file__, names, int(own.get("rounds", 3)), float(own.get("seconds", 5)), [str(path), size, *rest])
+        first = statistics.median(found["ours"]["rates"])
+        for name in names:
+            rates = found[name]["rates"]
+            lines.append([f"{size} pairs", name, f"{statistics.median(rates):.1f}", f"{min(rates):.1f} to {max(rates):.1f}",
+                          f"{first / statistics.median(rates):.2f}", f"{found[name]['peak_bytes'] / 1e6:,.0f}"])
+            print("  ".join(f"{part:>14}" for part in lines[-1]), flush=True)
+    body = results.table(["a step", "", "pairs/s", "over the rounds", "the first is x times as fast", "peak MB"], lines)
+    if "stsb" in own:
+        made = quality(path, int(own.get("steps", 100)), Path(own["stsb"]) / "test.csv")
+        body += "\n\n" + results.table([f"{own.get('steps', 100)} steps of 64 pairs", "seconds", "STS Benchmark, test"], made)
+    results.put("Contrastive training, on a CPU", "python benchmarks/contrastive.py "
+                + " ".join(word for word in words if not word.startswith("stsb=")) + (" stsb=FOLDER" if "stsb" in own else ""), body)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
