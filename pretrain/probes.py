@@ -25,7 +25,7 @@ from engine.config import load
 from engine.errors import ConfigError, DataError
 from engine.files import write_json
 from engine.record import Progress
-from pretrain.encoder import positions_of, quiet
+from pretrain.origin import positions_of, quiet
 from pretrain.evaluate import Evaluate, Likeness
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation of the linear probe, chosen on the validation rows

@@ -20,18 +20,19 @@ from engine.errors import ConfigError
 from engine.files import write_json
 from engine.loop import Batch, accelerator as make_accelerator, fit
 from engine.optim import adamw, muon
-from pretrain import encoder as encoders, start
+from pretrain import start
 from pretrain.config import Pretrain
+from pretrain.encoder import Encoder, save
 from pretrain.evaluation import HeldOut
+from pretrain.origin import continue_from, from_nothing
 from pretrain.report import card, summary
 
 
-def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> encoders.Encoder:
+def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> Encoder:
     """The encoder as it is before the first step: the one in the folder `init`, or one from nothing."""
     torch.manual_seed(config.seed)
-    encoder = (encoders.continue_from(init, config.length, config.dropout, config.pooling) if init else
-               encoders.from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout,
-                                     config.pooling))
+    encoder = (continue_from(init, config.length, config.dropout, config.pooling) if init else
+               from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout, config.pooling))
     start.at_frequencies(encoder, shards.frequencies())
     if not init and config.model.embeddings == "cooccurrence":
         start.at_cooccurrences(encoder, shards, config.seed)
@@ -108,6 +109,6 @@ def pretrain(config: Pretrain) -> None:
         write_json(run.folder / "metrics.json", {
             "held_out": result.evaluation, "steps": result.step, "tokens": result.tokens,
             "seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens / result.seconds)})
-        encoders.save(encoder, run.folder / "encoder", tokenizer, made, card(made), with_head)
+        save(encoder, run.folder / "encoder", tokenizer, made, card(made), with_head)
         print(summary(run))
     accelerator.wait_for_everyone()

@@ -11,7 +11,7 @@ from test_mlm import SPECIAL
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import Model
-from pretrain.encoder import from_nothing
+from pretrain.origin import from_nothing
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))

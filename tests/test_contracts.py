@@ -15,7 +15,7 @@ from data.batches import generator
 from engine.config import Section, plugins
 from engine.loop import Batch, Output
 from pretrain.config import Model
-from pretrain.encoder import from_nothing
+from pretrain.origin import from_nothing
 
 OBJECTIVES, HEADS = plugins("pretrain.objectives"), plugins("finetune.heads")
 

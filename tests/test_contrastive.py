@@ -14,7 +14,7 @@ from data.pairs import PairSource, read
 from engine.errors import ConfigError, DataError
 from pretrain.config import Model
 from pretrain.contrast import info_nce, said, spread
-from pretrain.encoder import from_nothing
+from pretrain.origin import from_nothing
 from pretrain.evaluation import HALF, HeldOut, halves
 from pretrain.objectives import contrastive, joint, mlm, simsiam
 from pretrain.views import Views, spans
@@ -298,7 +298,7 @@ def test_held_out_halves(sentences, workplace):
     from data.encoders import locate
     from data.shards import Shards, build
     from data.tokenizer import reuse
-    from pretrain.encoder import continue_from
+    from pretrain.origin import continue_from
 
     corpus = Corpus(name="c", sources=[{"files": str(sentences / "corpus.txt")}], held_out=0.3)
     shards = Shards(build(corpus, documents(corpus), reuse("c", locate("minilm")), 64), "held_out")

@@ -12,7 +12,8 @@ from data.encoders import locate
 from data.shards import Shards, build
 from engine.errors import DataError
 from pretrain.config import Model
-from pretrain.encoder import Encoder, continue_from, documents_stay_apart, from_nothing, ready
+from pretrain.encoder import Encoder
+from pretrain.origin import continue_from, documents_stay_apart, from_nothing, ready
 from pretrain.objectives import mlm
 from pretrain.start import at_frequencies
 

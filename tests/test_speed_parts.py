@@ -19,7 +19,8 @@ from data.batches import packed
 from engine import attention
 from pretrain import vocabulary
 from pretrain.config import Model
-from pretrain.encoder import Encoder, ends_in_projection, from_nothing
+from pretrain.encoder import Encoder
+from pretrain.origin import ends_in_projection, from_nothing
 from pretrain.objectives import mlm
 
 

@@ -11,7 +11,7 @@ from test_mlm import SPECIAL
 
 from pretrain import start
 from pretrain.config import Model
-from pretrain.encoder import from_nothing
+from pretrain.origin import from_nothing
 
 
 def text(documents: int = 60, size: int = 40, words: int = 30) -> SimpleNamespace:
