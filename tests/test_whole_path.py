@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, run
+from conftest import ROOT, TINY, run
 from safetensors.torch import load_file
 
 LOAD_ENCODER = """
@@ -40,14 +40,22 @@ print(json.dumps(classify(["a film to remember", "dull"])))
 """
 
 
+def pretrain_words(sentences: Path) -> list[str]:
+    return ["configs/pretrain/scratch.yaml", *TINY, "corpus.name=tiny", "corpus.held_out=0.1", "train.optimizer=adamw",
+            f"corpus.sources=[{{files: '{sentences}/corpus.txt'}}]"]
+
+
+def finetune_words(sentences: Path) -> list[str]:
+    return ["configs/finetune/your-task.yaml", f"task.train.files={sentences}/labels.csv", "train.precision=float32",
+            "max_length=32"]
+
+
 def pretrain(sentences: Path, *words: str, **more):
-    return run("pretrain", "configs/pretrain/scratch.yaml", *TINY, "corpus.name=tiny", "corpus.held_out=0.1",
-               f"corpus.sources=[{{files: '{sentences}/corpus.txt'}}]", *words, **more)
+    return run("pretrain", *pretrain_words(sentences), *words, **more)
 
 
 def finetune(sentences: Path, *words: str, **more):
-    return run("finetune", "configs/finetune/your-task.yaml", f"task.train.files={sentences}/labels.csv",
-               "train.precision=float32", "max_length=32", *words, **more)
+    return run("finetune", *finetune_words(sentences), *words, **more)
 
 
 def weights(folder: Path) -> dict:
@@ -98,50 +106,68 @@ def test_same_seed_same_weights_bit_for_bit(workplace, sentences):
         assert all(first[name].equal(second[name]) for name in first) and first.keys() == second.keys()
 
 
-CONTRAST = {"contrastive": ["objective={name: contrastive, shortest: 4, longest: 20}"],
-            "joint": ["objective={name: joint, shortest: 4, longest: 20, projection: 16}"],
-            "hard": ["objective={name: contrastive, views: pairs, pairs: {files: pairs.csv, hard: other}}"]}
+STAGES = {
+    "mlm": [],
+    "muon": ["train.optimizer=muon"],
+    "contrastive": ["objective={name: contrastive, shortest: 4, longest: 20}"],
+    "joint": ["objective={name: joint, shortest: 4, longest: 20, projection: 16}"],
+    "hard negatives": ["objective={name: contrastive, views: pairs, pairs: {files: pairs.csv, hard: other}}"],
+    "finetune": ["encoder=out/runs/mlm-whole/encoder", "dropout=0", "baselines=false", "task.labels=60",
+                 # Layers join on the way, so that freezing is met under DDP too.
+                 "layers.unfreeze_every=2", "layers.unfreeze_unit=steps", "layers.unfreeze_group=1"]}
+
+# One command after another in one process (or in each of two): starting one takes longer than these trainings.
+DRIVER = """
+import json, sys
+from finetune.__main__ import main as finetune
+from pretrain.__main__ import main as pretrain
+for stage, words in json.loads(sys.argv[1]):
+    {"pretrain": pretrain, "finetune": finetune}[stage](words)
+"""
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "pretrain by muon", "finetune", *CONTRAST])
-def test_same_weights_however_the_batch_is_cut(workplace, sentences, stage):
-    """1 process x 16, 1 x (4 x 4), 2 x 8 through accelerate launch: 1e-5 in float32.
+@pytest.fixture(scope="module")
+def cut(sentences, tmp_path_factory) -> Path:
+    """Each stage as 1 process x 16, 1 x (4 x 4), 2 x 8 through accelerate launch, in out/runs/STAGE-whole, -pieces, -two."""
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / "out").mkdir()
+    (folder / "out/cache").symlink_to(ROOT / "out/cache")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "driver.py").write_text(DRIVER)
+    texts = [text.replace('"', "") for text in (sentences / "corpus.txt").read_text().splitlines() if text.strip()][:90]
+    (folder / "pairs.csv").write_text("first,second,other\n" + "".join(
+        f'"{one}","{two}","{three}"\n' for one, two, three in zip(texts[::3], texts[1::3], texts[2::3])))
 
-    But for Muon, which makes a matrix orthogonal in bf16 and so rounds what differs by 1e-7 apart: there the loss.
-    """
-    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-              "configs/launch/two-cpu-processes.yaml", "-m")
-    words = ["train.steps=6", "train.batch_size=16", "train.eval_every=6", "train.lr=1e-3", "run=NAME"]
-    if stage == "hard":
-        texts = (sentences / "corpus.txt").read_text().splitlines()
-        texts = [text.replace('"', "") for text in texts if text.strip()][:90]
-        Path("pairs.csv").write_text("first,second,other\n" + "".join(
-            f'"{one}","{two}","{three}"\n' for one, two, three in zip(texts[::3], texts[1::3], texts[2::3])))
-    if stage != "finetune":
-        words += CONTRAST.get(stage, [])
-        words += ["train.optimizer=" + ("muon" if "muon" in stage else "adamw")]
-        command, kind = (lambda *more, **how: pretrain(sentences, *words, *more, **how)), "encoder"
-    else:
-        done = pretrain(sentences, "run=enc", "train.steps=2")
-        assert done.returncode == 0, done.stderr
-        # Layers join on the way, so that freezing is met under DDP too.
-        words += ["encoder=out/runs/enc/encoder", "dropout=0", "baselines=false", "layers.unfreeze_every=2",
-                  "layers.unfreeze_unit=steps", "layers.unfreeze_group=1", "task.labels=60"]
-        command, kind = (lambda *more, **how: finetune(sentences, *words, *more, **how)), "model"
-    for name, more, how in (("whole", [], {}), ("pieces", ["train.micro_batch=4"], {}),
-                            ("two", [], {"prefix": launch})):
-        done = command(f"run={name}", *more, **how)
-        assert (workplace / f"out/runs/{name}/{kind}").is_dir(), done.stderr + done.stdout
-    if "muon" in stage:
-        losses = [json.loads((workplace / f"out/runs/{name}/metrics.json").read_text())["held_out"]["loss"]
-                  for name in ("whole", "pieces", "two")]
+    def commands(*ways: tuple[str, list[str]]) -> str:
+        made = []
+        for name, more in STAGES.items():
+            own = ["finetune", finetune_words(sentences)] if name == "finetune" else ["pretrain", pretrain_words(sentences)]
+            made += [(own[0], [*own[1], "train.steps=6", "train.batch_size=16", "train.eval_every=6", "train.lr=1e-3", *more,
+                               *words, f"run={name.replace(' ', '-')}-{way}"]) for way, words in ways]
+        return json.dumps(made)
+
+    launch = ("-m", "accelerate.commands.launch", "--config_file", "configs/launch/two-cpu-processes.yaml", "driver.py")
+    for words in (("driver.py", commands(("whole", []), ("pieces", ["train.micro_batch=4"]))), (*launch, commands(("two", [])))):
+        done = run(*words, prefix=(sys.executable,), cwd=folder)
+        assert done.returncode == 0, done.stderr + done.stdout
+    return folder / "out/runs"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_same_weights_however_the_batch_is_cut(cut, stage):
+    """To 1e-5 in float32; but for Muon, which makes a matrix orthogonal in bf16 and so rounds what differs by 1e-7 apart:
+    there the loss."""
+    whole, *others = (cut / f"{stage.replace(' ', '-')}-{way}" for way in ("whole", "pieces", "two"))
+    if stage == "muon":
+        losses = [json.loads((folder / "metrics.json").read_text())["held_out"]["loss"] for folder in (whole, *others)]
         assert max(losses) - min(losses) < 2e-3, losses
         return
-    whole = weights(workplace / f"out/runs/whole/{kind}")
-    for name in ("pieces", "two"):
-        other = weights(workplace / f"out/runs/{name}/{kind}")
-        worst = max((whole[key] - other[key]).abs().max().item() for key in whole)
-        assert worst < 1e-5, f"{name}: {worst}"
+    kind = "model" if stage == "finetune" else "encoder"
+    expected = weights(whole / kind)
+    for folder in others:
+        other = weights(folder / kind)
+        worst = max((expected[key] - other[key]).abs().max().item() for key in expected)
+        assert worst < 1e-5, f"{folder.name}: {worst}"
 
 
 @pytest.mark.parametrize("stop_at", [3, 7])
