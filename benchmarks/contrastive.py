@@ -53,7 +53,7 @@ def write_pairs(path: Path) -> None:
 
 def our_words(path: Path, batch_size: int, name: str) -> list[str]:
     """The configuration of ours."""
-    return ["configs/pretrain/default.yaml", f"objective={{name: contrastive, views: pairs, pairs: {{files: {path}}}}}",
+    return ["configs/pretrain/mlm.yaml", f"objective={{name: contrastive, views: pairs, pairs: {{files: {path}}}}}",
             f"train.batch_size={batch_size}", f"train.lr={RATE}", f"train.precision={'float32' if 'float32' in name else 'native'}",
             *(["train.micro_batch=64"] if batch_size >= CACHED else [])]
 

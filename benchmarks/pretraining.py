@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import turns  # noqa: E402
 
 SIZES = {
-    "minilm": ["configs/pretrain/default.yaml"],
+    "minilm": ["configs/pretrain/mlm.yaml"],
     "scratch": ["configs/pretrain/scratch.yaml"],
     **{f"base-{length}": ["configs/pretrain/base.yaml", f"length={length}", f"train.batch_size={32_768 // length}",
                           "train.micro_batch=none"] for length in (128, 512, 8192)},

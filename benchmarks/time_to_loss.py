@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,7 @@ def run_ours(words: list[str], seconds: float) -> tuple[list[dict], float]:
                        check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
         wall, metrics = time.time() - began, json.loads((folder / "metrics.json").read_text())
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        shutil.rmtree(folder)
         return log, wall - metrics["seconds"]
 
     name = f"time-to-loss-{os.getpid()}"

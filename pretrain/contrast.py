@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from engine.tied import everyone
 
 BLOCK = 2**24  # similarities held at once
+SAMPLE = 1_024  # pairs that tell how all spread
 
 
 def info_nce(vectors: Tensor, keys: Tensor, anchors: Tensor, temperature: float, mutual: bool) -> Tensor:
@@ -75,7 +76,7 @@ def spread(vectors: Tensor) -> dict[str, Tensor]:
     exp(-2 d^2) over pairs of first texts, 0 when all are the same (Wang and Isola 2020). rank: how many directions the
     texts spread in, (sum of the covariance's eigenvalues)^2 / sum of their squares, 1 when it is a line.
     """
-    first, second = F.normalize(vectors[:, :2].float(), dim=-1).unbind(1)
+    first, second = F.normalize(vectors[:SAMPLE, :2].float(), dim=-1).unbind(1)
     distance = torch.pdist(first).square() if len(first) > 1 else first.new_zeros(1)
     centred = first - first.mean(0)
     gram = centred @ centred.T if len(first) < first.shape[1] else centred.T @ centred

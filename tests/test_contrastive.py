@@ -159,11 +159,11 @@ def test_spread_of_known_vectors():
     torch.manual_seed(0)
     line = torch.randn(50, 1, 1) * torch.ones(1, 2, 8)
     assert spread(line)["rank"] < 1.01 and spread(line)["alignment"] < 1e-9
-    sphere = torch.nn.functional.normalize(torch.randn(4_000, 1, 8), dim=-1).repeat(1, 2, 1)
+    sphere = torch.nn.functional.normalize(torch.randn(1_000, 1, 8), dim=-1).repeat(1, 2, 1)
     assert 7.8 < spread(sphere)["rank"] < 8.01
     first = sphere[:, 0].double()
-    slow = np.log(np.mean([np.exp(-2 * ((first[i] - first[i + 1:]) ** 2).sum(-1).numpy()).mean() for i in range(0, 3_000, 30)]))
-    assert abs(spread(sphere)["uniformity"].item() - slow) < 0.02
+    slow = np.log(np.mean(np.concatenate([np.exp(-2 * ((first[i] - first[:i]) ** 2).sum(-1)) for i in range(1_000)])))
+    assert abs(spread(sphere)["uniformity"].item() - slow) < 1e-3
     opposite = torch.stack([sphere[:, 0], -sphere[:, 0]], 1)
     assert abs(spread(opposite)["alignment"].item() - 4) < 1e-5
 
