@@ -64,6 +64,9 @@ class Pretrain(Section):
     """Dropout while pretraining."""
     head_warmup: Share = 0.08
     """Share of the steps in which only what init did not bring (the head) is trained, when it brought anything."""
+    init_share: Share = 0.0
+    """Share of init's weights in those that are written, which are the mean of init's and the learned ones (Wortsman et al. 2022):
+    what init knew is kept better."""
     head_lr_scale: PositiveFloat = 10.0
     """Factor on the rate of what init did not bring, when it brought anything."""
     pooling: Literal["mean", "cls"] | None = None

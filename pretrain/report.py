@@ -24,12 +24,14 @@ def summary(run: Run) -> str:
     log, metrics = run.read_log(), json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     losses = [entry["loss"] for entry in log]
     evaluations = [entry for entry in log if "evaluation" in entry]
+    # The mean with init's weights is measured apart, after the last step.
+    written = (lambda figure: f"  {metrics['held_out'][figure]:.3f} (as written)") if run.config.init_share else lambda figure: ""
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
     lines = [
         "",
         f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}",
         *(f"  {title:<15} " + "  ".join(f"{e['evaluation'][figure]:.3f} (step {e['step']})" for e in evaluations[-4:])
-          + "   " + meaning.format(**evaluations[-1]["evaluation"]) for figure, title, meaning in MEASURED if figure in evaluations[-1]["evaluation"]),
+          + written(figure) + "   " + meaning.format(**evaluations[-1]["evaluation"]) for figure, title, meaning in MEASURED if figure in evaluations[-1]["evaluation"]),
         f"  tokens seen     {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
         f"  speed           {metrics['tokens_per_second']:,} tokens per second",
         f"  encoder         {run.folder / 'encoder'}",

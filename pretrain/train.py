@@ -64,11 +64,15 @@ def pretrain(config: Pretrain) -> None:
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
         examples = objective_file.Examples(config.objective, shards, tokenizer)
+    if accelerator.is_main_process and examples.hint():
+        print(f"  {examples.hint()}", flush=True)
     objective = objective_file.Objective(config.objective, encoder)
     run.begin(shard_folder.name)
 
     head_only = round(config.head_warmup * config.train.steps) if encoder.new and init and objective.teaches_vocabulary else 0
     brought = {parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new}
+
+    held = {parameter: parameter.detach().clone() for parameter in brought} if init and config.init_share else {}
 
     def before_step(step: int) -> None:
         for parameter in brought:
@@ -95,6 +99,11 @@ def pretrain(config: Pretrain) -> None:
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
                  evaluate=lambda: held_out(encoder))
+    if held:
+        with torch.no_grad():
+            for parameter, weights in held.items():
+                parameter.lerp_(weights.to(parameter.device), config.init_share)
+        result.evaluation = held_out(encoder)
 
     if accelerator.is_main_process:
         made = {

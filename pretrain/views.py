@@ -71,6 +71,17 @@ class Examples:
     def __len__(self) -> int:
         return len(self.shards.pieces if self.table is None else self.table)
 
+    def hint(self) -> str:
+        """What a person should know of this text before it is learned from; mostly nothing."""
+        if self.config.views != "span":
+            return ""
+        sizes = np.diff(self.shards.documents, prepend=0)
+        document = np.searchsorted(self.shards.documents, self.shards.pieces[:, 0], side="right")
+        short = float((sizes[document] < 2 * self.config.shortest).mean())
+        return "" if short < 0.5 else (f"{short:.0%} of the text stands in documents too short for two spans of"
+                                       f" objective.shortest={self.config.shortest} beside each other; such texts are better"
+                                       " served by objective.name=mlm")
+
     def collate(self, numbers: list[int], generators: list[np.random.Generator]) -> Batch:
         """Packed rows, whose documents are the texts, pair by pair; `keys` int64 (pairs, texts of a pair), the same for
         texts not to be held against each other; and where texts are hidden, `places` and `targets` as in masked language

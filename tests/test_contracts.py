@@ -62,7 +62,7 @@ def test_objective(name):
     assert sum(int(part.count) for part in parts) == int(output.count)
     assert all(figure.shape == (2,) and not figure.requires_grad for figure in output.figures.values())
     assert objective.after_step(0) is None and objective.teaches_vocabulary in (True, False)
-    assert config.suits(8, 0.1, 128) is None
+    assert config.suits(8, 0.1, 128) is None and examples.hint() == ""
 
 
 @pytest.mark.parametrize("name", HEADS)

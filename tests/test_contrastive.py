@@ -233,6 +233,11 @@ def test_the_two_texts_of_a_pair():
     assert len(set(keys[:, 0].tolist())) == 6
 
 
+def test_a_text_of_short_documents_is_told_of():
+    assert "100% of the text" in contrastive.Examples(contrastive.Config(), Rows(), None).hint()
+    assert contrastive.Examples(contrastive.Config(**SHORT), Rows(), None).hint() == ""
+
+
 def table(folder, text: str) -> PairSource:
     (folder / "pairs.csv").write_text(text)
     return PairSource(files=str(folder / "pairs.csv"))
@@ -324,10 +329,10 @@ def test_what_a_contrastive_run_leaves_behind(workplace, sentences):
     """No head that nobody taught, no projection, and vectors that sentence-transformers gives too."""
     from conftest import run
 
-    done = run("pretrain", "configs/pretrain/default.yaml", "run=c", "corpus.name=c", "corpus.held_out=0.2",
-               f"corpus.sources=[{{files: {sentences / 'corpus.txt'}}}]", "corpus.decontaminate.tasks=[]",
-               "objective={name: contrastive, views: mask, projection: 32}", "train.steps=2", "train.log_every=1",
-               "train.precision=float32", "length=64", "pooling=cls")
+    words = ["configs/pretrain/default.yaml", "corpus.name=c", "corpus.held_out=0.2", "train.steps=2", "train.log_every=1",
+             f"corpus.sources=[{{files: {sentences / 'corpus.txt'}}}]", "corpus.decontaminate.tasks=[]", "length=64",
+             "objective={name: contrastive, views: mask, projection: 32}", "train.precision=float32", "pooling=cls"]
+    done = run("pretrain", *words, "run=c", "init_share=0")
     assert done.returncode == 0, done.stderr
     assert "other half" in done.stdout and "held-out loss" not in done.stdout
     folder = workplace / "out/runs/c"
@@ -343,3 +348,13 @@ def test_what_a_contrastive_run_leaves_behind(workplace, sentences):
     theirs = SentenceTransformer(str(folder / "encoder"), device="cpu").encode(["a film to remember"])
     ours = model(**AutoTokenizer.from_pretrained(folder / "encoder")("a film to remember", return_tensors="pt"))
     assert np.allclose(theirs, ours.last_hidden_state[:, 0].detach(), atol=1e-5)
+    # init_share=0.25: a quarter of what init had, three quarters of what was learned.
+    done = run("pretrain", *words, "run=d", "init_share=0.25")
+    assert done.returncode == 0 and "(as written)" in done.stdout, done.stderr
+    from data.encoders import locate
+    init, learned, written = (load_file(path / "model.safetensors") for path in (
+        locate("minilm"), folder / "encoder", workplace / "out/runs/d/encoder"))
+    moved = [name for name in learned if not torch.equal(learned[name], init[name])]
+    assert len(moved) > 90
+    for name in moved:
+        assert torch.allclose(written[name], 0.25 * init[name] + 0.75 * learned[name], atol=1e-6), name

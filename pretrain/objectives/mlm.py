@@ -72,6 +72,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.shards)
 
+    def hint(self) -> str:
+        """Nothing to say: any text will do."""
+        return ""
+
     def collate(self, numbers: list[int], generators: list[np.random.Generator]) -> Batch:
         """Packed rows, and int64 (hidden tokens,) `places`, numbers into the rows laid end to end, and `targets`."""
         inputs = packed(self.shards, numbers)
