@@ -200,7 +200,7 @@ FILES = {
     ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "wiki-summaries", "your-text"},
     ("encoder", BuiltIn): {"minilm"},
     ("finetune", Finetune): {"imdb", "sentiment", "spam", "topics", "your-task"},
-    ("pretrain", Pretrain): {"base", "default", "scratch", "your-text"},
+    ("pretrain", Pretrain): {"base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"},
 }
 
 
