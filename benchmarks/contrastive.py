@@ -1,12 +1,12 @@
 """Contrastive training beside sentence-transformers' `MultipleNegativesRankingLoss`: encoder, texts and batch the same.
 
-    python benchmarks/contrastive.py [sizes=64,1024] [rounds=3] [seconds=5] [steps=100] [stsb=FOLDER] [key=value ...]
+    python benchmarks/contrastive.py [sizes=64,1024] [rounds=3] [seconds=5] [contenders=...] [steps=100] [stsb=FOLDER] [key=value ...]
 
 Pairs are neighbouring stretches of one film review, 8 to 60 words each. Speed: pairs a second, contenders taking turns as
 in benchmarks/pretraining.py, theirs and ours each in float32 and in bf16; theirs by default is float32, ours bf16 where the
 machine has it. From 1,024 pairs on, both by cached gradients, at their default and ours of texts at once. Quality: as many
 `steps` of 64 pairs at one rate for both, then Spearman's correlation on the STS Benchmark (stsb: a folder with its
-test.csv; left out, no quality). Writes its section of benchmarks/RESULTS.md.
+test.csv; left out, no quality). Writes its sections of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -128,27 +128,31 @@ def main(words: list[str]) -> None:
     if words[:1] == ["worker"]:
         return worker(words[1], words[2:])
     import results
-    own = dict(word.split("=", 1) for word in words if word.split("=")[0] in ("sizes", "rounds", "seconds", "steps", "stsb"))
-    rest, lines = [word for word in words if word.split("=")[0] not in own], []
+    own = {word.split("=")[0]: word.split("=", 1)[1] for word in words
+           if word.split("=")[0] in ("sizes", "rounds", "seconds", "steps", "stsb", "contenders")}
+    rest = [word for word in words if word.split("=")[0] not in own]
+    command = " ".join(["python benchmarks/contrastive.py", *("stsb=FOLDER" if word.startswith("stsb=") else word for word in words)])
     path = ROOT / "out" / "cache" / "neighbouring-stretches.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_pairs(path)
-    for size in own.get("sizes", f"64,{CACHED}").split(","):
+    for size in filter(None, own.get("sizes", f"64,{CACHED}").split(",")):
         loss = "Cached MNRL" if int(size) >= CACHED else "MNRL"
-        names = ["ours", "ours float32", loss, f"{loss} bf16"]
+        names = own["contenders"].split(",") if "contenders" in own else ["ours", "ours float32", loss, f"{loss} bf16"]
         found = turns.compare(__file__, names, int(own.get("rounds", 3)), float(own.get("seconds", 5)), [str(path), size, *rest])
-        first = statistics.median(found["ours"]["rates"])
+        first, lines = statistics.median(found[names[0]]["rates"]), []
         for name in names:
             rates = found[name]["rates"]
-            lines.append([f"{size} pairs", name, f"{statistics.median(rates):.1f}", f"{min(rates):.1f} to {max(rates):.1f}",
+            lines.append([name, f"{statistics.median(rates):.1f}", f"{min(rates):.1f} to {max(rates):.1f}",
                           f"{first / statistics.median(rates):.2f}", f"{found[name]['peak_bytes'] / 1e6:,.0f}"])
             print("  ".join(f"{part:>14}" for part in lines[-1]), flush=True)
-    body = results.table(["a step", "", "pairs/s", "over the rounds", "the first is x times as fast", "peak MB"], lines)
+        results.put(f"Contrastive training, {size} pairs a step, on a CPU", command,
+                    results.table(["", "pairs/s", "over the rounds", "the first is x times as fast", "peak MB"], lines))
     if "stsb" in own:
-        made = quality(path, int(own.get("steps", 100)), Path(own["stsb"]) / "test.csv")
-        body += "\n\n" + results.table([f"{own.get('steps', 100)} steps of 64 pairs", "seconds", "STS Benchmark, test"], made)
-    results.put("Contrastive training, on a CPU", "python benchmarks/contrastive.py "
-                + " ".join(word for word in words if not word.startswith("stsb=")) + (" stsb=FOLDER" if "stsb" in own else ""), body)
+        steps = int(own.get("steps", 100))
+        lines = quality(path, steps, Path(own["stsb"]) / "test.csv")
+        print("\n".join("  ".join(f"{part:>20}" for part in line) for line in lines), flush=True)
+        results.put("Contrastive training, what comes out", command,
+                    results.table([f"{steps} steps of 64 pairs", "seconds", "STS Benchmark, test"], lines))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,24 @@ def test_cached_gradients_equal_those_of_the_whole(file, more):
         assert all((gradients[name] - whole[name]).abs().max() < 1e-5 * largest for name in whole)
 
 
+@pytest.mark.parametrize("file, more", [(contrastive, {"views": "dropout"}), (joint, SHORT)])
+def test_both_passes_over_a_step_draw_the_same_dropout(file, more):
+    from accelerate import Accelerator
+
+    from engine.loop import accumulate
+
+    torch.manual_seed(0)
+    config = file.Config(**more)
+    module = file.Objective(config, from_nothing(SHAPE, SPECIAL, 90, 32, 0.3, None)).train()
+    examples, seen, vectors = file.Examples(config, Rows(), None), [], module.vectors
+    module.vectors = lambda *inputs: seen.append(vectors(*inputs)) or seen[-1]
+    batches = [examples.collate(own, [generator(0, 1, row) for row in own]) for own in ([0, 1, 2], [3, 4], [5])]
+    counted, _ = accumulate(module, module, batches, Accelerator(cpu=True), seed=3, step=4, in_parts=True)
+    first, second = seen[:3], seen[3:]
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert not torch.allclose(first[0][:, 0], first[0][:, 1]) and counted["loss"][1] > 0
+
+
 def test_joint_is_the_masked_mean_and_the_weighted_contrastive_mean():
     module = objective(joint, **SHORT, weight=0.7)
     inputs = joint.Examples(joint.Config(**SHORT), Rows(), None).collate(list(range(5)), [generator(0, 0, n) for n in range(5)]).inputs
