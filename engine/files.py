@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -35,8 +36,8 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
     while True:
         try:
             beside.rename(folder)
-        except OSError:
-            if not folder.exists():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if keep(folder):
                 shutil.rmtree(beside)
