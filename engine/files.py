@@ -42,7 +42,8 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
             if keep(folder):
                 shutil.rmtree(beside)
                 return
-            # Another process may have moved it away first: then there is nothing to move.
+            # Another process may have moved it away first: then there is nothing to move. Or put its own there since.
+            shutil.rmtree(old, ignore_errors=True)
             with suppress(FileNotFoundError):
                 folder.rename(old)
             continue
