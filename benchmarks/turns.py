@@ -144,5 +144,3 @@ def compare(script: str, names: list[str], rounds: int, seconds: float, words: l
         process.stdin.close()
         process.wait()
     return found
-
-

@@ -70,5 +70,5 @@ def read(source: PairSource, tokenizer: Path) -> Pairs:
             raise DataError(f"{where}: no pairs in it")
         return {"texts": len(columns), "tokens": total}
 
-    return Pairs(derive("pairs", "pairs", {"source": identity(source), "columns": columns, "version": 1,
+    return Pairs(derive("pairs", "pairs", {"source": identity(source), "version": 1,
                                            "tokenizer": file_hash(tokenizer / "tokenizer.json")}, make))

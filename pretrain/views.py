@@ -16,7 +16,7 @@ from data.shards import Shards
 from engine.config import Section
 from engine.errors import ConfigError
 from engine.loop import Batch
-from pretrain.objectives.mlm import Config as Masking, hide
+from pretrain.masking import Masking, hide
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -52,8 +52,6 @@ class Views(Section):
 
     def suits(self, batch_size: int, dropout: float, length: int) -> None:
         """Raises ConfigError when the rest of the configuration leaves nothing to learn."""
-        if batch_size < 2:
-            raise ConfigError("train.batch_size: a pair alone has nothing to be told from; give at least 2")
         if self.views == "dropout" and dropout == 0:
             raise ConfigError("objective.views: dropout makes two views of a text by dropout; set dropout=0.1, say")
         if self.views == "span" and self.longest > length - 2:

@@ -15,10 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data.shards import Shards
+from engine.errors import ConfigError
 from engine.loop import Batch, Output
 from pretrain.contrast import Said, said
 from pretrain.encoder import Encoder
-from pretrain.objectives import mlm
+from pretrain.masking import Masking
 from pretrain.views import Examples as Pairs, Views
 
 
@@ -30,12 +31,18 @@ class Config(Views):
     temperature: Annotated[float, Field(gt=0)] = 0.05
     """What similarities, cosines, are divided by."""
 
+    def suits(self, batch_size: int, dropout: float, length: int) -> None:
+        """As of every pair of views; and a pair alone has nothing to be told from."""
+        if batch_size < 2:
+            raise ConfigError("train.batch_size: a pair alone has nothing to be told from; give at least 2")
+        super().suits(batch_size, dropout, length)
+
 
 class Examples(Pairs):
     """Pairs of texts, hidden with views=mask."""
 
     def __init__(self, config: Config, shards: Shards, tokenizer: Path):
-        super().__init__(config, shards, tokenizer, mlm.Config(mask_rate=config.mask_rate) if config.views == "mask" else None)
+        super().__init__(config, shards, tokenizer, Masking(mask_rate=config.mask_rate) if config.views == "mask" else None)
 
     def collate(self, numbers: list[int], generators: list[np.random.Generator]) -> Batch:
         """As `pretrain.views` makes them; what was hidden is not asked for."""

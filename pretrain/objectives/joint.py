@@ -17,7 +17,8 @@ from engine.loop import Output
 from engine.tied import everyone
 from pretrain.contrast import Said
 from pretrain.encoder import Encoder
-from pretrain.objectives import contrastive, mlm
+from pretrain.masking import Masking
+from pretrain.objectives import contrastive
 from pretrain.views import Examples as Pairs
 
 
@@ -36,7 +37,7 @@ class Examples(Pairs):
     """Pairs of texts, hidden."""
 
     def __init__(self, config: Config, shards: Shards, tokenizer: Path):
-        super().__init__(config, shards, tokenizer, mlm.Config(mask_rate=config.mask_rate))
+        super().__init__(config, shards, tokenizer, Masking(mask_rate=config.mask_rate))
 
 
 class Objective(contrastive.Objective):
