@@ -41,6 +41,8 @@ class Task(Section):
     """Names for the labels as they stand in the file; none: the labels themselves."""
     labels: PositiveInt | Literal["all"] = "all"
     """Training labels taken, stratified, by seed; the validation and test rows never change with it."""
+    per_class: PositiveInt | None = None
+    """Training labels taken of each class instead, by seed; all of a class that has fewer."""
     deduplicate: bool = False
     """Drop rows whose text (white space and case aside) stood before, ahead of splitting."""
 
@@ -149,16 +151,19 @@ def label_list(task: Task, splits: dict[str, list[Example]]) -> list[str]:
     return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
 
 
-def few(examples: list[Example], count: int | Literal["all"], seed: int) -> list[Example]:
-    """`count` examples, each class in proportion, by seed; fewer are always among more. Raises ConfigError."""
-    if count == "all":
+def few(examples: list[Example], count: int | Literal["all"], seed: int, per_class: int | None = None) -> list[Example]:
+    """`count` examples, each class in proportion, or `per_class` of each; by seed; fewer are always among more.
+
+    Raises ConfigError.
+    """
+    if count == "all" and per_class is None:
         return examples
     by_label = defaultdict(list)
     for example in examples:
         by_label[example.label].append(example)
-    if count > len(examples):
+    if per_class is None and count > len(examples):
         raise ConfigError(f"task.labels={count}: there are {len(examples)} training rows; give a smaller number or all")
-    if count < len(by_label):
+    if per_class is None and count < len(by_label):
         raise ConfigError(f"task.labels={count}: fewer than the {len(by_label)} classes; give {len(by_label)} or more")
     ranked = []
     for index, label in enumerate(sorted(by_label)):
@@ -168,12 +173,17 @@ def few(examples: list[Example], count: int | Literal["all"], seed: int) -> list
         # takes fewer of a class when more are taken in all).
         ranked += [(rank > 0, (rank - 0.5) / max(1, len(own) - 1), index, own[place])
                    for rank, place in enumerate(order)]
-    chosen = sorted(ranked, key=lambda entry: entry[:3])[:count]
+    if per_class:
+        # In the order of the draw, class by class: the same rows first as `count` would take.
+        drawn = {index: [entry for entry in ranked if entry[2] == index] for index in range(len(by_label))}
+        chosen = [entry for own in drawn.values() for entry in own[:per_class]]
+    else:
+        chosen = sorted(ranked, key=lambda entry: entry[:3])[:count]
     return [example for *_, example in sorted(chosen, key=lambda entry: (entry[2], *entry[:2]))]
 
 
 def identity(task: Task) -> dict:
     """What a fingerprint of the task's rows is made of; the number of labels taken is not part of it."""
-    told = task.model_dump(mode="json", exclude={"labels"})
+    told = task.model_dump(mode="json", exclude={"labels", "per_class"})
     return told | {split: source_identity(getattr(task, split))
                    for split in ("train", "validation", "test") if getattr(task, split)}

@@ -31,6 +31,8 @@ class Training(Train):
     """Examples of one optimizer step, over all processes."""
     eval_every: PositiveInt = 50
     """Steps between evaluations on the validation rows."""
+    best: bool = True
+    """Whether the weights that did best on the validation rows are kept; false: the last ones, no validation label used."""
     patience: PositiveInt | None = 6
     """Evaluations without a better one after which training stops; the best weights are kept either way."""
 

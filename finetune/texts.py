@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,8 @@ class Texts:
 
     fields: dict[str, list[list[int]]]
     """input_ids, attention_mask and what else the tokenizer makes, a list for each text."""
-    labels: np.ndarray
-    """int64 (texts,): class ids."""
+    labels: np.ndarray | list[np.ndarray] | None
+    """What the head learns of each text, as its `targets` made it; none of texts nobody has labelled."""
     padding: dict[str, int]
     """What each field is padded with."""
 
@@ -42,13 +43,17 @@ class Texts:
         return inputs
 
     def batch(self, places: np.ndarray) -> Batch:
-        """The texts at `places` with their labels, int64 (texts,)."""
+        """The texts at `places` with their labels, (texts, ...)."""
         return Batch({**self.inputs(places), "labels": torch.from_numpy(self.labels[places])},
                      int(self.lengths[places].sum()))
 
 
-def tokenise(examples: list[Example], labels: list[str], encoder: Path, max_length: int, what: str) -> Texts:
-    """Token ids of the examples. Raises DataError for a text that has no tokens, or a tokenizer that cannot be loaded."""
+def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
+             targets: Callable[[list[Example], list[str]], np.ndarray] | None = None, names: list[str] = []) -> Texts:
+    """Token ids of the examples, and what `targets`, a head's, makes of their labels, whose names are `names`.
+
+    Raises DataError for a text that has no tokens, or a tokenizer that cannot be loaded.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder)
     except Exception as error:
@@ -60,7 +65,5 @@ def tokenise(examples: list[Example], labels: list[str], encoder: Path, max_leng
     for example, ids in zip(examples, fields["input_ids"]):
         if len(ids) <= empty:
             raise DataError(f"{what}: the text {example.texts[0]!r} has no tokens")
-    number = {label: index for index, label in enumerate(labels)}
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    return Texts(fields, np.array([number[example.label] for example in examples], dtype=np.int64),
-                 {name: padding.get(name, 0) for name in fields})
+    return Texts(fields, targets(examples, names) if targets else None, {name: padding.get(name, 0) for name in fields})

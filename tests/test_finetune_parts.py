@@ -130,10 +130,11 @@ def test_standardised_means_of_the_texts_have_mean_0_and_variance_1():
 def test_pairs_of_texts_are_told_apart(workplace):
     from data.encoders import locate
     from data.labelled import Example
+    from finetune.heads import classification
     from finetune.texts import tokenise
 
     pairs = [Example(("one film", "dull"), "no"), Example(("a longer one by far", "yes indeed"), "yes")]
-    texts = tokenise(pairs, ["no", "yes"], locate("minilm"), 16, "here")
+    texts = tokenise(pairs, locate("minilm"), 16, "here", classification.targets, ["no", "yes"])
     batch = texts.batch(np.array([0, 1]))
     assert batch.inputs["input_ids"].shape == batch.inputs["token_type_ids"].shape and batch.tokens == int(
         batch.inputs["attention_mask"].sum())

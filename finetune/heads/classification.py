@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.encoders import pooling_of
+from data.labelled import Example
 from engine import attention
 from engine.config import Section
 from engine.errors import DataError
@@ -66,6 +67,12 @@ def build(config: Config, folder: Path, labels: list[str], dropout: float,
     return model, pooling.write_mean(model)
 
 
+def targets(examples: list[Example], names: list[str]) -> np.ndarray:
+    """int64 (texts,): class ids."""
+    number = {name: index for index, name in enumerate(names)}
+    return np.array([number[example.label] for example in examples], dtype=np.int64)
+
+
 class Head(nn.Module):
     """Cross-entropy of the classes, summed; counted are the texts."""
 
@@ -84,6 +91,6 @@ class Head(nn.Module):
         return self.model(**inputs).logits.float().softmax(-1)
 
 
-def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Figures of probabilities (texts, classes) against class ids (texts,)."""
-    return metrics.classification(probabilities.argmax(-1), labels)
+def score(probabilities: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """Figures of probabilities, (classes,) of each text, against class ids (texts,)."""
+    return metrics.classification(np.argmax(probabilities, -1), labels)
