@@ -59,6 +59,29 @@ def by_length(step: int, batch_size: int, lengths: np.ndarray, seed: int, togeth
     return chosen[turn[step - first]]
 
 
+def by_class(step: int, batch_size: int, classes: np.ndarray, seed: int, together: int = 1) -> np.ndarray:
+    """int64 (batch_size,): rows so that all classes come equally often, in turn, `together` rows of one at a time.
+
+    classes: int64 (rows,), which class each row is of. Within a class every row is seen once before any is seen again.
+    """
+    present, number = np.unique(classes, return_inverse=True)
+    place = step * batch_size + np.arange(batch_size)
+    turn = place // together
+    chosen = np.empty(batch_size, dtype=np.int64)
+    whose = turn % len(present)
+    for cycle in np.unique(turn // len(present)):
+        # Each cycle goes through the classes in an order of its own.
+        here = turn // len(present) == cycle
+        whose[here] = permuted(whose[here], len(present), (seed, 2**34 + int(cycle)))
+    drawn = turn // len(present) * together + place % together
+    for name in np.unique(whose):
+        rows, here = np.flatnonzero(number == name), whose == name
+        epoch, within = np.divmod(drawn[here], len(rows))
+        chosen[here] = [rows[permuted(np.array([one]), len(rows), (seed + int(name) * 2**32, int(turned)))[0]]
+                        for one, turned in zip(within, epoch)]
+    return chosen
+
+
 def generator(seed: int, step: int, row: int) -> np.random.Generator:
     """The random numbers of the `row`-th row of a step's global batch (Philox; Salmon et al. 2011)."""
     return np.random.Generator(np.random.Philox(key=[seed, 2**33], counter=[0, 0, step, row]))

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from data import labelled
 from data.sources import Source
 from engine.config import Section, Share
+from engine.explain import constant
 
 
 class CorpusSource(Source):
@@ -156,7 +157,21 @@ class Prepare(Section):
 
 
 class TaskFile(Section):
-    """What a corpus reads of a fine-tuning YAML: its task."""
+    """What a corpus reads of a fine-tuning YAML: its task, and of its head how labels are read."""
 
     model_config = {"extra": "ignore"}
     task: labelled.Task
+    head: dict = {}
+
+    @property
+    def kind(self) -> str:
+        """One of `labelled.KINDS`, by which rows are split too. Raises ConfigError for a head there is not."""
+        return constant(f"finetune.heads.{self.head.get('name', 'classification')}", "KIND")
+
+    def read(self) -> dict[str, list[labelled.Example]]:
+        """The task's rows, in the splits that fine-tuning makes of them."""
+        return labelled.read(self.task, self.kind)
+
+    def identity(self) -> dict:
+        """What a fingerprint of those rows is made of."""
+        return labelled.identity(self.task) | ({"kind": self.kind} if self.kind != "class" else {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cluster, labelled
+from data import cluster
 from data.clean import clean
 from data.config import Corpus, TaskFile
 from data.derived import derive, manifest
@@ -20,7 +20,8 @@ BITS = 27  # of the table that says of most windows at once that no test text ho
 def index(corpus: Corpus) -> Path:
     """The folder with the hashes of all test texts that the corpus is held against."""
     config = corpus.decontaminate
-    tasks = [load(TaskFile, [path]).task for path in config.tasks]
+    files = [load(TaskFile, [path]) for path in config.tasks]
+    tasks = [file.task for file in files]
 
     def make(folder: Path) -> dict:
         import daft
@@ -28,8 +29,8 @@ def index(corpus: Corpus) -> Path:
 
         cluster.start(corpus)
         texts, counts = [], []
-        for task in tasks:
-            own = [clean("\n".join(example.texts), corpus.clean) for example in labelled.read(task)["test"]]
+        for file in files:
+            own = [clean("\n".join(example.texts), corpus.clean) for example in file.read()["test"]]
             counts.append(len(own))
             texts += own
         plain = daft.from_pydict({"text": texts}).select(compared(daft.col("text"))).to_arrow()["text"].combine_chunks()
@@ -60,7 +61,7 @@ def index(corpus: Corpus) -> Path:
                 "shortest": config.shortest}
 
     return derive("contamination", "-".join(task.name for task in tasks),
-                  {"tasks": [labelled.identity(task) for task in tasks], "words": config.words,
+                  {"tasks": [file.identity() for file in files], "words": config.words,
                    "shortest": config.shortest, "clean": corpus.clean.model_dump(), "version": 2}, make, quiet=True)
 
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data import labelled
 from data.clean import clean
 from data.config import Clean, CorpusSource, TaskFile
 from data.derived import derive
@@ -55,7 +54,7 @@ def buckets(source: CorpusSource, config: Clean) -> list[Bucket]:
     told = source.model_dump(mode="json", exclude={"weight", "language", "files"}) | {
         "clean": config.model_dump(), "version": 3}
     if source.task:
-        rows = labelled.identity(load(TaskFile, [source.task]).task)
+        rows = load(TaskFile, [source.task]).identity()
         return [Bucket(source, config, (), told | {"rows": rows})]
     if source.hub:
         return [Bucket(source, config, (), told | {"rows": identity(source)})]
@@ -90,8 +89,8 @@ class Reading:
             return text_of(row, source.text, where), text_of(row, source.id, where) if source.id else None
 
         if source.task:
-            task = load(TaskFile, [source.task]).task
-            yield from ((text, None) for example in labelled.read(task)["train"] for text in example.texts)
+            rows = load(TaskFile, [source.task]).read()["train"]
+            yield from ((text, None) for example in rows for text in example.texts)
         elif source.hub:
             yield from map(read, selected(source, hub_rows(source)))
         done = 0

@@ -1,15 +1,23 @@
-"""Labelled rows: read, split by a hash of the text, and a stratified few of them taken by seed."""
+"""Labelled rows: read, and split into training, validation and test. What a label is depends on what is learned of it:
+
+    read(task) -> {"train": [Example(texts, "positive"), ...], ...}     a class
+    read(task, "labels")                 Example(texts, ("Humans", "Adult")), and () where no label applies
+    read(task, "number")                 Example(texts, 3.5)
+    read(task, "tags")                   Example(("Anna in Rome",), ("B-person", "O", "B-place")): its words by a space
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from typing import Annotated, Literal, NamedTuple
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
-from data.sources import Source, identity as source_identity, name_of, rows, text_of
+from data import tags
+from data.draws import Example, few, normal, split_off, without  # noqa: F401
+from data.sources import Source, identity as source_identity, name_of, plain, rows, text_of
 from engine.config import Section
 from engine.errors import ConfigError, DataError, nearest
 
@@ -33,12 +41,15 @@ class Task(Section):
     """Share of the training rows split off for validation."""
     test_share: SplitShare = 0.125
     """Share of the training rows split off for the test."""
-    text: str | Annotated[list[str], Field(min_length=1, max_length=2)] = "text"
-    """The column that holds the text, or two for a pair."""
+    text: str | Annotated[list[str], Field(min_length=1)] = "text"
+    """The column that holds the text, or two for a pair; more are joined by the tokenizer's separator."""
     label: str = "label"
-    """The column that holds the label."""
+    """The column that holds the label, or a list of labels, or a number, or a list of tags."""
     label_names: dict[str, str] = {}
-    """Names for the labels as they stand in the file; none: the labels themselves."""
+    """Names for the labels as they stand in the file; none: the labels themselves. Where a text has several labels, those
+    that are not named are left aside."""
+    label_separator: Annotated[str, Field(min_length=1)] = ","
+    """What stands between several labels written as one text."""
     labels: PositiveInt | Literal["all"] = "all"
     """Training labels taken, stratified, by seed; the validation and test rows never change with it."""
     per_class: PositiveInt | None = None
@@ -46,140 +57,137 @@ class Task(Section):
     deduplicate: bool = False
     """Drop rows whose text (white space and case aside) stood before, ahead of splitting."""
 
-
-class Example(NamedTuple):
-    """One labelled row."""
-
-    texts: tuple[str, ...]
-    """One text, or the two of a pair."""
-    label: str
-    """The label's name."""
+    younger: ClassVar[tuple[str, ...]] = ("label_separator",)
 
 
-def normal(texts: tuple[str, ...]) -> str:
-    """A text as compared: white space and case aside."""
-    return "\0".join(" ".join(text.split()).casefold() for text in texts)
+def one_class(row: dict, task: Task, where: str, number: int) -> str:
+    """The class of a row."""
+    label = text_of(row, task.label, where).strip()
+    if isinstance(row[task.label], (list, tuple)):
+        raise DataError(f"{where} row {number}: column {task.label!r} holds a list; what learns from lists is"
+                        " head.name=multilabel, and of tags head.name=tokens")
+    if not label:
+        raise DataError(f"{where} row {number}: no label in column {task.label!r}")
+    if task.label_names and label not in task.label_names:
+        raise DataError(f"{where} row {number}: label {label!r} has no name in task.label_names"
+                        f"{nearest(label, task.label_names)}")
+    return task.label_names.get(label, label)
 
 
-def text_hash(texts: tuple[str, ...]) -> str:
-    """What splits are decided by: it follows the text alone, not its place in the file."""
-    return hashlib.sha256(normal(texts).encode("utf-8", "replace")).hexdigest()
+def several(row: dict, task: Task, where: str, number: int) -> tuple[str, ...]:
+    """The labels of a row, each once: of a list, or of a text that is split."""
+    text, value = text_of(row, task.label, where), row[task.label]
+    parts = value if isinstance(value, (list, tuple)) else text.split(task.label_separator)
+    if any(part is None or isinstance(part, (list, tuple, dict)) for part in parts):
+        raise DataError(f"{where} row {number}: {text} in column {task.label!r} is no list of labels")
+    labels = [label for label in (plain(part).strip() for part in parts) if label]
+    if task.label_names:
+        labels = [task.label_names[label] for label in labels if label in task.label_names]
+    return tuple(dict.fromkeys(labels))
 
 
-def read_rows(task: Task, source: Source) -> list[Example]:
+def finite(row: dict, task: Task, where: str, number: int) -> float:
+    """The number of a row; `label_names` may say which number a word stands for."""
+    written = text_of(row, task.label, where).strip()
+    try:
+        value = float(task.label_names.get(written, written))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{where} row {number}: {written!r} in column {task.label!r} is no finite number")
+    return value
+
+
+def tags_of_words(row: dict, task: Task, where: str, number: int) -> tuple[str, ...]:
+    """The tags of a row's words, in IOB2."""
+    return tags.tags_of(row, task.text, task.label, task.label_names, f"{where} row {number}")
+
+
+KINDS: dict[str, Callable[[dict, Task, str, int], str | tuple[str, ...] | float]] = {
+    "class": one_class, "labels": several, "number": finite, "tags": tags_of_words}
+"""How the label of a row is read: the row, the task, what an error calls the source, the row's number."""
+
+
+def read_rows(task: Task, source: Source, kind: str = "class") -> list[Example]:
     """The examples of one source. Raises DataError naming the row, column or label at fault."""
     columns = [task.text] if isinstance(task.text, str) else list(task.text)
     where, found, seen = name_of(source), [], set()
+    if kind == "tags" and not isinstance(task.text, str):
+        raise ConfigError(f"task.text: tags are of the words in one column, not of {' and '.join(columns)}")
     for number, row in enumerate(rows(source), 1):
-        texts = tuple(text_of(row, column, where) for column in columns)
-        label = text_of(row, task.label, where).strip()
+        texts = tuple(text_of(row, column, where) if kind != "tags" else
+                      tags.words_of(row, column, f"{where} row {number}") for column in columns)
+        label = KINDS[kind](row, task, where, number)
         for column, text in zip(columns, texts):
             if not text.strip():
                 raise DataError(f"{where} row {number}: no text in column {column!r}")
-        if not label:
-            raise DataError(f"{where} row {number}: no label in column {task.label!r}")
-        if task.label_names and label not in task.label_names:
-            raise DataError(f"{where} row {number}: label {label!r} has no name in task.label_names"
-                            f"{nearest(label, task.label_names)}")
         if not task.deduplicate or normal(texts) not in seen:
-            found.append(Example(texts, task.label_names.get(label, label)))
+            found.append(Example(texts, label))
         seen.add(normal(texts))
     if not found:
         raise DataError(f"{where}: no rows" + (f" where {source.where}" if source.where else ""))
     return found
 
 
-def split_off(examples: list[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """(split off, the rest): within each label, the share whose text's hash is smallest."""
-    by_label = defaultdict(list)
-    for example in examples:
-        by_label[example.label].append(example)
-    off, rest = [], []
-    for label in sorted(by_label):
-        ordered = sorted(by_label[label], key=lambda example: text_hash(example.texts))
-        count = round(share * len(ordered))
-        off += ordered[:count]
-        rest += ordered[count:]
-    return off, rest
+def read(task: Task, kind: str = "class") -> dict[str, list[Example]]:
+    """All rows as {"train", "validation", "test"}. The same rows land in the same split whatever their order.
 
-
-def without(examples: list[Example], others: list[Example]) -> list[Example]:
-    """The examples that are left when each of the others, by its text, has been taken away once."""
-    away = Counter(normal(example.texts) for example in others)
-    left = []
-    for example in examples:
-        if away[normal(example.texts)]:
-            away[normal(example.texts)] -= 1
-        else:
-            left.append(example)
-    return left
-
-
-def read(task: Task) -> dict[str, list[Example]]:
-    """All rows as {"train", "validation", "test"}. The same rows land in the same split whatever their order."""
-    train = read_rows(task, task.train)
+    kind: one of KINDS, which the head that learns from them says. Raises DataError where there is nothing to learn.
+    """
+    train = read_rows(task, task.train, kind)
     sizes = len(train)
     if task.test:
-        test = read_rows(task, task.test)
+        test = read_rows(task, task.test, kind)
         if task.test_holds_train:
             test = without(test, train)
     else:
         test, train = split_off(train, task.test_share)
     if task.validation:
-        validation = read_rows(task, task.validation)
+        validation = read_rows(task, task.validation, kind)
     else:
         # The share is of all rows, so that a validation split after the test split is as large as it says.
         validation, train = split_off(train, task.validation_share * sizes / max(1, len(train)))
     splits = {"train": train, "validation": validation, "test": test}
-    known = {example.label for example in train}
-    if len(known) < 2:
-        raise DataError(f"{name_of(task.train)}: every row has the label {min(known, default='')!r};"
-                        " a classifier needs two classes or more")
+    known = {name for example in train for name in example.names}
+    if kind == "tags":
+        if known <= {"O"}:
+            raise DataError(f"{name_of(task.train)}: every tag is O; there is no entity to learn")
+        known = set(tags.every(known))  # an I-X in no training row is not unheard of where there is a B-X
+    elif len({frozenset(example.names) or example.label for example in train}) < 2:
+        raise DataError(f"{name_of(task.train)}: {nothing_to_learn(task, train, kind)}")
+    if kind == "labels":
+        for name in task.label_names.values():
+            if name not in known:
+                raise DataError(f"{name_of(task.train)}: no training row has the label {name!r} of task.label_names")
     for split in ("validation", "test"):
         if not splits[split]:
             raise DataError(f"{name_of(task.train)}: {sizes} rows are too few to split off {split} rows")
-        unseen = Counter(example.label for example in splits[split] if example.label not in known)
+        unseen = Counter(name for example in splits[split] for name in example.names if name not in known)
         for label, count in unseen.items():
             raise DataError(f"{name_of(getattr(task, split) or task.train)}: label {label!r} ({count} {split} row"
                             f"{'s' * (count > 1)}) is never seen in training{nearest(label, known)}")
     return splits
 
 
-def label_list(task: Task, splits: dict[str, list[Example]]) -> list[str]:
-    """The labels' names in the order of their ids: as `label_names` lists them, else sorted."""
-    present = {example.label for example in splits["train"]}
+def nothing_to_learn(task: Task, train: list[Example], kind: str) -> str:
+    """What is told when all rows say the same."""
+    said = train[0].label if train else ""
+    if kind == "class":
+        return f"every row has the label {said!r}; a classifier needs two classes or more"
+    if said == ():
+        return f"no row has a label in column {task.label!r}" + " that task.label_names names" * bool(task.label_names)
+    return f"every row says {said!r} in column {task.label!r}; there is nothing to learn"
+
+
+def label_list(task: Task, splits: dict[str, list[Example]], kind: str = "class") -> list[str]:
+    """The labels' names in the order of their ids: as `label_names` lists them, else sorted; of numbers, the column's;
+    of tags, O and then B-X and I-X of each type."""
+    present = {name for example in splits["train"] for name in example.names}
+    if kind == "tags":
+        return tags.every(present)
+    if not present:
+        return [task.label]
     return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
-
-
-def few(examples: list[Example], count: int | Literal["all"], seed: int, per_class: int | None = None) -> list[Example]:
-    """`count` examples, each class in proportion, or `per_class` of each; by seed; fewer are always among more.
-
-    Raises ConfigError.
-    """
-    if count == "all" and per_class is None:
-        return examples
-    by_label = defaultdict(list)
-    for example in examples:
-        by_label[example.label].append(example)
-    if per_class is None and count > len(examples):
-        raise ConfigError(f"task.labels={count}: there are {len(examples)} training rows; give a smaller number or all")
-    if per_class is None and count < len(by_label):
-        raise ConfigError(f"task.labels={count}: fewer than the {len(by_label)} classes; give {len(by_label)} or more")
-    ranked = []
-    for index, label in enumerate(sorted(by_label)):
-        own = by_label[label]
-        order = np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(own))
-        # One of each class first, then the rest in proportion (Webster's method: unlike the largest remainder, it never
-        # takes fewer of a class when more are taken in all).
-        ranked += [(rank > 0, (rank - 0.5) / max(1, len(own) - 1), index, own[place])
-                   for rank, place in enumerate(order)]
-    if per_class:
-        # In the order of the draw, class by class: the same rows first as `count` would take.
-        drawn = {index: [entry for entry in ranked if entry[2] == index] for index in range(len(by_label))}
-        chosen = [entry for own in drawn.values() for entry in own[:per_class]]
-    else:
-        chosen = sorted(ranked, key=lambda entry: entry[:3])[:count]
-    return [example for *_, example in sorted(chosen, key=lambda entry: (entry[2], *entry[:2]))]
 
 
 def identity(task: Task) -> dict:

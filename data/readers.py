@@ -18,7 +18,7 @@ from data.packed import PACKED, unpacked
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json",
            ".parquet": "parquet", ".arrow": "arrow", ".txt": "text", ".md": "text", ".warc": "warc", ".wet": "warc",
-           ".xml": "xml"}
+           ".xml": "xml", ".conll": "conll", ".bio": "conll", ".iob2": "conll"}
 
 
 def ending(path: str) -> str:
@@ -34,13 +34,15 @@ class Format:
     """How a file is read."""
 
     kind: str
-    """csv, json, parquet, arrow, text, warc or xml."""
+    """csv, json, parquet, arrow, text, warc, xml or conll."""
     separator: str | None = None
     skip_rows: list[int] | None = None
     unit: str = "paragraph"
     """What one row of a text file is: line, paragraph or document."""
     element: str | None = None
     """What one row of an XML file is."""
+    quotes: bool = True
+    """Whether a value of a csv may stand in double quotes."""
 
 
 class File:
@@ -82,7 +84,7 @@ class File:
     def rows(self, how: Format, problems: list[str] | None = None) -> Iterator[dict]:
         """The rows, in order. Without `problems`, raises what is wrong with the file."""
         found, reader = 0, {"csv": csv, "json": json_rows, "parquet": parquet, "arrow": arrow, "text": text,
-                            "warc": warc, "xml": xml}[how.kind]
+                            "warc": warc, "xml": xml, "conll": conll}[how.kind]
         try:
             if not self.size or not self.stream.peek(1):
                 if problems is not None:
@@ -140,13 +142,13 @@ def text(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
 
 def csv(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     """The rows of a csv as text, so that a label 01 or a word NA stays what it is."""
-    from csv import field_size_limit, reader
+    from csv import QUOTE_MINIMAL, QUOTE_NONE, field_size_limit, reader
     field_size_limit(2**31 - 1)
     lines = (line for number, line in enumerate(decoded(file.stream, file.path, problems))
              if number not in (how.skip_rows or ()))
     columns, wrong = None, 0
     separator = how.separator or ("\t" if ending(file.path) in (".tsv", ".tab") else ",")
-    for values in reader(lines, delimiter=separator, strict=True):
+    for values in reader(lines, delimiter=separator, strict=True, quoting=QUOTE_MINIMAL if how.quotes else QUOTE_NONE):
         if not values:
             continue
         if columns is None:
@@ -233,3 +235,9 @@ def warc(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
     """Rows {"text", "url"} of the pages in a web archive."""
     from data.pages import pages
     yield from pages(file.stream)
+
+
+def conll(file: File, how: Format, problems: list[str] | None) -> Iterator[dict]:
+    """The sentences of a file with a line for each word: rows {"tokens", "tags", "text"}."""
+    from data.conll import sentences
+    yield from sentences(decoded(file.stream, file.path, problems), file.path, problems)

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -43,11 +43,13 @@ class Source(Section):
     """The hub dataset's branch, tag or commit."""
     files: str | list[str] | None = None
     """Files: a path, a folder, a glob, an address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv,
-    parquet, arrow, warc, xml, also .gz, .bz2, .zst, .xz."""
-    format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "xml"] | None = None
+    parquet, arrow, warc, xml, conll (a line for each token), also .gz, .bz2, .zst, .xz."""
+    format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "xml", "conll"] | None = None
     """How the files are read; none: by their ending."""
     separator: str | None = None
     """What separates the columns of a csv; none: a comma, or a tab for .tsv and .tab."""
+    quotes: bool = True
+    """Whether a value of a csv may stand in double quotes; false: a quote is a character like any other."""
     skip_rows: list[NonNegativeInt] = []
     """Lines of a csv to pass over, counted from 0 (the header's)."""
     unit: Literal["line", "paragraph", "document"] = "paragraph"
@@ -56,8 +58,12 @@ class Source(Section):
     """The element of an XML file that is one row; a column is the text of all elements of a name inside it."""
     where: dict[str, str] = {}
     """Only the rows whose columns have these values."""
+    having: list[str] = []
+    """Only the rows in which these columns hold something."""
     rename: dict[str, str] = {}
     """Columns by another name, {as the file has it: as it is called here}."""
+
+    younger: ClassVar[tuple[str, ...]] = ("quotes", "having")
 
     @model_validator(mode="after")
     def one_door(self):
@@ -199,7 +205,8 @@ def selected(source: Source, every: Iterable[dict]) -> Iterator[dict]:
         for column in source.where:
             if column not in row:
                 raise DataError(f"{name_of(source)}: no column {column!r}{nearest(column, row)}")
-        if all(str(row[column]) == value for column, value in source.where.items()):
+        if (all(str(row[column]) == value for column, value in source.where.items())
+                and all(row.get(column) not in (None, "") for column in source.having)):
             yield {source.rename.get(column, column): value for column, value in row.items()} if source.rename else row
 
 
@@ -217,15 +224,20 @@ def format_of(source: Source, path: str) -> Format:
     kind = source.format or FORMATS.get(ending(path))
     if kind is None:
         raise DataError(f"{path}: ending not known{nearest(ending(path), FORMATS)}; or give format=")
-    return Format(kind, source.separator, source.skip_rows, source.unit, source.element)
+    return Format(kind, source.separator, source.skip_rows, source.unit, source.element, source.quotes)
 
 
 def text_of(row: dict, column: str, where: str) -> str:
     """The text in a column. Raises DataError naming the columns there are."""
     if column not in row:
         raise DataError(f"{where}: no column {column!r}{nearest(column, row)}")
+    return plain(row[column])
+
+
+def plain(value: object) -> str:
+    """A value as text, nothing as none."""
     # Half a surrogate pair, common in scraped text, cannot be written as UTF-8.
-    return "" if row[column] is None else str(row[column]).encode("utf-8", "replace").decode()
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
 
 def name_of(source: Source) -> str:

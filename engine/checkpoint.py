@@ -19,8 +19,11 @@ from engine.files import write_whole
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters (tied ones once, under their first name) and saved buffers, by name."""
-    state = module.state_dict()
+    """Parameters (tied ones once, under their first name) and saved buffers, by name.
+
+    Left out are the names in `module.unchanging`, if it has such a set: what building the module anew gives again.
+    """
+    state = {name: tensor for name, tensor in module.state_dict().items() if name not in getattr(module, "unchanging", ())}
     parameters = dict(module.named_parameters())
     every_name = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()
@@ -60,11 +63,14 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, path: Pa
         optimizer.state[parameters[name]][what] = tensor.to(parameters[name].device)
 
 
-def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int) -> None:
-    """Write `folder/step-XXXXXX/` for `state["step"]` and drop all but the newest `keep`."""
+def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int,
+         average: dict[str, torch.Tensor] | None = None) -> None:
+    """Write `folder/step-XXXXXX/` for `state["step"]` and drop all but the newest `keep`; `average`: as of the weights."""
     def fill(path: Path) -> None:
         save_weights(module, path)
         save_file(optimizer_state(module, optimizer), path / "optimizer.safetensors")
+        if average:
+            save_file(average, path / "average.safetensors")
         (path / "state.json").write_text(json.dumps(state))
 
     write_whole(folder / f"step-{state['step']:06d}", fill)

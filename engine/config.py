@@ -12,11 +12,12 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat,
-                      PositiveInt, SerializeAsAny, ValidationError, model_validator)
+                      PositiveInt, SerializeAsAny, SerializerFunctionWrapHandler, ValidationError, model_serializer,
+                      model_validator)
 
 from engine.errors import ConfigError, nearest
 
@@ -26,6 +27,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True,
                               validate_default=True, protected_namespaces=())
+    younger: ClassVar[tuple[str, ...]] = ()
+    """Keys that came after fingerprints were made of this section: not told where they say nothing, so that those stay."""
+
+    @model_serializer(mode="wrap")
+    def without_younger(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All keys, but for the `younger` ones that have their default."""
+        fields = type(self).model_fields
+        return {key: value for key, value in told(self).items() if key not in self.younger or value != fields[key].default}
 
     @model_validator(mode="before")
     @classmethod
@@ -57,13 +66,15 @@ class Train(Section):
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises linearly."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after warm-up."""
+    """How the learning rate falls after warm-up; linear is Howard and Ruder's slanted triangle."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay of AdamW, on matrices only."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of AdamW's second moment."""
     clip: PositiveFloat = 1.0
     """Largest gradient norm; larger gradients are scaled down to it."""
+    average: Share = 0.0
+    """Share of the steps, the last ones, whose weights are averaged; the mean is what is evaluated and kept."""
     precision: Literal["native", "bf16", "float32"] = "native"
     """Arithmetic of the matrix products; native: bf16 where the machine multiplies it in hardware, else float32."""
     log_every: PositiveInt = 10

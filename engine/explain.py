@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from engine.config import Section, plugins
-from engine.errors import nearest
+from engine.errors import ConfigError, nearest
 
 OURS = ("engine", "data", "pretrain", "finetune")
 
@@ -98,7 +98,7 @@ def declared(module: str, section: str = "Config") -> dict[str, tuple[str, str]]
             found |= declared(*above)
     body = classes[section].body
     for field, after in zip(body, [*body[1:], ast.Pass()]):
-        if isinstance(field, ast.AnnAssign):
+        if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).startswith("ClassVar"):
             inside = [where(node.id) for node in ast.walk(field.annotation) if isinstance(node, ast.Name)]
             sections = [each for each in inside if each and is_section(*each)]
             for each in sections:
@@ -108,6 +108,17 @@ def declared(module: str, section: str = "Config") -> dict[str, tuple[str, str]]
                 is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                 found[field.target.id] = (default, " ".join(after.value.value.split()) if is_text else "")
     return found
+
+
+def constant(module: str, name: str) -> object:
+    """A plain value that a file gives a name at its top, read from its source. Raises ConfigError for no such file."""
+    package, _, plugin = module.rpartition(".")
+    if plugin not in plugins(package):
+        what = package.rpartition(".")[2]
+        raise ConfigError(f"{what.removesuffix('s')}: no {plugin!r} among the {what}{nearest(plugin, plugins(package))}")
+    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8"))
+    return next(ast.literal_eval(node.value) for node in tree.body
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
 
 
 def is_section(module: str, name: str) -> bool:

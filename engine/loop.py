@@ -23,6 +23,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from engine import checkpoint, machine
+from engine.average import Average
 from engine.config import Train
 from engine.optim import learning_rate
 from engine.record import Progress, Run
@@ -105,6 +106,8 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
         "step": 0, "tokens": 0, "seconds": 0.0, "window": {}, "best": None, "waited": 0, "evaluation": {}}
     run.rewind(state["step"])
     wrapped, optimizer = accelerator.prepare(module, optimizer)
+    average = Average(module, steps - round(train.average * steps))
+    average.restore(run.folder)
     window = {name: torch.tensor(sums, dtype=torch.float64, device=device) for name, sums in state["window"].items()}
     in_parts = train.micro_batch is not None and train.batch_size > train.micro_batch * accelerator.num_processes
     tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
@@ -114,11 +117,11 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     upcoming = range(steps if stopped else state["step"], steps)
     with Progress(title, steps, state["step"], accelerator.is_main_process) as progress:
         for step, micro_batches in ahead(batches, upcoming, device):
+            module.train()  # and then what is frozen is set apart
             before_step(step)
             rate = learning_rate(step, steps, train)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            module.train()
             counted, tokens = accumulate(wrapped, module, micro_batches, accelerator, seed, step, in_parts)
             tokens_told += tokens
             window = {name: window.get(name, 0) + sums for name, sums in counted.items()}
@@ -126,6 +129,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             after_step(step)
+            average.take(step)
 
             done = step + 1
             evaluating = done % train.eval_every == 0 or done == steps
@@ -141,14 +145,15 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                          "seconds": round(now - began, 2), **dict(zip(list(window)[1:], figures))}
                 if evaluating:
                     module.eval()
-                    entry["evaluation"] = state["evaluation"] = evaluate()
-                    score = state["evaluation"].get(monitor) if monitor else None
-                    if score is not None and (state["best"] is None or score > state["best"][monitor]):
-                        state["best"], state["waited"] = {**state["evaluation"], "step": done}, 0
-                        if accelerator.is_main_process:
-                            checkpoint.write_whole(best_weights, lambda path: checkpoint.save_weights(module, path))
-                    elif monitor:
-                        state["waited"] += 1
+                    with average.applied():
+                        entry["evaluation"] = state["evaluation"] = evaluate()
+                        score = state["evaluation"].get(monitor) if monitor else None
+                        if score is not None and (state["best"] is None or score > state["best"][monitor]):
+                            state["best"], state["waited"] = {**state["evaluation"], "step": done}, 0
+                            if accelerator.is_main_process:
+                                checkpoint.write_whole(best_weights, lambda path: checkpoint.save_weights(module, path))
+                        elif monitor:
+                            state["waited"] += 1
                     stopped = patience is not None and state["waited"] >= patience
                 if evaluating or done % train.log_every == 0:
                     run.log(entry)
@@ -157,13 +162,15 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                           "window": {name: sums.tolist() for name, sums in window.items()}}
                 tokens_told, told = 0, time.time()
                 if (saving or stopped or done == steps) and accelerator.is_main_process:
-                    checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep)
+                    checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep, average.saved())
             if stopped:
                 break
     accelerator.wait_for_everyone()
     if monitor and best_weights.is_dir():
         checkpoint.load_weights(module, best_weights / "model.safetensors")
         state["evaluation"] = state["best"]
+    else:
+        average.put()
     module.eval()
     return Result(state["step"], state["tokens"], state["seconds"], state["evaluation"])
 

@@ -21,7 +21,7 @@ from engine.files import write_json, write_text
 RUNS = Path("out/runs")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
 # Keys that change what is written when, not what is learned: a run may go on with others.
-HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch")
+HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch", "layers.cache", "layers.cache_mb")
 
 
 def versions() -> dict[str, str]:

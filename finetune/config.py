@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from data.labelled import Task
 from engine.config import Plugin, RunName, Section, Share, Train
@@ -29,6 +29,8 @@ class Training(Train):
     """The pretraining rate assumed of an encoder whose record does not say."""
     batch_size: PositiveInt = 16
     """Examples of one optimizer step, over all processes."""
+    sampling: Literal["rows", "classes"] = "rows"
+    """What comes equally often: every row; or every class, in turn, however many rows it has."""
     eval_every: PositiveInt = 50
     """Steps between evaluations on the validation rows."""
     best: bool = True
@@ -52,6 +54,76 @@ class Layers(Section):
     """What unfreeze_every counts."""
     unfreeze_group: PositiveInt = 2
     """Layers in a group."""
+    frozen: NonNegativeInt = 0
+    """Lowest layers that never learn, nor the embeddings; all, if there are fewer."""
+    reinitialise: NonNegativeInt = 0
+    """Top layers that start from random weights, as their architecture draws them (Zhang et al. 2021)."""
+    cache: bool = True
+    """Whether the outputs of frozen lowest layers are computed once for each text and kept; the numbers stay the same."""
+    cache_mb: PositiveInt = 512
+    """Megabytes of them kept in memory; the rest goes to a file that is removed at the end."""
+    probe: bool = False
+    """Nothing learns but the last linear layer, solved by logistic regression on what it reads; train.* is not used."""
+
+
+class Adapter(Section):
+    """Small weights beside the encoder's, which then stay as they are (peft)."""
+
+    name: Literal["none", "lora", "ia3"] = "none"
+    """none; lora: matrices of low rank beside the linear layers (Hu et al. 2021); ia3: factors (Liu et al. 2022)."""
+    lr_factor: PositiveFloat = 10.0
+    """What the adapters' peak rate is over the one the encoder's layers would have."""
+    targets: list[str] | None = None
+    """Endings of the adapted layers' names; none: lora: all linear layers of the encoder; ia3: keys, values, feed-forward."""
+    rank: PositiveInt = 8
+    """Rank of LoRA's matrices."""
+    alpha: PositiveFloat = 16.0
+    """LoRA's product is scaled by alpha / rank."""
+    dropout: Share = 0.0
+    """Dropout on what LoRA's matrices read."""
+    dora: bool = False
+    """Whether LoRA learns length and direction of the weights apart (Liu et al. 2024)."""
+    rslora: bool = False
+    """Whether LoRA is scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
+
+
+class Adapt(Section):
+    """Pretraining once more, on the task's own training texts without their labels (Gururangan et al. 2020)."""
+
+    steps: NonNegativeInt = 0
+    """Optimizer steps of it before fine-tuning; 0: none."""
+    config: str = "configs/pretrain/mlm.yaml"
+    """How: a file as `python -m pretrain` takes it."""
+    keys: list[str] = []
+    """More keys for it, key=value each."""
+
+
+class Augment(Section):
+    """Other versions of a training text, another at every visit; nothing is downloaded (Wei and Zou 2019)."""
+
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a text's tokens left out."""
+    swap: Share = 0.0
+    """How often two stretches of the text change places."""
+    longest: PositiveInt = 4
+    """Most tokens of such a stretch."""
+
+
+class SelfTraining(Section):
+    """Texts nobody has labelled, labelled by the model and learned from (Lee 2013)."""
+
+    rounds: NonNegativeInt = 0
+    """How often the model labels texts and is taught again; 0: never."""
+    texts: PositiveInt = 2000
+    """Most unlabelled texts looked at, of the training rows whose label is not taken."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the texts of each class that are learned from, the most confident ones."""
+    least: Share = 0.0
+    """Least confidence of a text that is learned from."""
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """How much of what is learned the labels that were given are, the model's own being the rest."""
+    steps: PositiveInt | None = None
+    """Optimizer steps of the last teaching; none: as before it."""
 
 
 class Finetune(Section):
@@ -73,6 +145,14 @@ class Finetune(Section):
     """Dropout in the encoder's layers and before the classifier."""
     layers: Layers = Layers()
     """How the layers are taught."""
+    adapter: Adapter = Adapter()
+    """What learns in the layers' place."""
+    adapt: Adapt = Adapt()
+    """What is learned from the task's own texts before."""
+    augment: Augment = Augment()
+    """How training texts are varied."""
+    selftrain: SelfTraining = SelfTraining()
+    """What is learned from texts without labels."""
     train: Training = Training()
     baselines: bool = True
     """Whether the two reference rows are measured in the same run."""

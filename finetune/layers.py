@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from engine.errors import ConfigError
 from finetune.config import Layers
 
 TOP = re.compile(r"\bfinal_norm\b|\bencoder\.LayerNorm\b")  # the encoder's last normalisation, where it has one
@@ -22,23 +25,47 @@ def depth(name: str, layers: int) -> int:
     return 1 if TOP.search(name) else 0
 
 
-def lr_scale(name: str, layers: int, config: Layers, lr: float) -> float:
-    """The factor a parameter's rate has over the schedule's, whose peak is `lr`."""
+def lr_scale(name: str, layers: int, config: Layers, lr: float, factor: float = 1.0) -> float:
+    """The factor a parameter's rate has over the schedule's, whose peak is `lr`; `factor`: what the encoder's have more."""
     deep = depth(name, layers)
-    return config.decay ** (deep - 1) if deep else config.head_lr / lr
+    return factor * config.decay ** (deep - 1) if deep else config.head_lr / lr
 
 
 def deepest_learning(step: int, layers: int, config: Layers, steps_per_epoch: float) -> int:
     """The largest depth that learns at `step`."""
     every = config.unfreeze_every * (steps_per_epoch if config.unfreeze_unit == "epochs" else 1)
     groups = int(step / every) if every else layers
-    lowest = layers + 1 if config.embeddings else layers
+    lowest = layers - min(config.frozen, layers) if config.frozen else layers + 1 if config.embeddings else layers
     # The embeddings come last, in a group of their own.
     reached = groups * config.unfreeze_group
-    return lowest if groups > -(-layers // config.unfreeze_group) or not every else min(reached, layers)
+    return lowest if groups > -(-layers // config.unfreeze_group) or not every else min(reached, layers, lowest)
+
+
+def lasts(step: int, layers: int, config: Layers, steps_per_epoch: float) -> bool:
+    """Whether what learns at `step` is all that ever will, or others join only after an epoch or more of it."""
+    every = config.unfreeze_every * (steps_per_epoch if config.unfreeze_unit == "epochs" else 1)
+    now, at_last = (deepest_learning(place, layers, config, steps_per_epoch) for place in (step, 10**15))
+    return every >= steps_per_epoch or now == at_last
 
 
 def set_learning(model: nn.Module, deepest: int, layers: int, constant: set[nn.Parameter]) -> None:
-    """Freeze what lies deeper than `deepest`, and `constant` always."""
+    """Freeze what lies deeper than `deepest`, and `constant` always. What is frozen by depth runs without dropout."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter not in constant and depth(name, layers) <= deepest)
+    for name, module in model.named_modules():
+        if depth(f".{name}.", layers) > deepest:
+            module.training = False
+
+
+@torch.no_grad()
+def reinitialise(model: PreTrainedModel, count: int, layers: int) -> None:
+    """Random weights for the top `count` layers, as the architecture draws them. Raises ConfigError if it has fewer."""
+    if count > layers:
+        raise ConfigError(f"layers.reinitialise: {count} is more than the encoder's {layers} layers")
+    chosen = [module for name, module in model.named_modules()
+              if LAYER.search(f".{name}.") and 1 <= depth(f".{name}.", layers) <= count]
+    for module in chosen:
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = False  # transformers' mark on what was loaded, which it would leave alone
+    for module in reversed(chosen):  # the parts before the whole, which may draw them otherwise
+        model._init_weights(module)

@@ -47,10 +47,22 @@ def write_mean(model: PreTrainedModel) -> list[nn.Parameter]:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     layers.append(layer)
-    dense = getattr(model.base_model, "pooler", None) or model.classifier
-    dense.dense.weight.copy_(identity / 2)
-    dense.dense.bias.zero_()
+    pass_on(model, 0.5)
     return list(layer.parameters())
+
+
+@torch.no_grad()
+def pass_on(model: PreTrainedModel, share: float) -> None:
+    """Let the dense part of the head give tanh(share * the mean): the smaller the share, the nearer to the mean's direction
+    itself, whose length the added layer's normalisation takes away."""
+    dense = (getattr(model.base_model, "pooler", None) or model.classifier).dense
+    dense.weight.copy_(share * torch.eye(model.config.hidden_size))
+    dense.bias.zero_()
+
+
+def is_written(model: PreTrainedModel) -> bool:
+    """Whether the model's last layer is the one that `write_mean` adds."""
+    return can_write_mean(model) and not model.base_model.encoder.layer[-1].attention.self.query.weight.any()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,17 +13,21 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data import labelled
-from data.batches import by_length, slices
+from data.batches import by_class, by_length, generator, slices
 from data.derived import fingerprint
 from engine import record
+from engine.errors import ConfigError
 from engine.loop import Batch, Result, fit, gather, share
 from engine.optim import adamw
-from finetune import layers, pooling
+from finetune import layers, pooling, probe
 from finetune.config import Finetune
+from finetune.finishing import finished
 from finetune.texts import Texts, tokenise
+from finetune.trunk import Trunk
 
 TOGETHER = 4  # batches dealt out by length together: more pads less, but makes batches less random
 STANDARDISED_OVER = 512  # training texts the pooled coordinates are standardised over
+DIRECTION = 0.1  # what a head solved afterwards reads is the mean vector this small, where tanh is nearly straight
 AT_ONCE = 64  # texts predicted together
 
 
@@ -39,6 +44,10 @@ class Taught(NamedTuple):
     """What the head says of them."""
     result: Result
     """How the training went."""
+    details: dict
+    """What else there is to tell of the test rows."""
+    adapted: torch.nn.Module | None = None
+    """The model with peft's adapters, where there are some: one and the same until they are merged."""
 
 
 @torch.no_grad()
@@ -62,41 +71,90 @@ def head_of(config: Finetune):
     return importlib.import_module(f"finetune.heads.{config.head.name}")
 
 
+def probed(head: torch.nn.Module, model: PreTrainedModel, texts: Texts, seed: int, accelerator: Accelerator,
+           choose: bool = True) -> Result:
+    """Solve the last linear layer on what it reads of the texts, instead of a training, or after one.
+
+    choose: whether its strength is chosen by cross-validation: not where the encoder has learned these labels already.
+    """
+    began = time.time()
+    features = np.stack(predict(probe.Features(model), texts, accelerator))
+    strength = None if choose else 1 / np.square(features).sum(1).mean()
+    probe.write(probe.solve(features, texts.labels, seed, strength), model)
+    head.eval()
+    return Result(0, int(texts.lengths.sum()), time.time() - began, {})
+
+
+def standardise(model: PreTrainedModel, texts: Texts, constant: list[torch.nn.Parameter]) -> None:
+    """Bring what the added pooling layer gives, where there is one, to mean 0 and variance 1 over some of the texts."""
+    if constant:
+        count = len(texts.lengths)  # rows stand label by label: take them from all along
+        some = np.linspace(0, count - 1, min(count, STANDARDISED_OVER)).astype(int)
+        pooling.standardise(model, map(texts.inputs, np.array_split(some, -(-len(some) // AT_ONCE))))
+
+
 def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Example]], names: list[str],
           run: record.Run, accelerator: Accelerator, title: str, random: bool = False) -> Taught:
     """Put the head on the encoder in `folder` and train it in `run`; random: from random weights."""
     head_file = head_of(config)
-    texts = {split: tokenise(examples, folder, config.max_length, f"task {config.task.name}, {split}", head_file.targets, names)
+    if head_file.KIND == "tags" and (config.augment.drop or config.augment.swap):
+        raise ConfigError("augment: tags belong to words, which it would leave out or move; head.name=tokens goes without")
+    if config.layers.probe and (config.adapter.name != "none" or config.head.name != "classification"):
+        raise ConfigError("layers.probe: wants head.name=classification and adapter.name=none")
+    texts = {split: tokenise(examples, folder, config.max_length, f"task {config.task.name}, {split}", head_file.targets, names,
+                             words=head_file.KIND == "tags")
              for split, examples in splits.items()}
     torch.manual_seed(config.seed)
     model, constant = head_file.build(config.head, folder, names, config.dropout, random)
     depth_of_encoder = model.config.num_hidden_layers - bool(constant)
+    if config.layers.reinitialise:
+        layers.reinitialise(model, config.layers.reinitialise, depth_of_encoder)
     head = head_file.Head(config.head, model)
-    if constant:
-        count = len(texts["train"].labels)  # rows stand label by label: take them from all along
-        some = np.linspace(0, count - 1, min(count, STANDARDISED_OVER)).astype(int)
-        pooling.standardise(model, map(texts["train"].inputs, np.array_split(some, -(-len(some) // 64))))
+    if hasattr(head, "observe"):
+        head.observe(texts["train"].labels)
+    solved = getattr(head_file, "SOLVED", False)
+    if not solved:
+        standardise(model, texts["train"], constant)
+    adapted = None
+    if config.adapter.name != "none":
+        from finetune import adapters  # peft takes a second to load
+        adapted = adapters.adapt(model, config.adapter, depth_of_encoder)
+        constant = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        head.unchanging = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
     run.begin(fingerprint(labelled.identity(config.task)))
-    train, size = config.train, config.train.batch_size
+    train, size, unmoved = config.train, config.train.batch_size, set(constant)
     lengths = texts["train"].lengths
+    trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)
 
     def before_step(step: int) -> None:
         deepest = layers.deepest_learning(step, depth_of_encoder, config.layers, len(lengths) / size)
-        layers.set_learning(model, deepest, depth_of_encoder, set(constant))
+        layers.set_learning(model, deepest, depth_of_encoder, unmoved)
+        worth = config.layers.cache and layers.lasts(step, depth_of_encoder, config.layers, len(lengths) / size)
+        trunk.begin_at(depth_of_encoder - deepest if worth else 0)
 
     def batches(step: int) -> list[Batch]:
-        chosen = by_length(step, size, lengths, config.seed, TOGETHER)
-        return [texts["train"].batch(chosen[places]) for places in
-                slices(size, accelerator.process_index, accelerator.num_processes, train.micro_batch)]
+        chosen = (by_class(step, size, texts["train"].labels, config.seed, getattr(head_file, "PARTNERS", 1))
+                  if train.sampling == "classes" else by_length(step, size, lengths, config.seed, TOGETHER))
+        augment = config.augment if config.augment.drop or config.augment.swap else None
+        return [texts["train"].batch(chosen[places], augment, [generator(config.seed, step, place) for place in places])
+                for places in slices(size, accelerator.process_index, accelerator.num_processes, train.micro_batch)]
 
     def evaluate(split: str) -> dict[str, float]:
         return head_file.score(predict(head, texts[split], accelerator), texts[split].labels)
 
     optimizer = adamw(head.named_parameters(), train, lambda name: layers.lr_scale(
-        name, depth_of_encoder, config.layers, train.lr))
-    result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title,
-                 before_step=before_step, evaluate=lambda: evaluate("validation") if train.best else {},
-                 monitor=head_file.MONITOR if train.best else None, patience=train.patience if train.best else None)
-    predicted = {split: predict(head, texts[split], accelerator) for split in ("test", "validation")}
-    figures = {split: head_file.score(said, texts[split].labels) for split, said in predicted.items()}
-    return Taught(model, head, figures, predicted, result)
+        name, depth_of_encoder, config.layers, train.lr, config.adapter.lr_factor if adapted else 1.0))
+    if config.layers.probe:
+        result = probed(head.to(accelerator.device), model, texts["train"], config.seed, accelerator)
+    else:
+        result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title,
+                     before_step=before_step, evaluate=lambda: evaluate("validation") if train.best else {},
+                     monitor=head_file.MONITOR if train.best else None, patience=train.patience if train.best else None)
+        if solved:
+            if pooling.is_written(model):
+                pooling.pass_on(model, DIRECTION)
+            probed(head, model, texts["train"], config.seed, accelerator, choose=False)
+    predicted = {split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts}
+    told = finished(head_file, head, predicted, {split: texts[split].labels for split in predicted}, names, train.best)
+    trunk.close()
+    return Taught(model, head, told.figures, told.predicted, result, told.details, adapted)

@@ -16,9 +16,11 @@ from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_whole
 from engine.loop import accelerator as make_accelerator
 from finetune import baselines
+from finetune.adapting import adapted
 from finetune.config import Finetune
 from finetune.report import card, summary
-from finetune.teaching import teach
+from finetune.selftraining import self_train
+from finetune.teaching import head_of, teach
 
 
 def newest_encoder() -> str:
@@ -50,13 +52,19 @@ def finetune(config: Finetune) -> None:
     """Run stage two. Raises ConfigError and DataError for the user's mistakes, before anything is written to the run."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    accelerator = make_accelerator(config.train.precision)
+    accelerator, head_file = make_accelerator(config.train.precision), head_of(config)
     with accelerator.main_process_first():
         encoder = config.encoder or newest_encoder()
         folder = locate(encoder)
-        rows = labelled.read(config.task)
-    names = labelled.label_list(config.task, rows)
+        rows = labelled.read(config.task, head_file.KIND)
+    if config.adapt.steps:
+        with accelerator.main_process_first():
+            encoder = adapted(config, encoder, accelerator.is_main_process)
+            folder = locate(encoder)
+    names = labelled.label_list(config.task, rows, head_file.KIND)
     splits = {**rows, "train": labelled.few(rows["train"], config.task.labels, config.seed, config.task.per_class)}
+    if not config.train.best:
+        del splits["validation"]  # no label of theirs is used, not even to tell a figure
     config = resolved(config, encoder, folder, len(splits["train"]))
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
@@ -67,10 +75,15 @@ def finetune(config: Finetune) -> None:
             print(f"{run.folder} is finished.\n{summary(run)}")
         return
 
-    taught = teach(folder, config, splits, names, run, accelerator, f"finetune {config.run}")
+    title = f"finetune {config.run}"
+    taught = (self_train(folder, config, rows["train"], splits, names, run, accelerator, title) if config.selftrain.rounds
+              else teach(folder, config, splits, names, run, accelerator, title))
     compared = {}
     if config.baselines:
-        compared["tfidf"] = {"name": "TF-IDF + logistic regression", **baselines.tfidf(splits, names)}
+        if head_file.KIND in baselines.NAMES:
+            compared["tfidf"] = baselines.tfidf(splits, names, head_file)
+        if head_file.KIND == "tags":
+            compared["commonest_tag"] = baselines.commonest_tag(splits)
         try:
             plain, random, name = without_pretraining(folder, encoder)
             beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")
@@ -80,13 +93,23 @@ def finetune(config: Finetune) -> None:
             compared["without_pretraining"] = {"name": f"not measured: {error}"}
 
     if accelerator.is_main_process:
+        shown = getattr(head_file, "SHOWN", (head_file.MONITOR,))
         made = {"kind": "model", "run": config.run, "config": config.model_dump(mode="json"), "labels": names,
                 "rows": {split: len(examples) for split, examples in splits.items()}, "figures": taught.figures,
+                "learns": head_file.KIND, "shown": shown,
                 "baselines": compared, "encoder_record": record_of(folder), "versions": record.versions()}
         write_json(run.folder / "metrics.json", {
-            **taught.figures, "baselines": compared, "task": config.task.name, "encoder": encoder,
+            **taught.figures, **taught.details, "learns": head_file.KIND, "shown": shown, "baselines": compared,
+            "task": config.task.name, "encoder": encoder,
             "labels": len(splits["train"]), "labels_available": len(rows["train"]),
             "steps": taught.result.step, "seconds": round(taught.result.seconds, 1)})
+
+        if taught.adapted is not None:
+            from finetune import adapters
+            adapters.save_apart(taught.adapted, run.folder)
+            adapters.merge(taught.adapted)
+
+        settings = taught.model.config.to_dict()
 
         def fill(path: Path) -> None:
             taught.model.save_pretrained(path)
@@ -94,7 +117,7 @@ def finetune(config: Finetune) -> None:
                 if (folder / name).is_file():
                     shutil.copy(folder / name, path / name)
             write_json(path / "record.json", made)
-            (path / "README.md").write_text(card(made), encoding="utf-8")
+            (path / "README.md").write_text(card(made, settings), encoding="utf-8")
 
         write_whole(run.folder / "model", fill)
         for leftover in [*run.folder.glob("**/step-*"), *run.folder.glob("**/best")]:

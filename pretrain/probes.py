@@ -61,7 +61,10 @@ def evaluate(config: Evaluate) -> None:
 
 def probed(config: Evaluate) -> dict[str, list[labelled.Example]]:
     """The rows of the task that is probed, by split."""
-    task = load(TaskFile, [config.task]).task
+    file = load(TaskFile, [config.task])
+    task = file.task
+    if file.kind != "class":
+        raise ConfigError(f"task: {config.task} is not about classes; a probe tells classes apart")
     if not isinstance(task.text, str):
         raise ConfigError(f"task: {config.task} is about pairs of texts; a probe takes one text")
     splits = labelled.read(task)

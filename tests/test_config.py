@@ -199,7 +199,7 @@ def test_every_key_says_what_it_means(schema):
 FILES = {
     ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "wiki-summaries", "your-text"},
     ("encoder", BuiltIn): {"minilm"},
-    ("finetune", Finetune): {"imdb", "sentiment", "spam", "topics", "your-task"},
+    ("finetune", Finetune): {"imdb", "mesh", "ratings", "sentiment", "spam", "topics", "your-entities", "your-task"},
     ("pretrain", Pretrain): {"base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"},
 }
 
@@ -209,7 +209,7 @@ def test_every_file_in_configs_goes_through_the_real_parser(folder, schema):
     seen = {path.stem: load(schema, [str(path)]) for path in sorted((CONFIGS / folder).glob("*.yaml"))
             if (folder, path.stem) != ("finetune", "default")}
     assert seen.keys() == FILES[folder, schema]
-    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"launch", "quality"}
+    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"adapt", "launch", "quality"}
 
 
 def test_every_file_of_quality_rules_is_a_part_of_a_corpus():

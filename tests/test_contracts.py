@@ -13,6 +13,7 @@ from test_mlm import SPECIAL, Rows
 
 from data.batches import generator
 from engine.config import Section, plugins
+from engine.explain import constant
 from engine.loop import Batch, Output
 from pretrain.config import Model
 from pretrain.origin import from_nothing
@@ -21,7 +22,7 @@ OBJECTIVES, HEADS = plugins("pretrain.objectives"), plugins("finetune.heads")
 
 
 def test_the_folder_is_the_list():
-    assert OBJECTIVES == ["contrastive", "joint", "mlm", "simsiam"] and HEADS == ["classification"]
+    assert OBJECTIVES == ["contrastive", "joint", "mlm", "simsiam"] and HEADS == ["classification", "contrastive", "multilabel", "regression", "tokens"]
 
 
 @pytest.mark.parametrize("module", [f"pretrain.objectives.{name}" for name in OBJECTIVES]
@@ -65,22 +66,40 @@ def test_objective(name):
     assert config.suits(8, 0.1, 128) is None and examples.hint() == ""
 
 
+LABELS = {"class": (["no", "yes", "perhaps"], "perhaps", "no"), "labels": (["no", "yes", "perhaps"], ("yes", "no"), ()),
+          "number": (["score"], 3.5, -1.0), "tags": (["O", "B-a", "I-a"], ("O", "B-a"), ("I-a", "O"))}
+"""Of each kind: the names, and the labels of two texts."""
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_head(name, workplace):
     from data.encoders import locate
+    from data.labelled import KINDS, Example
+    from finetune.texts import tokenise
 
-    file = importlib.import_module(f"finetune.heads.{name}")
-    model, constant = file.build(file.Config(), locate("minilm"), ["no", "yes", "perhaps"], dropout=0.0)
-    assert model.config.id2label == {0: "no", 1: "yes", 2: "perhaps"} and model.config.label2id["perhaps"] == 2
-    assert constant and all(not parameter.requires_grad for parameter in constant)
+    file, folder = importlib.import_module(f"finetune.heads.{name}"), locate("minilm")
+    assert file.KIND in KINDS and file.KIND == constant(f"finetune.heads.{name}", "KIND"), "a corpus reads it from the source"
+    names, *labels = LABELS[file.KIND]
+    torch.manual_seed(0)
+    model, constant = file.build(file.Config(), folder, names, dropout=0.0)
+    assert model.config.id2label == dict(enumerate(names)) and model.config.label2id[names[-1]] == len(names) - 1
+    assert all(not parameter.requires_grad for parameter in constant)
+    examples = [Example((text,), label) for text, label in zip(("a film", "dull"), labels)] if file.KIND != "tags" else [
+        Example(("a film",), labels[0]), Example(("dull story",), labels[1])]
+    texts = tokenise(examples, folder, 16, "here", file.targets, names, words=file.KIND == "tags")
     head = file.Head(file.Config(), model).eval()
-    inputs = {"input_ids": torch.tensor([[101, 2023, 2003, 102], [101, 2919, 102, 0]]),
-              "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
-    output = head(labels=torch.tensor([0, 2]), **inputs)
-    assert isinstance(output, Output) and output.count == 2
-    probabilities = head.predict(**inputs).detach()
-    assert torch.allclose(probabilities.sum(-1), torch.ones(2))
-    slow = -np.log(probabilities[0, 0]) - np.log(probabilities[1, 2])
-    assert abs(output.loss.item() - slow) < 1e-4
-    figures = file.score(probabilities.numpy(), np.array([0, 2]))
-    assert file.MONITOR in figures and figures["n"] == 2
+    if hasattr(head, "observe"):
+        head.observe(texts.labels)
+    output = head(**texts.batch(np.array([0, 1])).inputs)
+    assert isinstance(output, Output) and output.loss.ndim == 0 and output.loss.requires_grad
+    parts = [texts.batch(np.array([place])).inputs for place in (0, 1)]
+    if hasattr(head, "tie"):
+        parts = [part | more for part, more in zip(parts, head.tie([head.represent(**part) for part in parts]))]
+    parts = [head(**part) for part in parts]
+    assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-4), "a sum, however the batch is cut"
+    assert sum(int(part.count) for part in parts) == int(output.count)
+    said = list(head.predict(**texts.inputs(np.array([0, 1]))).detach().numpy())
+    assert len(said) == 2
+    figures = file.score(said, texts.labels)
+    assert file.MONITOR in figures and figures["n"] == 2 and set(file.SHOWN) <= set(
+        file.figures(said, texts.labels, names, {}) if hasattr(file, "figures") else figures)

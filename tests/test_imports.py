@@ -13,7 +13,8 @@ HEAVY = {"torch", "transformers", "accelerate", "datasets", "tokenizers", "peft"
          "daft", "ray", "pyarrow", "pandas", "scipy", "ftfy"}
 LIGHT = ("engine.config", "engine.errors", "engine.explain", "engine.command", "data.sources", "data.config",
          "data.labelled", "data.readers", "data.__main__",
-         "pretrain.config", "finetune.config", "pretrain.__main__", "finetune.__main__")
+         "pretrain.config", "finetune.config", "pretrain.__main__", "finetune.__main__",
+         "finetune.study.config", "finetune.study.__main__")
 
 
 def file_of(module: str) -> Path | None:

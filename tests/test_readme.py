@@ -13,6 +13,7 @@ from conftest import ROOT, run
 from data.config import Prepare
 from engine.config import load
 from finetune.config import Finetune
+from finetune.study.config import Study
 from pretrain.config import Pretrain
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +33,7 @@ def test_make_commands_are_what_the_makefile_runs(command):
     line = shlex.split(told.stdout.strip().splitlines()[-1])
     if "pytest" not in line:
         stage = line[line.index("-m") + 1]
-        load({"data": Prepare, "pretrain": Pretrain, "finetune": Finetune}[stage], line[line.index("-m") + 2:])
+        load({"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study}[stage], line[line.index("-m") + 2:])
 
 
 def test_readme_shows_both_commands_with_their_output():

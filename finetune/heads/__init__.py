@@ -1,4 +1,14 @@
-"""One file a head: its `Config`, its `build` (a plain transformers model), its `Head` (the module trained) and `score`.
+"""One file a head: what it learns of a label, its network, its loss and its figures.
 
+    KIND         how labels are read: one of `data.labelled.KINDS`, written out, for corpora read it from the source
+    Config       its settings, under `name`
+    build(config, folder, names, dropout, random) -> (plain transformers model, parameters that are constants)
+    targets(examples, names)    what is learned of the texts, (texts, ...)
+    Head(config, model)         the module that is trained: `forward`, `predict`; `observe(targets)`, if it has one, is told
+                                the training rows before training
+    score(said, truth)          the figures of an evaluation, cheap; MONITOR names the one to maximise
+    SHOWN        the figures a person is shown
+
+`finetune.finishing` says what it may have besides: tune, revise, finish, figures, details.
 The folder is the list: `head.name=X` means the file X.py here.
 """

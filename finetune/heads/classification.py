@@ -7,31 +7,34 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from data.encoders import pooling_of
 from data.labelled import Example
-from engine import attention
-from engine.config import Section
-from engine.errors import DataError
 from engine.loop import Output
-from finetune import metrics, pooling
+from finetune import calibration, metrics, network
+from finetune.network import Pooled
 
+KIND = "class"
 MONITOR = "accuracy"
+SHOWN = ("accuracy", "f1_macro")
+MOST_IN_A_TABLE = 100  # classes; the table of more is not read by anybody
 
 
-class Config(Section):
+class Config(Pooled):
     """Single-label classification."""
 
     name: Literal["classification"] = "classification"
     """classification: one class of several."""
-    pooling: Literal["mean", "cls"] | None = None
-    """What the head reads: the mean of the tokens or the first one; none: as the encoder folder says, else cls."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    balance: bool = False
+    """Whether all classes weigh the same, however many texts they have."""
+    focal: NonNegativeFloat = 0.0
+    """How much less a text weighs that is right already: (1 - its probability) to this power (Lin et al. 2017)."""
 
 
 def build(config: Config, folder: Path, labels: list[str], dropout: float,
@@ -40,31 +43,7 @@ def build(config: Config, folder: Path, labels: list[str], dropout: float,
 
     random: the same network with random weights. Raises DataError when transformers cannot load it.
     """
-    named = {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
-             "label2id": {label: index for index, label in enumerate(labels)},
-             "problem_type": "single_label_classification"}
-    mean = (config.pooling or pooling_of(folder)) == "mean"
-    try:
-        settings = AutoConfig.from_pretrained(folder, **named)
-        if hasattr(settings, "classifier_pooling"):
-            settings.classifier_pooling = "mean" if mean else "cls"
-        model = (AutoModelForSequenceClassification.from_config(settings) if random else
-                 AutoModelForSequenceClassification.from_pretrained(
-                     folder, config=settings, dtype=torch.float32, use_safetensors=True))
-    except Exception as error:
-        raise DataError(f"{folder}: transformers cannot load it for classification"
-                        f" ({str(error).strip().splitlines()[0]})") from None
-    attention.use(model)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            # Dropout of attention weights gains nothing here and rules out the fast attention.
-            module.p = 0.0 if ".self." in name else dropout
-    if not mean or hasattr(settings, "classifier_pooling"):
-        return model, []
-    if not pooling.can_write_mean(model):
-        print(f"note: the head of {settings.model_type} reads the first token; this encoder was taught mean pooling")
-        return model, []
-    return model, pooling.write_mean(model)
+    return network.of_texts(config, folder, labels, dropout, random, "single_label_classification", "classification")
 
 
 def targets(examples: list[Example], names: list[str]) -> np.ndarray:
@@ -74,17 +53,31 @@ def targets(examples: list[Example], names: list[str]) -> np.ndarray:
 
 
 class Head(nn.Module):
-    """Cross-entropy of the classes, summed; counted are the texts."""
+    """Cross-entropy of the classes, summed; counted are the texts, each by its class's weight."""
 
     def __init__(self, config: Config, model: PreTrainedModel):
         super().__init__()
-        self.model, self.label_smoothing = model, config.label_smoothing
+        self.model, self.config = model, config
+        self.register_buffer("weights", torch.ones(model.config.num_labels), persistent=False)
+
+    def observe(self, labels: np.ndarray) -> None:
+        """Weigh each class by the training rows it has, so that the mean weight of a row is 1."""
+        if self.config.balance:
+            counts = np.bincount(labels, minlength=len(self.weights)).clip(1)
+            self.weights = torch.tensor(len(labels) / (np.count_nonzero(np.bincount(labels)) * counts), dtype=torch.float32)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Output:
+        """Of logits (texts, classes) and class ids (texts,)."""
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.config.label_smoothing)
+        if self.config.focal:
+            right = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
+            losses = losses * (1 - right).clamp(min=1e-6) ** self.config.focal
+        weights = self.weights[labels]
+        return Output((losses * weights).sum(), weights.sum())
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> Output:
         """labels int64 (texts,); inputs as the tokenizer makes them, (texts, length)."""
-        logits = self.model(**inputs).logits.float()
-        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-        return Output(loss, loss.new_tensor(len(labels)))
+        return self.cross_entropy(self.model(**inputs).logits.float(), labels)
 
     def predict(self, **inputs: Tensor) -> Tensor:
         """Probabilities, (texts, classes)."""
@@ -94,3 +87,41 @@ class Head(nn.Module):
 def score(probabilities: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
     """Figures of probabilities, (classes,) of each text, against class ids (texts,)."""
     return metrics.classification(np.argmax(probabilities, -1), labels)
+
+
+def tune(probabilities: list[np.ndarray], labels: np.ndarray, names: list[str]) -> dict:
+    """{"calibration": {"temperature", ...}} for the model's config. (transformers takes a key `temperature` for one of
+    generation and refuses to write it.)"""
+    return {"calibration": {"temperature": calibration.temperature(probabilities, labels), "rows": len(labels),
+                            "note": "already in the last linear layer: a plain softmax is calibrated"}}
+
+
+def revise(probabilities: list[np.ndarray], tuned: dict) -> np.ndarray:
+    """The probabilities (texts, classes) that the finished model gives."""
+    return calibration.divided(probabilities, tuned["calibration"]["temperature"] if tuned else 1.0)
+
+
+def finish(head: Head, tuned: dict) -> None:
+    """Divide by the temperature in the weights: a plain softmax of what the network gives is then calibrated."""
+    if tuned:
+        network.fold(head.model, 1 / tuned["calibration"]["temperature"])
+
+
+def figures(probabilities: np.ndarray, labels: np.ndarray, names: list[str], tuned: dict) -> dict[str, float]:
+    """All figures of the probabilities of the finished model, and what the calibration error would be without `tune`."""
+    probabilities = np.asarray(probabilities)
+    found = {**metrics.classification(probabilities.argmax(1), labels, every=True),
+             **metrics.auroc(probabilities, labels[:, None] == np.arange(len(names))),
+             "ece": metrics.calibration_error(probabilities, labels)}
+    if tuned:
+        before = calibration.divided(probabilities, 1 / tuned["calibration"]["temperature"])
+        found["ece_uncalibrated"] = metrics.calibration_error(before, labels)
+    return found
+
+
+def details(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> dict:
+    """{"confusion": {"labels", "counts"}}: how often each class (row) was taken for each; nothing of too many classes."""
+    if len(names) > MOST_IN_A_TABLE:
+        return {}
+    counts = confusion_matrix(labels, np.argmax(probabilities, 1), labels=range(len(names)))
+    return {"confusion": {"labels": names, "counts": counts.tolist()}}

@@ -1,0 +1,149 @@
+"""Few labels: ours beside SetFit, encoder, texts, labels and seeds the same.
+
+    python benchmarks/fewshot.py [who=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1] [data=FOLDER]
+
+A cell is one of `who` with one task, so many labels a class and one seed. It runs in a process of its own and is kept in
+out/fewshot, so that a benchmark that was stopped goes on where it was. fewshot and selftrain are configs/adapt's, without and
+with the other training rows as texts without labels. SetFit's own settings, but for its pairs: 20 for each label, the paper's,
+where its default would be more (which grows with the square of the labels). Nobody uses a validation label. `data`: a folder
+with trec/, subj/ and banking77/, each train.csv and test.csv; banking77 at 8 a class only. Seconds are those the process
+itself computed, loading included, so that a busy machine does not show. Writes its section of benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+FOLDER = ROOT / "out" / "fewshot"
+COLUMNS = {"trec": ("text", "label"), "subj": ("text", "label"), "banking77": ("text", "category")}
+WAYS = ("setfit", "fewshot", "selftrain")
+PAIRS_A_LABEL = 20
+
+
+def words_of(task: str, shots: int, seed: int, data: str) -> list[str]:
+    """The configuration of a task, and of the labels taken."""
+    if task in COLUMNS:
+        text, label = COLUMNS[task]
+        words = ["configs/finetune/default.yaml", f"task.name={task}", f"task.train.files={data}/{task}/train.csv",
+                 f"task.test.files={data}/{task}/test.csv", f"task.text={text}", f"task.label={label}"]
+    else:
+        words = [f"configs/finetune/{task}.yaml"]
+    return [*words, f"task.per_class={shots}", f"seed={seed}", "encoder=minilm"]
+
+
+def setfit(words: list[str]) -> float:
+    """Test accuracy of SetFit with the labels the configuration takes."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    from data import labelled
+    from data.encoders import locate
+    from engine.config import load
+    from finetune.config import Finetune
+
+    config = load(Finetune, [*words, "run=none"])
+    rows = labelled.read(config.task)
+    names = labelled.label_list(config.task, rows)
+    few = labelled.few(rows["train"], "all", config.seed, config.task.per_class)
+    tables = {split: Dataset.from_dict({"text": ["\n".join(example.texts) for example in examples],
+                                        "label": [names.index(example.label) for example in examples]})
+              for split, examples in (("train", few), ("test", rows["test"]))}
+    many = len(few) > 2 * PAIRS_A_LABEL  # the default takes some n^2 pairs of n labels, this 2 * PAIRS_A_LABEL * n
+    arguments = TrainingArguments(seed=config.seed, report_to="none", save_strategy="no", output_dir=str(FOLDER / "setfit"),
+                                  num_iterations=PAIRS_A_LABEL if many else None)
+    trainer = Trainer(model=SetFitModel.from_pretrained(str(locate("minilm"))), args=arguments, train_dataset=tables["train"])
+    trainer.train()
+    predicted = trainer.model.predict(tables["test"]["text"][:], as_numpy=True)
+    return float((predicted == tables["test"]["label"][:]).mean())
+
+
+def ours(way: str, words: list[str]) -> float:
+    """Test accuracy of configs/adapt/`way`.yaml; the run's folder is removed."""
+    from engine import record
+    from engine.config import load
+    from finetune.config import Finetune
+    from finetune.train import finetune
+
+    config = load(Finetune, [*words, f"configs/adapt/{way}.yaml", "baselines=false", f"run=fewshot-{os.getpid()}"])
+    folder = record.RUNS / config.run
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            finetune(config)
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]["accuracy"]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cell(who: str, task: str, shots: str, seed: str, data: str, *words: str) -> None:
+    """Run one cell and print what it found."""
+    began, used = time.time(), time.process_time()
+    words = [*words_of(task, int(shots), int(seed), data), *words]
+    accuracy = setfit(words) if who == "setfit" else ours(who, words)
+    print(json.dumps({"accuracy": accuracy, "seconds": time.time() - began, "cpu_seconds": time.process_time() - used}))
+
+
+def table(own: dict[str, str]) -> str:
+    """All cells that are there, by task and labels a class; a mean is over the seeds that all of `WAYS` have."""
+    import numpy as np
+
+    found: dict[tuple[str, int], dict[str, dict[int, dict]]] = {}
+    for path in sorted(FOLDER.glob("*.json")):
+        who, task, shots, seed = path.stem.split("-")
+        found.setdefault((task, int(shots)), {}).setdefault(who, {})[int(seed)] = json.loads(path.read_text())
+    lines = ["| task | labels a class | seeds | " + " | ".join(WAYS) + " | CPU seconds of each |", "|---" * (len(WAYS) + 4) + "|"]
+    means, seconds = {who: [] for who in WAYS}, {who: [] for who in WAYS}
+    for (task, shots), ways in sorted(found.items(), key=lambda entry: (entry[0][1], entry[0][0])):
+        seeds = sorted(set.intersection(*(set(ways.get(who, {})) for who in WAYS)))
+        if not seeds:
+            continue
+        accuracies = {who: np.array([ways[who][seed]["accuracy"] for seed in seeds]) for who in WAYS}
+        used = {who: np.mean([ways[who][seed]["cpu_seconds"] for seed in seeds]) for who in WAYS}
+        for who in WAYS:
+            means[who].append(accuracies[who].mean())
+            seconds[who].append(used[who])
+        spread = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" if len(seeds) > 1 else f"{each.mean():.3f}"
+                  for each in accuracies.values()]
+        lines.append(f"| {task} | {shots} | {len(seeds)} | " + " | ".join(spread) + " | "
+                     + ", ".join(f"{each:.0f}" for each in used.values()) + " |")
+    if means[WAYS[0]]:
+        lines.append("| mean | | | " + " | ".join(f"**{np.mean(each):.3f}**" for each in means.values()) + " | "
+                     + ", ".join(f"{np.mean(each):.0f}" for each in seconds.values()) + " |")
+    return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds. One thread."
+
+
+def main(words: list[str]) -> None:
+    """Run what is not there yet, and write the table of what there is."""
+    import results
+
+    own = dict(word.split("=", 1) for word in words)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for shots in own.get("shots", "8,16,64").split(","):
+        for seed in range(int(own.get("seeds", 5))):
+            for task in own.get("tasks", "sentiment,spam,subj,trec,topics,banking77").split(","):
+                for who in own.get("who", ",".join(WAYS)).split(","):
+                    path = FOLDER / f"{who}-{task}-{shots}-{seed}.json"
+                    if path.is_file() or task == "banking77" and shots != "8":
+                        continue
+                    done = subprocess.run([sys.executable, __file__, "cell", who, task, shots, str(seed), own.get("data", "")],
+                                          env=os.environ | {"OMP_NUM_THREADS": own.get("threads", "1"),
+                                                            "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True)
+                    if done.returncode:
+                        sys.exit(f"{path.stem}: {done.stderr[-2000:]}")
+                    path.write_text(done.stdout.strip().splitlines()[-1])
+                    print(path.stem, path.read_text(), flush=True)
+    results.put("Few labels, beside SetFit", "python benchmarks/fewshot.py data=FOLDER", table(own))
+    print(table(own))
+
+
+if __name__ == "__main__":
+    cell(*sys.argv[2:]) if sys.argv[1:2] == ["cell"] else main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What pretraining is worth in labels: a figure against their number, for ours and its references."""

@@ -1,0 +1,24 @@
+"""What the pretraining is worth in labels:  python -m finetune.study configs/finetune/sentiment.yaml encoder=PATH ...
+
+Ours beside the same network without our pretraining, random weights, a linear probe and TF-IDF, with the same labels
+and test rows. The same command again goes on where it was stopped. `--help` lists every key.
+"""
+
+from __future__ import annotations
+
+from engine.command import command, configuration
+from finetune.study.config import Study
+
+EXAMPLE = "configs/finetune/sentiment.yaml encoder=minilm study.labels=[8,32] study.seeds=2"
+
+
+def main(words: list[str]) -> None:
+    """Parse, and only then load what does the work."""
+    config = configuration(Study, words, "finetune.study", EXAMPLE)
+    if config is not None:
+        from finetune.study.run import study
+        study(config, words)
+
+
+if __name__ == "__main__":
+    command(main)

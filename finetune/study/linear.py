@@ -1,0 +1,95 @@
+"""The linear references: logistic regression on word counts, and on the encoder's frozen mean-pooled vectors.
+
+How strongly they are held back is chosen by cross-validation on the training labels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel
+
+from data.labelled import Example
+from engine.errors import DataError
+from finetune.baselines import STRENGTHS
+from finetune.texts import tokenise
+
+PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, on coordinates of variance 1
+FOLDS = 5
+AT_ONCE = 64
+Features = Callable[[np.ndarray | list[str], np.ndarray | list[str]], tuple]
+"""(learned from, others) to the numbers of each."""
+
+
+def logistic(train, truth: np.ndarray, test, features: Features, strengths: tuple[float, ...]) -> np.ndarray:
+    """Class ids int (tests,) of logistic regression on the features of texts or vectors."""
+    def fit(numbers, classes: np.ndarray, strength: float) -> LogisticRegression:
+        return LogisticRegression(C=strength, max_iter=1_000).fit(numbers, classes)
+
+    folds, right = min(FOLDS, int(np.bincount(truth)[np.unique(truth)].min())), np.zeros(len(strengths))
+    if folds > 1:
+        for learned, left_out in StratifiedKFold(folds).split(truth, truth):
+            numbers, others = features(taken(train, learned), taken(train, left_out))
+            right += [(fit(numbers, truth[learned], strength).predict(others) == truth[left_out]).sum()
+                      for strength in strengths]
+    else:
+        right[len(strengths) // 2] = 1  # a class of a single label leaves nothing to validate on
+    numbers, others = features(train, test)
+    return fit(numbers, truth, strengths[int(right.argmax())]).predict(others)
+
+
+def taken(rows, places: np.ndarray):
+    """Some of the rows."""
+    return rows[places] if isinstance(rows, np.ndarray) else [rows[place] for place in places]
+
+
+def tfidf(train: list[Example], truth: np.ndarray, test: list[Example]) -> np.ndarray:
+    """Class ids (tests,) by TF-IDF of words and word pairs."""
+    def features(learned: list[str], others: list[str]) -> tuple:
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        return vectorizer.fit_transform(learned), vectorizer.transform(others)
+
+    texts = [["\n".join(example.texts) for example in examples] for examples in (train, test)]
+    return logistic(texts[0], truth, texts[1], features, STRENGTHS)
+
+
+def probe(train: np.ndarray, truth: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Class ids (tests,) by vectors, float (texts, width)."""
+    def features(learned: np.ndarray, others: np.ndarray) -> tuple:
+        scaler = StandardScaler().fit(learned)
+        return scaler.transform(learned), scaler.transform(others)
+
+    return logistic(train, truth, test, features, PROBE_STRENGTHS)
+
+
+class Vectors:
+    """The encoder as it is: a text's vector is the mean of its tokens' last states."""
+
+    def __init__(self, folder: Path, max_length: int, device: torch.device):
+        try:
+            self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device).eval()
+        except Exception as error:
+            raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
+        self.folder, self.max_length, self.device = folder, max_length, device
+
+    @torch.no_grad()
+    def __call__(self, examples: list[Example]) -> np.ndarray:
+        """float32 (texts, width), in the order of the examples."""
+        texts = tokenise(examples, self.folder, self.max_length, "study")
+        ordered, found = np.argsort(texts.lengths, kind="stable"), None
+        for at in range(0, len(ordered), AT_ONCE):
+            places = ordered[at:at + AT_ONCE]
+            inputs = {name: tensor.to(self.device) for name, tensor in texts.inputs(places).items()}
+            mask = inputs["attention_mask"][..., None]
+            states = self.model(**inputs).last_hidden_state * mask
+            means = (states.sum(1) / mask.sum(1)).float().cpu().numpy()
+            found = np.empty((len(ordered), means.shape[1]), np.float32) if found is None else found
+            found[places] = means
+        return found

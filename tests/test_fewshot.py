@@ -1,0 +1,221 @@
+"""A handful of labels: the contrastive head, classes in turn, texts varied, the model's own labels, weights of classes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import run
+from data.batches import by_class
+from data.draws import Example
+from finetune import augment, selftraining
+from finetune.config import Augment
+from finetune.heads import classification, contrastive
+from test_finetune_parts import bert, padded
+
+
+# ---- classes in turn ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("size", [4, 7, 32])
+def test_classes_come_equally_often_and_rows_once_before_again(together, size):
+    classes = np.repeat([0, 3, 4], [2, 5, 40])
+    drawn = np.concatenate([by_class(step, size, classes, seed=5, together=together) for step in range(200)])
+    counts = np.bincount(classes[drawn], minlength=5)
+    assert counts[[1, 2]].sum() == 0
+    assert np.ptp(counts[[0, 3, 4]]) <= 3 * together
+    for name in (0, 3, 4):
+        rows = drawn[classes[drawn] == name]
+        own = np.flatnonzero(classes == name)
+        for start in range(0, len(rows) - len(own), len(own)):
+            assert sorted(rows[start:start + len(own)]) == own.tolist(), "a row came again before another came"
+
+
+def test_two_of_a_class_are_drawn_together_so_that_each_has_a_partner():
+    classes = np.arange(77).repeat(8)
+    for step in range(20):
+        chosen = classes[by_class(step, 32, classes, seed=0, together=2)]
+        assert (np.bincount(chosen)[chosen] >= 2).all()
+
+
+def test_a_step_follows_from_its_number_alone():
+    classes = np.arange(10).repeat(5)
+    assert (by_class(17, 8, classes, 3) == by_class(17, 8, classes, 3)).all()
+    assert (by_class(17, 8, classes, 3) != by_class(18, 8, classes, 3)).any()
+    assert (by_class(17, 8, classes, 3) != by_class(17, 8, classes, 4)).any()
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------------
+
+def slow_contrast(vectors: np.ndarray, labels: list[int], temperature: float) -> list[float]:
+    """Khosla et al. 2020, equation 2, text by text."""
+    vectors = [vector / np.sqrt((vector ** 2).sum()) for vector in vectors.astype(np.float64)]
+    losses = []
+    for anchor, own in enumerate(vectors):
+        others = [place for place in range(len(vectors)) if place != anchor]
+        partners = [place for place in others if labels[place] == labels[anchor]]
+        below = sum(np.exp(own @ vectors[place] / temperature) for place in others)
+        told = [np.log(np.exp(own @ vectors[place] / temperature) / below) for place in partners]
+        losses.append(-sum(told) / len(told) if told else 0.0)
+    return losses
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+def test_the_contrastive_loss_against_a_slow_one(temperature):
+    vectors = np.random.default_rng(0).normal(size=(12, 5))
+    labels = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 4]
+    found = contrastive.supervised_contrast(torch.tensor(vectors), torch.tensor(labels), temperature)
+    assert found.tolist() == pytest.approx(slow_contrast(vectors, labels, temperature), rel=1e-4, abs=1e-6)
+    assert found[5] == 0
+
+
+@pytest.mark.parametrize("beside", [0.0, 1.0])
+def test_the_gradient_is_the_same_however_the_batch_is_cut(beside):
+    model, inputs = bert(num_labels=3), padded(rows=9)
+    inputs = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+    labels = torch.tensor([0, 1, 2] * 3)
+    head = contrastive.Head(contrastive.Config(beside=beside), model).eval()
+
+    def gradient(cuts: list[slice]) -> tuple[float, torch.Tensor]:
+        head.zero_grad()
+        parts = [({name: tensor[cut] for name, tensor in inputs.items()}, labels[cut]) for cut in cuts]
+        with torch.no_grad():
+            said = head.tie([head.represent(own, **part) for part, own in parts])
+        outputs = [head(own, **part, **more) for (part, own), more in zip(parts, said)]
+        total = sum(output.loss for output in outputs)
+        total.backward()
+        return total.item(), torch.cat([parameter.grad.flatten() for parameter in head.parameters()
+                                        if parameter.grad is not None])
+
+    whole, cut = gradient([slice(0, 9)]), gradient([slice(0, 2), slice(2, 3), slice(3, 9)])
+    assert whole[0] == pytest.approx(cut[0], rel=1e-5) and torch.allclose(whole[1], cut[1], atol=1e-5)
+
+
+def test_focal_loss_and_class_weights_against_counting():
+    model = bert(num_labels=2)
+    head = classification.Head(classification.Config(focal=2.0, balance=True), model)
+    head.observe(np.array([0, 0, 0, 1]))
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
+    loss, count = 0.0, 0.0
+    for row, own in zip(logits.tolist(), labels.tolist()):
+        right = np.exp(row[own]) / np.exp(row).sum()
+        weight = {0: 4 / (2 * 3), 1: 4 / (2 * 1)}[own]
+        loss, count = loss - weight * (1 - right) ** 2 * np.log(right), count + weight
+    told = head.cross_entropy(logits, labels)
+    assert told.loss.item() == pytest.approx(loss, rel=1e-5) and told.count.item() == pytest.approx(count, rel=1e-5)
+
+
+# ---- texts varied ---------------------------------------------------------------------------------------------------
+
+def test_what_is_left_out_and_what_changes_places():
+    special = np.zeros(42, dtype=bool)
+    special[[0, 20, 41]] = True
+    dropped, moved = [], 0
+    for number in range(500):
+        order = augment.varied(special, Augment(drop=0.2), np.random.default_rng(number))
+        assert (np.diff(order) > 0).all() and {0, 20, 41} <= set(order.tolist())
+        dropped.append(42 - len(order))
+        order = augment.varied(special, Augment(swap=0.5, longest=3), np.random.default_rng(number))
+        assert sorted(order) == list(range(42)) and order[[0, 20, 41]].tolist() == [0, 20, 41]
+        assert set(order[:20].tolist()) == set(range(20)), "a stretch left its text"
+        moved += (order != np.arange(42)).any()
+        assert (order != np.arange(42)).sum() <= 6
+    assert np.mean(dropped) == pytest.approx(0.2 * 39, rel=0.05) and 200 < moved < 300
+
+
+def test_something_is_always_left_of_a_text():
+    special = np.array([True, False, True])
+    for number in range(50):
+        assert augment.varied(special, Augment(drop=0.99, swap=1), np.random.default_rng(number)).tolist() == [0, 1, 2]
+
+
+# ---- the model's own labels -----------------------------------------------------------------------------------------
+
+def test_the_surest_of_each_class():
+    probabilities = np.array([[.9, .1], [.6, .4], [.8, .2], [.7, .3], [.45, .55], [.1, .9]])
+    places, classes = selftraining.surest(probabilities, 0.5)
+    assert dict(zip(places.tolist(), classes.tolist())) == {0: 0, 2: 0, 5: 1}
+    places, _ = selftraining.surest(probabilities, 1.0, least=0.75)
+    assert sorted(places.tolist()) == [0, 2, 5]
+
+
+def test_unlabelled_texts_are_those_whose_label_was_not_taken():
+    rows = [Example((f"text {number}",), "yes") for number in range(20)]
+    found = selftraining.unlabelled(rows, rows[:5], 10, seed=1)
+    assert len(found) == 10 and not {id(row) for row in found} & {id(row) for row in rows[:5]}
+    assert len(selftraining.unlabelled(rows, rows[:5], 100, seed=1)) == 15
+
+
+def test_labels_spread_through_what_lies_together():
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(3, 16)) * 2
+    truth = random.integers(3, size=600)
+    others = centres[truth] + random.normal(size=(600, 16))
+    labels = np.array([0, 1, 2])
+    features = centres + 1.5 * random.normal(size=(3, 16))
+    plain = np.square(others[:, None] - features[None]).sum(-1).argmin(1)
+    found = selftraining.spread(features, labels, others, 0.25).argmax(1)
+    assert (found == truth).mean() > max(0.9, (plain == truth).mean())
+
+
+def test_a_label_that_nothing_is_said_of_keeps_its_column():
+    found = selftraining.spread(np.eye(4)[[0, 2]], np.array([0, 2]), np.eye(4)[[0, 0, 2, 2, 3]], 0.25)
+    assert found.shape == (5, 3) and (found[:, 1] == 0).all()
+
+
+# ---- whole ----------------------------------------------------------------------------------------------------------
+
+def words(folder, *more: str) -> list[str]:
+    return ["configs/finetune/your-task.yaml", f"task.train.files={folder}/labels.csv", "encoder=minilm", "max_length=24",
+            "train.precision=float32", "configs/adapt/selftrain.yaml", "task.per_class=4", "train.steps=2", "train.batch_size=8",
+            "selftrain.steps=2", "selftrain.texts=20", *more]
+
+
+def labels_csv(folder) -> None:
+    texts = [f"{'good warm lovely' if number % 2 else 'bad dull awful'} film number {number}" for number in range(60)]
+    (folder / "labels.csv").write_text("text,label\n" + "".join(
+        f"{text},{'yes' if number % 2 else 'no'}\n" for number, text in enumerate(texts)))
+
+
+def test_a_run_in_rounds_ends_in_a_plain_model_and_goes_on_where_it_was(workplace):
+    labels_csv(workplace)
+    done = run("finetune", *words(workplace, "run=rounds", "augment={drop: 0.1, swap: 0.1}"))
+    assert done.returncode == 0, done.stderr
+    folder = workplace / "out" / "runs" / "rounds"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["labels"] == 8 and "validation" not in figures and figures["test"]["accuracy"] > 0.8
+    told = json.loads((folder / "round-1" / "labels.json").read_text())
+    assert 0 < len(told["places"]) <= 20 and set(told["classes"]) <= {0, 1}
+    # Stopped after the first round: its labels are taken as they are, and the end is the same.
+    again = workplace / "out" / "runs" / "again"
+    (again / "round-1").mkdir(parents=True)
+    for name in ("labels.json",):
+        (again / "round-1" / name).write_text((folder / "round-1" / name).read_text())
+    done = run("finetune", *words(workplace, "run=again", "augment={drop: 0.1, swap: 0.1}"))
+    assert done.returncode == 0 and "round 1" not in done.stdout, done.stderr
+    assert json.loads((again / "metrics.json").read_text())["test"] == figures["test"]
+
+
+def test_pretraining_on_the_tasks_own_texts(workplace):
+    labels_csv(workplace)
+    keys = ["train.batch_size=4", "length=32", "evaluation_rows=4", "train.precision=float32"]
+    done = run("finetune", "configs/finetune/your-task.yaml", f"task.train.files={workplace}/labels.csv", "encoder=minilm",
+               "run=x", "train.steps=2", "max_length=24", "train.precision=float32", "adapt.steps=2", f"adapt.keys={keys}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    record = json.loads((workplace / "out" / "runs" / "x-adapted" / "encoder" / "record.json").read_text())
+    assert record["init"] == "minilm" and record["config"]["train"]["steps"] == 2
+    assert json.loads((workplace / "out" / "runs" / "x" / "metrics.json").read_text())["encoder"] == "out/runs/x-adapted/encoder"
+
+
+@pytest.mark.parametrize("more, told", [
+    (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
+    (["selftrain.rounds=1", "head.name=regression"], "selftrain.rounds: a text of head.name=regression is not of one class"),
+    (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
+])
+def test_mistakes_are_told_in_a_line(workplace, more, told):
+    (workplace / "labels.csv").write_text("text,label\n" + "".join(f"film number {n},{n % 2}\n" for n in range(60)))
+    done = run("finetune", "configs/finetune/your-task.yaml", f"task.train.files={workplace}/labels.csv", "encoder=minilm",
+               "run=x", "train.steps=2", "max_length=24", *more)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
