@@ -35,8 +35,8 @@ def words_of(row: dict, column: str, where: str) -> str:
 def tags_of(row: dict, words: str, label: str, label_names: dict[str, str], where: str) -> tuple[str, ...]:
     """The tags, in IOB2, of the list in the column `label`, one for each word in the column `words`.
 
-    `label_names`, if there are, say what each stands for. Raises DataError where they are fewer or more, and for what is
-    no tag.
+    `label_names`, if there are, say what each stands for. Raises DataError where there are fewer or more, and for what
+    is no tag.
     """
     tags, count = listed(row, label, where), len(row[words])
     if len(tags) != count:

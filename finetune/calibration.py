@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 ENOUGH = 10**7  # probabilities that a temperature is fitted on
 RANGE = (0.05, 20.0)
 
 
 def logs_of(probabilities: list[np.ndarray]) -> np.ndarray:
-    """float64 (texts, classes): logarithms, finite where a probability was too small to be written."""
-    return np.log(np.array(probabilities, dtype=np.float64).clip(1e-38))
+    """float64 (texts, classes): logarithms less each text's largest, finite where a probability was too small to be written."""
+    logs = np.log(np.array(probabilities, dtype=np.float64).clip(1e-38))
+    return logs - logs.max(1, keepdims=True)
 
 
 def temperature(probabilities: list[np.ndarray], labels: np.ndarray) -> float:
@@ -25,14 +25,16 @@ def temperature(probabilities: list[np.ndarray], labels: np.ndarray) -> float:
     if (logs.argmax(1) == labels).all():
         return 1.0
 
+    own = logs[np.arange(len(labels)), labels]
+
     def loss(log_temperature: float) -> float:
-        scaled = logs / np.exp(log_temperature)
-        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
+        factor = np.exp(-log_temperature)
+        return float((np.log(np.exp(logs * factor).sum(1)) - own * factor).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-4}).x))
 
 
 def divided(probabilities: list[np.ndarray], temperature: float) -> np.ndarray:
     """float64 (texts, classes): the probabilities of logits divided by `temperature`; their order stays what it is."""
-    logs = logs_of(probabilities) / temperature
-    return np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
+    shares = np.exp(logs_of(probabilities) / temperature)
+    return shares / shares.sum(1, keepdims=True)

@@ -64,7 +64,7 @@ def summary(run: Run) -> str:
 def call(learns: str, where: str) -> str:
     """How plain transformers asks the model at `where`, in Python."""
     task = "token-classification" if learns == "tags" else "text-classification"
-    more = {"labels": ", top_k=None", "tags": ", aggregation_strategy='simple'"}.get(learns, "")
+    more = {"labels": ", top_k=None", "tags": ", aggregation_strategy='first'"}.get(learns, "")
     return f"pipeline('{task}', '{where}'{more})('your text')"
 
 

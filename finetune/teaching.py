@@ -97,6 +97,11 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
           run: record.Run, accelerator: Accelerator, title: str, random: bool = False) -> Taught:
     """Put the head on the encoder in `folder` and train it in `run`; random: from random weights."""
     head_file = head_of(config)
+    if getattr(head_file, "SOLVED", False) and config.train.best:
+        raise ConfigError(f"train.best: the last layer of head.name={config.head.name} is solved after training, so that no"
+                          " evaluation before can tell which weights are best; set train.best=false")
+    if head_file.KIND != "class" and config.train.sampling == "classes":
+        raise ConfigError(f"train.sampling: rows of head.name={config.head.name} are not of one class each; set rows")
     if head_file.KIND == "tags" and (config.augment.drop or config.augment.swap):
         raise ConfigError("augment: tags belong to words, which it would leave out or move; head.name=tokens goes without")
     if config.layers.probe and (config.adapter.name != "none" or config.head.name != "classification"):

@@ -90,7 +90,7 @@ def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
              words: bool = False) -> Texts:
     """Token ids of the examples, and what `targets`, a head's, makes of their labels, whose names are `names`.
 
-    words: the labels are of words; what is learnt is (3, words), them above the places of each word's first and last token.
+    words: the labels are of words; what is learnt is (3, words), them above the places of a word's first and last token.
     Raises DataError for a text that has no tokens, or a tokenizer that cannot be loaded.
     """
     try:

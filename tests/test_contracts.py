@@ -13,7 +13,7 @@ from test_mlm import SPECIAL, Rows
 
 from data.batches import generator
 from engine.config import Section, plugins
-from engine.explain import constant
+from engine.explain import constant as constant_of
 from engine.loop import Batch, Output
 from pretrain.config import Model
 from pretrain.origin import from_nothing
@@ -78,12 +78,12 @@ def test_head(name, workplace):
     from finetune.texts import tokenise
 
     file, folder = importlib.import_module(f"finetune.heads.{name}"), locate("minilm")
-    assert file.KIND in KINDS and file.KIND == constant(f"finetune.heads.{name}", "KIND"), "a corpus reads it from the source"
+    assert file.KIND in KINDS and file.KIND == constant_of(f"finetune.heads.{name}", "KIND"), "a corpus reads it from the source"
     names, *labels = LABELS[file.KIND]
     torch.manual_seed(0)
-    model, constant = file.build(file.Config(), folder, names, dropout=0.0)
+    model, fixed = file.build(file.Config(), folder, names, dropout=0.0)
     assert model.config.id2label == dict(enumerate(names)) and model.config.label2id[names[-1]] == len(names) - 1
-    assert all(not parameter.requires_grad for parameter in constant)
+    assert all(not parameter.requires_grad for parameter in fixed)
     examples = [Example((text,), label) for text, label in zip(("a film", "dull"), labels)] if file.KIND != "tags" else [
         Example(("a film",), labels[0]), Example(("dull story",), labels[1])]
     texts = tokenise(examples, folder, 16, "here", file.targets, names, words=file.KIND == "tags")

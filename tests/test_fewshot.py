@@ -210,6 +210,7 @@ def test_pretraining_on_the_tasks_own_texts(workplace):
 
 
 @pytest.mark.parametrize("more, told", [
+    (["head.name=contrastive"], "train.best: the last layer of head.name=contrastive is solved after training"),
     (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
     (["selftrain.rounds=1", "head.name=regression"], "selftrain.rounds: a text of head.name=regression is not of one class"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),

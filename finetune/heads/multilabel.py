@@ -74,11 +74,6 @@ class Head(nn.Module):
         return self.model(**inputs).logits.float().sigmoid()
 
 
-def score(probabilities: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Figures of probabilities, (labels,) of each text, against zeros and ones (texts, labels)."""
-    return {**metrics.label_f1(np.array(probabilities) >= THRESHOLD, labels), "n": len(labels)}
-
-
 def threshold(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """From which probability on a yes is said: that of the best F1 on these texts, each (texts,), half way to the next."""
     if not truth.any():
@@ -97,9 +92,23 @@ def tune(probabilities: list[np.ndarray], labels: np.ndarray, names: list[str]) 
     return {"thresholds": {name: threshold(column, truth) for name, column, truth in columns}}
 
 
+def decided(probabilities: list[np.ndarray], names: list[str], tuned: dict) -> np.ndarray:
+    """bool (texts, labels): which labels are said, from their thresholds on; from a half on where none were tuned."""
+    return np.array(probabilities) >= np.array([tuned["thresholds"][name] for name in names] if tuned else THRESHOLD)
+
+
+def score(probabilities: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """Figures of probabilities, (labels,) of each text, against zeros and ones (texts, labels), at the best thresholds.
+
+    At a half, rare labels are long said of no text, and all evaluations are alike.
+    """
+    names = [str(place) for place in range(labels.shape[1])]
+    said = decided(probabilities, names, tune(probabilities, labels, names))
+    return {**metrics.label_f1(said, labels), "n": len(labels)}
+
+
 def figures(probabilities: list[np.ndarray], labels: np.ndarray, names: list[str], tuned: dict) -> dict[str, float]:
     """All figures, labels being said from their thresholds on; exact match is the share of texts with no mistake."""
-    probabilities = np.array(probabilities)
-    said = probabilities >= np.array([tuned["thresholds"][name] for name in names] if tuned else THRESHOLD)
-    return {**metrics.label_f1(said, labels), **metrics.auroc(probabilities, labels),
+    said = decided(probabilities, names, tuned)
+    return {**metrics.label_f1(said, labels), **metrics.auroc(np.array(probabilities), labels),
             "exact_match": float((said == labels.astype(bool)).all(1).mean()), "n": len(labels)}

@@ -31,8 +31,9 @@ class Config(Section):
 
     name: Literal["tokens"] = "tokens"
     """tokens: a tag for each word."""
-    pieces: Literal["first", "all"] = "all"
-    """Which tokens of a word learn its tag; all: those after the first of a B-X learn I-X, so that words come out whole."""
+    pieces: Literal["first", "all"] = "first"
+    """Which tokens of a word learn its tag; all: those after the first of a B-X learn I-X, so that words come out whole
+    by aggregation_strategy="simple" too; the figures are by the first either way."""
 
 
 def build(config: Config, folder: Path, labels: list[str], dropout: float,
@@ -67,7 +68,8 @@ class Head(nn.Module):
         tags = torch.where((after > 0) & (tags % 2 == 1), tags + 1, tags).flatten(1)
         tags = tags.masked_fill(((first < 0) | (places > last)).flatten(1), NOT_LABELLED)
         logits = self.model(**inputs).logits.float()
-        logits = logits.gather(1, places.flatten(1).clamp(0, logits.shape[1] - 1)[..., None].expand(-1, -1, logits.shape[-1]))
+        places = places.flatten(1).clamp(0, logits.shape[1] - 1)
+        logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
         loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), reduction="sum", ignore_index=NOT_LABELLED)
         return Output(loss, (tags != NOT_LABELLED).sum())
 
@@ -77,7 +79,7 @@ class Head(nn.Module):
 
 
 def said(probabilities: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """int64 (words,): the likeliest tag at each word's first token, of (length, tags); 0, which is O, where it has none."""
+    """int64 (words,): the likeliest tag at each word's first token, of (length, tags); 0, which is O, without one."""
     return np.where(places >= 0, probabilities.argmax(-1)[places.clip(min=0)], 0)
 
 
