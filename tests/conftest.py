@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A network that trains in a second, on real text.
 TINY = ["init=none", "length=32", "tokenizer.vocab_size=512", "model.layers=2", "model.hidden_size=32",
