@@ -78,8 +78,6 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
     A round's labels are kept in `round-N/labels.json`: one that is finished is not done again.
     """
     settings, head_file = config.selftrain, head_of(config)
-    if head_file.KIND != "class":
-        raise ConfigError(f"selftrain.rounds: a text of head.name={config.head.name} is not of one class; leave it 0")
     texts = unlabelled(rows, splits["train"], settings.texts, config.seed)
     if not texts:
         raise ConfigError("selftrain.rounds: every training row has its label taken; there is no unlabelled text left")

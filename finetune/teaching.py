@@ -71,6 +71,22 @@ def head_of(config: Finetune):
     return importlib.import_module(f"finetune.heads.{config.head.name}")
 
 
+def fits(config: Finetune) -> None:
+    """Raises ConfigError when the head and the way it is to be taught do not go together."""
+    head_file, name = head_of(config), config.head.name
+    if getattr(head_file, "SOLVED", False) and config.train.best:
+        raise ConfigError(f"train.best: the last layer of head.name={name} is solved after training, so that no"
+                          " evaluation before can tell which weights are best; set train.best=false")
+    if head_file.KIND != "class" and config.selftrain.rounds:
+        raise ConfigError(f"selftrain.rounds: a text of head.name={name} is not of one class; leave it 0")
+    if head_file.KIND != "class" and config.train.sampling == "classes":
+        raise ConfigError(f"train.sampling: rows of head.name={name} are not of one class each; set rows")
+    if head_file.KIND == "tags" and (config.augment.drop or config.augment.swap):
+        raise ConfigError("augment: tags belong to words, which it would leave out or move; head.name=tokens goes without")
+    if config.layers.probe and (config.adapter.name != "none" or name != "classification"):
+        raise ConfigError("layers.probe: wants head.name=classification and adapter.name=none")
+
+
 def probed(head: torch.nn.Module, model: PreTrainedModel, texts: Texts, seed: int, accelerator: Accelerator,
            choose: bool = True) -> Result:
     """Solve the last linear layer on what it reads of the texts, instead of a training, or after one.
@@ -97,15 +113,7 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
           run: record.Run, accelerator: Accelerator, title: str, random: bool = False) -> Taught:
     """Put the head on the encoder in `folder` and train it in `run`; random: from random weights."""
     head_file = head_of(config)
-    if getattr(head_file, "SOLVED", False) and config.train.best:
-        raise ConfigError(f"train.best: the last layer of head.name={config.head.name} is solved after training, so that no"
-                          " evaluation before can tell which weights are best; set train.best=false")
-    if head_file.KIND != "class" and config.train.sampling == "classes":
-        raise ConfigError(f"train.sampling: rows of head.name={config.head.name} are not of one class each; set rows")
-    if head_file.KIND == "tags" and (config.augment.drop or config.augment.swap):
-        raise ConfigError("augment: tags belong to words, which it would leave out or move; head.name=tokens goes without")
-    if config.layers.probe and (config.adapter.name != "none" or config.head.name != "classification"):
-        raise ConfigError("layers.probe: wants head.name=classification and adapter.name=none")
+    fits(config)
     texts = {split: tokenise(examples, folder, config.max_length, f"task {config.task.name}, {split}", head_file.targets, names,
                              words=head_file.KIND == "tags")
              for split, examples in splits.items()}

@@ -20,7 +20,7 @@ from finetune.adapting import adapted
 from finetune.config import Finetune
 from finetune.report import card, summary
 from finetune.selftraining import self_train
-from finetune.teaching import head_of, teach
+from finetune.teaching import fits, head_of, teach
 
 
 def newest_encoder() -> str:
@@ -52,6 +52,7 @@ def finetune(config: Finetune) -> None:
     """Run stage two. Raises ConfigError and DataError for the user's mistakes, before anything is written to the run."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    fits(config)
     accelerator, head_file = make_accelerator(config.train.precision), head_of(config)
     with accelerator.main_process_first():
         encoder = config.encoder or newest_encoder()
