@@ -31,10 +31,10 @@ bench: .venv/ready  ## pretraining's speed beside run_mlm's (under 10 minutes on
 	@$(PYTHON) benchmarks/pretraining.py $(ARGS)
 
 test: .venv/ready  ## run the tests (under 8 minutes on 2 cores)
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-all: .venv/ready  ## run the slow ones too
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .venv/ready: requirements.txt
 	@echo "setting up .venv (once, a few minutes)"

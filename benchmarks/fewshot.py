@@ -1,5 +1,6 @@
 """Few labels: ours beside SetFit, encoder, texts, labels and seeds the same.
 
+    pip install --no-deps setfit==1.2.0
     python benchmarks/fewshot.py [who=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1] [data=FOLDER]
 
 A cell is one of `who` with one task, so many labels a class and one seed. It runs in a process of its own and is kept in

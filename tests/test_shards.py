@@ -12,7 +12,7 @@ from data import shards as module, tokenise, tokenizer
 from data.config import Corpus, Tokenizer
 from data.curate import documents, read_documents
 from data.derived import derive, manifest
-from data.labelled import text_hash
+from data.draws import text_hash
 from data.packing import pieces_of, sentence_ends
 from data.shards import Shards, build, place
 from engine.errors import DataError
