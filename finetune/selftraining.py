@@ -72,10 +72,12 @@ def spread(features: np.ndarray, labels: np.ndarray, others: np.ndarray, labelle
 
 
 def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], splits: dict[str, list[labelled.Example]],
-               names: list[str], run: record.Run, accelerator: Accelerator, title: str) -> Taught:
+               names: list[str], run: record.Run, accelerator: Accelerator, title: str,
+               random: bool = False) -> Taught:
     """`teach` in rounds; rows: all training rows, whose texts may be used, of which splits["train"] have their label.
 
-    A round's labels are kept in `round-N/labels.json`: one that is finished is not done again.
+    random: each teaching begins with random weights. A round's labels are kept in `round-N/labels.json`: one that is
+    finished is not done again.
     """
     settings, head_file = config.selftrain, head_of(config)
     texts = unlabelled(rows, splits["train"], settings.texts, config.seed)
@@ -88,7 +90,7 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
         path = beside.folder / "labels.json"
         if not path.is_file():
             taught = teach(folder, config, {**seen, "train": splits["train"]}, names, beside, accelerator,
-                           f"{title}, round {number}")
+                           f"{title}, round {number}", random)
             reads = probe.Features(taught.model)
             features, others = (np.stack(predict(reads, tokenise(examples, folder, config.max_length, config.task.name),
                                                  accelerator)) for examples in (own, texts))
@@ -103,4 +105,4 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
         times = max(1, round(settings.labelled_share / (1 - settings.labelled_share) * len(guessed) / len(own)))
         splits["train"] = own * times + guessed
     train = config.train.model_copy(update={"steps": settings.steps or config.train.steps})
-    return teach(folder, config.model_copy(update={"train": train}), splits, names, run, accelerator, title)
+    return teach(folder, config.model_copy(update={"train": train}), splits, names, run, accelerator, title, random)

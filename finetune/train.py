@@ -20,7 +20,7 @@ from finetune.adapting import adapted
 from finetune.config import Finetune
 from finetune.report import card, summary
 from finetune.selftraining import self_train
-from finetune.teaching import fits, head_of, teach
+from finetune.teaching import Taught, fits, head_of, teach
 
 
 def newest_encoder() -> str:
@@ -76,9 +76,12 @@ def finetune(config: Finetune) -> None:
             print(f"{run.folder} is finished.\n{summary(run)}")
         return
 
-    title = f"finetune {config.run}"
-    taught = (self_train(folder, config, rows["train"], splits, names, run, accelerator, title) if config.selftrain.rounds
-              else teach(folder, config, splits, names, run, accelerator, title))
+    def learn(folder: Path, run: record.Run, title: str, random: bool = False) -> Taught:
+        if config.selftrain.rounds:
+            return self_train(folder, config, rows["train"], splits, names, run, accelerator, title, random)
+        return teach(folder, config, splits, names, run, accelerator, title, random)
+
+    taught = learn(folder, run, f"finetune {config.run}")
     compared = {}
     if config.baselines:
         if head_file.KIND in baselines.NAMES:
@@ -88,7 +91,7 @@ def finetune(config: Finetune) -> None:
         try:
             plain, random, name = without_pretraining(folder, encoder)
             beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")
-            plain_figures = teach(plain, config, splits, names, beside, accelerator, f"  {name}", random).figures
+            plain_figures = learn(plain, beside, f"  {name}", random).figures
             compared["without_pretraining"] = {"name": name, **plain_figures}
         except DataError as error:
             compared["without_pretraining"] = {"name": f"not measured: {error}"}
