@@ -58,18 +58,18 @@ def finetune(config: Finetune) -> None:
         encoder = config.encoder or newest_encoder()
         folder = locate(encoder)
         rows = labelled.read(config.task, head_file.KIND)
-    if config.adapt.steps:
-        with accelerator.main_process_first():
-            encoder = adapted(config, encoder, accelerator.is_main_process)
-            folder = locate(encoder)
     names = labelled.label_list(config.task, rows, head_file.KIND)
     splits = {**rows, "train": labelled.few(rows["train"], config.task.labels, config.seed, config.task.per_class)}
     if not config.train.best:
         del splits["validation"]  # no label of theirs is used, not even to tell a figure
-    config = resolved(config, encoder, folder, len(splits["train"]))
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
                           f" {accelerator.num_processes} processes")
+    if config.adapt.steps:  # minutes: once what can be told to be wrong has been told
+        with accelerator.main_process_first():
+            encoder = adapted(config, encoder, accelerator.is_main_process)
+            folder = locate(encoder)
+    config = resolved(config, encoder, folder, len(splits["train"]))
     run = record.Run(config, config.run, accelerator.is_main_process)
     if (run.folder / "model").is_dir() and (run.folder / "metrics.json").is_file():
         if accelerator.is_main_process:
