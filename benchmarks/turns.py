@@ -86,10 +86,10 @@ def command(words: list[str], count: Callable, products: Callable = lambda *_: 0
     fit = stage.fit
 
     def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
-        taking, counts = Turns(products(module, config, batches(0)[0], accelerator.device.type == "cuda")), {}
+        taking, counts = Turns(products(module, config, batches(0, train.micro_batch)[0], accelerator.device.type == "cuda")), {}
 
-        def counted(step: int):
-            made = batches(step)
+        def counted(step: int, rows: int | None):
+            made = batches(step, rows)
             counts[step] = sum(count(batch) for batch in made)
             return made
 

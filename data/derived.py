@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from engine.files import whole, write_json, write_text
+from engine.files import file_hash, whole, write_json, write_text
 
 OUT = Path("out")
 
@@ -20,12 +20,6 @@ OUT = Path("out")
 def fingerprint(inputs: object) -> str:
     """Twelve hexadecimal digits that change whenever `inputs` (anything JSON can hold) do."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remembered_hash(path: Path) -> str:

@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from data.sources import first_line, wheel_file
+from data.sources import wheel_file
 from engine.config import Section, check, read_yaml
-from engine.errors import DataError, nearest
+from engine.errors import DataError, first_line, nearest
 
 BUILT_IN = Path(__file__).parent.parent / "configs" / "encoder"
 

@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from data.derived import OUT, file_hash, remembered_hash
 from data.readers import FORMATS, File, Format, ending
 from engine.config import Section
-from engine.errors import DataError, nearest
+from engine.errors import DataError, first_line, nearest
 
 
 class Source(Section):
@@ -244,9 +244,3 @@ def name_of(source: Source) -> str:
     """A source as an error names it."""
     return source.wheel or source.hub or str(source.files)
 
-
-def first_line(error: Exception) -> str:
-    """The first line of somebody else's error, short enough to stand inside ours."""
-    cause = error.__cause__ or error
-    text = (str(cause) or type(cause).__name__).strip().splitlines()[0]
-    return text if len(text) < 160 else text[:157] + "..."

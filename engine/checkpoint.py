@@ -1,24 +1,27 @@
-"""Checkpoints that are whole or absent: `step-000200/` with weights, optimizer state and counters.
+"""Checkpoints that are whole or absent: `step-000200/` with weights, optimizer state, counters, and the hashes of them all.
 
-Only safetensors and JSON, so nothing is ever unpickled. A folder is written beside, synced, then renamed.
+Only safetensors and JSON, so nothing is ever unpickled. A folder is written beside, synced, then renamed; one whose files
+are not what its manifest says, a disk having lost a part, is named and passed over. Written by `engine.saver`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from engine.errors import DataError
-from engine.files import write_whole
+from engine.files import file_hash, write_json, write_whole
+
+WEIGHTS, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 
 
-def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+def weights(module: nn.Module) -> dict[str, Tensor]:
     """Parameters (tied ones once, under their first name) and saved buffers, by name.
 
     Left out are the names in `module.unchanging`, if it has such a set: what building the module anew gives again.
@@ -26,13 +29,7 @@ def weights(module: nn.Module) -> dict[str, torch.Tensor]:
     state = {name: tensor for name, tensor in module.state_dict().items() if name not in getattr(module, "unchanging", ())}
     parameters = dict(module.named_parameters())
     every_name = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()
-            if name in parameters or name not in every_name}
-
-
-def save_weights(module: nn.Module, folder: Path) -> None:
-    """Write `folder/model.safetensors`."""
-    save_file(weights(module), folder / "model.safetensors")
+    return {name: tensor.detach() for name, tensor in state.items() if name in parameters or name not in every_name}
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -48,34 +45,47 @@ def load_weights(module: nn.Module, path: Path) -> None:
             own[name].copy_(tensor)
 
 
-def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors, keyed `parameter name|what`. Parameters never updated have none."""
-    return {f"{name}|{what}": tensor.detach().cpu().contiguous()
+    return {f"{name}|{what}": tensor.detach()
             for name, parameter in module.named_parameters() if parameter in optimizer.state
             for what, tensor in optimizer.state[parameter].items()}
 
 
 def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Put back what `optimizer_state` saved."""
+    """Put back what `optimizer_state` gave."""
     parameters = dict(module.named_parameters())
     for key, tensor in load_file(path).items():
         name, what = key.split("|")
         optimizer.state[parameters[name]][what] = tensor.to(parameters[name].device)
 
 
-def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int,
-         average: dict[str, torch.Tensor] | None = None) -> None:
-    """Write `folder/step-XXXXXX/` for `state["step"]` and drop all but the newest `keep`; `average`: as of the weights."""
-    def fill(path: Path) -> None:
-        save_weights(module, path)
-        save_file(optimizer_state(module, optimizer), path / "optimizer.safetensors")
-        if average:
-            save_file(average, path / "average.safetensors")
-        (path / "state.json").write_text(json.dumps(state))
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in memory of this machine, which training does not change."""
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
-    write_whole(folder / f"step-{state['step']:06d}", fill)
-    for old in steps_in(folder)[:-keep]:
-        shutil.rmtree(old)
+
+def write(folder: Path, files: dict[str, dict[str, Tensor]], state: dict) -> None:
+    """Make `folder` hold tensors by the name of their file, `state.json`, and the manifest; whole or not at all."""
+    def fill(path: Path) -> None:
+        for name, tensors in files.items():
+            save_file(tensors, path / name)
+        write_json(path / "state.json", state)
+        write_json(path / "manifest.json", {"sha256": {file.name: file_hash(file) for file in sorted(path.iterdir())}})
+
+    write_whole(folder, fill)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None when its files are what its manifest says."""
+    try:
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
+        for name, expected in told.items():
+            if file_hash(folder / Path(name).name) != expected:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None if WEIGHTS in told else f"no {WEIGHTS}"
 
 
 def steps_in(folder: Path) -> list[Path]:
@@ -84,11 +94,36 @@ def steps_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
+def pass_over_damaged(folder: Path) -> None:
+    """Set damaged checkpoints of a run aside, as `step-000200.damaged`, and say so. The newest that is left is whole.
+
+    Raises DataError when none is left: beginning anew is for a person to decide.
+    """
+    found = steps_in(folder)
+    for number, path in enumerate(reversed(found)):
+        if (wrong := damage(path)) is None:
+            return
+        print(f"{path}: damaged ({wrong}); passed over", file=sys.stderr, flush=True)
+        if number + 1 == len(found):
+            raise DataError(f"{folder}: no checkpoint is whole, {path.name} being the last of them.\n"
+                            "Put one back from a copy, or remove the folder to begin anew.")
+        path.rename(path.with_name(f"{path.name}.damaged"))
+
+
+def load_best(module: nn.Module, folder: Path) -> bool:
+    """Load the best weights of a run; False, and said so, when they are damaged."""
+    if wrong := damage(folder / "best"):
+        print(f"{folder / 'best'}: damaged ({wrong}); the last weights are taken instead", file=sys.stderr, flush=True)
+        return False
+    load_weights(module, folder / "best" / WEIGHTS)
+    return True
+
+
 def restore(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
     """Load the newest checkpoint of a run; returns its state, or None when there is none."""
     found = steps_in(folder)
     if not found:
         return None
-    load_weights(module, found[-1] / "model.safetensors")
-    load_optimizer(module, optimizer, found[-1] / "optimizer.safetensors")
-    return json.loads((found[-1] / "state.json").read_text())
+    load_weights(module, found[-1] / WEIGHTS)
+    load_optimizer(module, optimizer, found[-1] / OPTIMIZER)
+    return json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))

@@ -84,7 +84,15 @@ class Train(Section):
     save_every: PositiveInt = 200
     """Steps between checkpoints."""
     keep: PositiveInt = 2
-    """Checkpoints kept."""
+    """Checkpoints kept, the newest ones."""
+    most_skipped: PositiveInt = 10
+    """Steps in a row without a finite loss and gradient, whose updates are left out, after which the run ends."""
+    spike: Annotated[float, Field(gt=1)] | None = None
+    """A step whose loss is so many times the usual one is left out too; none: any finite loss is learned from."""
+    replay: PositiveInt | None = None
+    """A step whose batch was kept in nan-step-N: it is looked at again, and nothing is trained."""
+    check: bool = False
+    """Whether only to look: is everything there, and is there room and memory? --check says the same."""
 
 
 # ---- YAML and words -------------------------------------------------------------------------------------------------

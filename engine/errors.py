@@ -1,4 +1,4 @@
-"""Mistakes a user can make, told in one line each."""
+"""Mistakes a user can make, told in one line each; and other ways to end that are no failure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ class DataError(UserError):
     """The configuration is sound, but the text, labels or weights it points to are not."""
 
 
+class Leave(Exception):
+    """The command ends here with an exit code: all that was asked is done, or somebody asked it to stop."""
+
+    def __init__(self, text: str, code: int = 0):
+        super().__init__(text)
+        self.code = code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (nearest: X)`, or all that there is when few enough and nothing is near, or nothing."""
     known = sorted(map(str, known))
@@ -25,3 +33,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" (nearest: {close[0]})"
     return f" (there are: {', '.join(known)})" if 0 < len(known) <= 12 else ""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of somebody else's error, short enough to stand inside ours."""
+    cause = error.__cause__ or error
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return text if len(text) < 160 else text[:157] + "..."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from engine.errors import DataError, first_line
 
 
 @contextmanager
@@ -29,9 +32,7 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
         shutil.rmtree(beside)
         raise
     for path in sorted(beside.rglob("*")) + [beside]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(path)
     old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
     while True:
         try:
@@ -47,8 +48,18 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
             with suppress(FileNotFoundError):
                 folder.rename(old)
             continue
+        sync(folder.parent)  # or a power cut may take back the renaming
         shutil.rmtree(old, ignore_errors=True)
         return
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written of a file, or of a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -71,9 +82,33 @@ def write_text(path: Path, content: str) -> None:
     """A text file, whole or absent."""
     beside = path.with_name(f".{path.name}.unfinished")
     beside.write_text(content, encoding="utf-8")
+    sync(beside)
     os.replace(beside, path)
+    sync(path.parent)
 
 
 def write_json(path: Path, content: dict) -> None:
     """JSON, whole or absent."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """What `write_json` wrote. Raises DataError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}, not keys and values")
+    return content
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a file could not be written for want of room: on the disk, in a quota, or under a limit on file sizes."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

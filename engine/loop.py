@@ -19,14 +19,18 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from engine import checkpoint, machine
+from engine import checkpoint, machine, preflight, stopping
 from engine.average import Average
 from engine.config import Train
-from engine.optim import learning_rate
+from engine.errors import Leave
+from engine.guard import Guard
+from engine.optim import learning_rate, step_unless
 from engine.record import Progress, Run
+from engine.replay import replay
+from engine.saver import Saver
 
 
 class Output(NamedTuple):
@@ -81,60 +85,87 @@ def gather(items: list, accelerator: Accelerator) -> list:
     return gather_object(items) if accelerator.num_processes > 1 else items
 
 
+def agreed(figures: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """The main process's figures, on all: what follows from them is decided by none alone."""
+    return broadcast_object_list([figures])[0] if accelerator.num_processes > 1 else figures
+
+
 def seed_step(seed: int, step: int, micro: int, process: int) -> None:
     """Dropout too is a function of (seed, step, process): no generator state needs saving."""
     torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + micro * 4_099 + process) % 2**63)
 
 
-def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[int], list[Batch]], train: Train,
-        run: Run, accelerator: Accelerator, *, seed: int, title: str,
+def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[int, int | None], list[Batch]],
+        train: Train, run: Run, accelerator: Accelerator, *, seed: int, title: str,
         before_step: Callable[[int], None] = lambda step: None,
         after_step: Callable[[int], None] = lambda step: None,
         evaluate: Callable[[], dict[str, float]] = dict,
         monitor: str | None = None, patience: int | None = None) -> Result:
-    """Train `module` for `train.steps` steps, going on from the run's newest checkpoint.
+    """Train `module` for `train.steps` steps, going on from the run's newest checkpoint that is whole.
 
-    batches(step): this process's micro-batches of that step, a pure function of the step.
+    batches(step, rows): this process's micro-batches of that step, of so many rows each, a pure function of both.
     before_step(step), after_step(step): where a stage freezes layers, or an objective keeps a teacher.
-    evaluate(): figures of the present weights, the same on every process.
+    evaluate(): figures of the present weights.
     monitor: the figure to maximise; the best weights seen are the ones the module ends with.
     patience: evaluations without a better `monitor` after which training stops.
+    Raises ConfigError and DataError for what keeps it from going on, Leave when it was asked to stop or only to look.
     """
     machine.keep_freed_memory()
-    steps, device = train.steps, accelerator.device
+    steps, device, micro_batch = train.steps, accelerator.device, train.micro_batch
+    if train.replay:
+        raise Leave(replay(module, run.folder, train.replay, accelerator))
+
+    def look(step: int) -> str:
+        return preflight.look(module, batches(step, preflight.ROWS)[0].inputs, run.folder, train, accelerator)
+
+    if train.check:
+        raise Leave(look(0))
+    with accelerator.main_process_first():  # which sets aside what is damaged
+        if accelerator.is_main_process:
+            checkpoint.pass_over_damaged(run.folder)
     state = checkpoint.restore(run.folder, module, optimizer) or {
-        "step": 0, "tokens": 0, "seconds": 0.0, "window": {}, "best": None, "waited": 0, "evaluation": {}}
+        "step": 0, "tokens": 0, "seconds": 0.0, "saving_seconds": 0.0, "window": {}, "best": None, "waited": 0,
+        "evaluation": {}, "skipped": 0, "skipped_in_a_row": 0, "usual_loss": [0.0, 0.0]}
+    enough = patience is not None and state["waited"] >= patience
+    upcoming = range(steps if enough else state["step"], steps)
+    if upcoming:
+        look(upcoming[0])
     run.rewind(state["step"])
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     average = Average(module, steps - round(train.average * steps))
     average.restore(run.folder)
+    guard = Guard(module, lambda step: batches(step, micro_batch), train, run.folder, accelerator, state)
     window = {name: torch.tensor(sums, dtype=torch.float64, device=device) for name, sums in state["window"].items()}
-    in_parts = train.micro_batch is not None and train.batch_size > train.micro_batch * accelerator.num_processes
+    in_parts = micro_batch is not None and train.batch_size > micro_batch * accelerator.num_processes
     tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
-    stopped = patience is not None and state["waited"] >= patience
-    best_weights = run.folder / "best"
 
-    upcoming = range(steps if stopped else state["step"], steps)
-    with Progress(title, steps, state["step"], accelerator.is_main_process) as progress:
-        for step, micro_batches in ahead(batches, upcoming, device):
+    with (Progress(title, steps, state["step"], accelerator.is_main_process) as progress, stopping.listening() as asked,
+          Saver(run.folder, train.keep, state["saving_seconds"]) as saver):
+        for step, micro_batches in ahead(lambda step: batches(step, micro_batch), upcoming, device):
             module.train()  # and then what is frozen is set apart
             before_step(step)
             rate = learning_rate(step, steps, train)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            counted, tokens = accumulate(wrapped, module, micro_batches, accelerator, seed, step, in_parts)
-            tokens_told += tokens
-            window = {name: window.get(name, 0) + sums for name, sums in counted.items()}
+            counted, tokens = accumulate(wrapped, module, micro_batches, accelerator, seed, step, in_parts, asked)
+            guard.settle()
             norm = scale_gradients(module, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
-            optimizer.step()
+            bad = guard.judge(step, counted["loss"], norm, counted.pop("asked")[0])
+            step_unless(bad, optimizer)
             optimizer.zero_grad(set_to_none=True)
             after_step(step)
             average.take(step)
+            tokens_told += tokens
+            window = {name: window.get(name, 0) + sums.where(~bad, 0) for name, sums in counted.items()}
 
             done = step + 1
+            # With several processes all learn at the same step that one of them was asked to stop.
+            stop = asked.signal is not None if accelerator.num_processes == 1 else guard.asked
             evaluating = done % train.eval_every == 0 or done == steps
-            saving = done % train.save_every == 0
-            if evaluating or saving or done % train.log_every == 0:
+            logging = evaluating or done % train.log_every == 0
+            saver.look()
+            if logging or done % train.save_every == 0 or stop:
+                guard.settle()
                 sums = torch.stack(list(window.values()))
                 (loss, *figures), now = (sums[:, 0] / sums[:, 1]).tolist(), time.time()
                 tokens = int(accelerator.reduce(torch.tensor(tokens_told, device=device), "sum"))
@@ -142,32 +173,36 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                 progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
                 entry = {"step": done, "loss": loss, "lr": rate, "grad_norm": norm.item(),
                          "tokens": state["tokens"] + tokens, "tokens_per_second": round(per_second),
-                         "seconds": round(now - began, 2), **dict(zip(list(window)[1:], figures))}
+                         "seconds": round(now - began, 2), "saving_seconds": round(saver.seconds, 2),
+                         "skipped": guard.skipped, **dict(zip(list(window)[1:], figures))}
                 if evaluating:
                     module.eval()
                     with average.applied():
-                        entry["evaluation"] = state["evaluation"] = evaluate()
+                        entry["evaluation"] = state["evaluation"] = agreed(evaluate(), accelerator)
                         score = state["evaluation"].get(monitor) if monitor else None
                         if score is not None and (state["best"] is None or score > state["best"][monitor]):
                             state["best"], state["waited"] = {**state["evaluation"], "step": done}, 0
                             if accelerator.is_main_process:
-                                checkpoint.write_whole(best_weights, lambda path: checkpoint.save_weights(module, path))
+                                saver.best(module, state["best"])
                         elif monitor:
                             state["waited"] += 1
-                    stopped = patience is not None and state["waited"] >= patience
-                if evaluating or done % train.log_every == 0:
+                    enough = patience is not None and state["waited"] >= patience
+                if logging:
                     run.log(entry)
                     window = {}
                 state |= {"step": done, "tokens": state["tokens"] + tokens, "seconds": time.time() - began,
+                          "saving_seconds": saver.seconds, **guard.state(),
                           "window": {name: sums.tolist() for name, sums in window.items()}}
                 tokens_told, told = 0, time.time()
-                if (saving or stopped or done == steps) and accelerator.is_main_process:
-                    checkpoint.save(run.folder, module, optimizer.optimizer, state, train.keep, average.saved())
-            if stopped:
+                if (done % train.save_every == 0 or enough or stop or done == steps) and accelerator.is_main_process:
+                    saver.step(module, optimizer.optimizer, state, average.saved())
+                if stop and not enough and done < steps:
+                    saver.wait()
+                    stopping.leave(asked, f"{run.folder}: stopped after step {done} of {steps}, saved; the same command goes on")
+            if enough:
                 break
     accelerator.wait_for_everyone()
-    if monitor and best_weights.is_dir():
-        checkpoint.load_weights(module, best_weights / "model.safetensors")
+    if monitor and state["best"] and checkpoint.load_best(module, run.folder):
         state["evaluation"] = state["best"]
     else:
         average.put()
@@ -193,9 +228,9 @@ def ahead(batches: Callable[[int], list[Batch]], steps: range, device: torch.dev
 
 
 def accumulate(wrapped: nn.Module, module: nn.Module, micro_batches: list[Batch], accelerator: Accelerator, seed: int,
-               step: int, in_parts: bool) -> tuple[dict[str, Tensor], int]:
+               step: int, in_parts: bool, asked: stopping.Asked) -> tuple[dict[str, Tensor], int]:
     """Add up the gradients of one step. Returns sums over all processes, float64 (2,) each: "loss", with what is counted,
-    and the module's figures; and the tokens of this process.
+    the module's figures, and "asked", how many processes were asked to stop; and the tokens of this process.
 
     in_parts: whether some process has more than one micro-batch. All processes must take the same way to a tied loss.
     """
@@ -216,8 +251,10 @@ def accumulate(wrapped: nn.Module, module: nn.Module, micro_batches: list[Batch]
             accelerator.backward(output.loss)
         counted += torch.stack([torch.stack([output.loss.detach().double(), output.count.double()]),
                                 *(sums.double() for sums in output.figures.values())])
-    names = ["loss", *output.figures]
-    return dict(zip(names, accelerator.reduce(counted, "sum"))), sum(batch.tokens for batch in micro_batches)
+    to_stop = counted.new_full((1, 2), asked.signal is not None)
+    names = ["loss", *output.figures, "asked"]
+    return (dict(zip(names, accelerator.reduce(torch.cat([counted, to_stop]), "sum"))),
+            sum(batch.tokens for batch in micro_batches))
 
 
 def scale_gradients(module: nn.Module, factor: Tensor, clip: float) -> Tensor:

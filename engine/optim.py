@@ -35,6 +35,20 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], train: Train,
     return torch.optim.AdamW(list(groups.values()), lr=train.lr, betas=(0.9, train.beta2), fused=True)
 
 
+def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Step, unless `bad`, a boolean scalar on the parameters' device: then weights and state stay bit for bit.
+
+    AdamW's fused kernel reads it where it lies. Muon has no such kernel, and waits for it.
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper does nothing that is needed here
+    for part in getattr(optimizer, "optimizers", [optimizer]):
+        if isinstance(part, torch.optim.AdamW):
+            part.found_inf = bad.float()
+            part.step()
+        elif not bad:
+            part.step()
+
+
 class Together(torch.optim.Optimizer):
     """Two optimizers as one: their groups in a row, one state; each still steps its own parameters."""
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import sys
 import time
@@ -14,14 +16,16 @@ from pathlib import Path
 
 import yaml
 
-from engine.config import Loader, Section, dump
+from engine.config import Loader, Section, dump, parse
 from engine.errors import ConfigError
-from engine.files import write_json, write_text
+from engine.files import read_json, write_json, write_text
+from engine.lock import hold
 
 RUNS = Path("out/runs")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
 # Keys that change what is written when, not what is learned: a run may go on with others.
-HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch", "layers.cache", "layers.cache_mb")
+HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.most_skipped", "train.replay",
+            "train.check", "changed", "layers.cache", "layers.cache_mb")
 
 
 def versions() -> dict[str, str]:
@@ -47,34 +51,45 @@ class Run:
     """
 
     def __init__(self, config: Section, name: str, is_main: bool = True, folder: Path | None = None):
-        self.folder, self.is_main, self.started = folder or RUNS / name, is_main, time.time()
+        self.name, self.folder, self.is_main = name, folder or RUNS / name, is_main
+        self.config, self.lock = config, None
         path = self.folder / "config.yaml"
         if path.is_file():
-            old = flat(yaml.load(path.read_text(encoding="utf-8"), Loader) or {})
+            old = flat(parse(path.read_text(encoding="utf-8", errors="replace"), str(path)) or {})
             new = flat(yaml.load(dump(config), Loader))
-            differing = [key for key in sorted(old.keys() | new.keys())
-                         if old.get(key) != new.get(key) and key not in HARMLESS]
+            differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in HARMLESS]
             if differing:
                 key, others = differing[0], len(differing) - 1
                 more = f" and {others} more key{'s' * (others > 1)} ({', '.join(differing[1:4])})" if others else ""
-                raise ConfigError(
-                    f"{self.folder}: was started with {key}={shown(old.get(key))}, not {shown(new.get(key))}{more}.\n"
-                    f"Give this one a name of its own, run={name}-2, or remove the folder.")
-        self.config = config
+                self.refuse(f"{key}={shown(old.get(key))}, not {shown(new.get(key))}{more}")
 
-    def begin(self, data: str = "") -> None:
-        """Make the folder and save the resolved configuration. Called once everything the user gave has been checked.
+    def refuse(self, otherwise: str) -> None:
+        """Raises ConfigError, as the run was started `otherwise`; unless `changed` allows that."""
+        if not getattr(self.config, "changed", False):
+            raise ConfigError(f"{self.folder}: was started with {otherwise}.\n"
+                              f"Give this one a name of its own, run={self.name}-2, or go on all the same, changed=true.")
 
-        data: a fingerprint of the text or labels. Raises ConfigError when the run was started with others.
+    def begin(self, **data: str) -> None:
+        """Make the folder, lock it, and save the resolved configuration. Called once all that the user gave has been checked.
+
+        data: fingerprints of what is learned from, by name (text, tokenizer, labels). Raises ConfigError when the run was
+        started with others, another process is at work in it, or it cannot be written.
         """
         path = self.folder / "data.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["data"] != data:
-            raise ConfigError(f"{self.folder}: its text or labels have changed since it was started.\n"
-                              f"Give this one a name of its own, run={self.folder.name}-2, or remove the folder.")
-        if self.is_main:
+        if path.is_file():
+            old = read_json(path)
+            differing = [name for name in data if old.get(name, data[name]) != data[name]]
+            if differing:
+                self.refuse(f"another {' and '.join(differing)}")
+        if not self.is_main or self.config.train.check:
+            return writable(self.folder)
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = hold(self.folder)
             write_text(self.folder / "config.yaml", dump(self.config))
-            write_json(path, {"data": data})
+            write_json(path, data)
+        except PermissionError as error:
+            raise ConfigError(f"{error.filename or self.folder}: cannot be written ({error.strerror})") from None
 
     def rewind(self, step: int) -> None:
         """Drop the log's lines after `step`, and half a line that a crash left: they are about to be written again."""
@@ -89,13 +104,23 @@ class Run:
     def log(self, entry: dict) -> None:
         """Append one line to log.jsonl."""
         if self.is_main:
+            finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                      for key, value in entry.items()}  # JSON has no word for the others
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(json.dumps(finite) + "\n")
 
     def read_log(self) -> list[dict]:
         """The log's lines."""
         path = self.folder / "log.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def writable(folder: Path) -> None:
+    """Raises ConfigError when the folder, or the nearest there is above it, cannot be written."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{folder}: cannot be written")
 
 
 def shown(value: object) -> str:

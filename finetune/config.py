@@ -131,6 +131,8 @@ class Finetune(Section):
 
     run: RunName
     """Name of the run: everything it writes is in out/runs/NAME."""
+    changed: bool = False
+    """Whether to go on with a run although its configuration, text or labels are others than it was started with."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Where every random number comes from, and which labels are taken."""
     encoder: str | None = None

@@ -134,7 +134,7 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
         adapted = adapters.adapt(model, config.adapter, depth_of_encoder)
         constant = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         head.unchanging = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
-    run.begin(fingerprint(labelled.identity(config.task)))
+    run.begin(labels=fingerprint(labelled.identity(config.task)))
     train, size, unmoved = config.train, config.train.batch_size, set(constant)
     lengths = texts["train"].lengths
     trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)
@@ -145,12 +145,12 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
         worth = config.layers.cache and layers.lasts(step, depth_of_encoder, config.layers, len(lengths) / size)
         trunk.begin_at(depth_of_encoder - deepest if worth else 0)
 
-    def batches(step: int) -> list[Batch]:
+    def batches(step: int, rows: int | None) -> list[Batch]:
         chosen = (by_class(step, size, texts["train"].labels, config.seed, getattr(head_file, "PARTNERS", 1))
                   if train.sampling == "classes" else by_length(step, size, lengths, config.seed, TOGETHER))
         augment = config.augment if config.augment.drop or config.augment.swap else None
         return [texts["train"].batch(chosen[places], augment, [generator(config.seed, step, place) for place in places])
-                for places in slices(size, accelerator.process_index, accelerator.num_processes, train.micro_batch)]
+                for places in slices(size, accelerator.process_index, accelerator.num_processes, rows)]
 
     def evaluate(split: str) -> dict[str, float]:
         return head_file.score(predict(head, texts[split], accelerator), texts[split].labels)

@@ -22,7 +22,7 @@ def sparkline(values: list[float], width: int = 48) -> str:
 def summary(run: Run) -> str:
     """Loss curve, evaluation, tokens, speed, where the encoder lies, what to type next."""
     log, metrics = run.read_log(), json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-    losses = [entry["loss"] for entry in log]
+    losses = [entry["loss"] for entry in log if entry["loss"] is not None]
     evaluations = [entry for entry in log if "evaluation" in entry]
     # The mean with init's weights is measured apart, after the last step.
     written = (lambda figure: f"  {metrics['held_out'][figure]:.3f} (as written)") if run.config.init_share else lambda figure: ""

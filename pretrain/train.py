@@ -67,7 +67,8 @@ def pretrain(config: Pretrain) -> None:
     if accelerator.is_main_process and examples.hint():
         print(f"  {examples.hint()}", flush=True)
     objective = objective_file.Objective(config.objective, encoder)
-    run.begin(shard_folder.name)
+    inputs = manifest(shard_folder)["inputs"]
+    run.begin(text=inputs["documents"], tokenizer=inputs["tokenizer"])
 
     head_only = round(config.head_warmup * config.train.steps) if encoder.new and init and objective.teaches_vocabulary else 0
     brought = {parameter for name, parameter in encoder.model.named_parameters() if name not in encoder.new}
@@ -78,11 +79,10 @@ def pretrain(config: Pretrain) -> None:
         for parameter in brought:
             parameter.requires_grad_(step >= head_only)
 
-    def batches(step: int) -> list[Batch]:
+    def batches(step: int, rows: int | None) -> list[Batch]:
         numbers = order(step, config.train.batch_size, len(examples), config.seed)
         return [examples.collate(numbers[places].tolist(), [generator(config.seed, step, place) for place in places.tolist()])
-                for places in slices(len(numbers), accelerator.process_index, accelerator.num_processes,
-                                     config.train.micro_batch)]
+                for places in slices(len(numbers), accelerator.process_index, accelerator.num_processes, rows)]
 
     # A head that nobody has taught is neither measured nor saved.
     with_head = objective.teaches_vocabulary or not encoder.new

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
 from torch import nn
 
 from data.batches import slices
@@ -62,11 +63,11 @@ def train(folder, process, config: Train, dropout: float = 0.0, fails_at: int | 
     module, run = Net(dropout), Run(Settings(train=config), "r", folder=folder)
     run.begin()
 
-    def batches(step: int) -> list[Batch]:
+    def batches(step: int, rows: int | None) -> list[Batch]:
         if step == fails_at:
             raise InterruptedError
         return [Batch({name: value[places] for name, value in whole_batch(step).items()}, tokens=len(places))
-                for places in slices(ROWS, 0, 1, config.micro_batch)]
+                for places in slices(ROWS, 0, 1, rows)]
 
     def scale(name: str) -> float:
         return 0.5 if name.startswith("first") else 1.0
@@ -156,10 +157,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, process, stop
     assert all(torch.equal(old, new) for old, new in zip(expected.state_dict().values(), found.state_dict().values()))
     for name in ("step-000010/model.safetensors", "step-000010/optimizer.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-    logs = [[entry | {"tokens_per_second": 0, "seconds": 0} for entry in one.read_log()] for one in (run, again)]
+    logs = [[entry | {"tokens_per_second": 0, "seconds": 0, "saving_seconds": 0} for entry in one.read_log()] for one in (run, again)]
     assert [(entry["step"], entry["tokens"]) for entry in logs[0]] == [(2, 16), (4, 32), (6, 48), (8, 64), (10, 80)]
     assert logs[0] == logs[1] and logs[0][0].keys() == {
-        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds"}
+        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "saving_seconds", "skipped"}
 
 
 def test_the_best_weights_are_kept(tmp_path, process):
@@ -194,7 +195,7 @@ def test_saved_weights_come_back_tied_ones_once_and_others_are_refused(tmp_path)
     one, two = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(2))
     one[1].weight, two[1].weight = one[0].weight, two[0].weight
     one(torch.randn(5, 3))
-    checkpoint.save_weights(one, tmp_path)
+    save_file(checkpoint.copied(checkpoint.weights(one)), tmp_path / "model.safetensors")
     checkpoint.load_weights(two, tmp_path / "model.safetensors")
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
     assert two[0].weight is two[1].weight and "1.weight" not in checkpoint.weights(one)

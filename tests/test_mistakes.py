@@ -146,7 +146,7 @@ def test_another_configuration_under_the_same_name(workplace, sentences):
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines() == [
         "out/runs/x: was started with train.lr=0.001, not 0.5.",
-        "Give this one a name of its own, run=x-2, or remove the folder."]
+        "Give this one a name of its own, run=x-2, or go on all the same, changed=true."]
 
 
 def test_text_that_changed_under_a_run(workplace, sentences):
@@ -158,7 +158,9 @@ def test_text_that_changed_under_a_run(workplace, sentences):
     (workplace / "out/runs/x/encoder").rename(workplace / "moved")  # as if it had not been finished
     (workplace / "own.txt").write_text(text + "\n\nand one more")
     refused = run(*words)
-    assert refused.returncode == 2 and refused.stderr.startswith("out/runs/x: its text or labels have changed")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        "out/runs/x: was started with another text and tokenizer."), refused.stderr
+    assert run(*words, "changed=true").returncode == 0
 
 
 def test_a_process_ends_with_code_2_and_no_traceback(workplace):

@@ -1,0 +1,97 @@
+"""Looked at before hours of work: room on the disk for checkpoints, memory for a batch.
+
+What a batch needs is measured, not guessed: two rows go through the network once, and what its backward pass keeps of them is
+added up. Weights, gradients, the optimizer's state and the copy a checkpoint is written from are counted beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from engine import checkpoint
+from engine.config import Train
+from engine.errors import ConfigError
+from engine.saver import free
+
+ROWS = 2  # that are measured
+STATES = 2  # numbers that AdamW keeps for each weight; Muon keeps one
+
+
+def look(module: nn.Module, inputs: dict[str, Tensor], folder: Path, train: Train, accelerator: Accelerator) -> str:
+    """What `room` and `memory` say. inputs: a micro-batch of `ROWS` rows."""
+    share = -(-train.batch_size // accelerator.num_processes)
+    return "\n".join([room(folder, module, train), memory(module, inputs, min(share, train.micro_batch or share), accelerator)])
+
+
+def size_of(module: nn.Module) -> int:
+    """Bytes of all parameters."""
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def room(folder: Path, module: nn.Module, train: Train) -> str:
+    """What checkpoints need, in words. Raises ConfigError when the disk has less."""
+    learning = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    each = size_of(module) + learning * (STATES + bool(train.average))
+    there = sum(path.stat().st_size for kept in checkpoint.steps_in(folder) for path in kept.iterdir())
+    needed, left = each * (train.keep + 1) - there, free(folder)
+    told = f"{(train.keep + 1) * each / 1e9:,.2f} GB for {train.keep} checkpoints and one being written"
+    if needed > left:
+        raise ConfigError(f"train.keep: the disk of {folder.parent} has {left / 1e9:,.2f} GB left, fewer than {told}.\n"
+                          "Make room, or keep fewer.")
+    return f"disk     {told}; {left / 1e9:,.1f} GB are free"
+
+
+def kept_for_backward(module: nn.Module, inputs: dict[str, Tensor], accelerator: Accelerator) -> int:
+    """Bytes that a forward pass keeps for its backward pass, weights left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = max(seen.get(storage.data_ptr(), 0), storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), accelerator.autocast():
+        module(**inputs)
+    return sum(seen.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had of the device's memory, or of this machine's, or of its container's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    left, limit, used = sys.maxsize, Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with suppress(OSError, ValueError, IndexError):  # not on every system, nor in every container
+        left = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+        left = min(left, int(limit.read_text()) - int(used.read_text()))
+    return left
+
+
+def memory(module: nn.Module, inputs: dict[str, Tensor], together: int, accelerator: Accelerator) -> str:
+    """What a step needs, in words. Raises ConfigError when the machine has less, naming the rows that would fit.
+
+    inputs: a micro-batch of `ROWS` rows; together: how many the training puts through the network at once.
+    """
+    device, on_gpu = accelerator.device, accelerator.device.type == "cuda"
+    module.to(device).train()
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    a_row = kept_for_backward(module, inputs, accelerator) / ROWS
+    # Weights, gradients, the optimizer's state; and a checkpoint's copy, which for a GPU lies in the machine's memory.
+    standing = size_of(module) * (2 + STATES if on_gpu else 3 + 2 * STATES)
+    processes = 1 if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    left, needed = (free_memory(device) + size_of(module)) / processes, standing + a_row * together
+    told = f"{needed / 1e9:,.1f} GB for {together} rows at once, {a_row / 1e6:,.1f} MB each"
+    if needed > left:
+        fitting = int((left - standing) / a_row)
+        raise ConfigError(f"train.micro_batch: a step needs about {told}; {left / 1e9:,.1f} GB of memory are free.\n" + (
+            f"{fitting} rows would fit: train.micro_batch={2 ** (fitting.bit_length() - 1)} gives the same result"
+            if fitting > 0 else "Not even one row would fit: take a shorter length or a smaller network."))
+    return f"memory   about {told}; {left / 1e9:,.1f} GB are free"
