@@ -32,10 +32,9 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items() if name in parameters or name not in every_name}
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Copy weights saved by `weights` into the module. Raises DataError when the names or shapes differ."""
-    saved, own = load_file(path), module.state_dict()
-    expected = weights(module)
+def load_weights(module: nn.Module, saved: dict[str, Tensor], path: Path) -> None:
+    """Copy what `weights` gave into the module. Raises DataError when names or shapes differ, naming `path`."""
+    own, expected = module.state_dict(), weights(module)
     if differing := sorted(saved.keys() ^ expected.keys()):
         raise DataError(f"{path}: not the weights of this network ({differing[0]} and {len(differing) - 1} more differ)")
     with torch.no_grad():
@@ -52,10 +51,10 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
             for what, tensor in optimizer.state[parameter].items()}
 
 
-def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
     """Put back what `optimizer_state` gave."""
     parameters = dict(module.named_parameters())
-    for key, tensor in load_file(path).items():
+    for key, tensor in saved.items():
         name, what = key.split("|")
         optimizer.state[parameters[name]][what] = tensor.to(parameters[name].device)
 
@@ -70,10 +69,15 @@ def write(folder: Path, files: dict[str, dict[str, Tensor]], state: dict) -> Non
     def fill(path: Path) -> None:
         for name, tensors in files.items():
             save_file(tensors, path / name)
-        write_json(path / "state.json", state)
-        write_json(path / "manifest.json", {"sha256": {file.name: file_hash(file) for file in sorted(path.iterdir())}})
+        describe(path, state)
 
     write_whole(folder, fill)
+
+
+def describe(folder: Path, state: dict) -> None:
+    """Finish a checkpoint whose tensors are written."""
+    write_json(folder / "state.json", state)
+    write_json(folder / "manifest.json", {"sha256": {file.name: file_hash(file) for file in sorted(folder.iterdir())}})
 
 
 def damage(folder: Path) -> str | None:
@@ -85,7 +89,7 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None if WEIGHTS in told else f"no {WEIGHTS}"
+    return None if WEIGHTS in told or any(name.startswith("shard-") for name in told) else "no weights"
 
 
 def steps_in(folder: Path) -> list[Path]:
@@ -115,7 +119,7 @@ def load_best(module: nn.Module, folder: Path) -> bool:
     if wrong := damage(folder / "best"):
         print(f"{folder / 'best'}: damaged ({wrong}); the last weights are taken instead", file=sys.stderr, flush=True)
         return False
-    load_weights(module, folder / "best" / WEIGHTS)
+    load_weights(module, load_file(folder / "best" / WEIGHTS), folder / "best")
     return True
 
 
@@ -124,6 +128,22 @@ def restore(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -
     found = steps_in(folder)
     if not found:
         return None
-    load_weights(module, found[-1] / WEIGHTS)
-    load_optimizer(module, optimizer, found[-1] / OPTIMIZER)
+    if (found[-1] / WEIGHTS).is_file():
+        load_weights(module, load_file(found[-1] / WEIGHTS), found[-1])
+        load_optimizer(module, optimizer, load_file(found[-1] / OPTIMIZER))
+    else:
+        together = joined(found[-1])
+        load_weights(module, {name: tensor for name, tensor in together.items() if "|" not in name}, found[-1])
+        load_optimizer(module, optimizer, {name: tensor for name, tensor in together.items() if "|" in name})
     return json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+
+
+def joined(folder: Path) -> dict[str, Tensor]:
+    """The whole tensors of a checkpoint that several processes wrote their shares of, however many are there now."""
+    import torch.distributed.checkpoint as distributed
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    found = {name: torch.empty(told.size, dtype=told.properties.dtype) for name, told in known.items()}
+    distributed.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine import checkpoint
 from engine.config import Train
@@ -27,9 +27,9 @@ KNOWN = 0.4  # weight of what the usual loss follows from, from which on it is o
 class Guard:
     """`judge` each step, `settle` it before the next update and whenever its figures are told."""
 
-    def __init__(self, module: nn.Module, batches: Callable[[int], list], train: Train, folder: Path,
+    def __init__(self, weights: Callable[[], dict[str, Tensor]], batches: Callable[[int], list], train: Train, folder: Path,
                  accelerator: Accelerator, state: dict):
-        self.module, self.batches, self.train, self.folder, self.accelerator = module, batches, train, folder, accelerator
+        self.weights, self.batches, self.train, self.folder, self.accelerator = weights, batches, train, folder, accelerator
         self.skipped, self.in_a_row = state["skipped"], state["skipped_in_a_row"]
         self.usual = torch.tensor(state["usual_loss"], dtype=torch.float64, device=accelerator.device)
         self.asked, self.told = False, None
@@ -64,7 +64,7 @@ class Guard:
             self.in_a_row = 0
             return
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        kept = self.keep(step) if len(list(self.folder.glob("nan-step-*"))) < KEPT or self.kept_at(step).is_dir() else None
+        kept = self.keep(step) if self.skipped <= KEPT else None
         if self.accelerator.is_main_process:
             print(f"step {step + 1}: the loss or its gradient is not finite, or far from the usual; the update is left out"
                   + (f", its batch is in {kept}" if kept else ""), file=sys.stderr, flush=True)
@@ -87,8 +87,9 @@ class Guard:
         for number, batch in enumerate(self.batches(step)):
             place = f"batch-{self.accelerator.process_index}-{number}.safetensors"
             save_file({name: tensor.contiguous() for name, tensor in batch.inputs.items()}, folder / place)
+        weights = self.weights()
         if self.accelerator.is_main_process:
-            save_file(checkpoint.copied(checkpoint.weights(self.module)), folder / checkpoint.WEIGHTS)
+            save_file(checkpoint.copied(weights), folder / checkpoint.WEIGHTS)
         return folder
 
     def state(self) -> dict:

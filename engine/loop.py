@@ -21,8 +21,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from engine import checkpoint, machine, preflight, stopping
+from engine import checkpoint, machine, parallel, preflight, stopping
 from engine.average import Average
 from engine.config import Train
 from engine.errors import Leave
@@ -100,7 +101,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
         before_step: Callable[[int], None] = lambda step: None,
         after_step: Callable[[int], None] = lambda step: None,
         evaluate: Callable[[], dict[str, float]] = dict,
-        monitor: str | None = None, patience: int | None = None) -> Result:
+        monitor: str | None = None, patience: int | None = None, sharded: bool = False) -> Result:
     """Train `module` for `train.steps` steps, going on from the run's newest checkpoint that is whole.
 
     batches(step, rows): this process's micro-batches of that step, of so many rows each, a pure function of both.
@@ -108,6 +109,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     evaluate(): figures of the present weights.
     monitor: the figure to maximise; the best weights seen are the ones the module ends with.
     patience: evaluations without a better `monitor` after which training stops.
+    sharded: whether weights, gradients and optimizer state are spread over the processes (FSDP2) instead of copied (DDP).
     Raises ConfigError and DataError for what keeps it from going on, Leave when it was asked to stop or only to look.
     """
     machine.keep_freed_memory()
@@ -131,10 +133,16 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     if upcoming:
         look(upcoming[0])
     run.rewind(state["step"])
-    wrapped, optimizer = accelerator.prepare(module, optimizer)
+    way = parallel.spread(module, optimizer, accelerator, sharded)
+    optimizer = way.optimizer
+
+    def weights() -> dict[str, Tensor]:
+        way.pull()
+        return checkpoint.weights(module)
+
     average = Average(module, steps - round(train.average * steps))
     average.restore(run.folder)
-    guard = Guard(module, lambda step: batches(step, micro_batch), train, run.folder, accelerator, state)
+    guard = Guard(weights, lambda step: batches(step, micro_batch), train, run.folder, accelerator, state)
     window = {name: torch.tensor(sums, dtype=torch.float64, device=device) for name, sums in state["window"].items()}
     in_parts = micro_batch is not None and train.batch_size > micro_batch * accelerator.num_processes
     tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
@@ -142,14 +150,15 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
     with (Progress(title, steps, state["step"], accelerator.is_main_process) as progress, stopping.listening() as asked,
           Saver(run.folder, train.keep, state["saving_seconds"]) as saver):
         for step, micro_batches in ahead(lambda step: batches(step, micro_batch), upcoming, device):
-            module.train()  # and then what is frozen is set apart
+            way.trained.train()  # and then what is frozen is set apart
             before_step(step)
+            way.follow()
             rate = learning_rate(step, steps, train)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            counted, tokens = accumulate(wrapped, module, micro_batches, accelerator, seed, step, in_parts, asked)
+            counted, tokens = accumulate(way, micro_batches, accelerator, seed, step, in_parts, asked)
             guard.settle()
-            norm = scale_gradients(module, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
+            norm = scale_gradients(way.trained, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
             bad = guard.judge(step, counted["loss"], norm, counted.pop("asked")[0])
             step_unless(bad, optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -176,6 +185,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                          "seconds": round(now - began, 2), "saving_seconds": round(saver.seconds, 2),
                          "skipped": guard.skipped, **dict(zip(list(window)[1:], figures))}
                 if evaluating:
+                    way.pull()
                     module.eval()
                     with average.applied():
                         entry["evaluation"] = state["evaluation"] = agreed(evaluate(), accelerator)
@@ -194,14 +204,15 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                           "saving_seconds": saver.seconds, **guard.state(),
                           "window": {name: sums.tolist() for name, sums in window.items()}}
                 tokens_told, told = 0, time.time()
-                if (done % train.save_every == 0 or enough or stop or done == steps) and accelerator.is_main_process:
-                    saver.step(module, optimizer.optimizer, state, average.saved())
+                if done % train.save_every == 0 or enough or stop or done == steps:
+                    way.save(saver, state, average.saved())
                 if stop and not enough and done < steps:
                     saver.wait()
                     stopping.leave(asked, f"{run.folder}: stopped after step {done} of {steps}, saved; the same command goes on")
             if enough:
                 break
     accelerator.wait_for_everyone()
+    way.pull()
     if monitor and state["best"] and checkpoint.load_best(module, run.folder):
         state["evaluation"] = state["best"]
     else:
@@ -227,14 +238,14 @@ def ahead(batches: Callable[[int], list[Batch]], steps: range, device: torch.dev
             yield step, current
 
 
-def accumulate(wrapped: nn.Module, module: nn.Module, micro_batches: list[Batch], accelerator: Accelerator, seed: int,
-               step: int, in_parts: bool, asked: stopping.Asked) -> tuple[dict[str, Tensor], int]:
+def accumulate(way: parallel.Replicated, micro_batches: list[Batch], accelerator: Accelerator, seed: int, step: int,
+               in_parts: bool, asked: stopping.Asked) -> tuple[dict[str, Tensor], int]:
     """Add up the gradients of one step. Returns sums over all processes, float64 (2,) each: "loss", with what is counted,
     the module's figures, and "asked", how many processes were asked to stop; and the tokens of this process.
 
     in_parts: whether some process has more than one micro-batch. All processes must take the same way to a tied loss.
     """
-    device, counted = accelerator.device, 0
+    device, counted, module = accelerator.device, 0, way.trained
     every = [{name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
              for batch in micro_batches]
     if in_parts and hasattr(module, "tie"):
@@ -246,8 +257,8 @@ def accumulate(wrapped: nn.Module, module: nn.Module, micro_batches: list[Batch]
         every = [inputs | more for inputs, more in zip(every, module.tie(represented))]
     for index, inputs in enumerate(every):
         seed_step(seed, step, index, accelerator.process_index)
-        with nullcontext() if index == len(every) - 1 else accelerator.no_sync(wrapped):
-            output = wrapped(**inputs)
+        with nullcontext() if index == len(every) - 1 else accelerator.no_sync(way.wrapped):
+            output = way(**inputs)
             accelerator.backward(output.loss)
         counted += torch.stack([torch.stack([output.loss.detach().double(), output.count.double()]),
                                 *(sums.double() for sums in output.figures.values())])
@@ -263,8 +274,9 @@ def scale_gradients(module: nn.Module, factor: Tensor, clip: float) -> Tensor:
     One pass over the gradients instead of two.
     """
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients) * factor
+    norm = nn.utils.get_total_norm(gradients)
+    norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm) * factor
     scale = factor * (clip / (norm + 1e-6)).clamp(max=1)
     for gradient in gradients:
-        gradient.mul_(scale)
+        (gradient.to_local() if isinstance(gradient, DTensor) else gradient).mul_(scale)
     return norm

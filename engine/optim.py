@@ -35,12 +35,17 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], train: Train,
     return torch.optim.AdamW(list(groups.values()), lr=train.lr, betas=(0.9, train.beta2), fused=True)
 
 
+def inner(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that Accelerate has wrapped, which does nothing that is needed here; or itself."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Step, unless `bad`, a boolean scalar on the parameters' device: then weights and state stay bit for bit.
 
     AdamW's fused kernel reads it where it lies. Muon has no such kernel, and waits for it.
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper does nothing that is needed here
+    optimizer = inner(optimizer)
     for part in getattr(optimizer, "optimizers", [optimizer]):
         if isinstance(part, torch.optim.AdamW):
             part.found_inf = bad.float()

@@ -25,7 +25,7 @@ def replay(module: nn.Module, folder: Path, step: int, accelerator: Accelerator)
     if not batches or not (kept / checkpoint.WEIGHTS).is_file():
         there = [path.name.removeprefix("nan-step-") for path in folder.glob("nan-step-*")]
         raise ConfigError(f"train.replay: {folder} has kept no bad batch of step {step}{nearest(str(step), there)}")
-    checkpoint.load_weights(module, kept / checkpoint.WEIGHTS)
+    checkpoint.load_weights(module, load_file(kept / checkpoint.WEIGHTS), kept)
     module.to(accelerator.device).train()
     lines = []
     for path in batches:

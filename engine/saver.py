@@ -40,10 +40,14 @@ class Saver:
 
     def step(self, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, average: dict[str, Tensor]) -> None:
         """Begin to write `step-XXXXXX/` for `state["step"]`; afterwards all but the newest `keep` go."""
-        self.begin(self.folder / f"step-{state['step']:06d}", state, lambda: {
+        self.begin(self.place(state), state, lambda: {
             checkpoint.WEIGHTS: checkpoint.weights(module),
             checkpoint.OPTIMIZER: checkpoint.optimizer_state(module, optimizer),
             **({checkpoint.AVERAGE: average} if average else {})})
+
+    def place(self, state: dict) -> Path:
+        """Where the checkpoint of a state goes."""
+        return self.folder / f"step-{state['step']:06d}"
 
     def best(self, module: nn.Module, state: dict) -> None:
         """Begin to write `best/`, apart from the others."""
@@ -74,6 +78,10 @@ class Saver:
                 f"{folder}: the disk is full: {size / 1e6:,.1f} MB were to be saved, and {free(self.folder) / 1e6:,.1f} MB are"
                 f" left. {f'The newest checkpoint is {kept[-1].name}' if kept else 'There is no checkpoint yet'}.\n"
                 "Make room; the same command goes on from there.") from None
+        self.prune()
+
+    def prune(self) -> None:
+        """Drop all checkpoints but the newest `keep`."""
         for old in checkpoint.steps_in(self.folder)[:-self.keep]:
             shutil.rmtree(old)
 

@@ -39,6 +39,8 @@ class Training(Train):
     """adamw; muon: Muon for the matrices inside the network, AdamW for the rest (Jordan et al. 2024)."""
     matrix_lr: PositiveFloat = 0.02
     """Peak rate of those matrices, under muon."""
+    sharded: bool = False
+    """Whether several processes hold a share each of weights, gradients and optimizer state (FSDP2), not a copy (DDP)."""
     compile: bool = False
     """Whether torch.compile translates the network first: half a minute, for 4 to 10 % on a CPU."""
 

@@ -60,6 +60,8 @@ def pretrain(config: Pretrain) -> None:
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
                           f" {accelerator.num_processes} processes")
+    if config.train.sharded and (config.train.compile or config.train.average or config.train.optimizer != "adamw"):
+        raise ConfigError("train.sharded: goes with train.optimizer=adamw, without train.compile and train.average")
     encoder = new_encoder(config, init, shards)
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
@@ -98,7 +100,7 @@ def pretrain(config: Pretrain) -> None:
         encoder.compile_trunk()
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
-                 evaluate=lambda: held_out(encoder))
+                 evaluate=lambda: held_out(encoder), sharded=config.train.sharded)
     if held:
         with torch.no_grad():
             for parameter, weights in held.items():

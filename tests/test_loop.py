@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.batches import slices
@@ -196,7 +196,7 @@ def test_saved_weights_come_back_tied_ones_once_and_others_are_refused(tmp_path)
     one[1].weight, two[1].weight = one[0].weight, two[0].weight
     one(torch.randn(5, 3))
     save_file(checkpoint.copied(checkpoint.weights(one)), tmp_path / "model.safetensors")
-    checkpoint.load_weights(two, tmp_path / "model.safetensors")
+    checkpoint.load_weights(two, load_file(tmp_path / "model.safetensors"), tmp_path)
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
     assert two[0].weight is two[1].weight and "1.weight" not in checkpoint.weights(one)
     for change, told in ((nn.Linear(4, 3), r"0.weight has shape \(3, 3\), this network \(3, 4\)"),
@@ -204,7 +204,7 @@ def test_saved_weights_come_back_tied_ones_once_and_others_are_refused(tmp_path)
         two[0] = change
         two[1].weight = change.weight
         with pytest.raises(DataError, match=told):
-            checkpoint.load_weights(two, tmp_path / "model.safetensors")
+            checkpoint.load_weights(two, load_file(tmp_path / "model.safetensors"), tmp_path)
 
 
 def test_a_changed_configuration_is_refused_and_a_harmless_one_is_not(tmp_path):

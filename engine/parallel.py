@@ -1,0 +1,107 @@
+"""How a module is spread over the processes: all of it on each (DDP), or a share on each (FSDP2; Zhao et al. 2023).
+
+Both offer `trained`, the module that learns; calling it; `follow()` before a step, `pull()` before the caller's own module is
+looked at, and `save`. All processes call them together.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from engine import checkpoint
+from engine.files import whole
+from engine.optim import inner
+from engine.saver import Saver
+
+
+def spread(module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, sharded: bool) -> Replicated:
+    """`module`, and what the optimizer knows of it by now, on all processes."""
+    return (Sharded if sharded and accelerator.num_processes > 1 else Replicated)(module, optimizer, accelerator)
+
+
+class Replicated:
+    """All weights on every process; gradients are averaged (DDP)."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator):
+        self.module, self.trained, self.accelerator = module, module, accelerator
+        self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
+
+    def __call__(self, **inputs: Tensor):
+        return self.wrapped(**inputs)
+
+    def follow(self) -> None:
+        """What the caller has frozen is frozen."""
+
+    def pull(self) -> None:
+        """The caller's module has the weights of now."""
+
+    def save(self, saver: Saver, state: dict, average: dict[str, Tensor]) -> None:
+        """Begin a checkpoint."""
+        if self.accelerator.is_main_process:
+            saver.step(self.module, inner(self.optimizer), state, average)
+
+
+class Sharded(Replicated):
+    """A share of weights, gradients and optimizer state on every process; layers are gathered as they are needed.
+
+    What is sharded is a copy: the caller's module stays whole, for evaluation and for what is saved at the end. AdamW only.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+        from torch.distributed.tensor import distribute_tensor
+
+        self.module, self.accelerator = module.to(accelerator.device), accelerator
+        self.trained = self.wrapped = copy.deepcopy(self.module)
+        self.optimizer = optimizer
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        for stack in [part for part in self.trained.modules() if isinstance(part, nn.ModuleList)]:
+            for layer in stack:
+                fully_shard(layer, mesh=mesh)
+        fully_shard(self.trained, mesh=mesh)
+        register_fsdp_forward_method(self.trained, "represent")  # the other way into it (engine.tied)
+        self.pairs = list(zip(module.parameters(), self.trained.parameters()))
+        shares = dict(self.pairs)
+        for group in optimizer.param_groups:
+            group["params"] = [shares[parameter] for parameter in group["params"]]
+        for parameter, known in list(optimizer.state.items()):
+            share = shares[parameter]
+            optimizer.state[share] = {what: distribute_tensor(tensor, mesh, share.placements) if tensor.ndim else tensor
+                                      for what, tensor in optimizer.state.pop(parameter).items()}
+
+    def __call__(self, **inputs: Tensor):
+        with self.accelerator.autocast():
+            return self.trained(**inputs)
+
+    def follow(self) -> None:
+        for parameter, share in self.pairs:
+            share.requires_grad_(parameter.requires_grad)
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        for parameter, share in self.pairs:
+            parameter.copy_(share.full_tensor())
+
+    def save(self, saver: Saver, state: dict, average: dict[str, Tensor]) -> None:
+        """Write a checkpoint, each process its own share (torch.distributed.checkpoint, as safetensors: nothing is pickled)."""
+        import torch.distributed.checkpoint as distributed
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+        tensors = checkpoint.weights(self.trained) | checkpoint.optimizer_state(self.trained, self.optimizer)
+        main, folder = self.accelerator.is_main_process, saver.place(state)
+        with whole(folder) if main else nullcontext() as beside:
+            path = Path(broadcast_object_list([str(beside)])[0])
+            distributed.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
+            if main:
+                checkpoint.describe(path, state)
+        if main:
+            saver.prune()
+        self.accelerator.wait_for_everyone()
