@@ -22,7 +22,7 @@ import numpy as np
 from data import cluster, contamination, marks
 from data.choose import choose, nothing_in, summed
 from data.config import Corpus
-from data.derived import OUT, derive, is_made, manifest, place
+from data.derived import OUT, derive, is_made, manifest, place, to_be_made
 from data.extract import Bucket, Reading, buckets, extract, read_texts
 from engine.errors import DataError
 from engine.files import write_json
@@ -44,6 +44,7 @@ def documents(corpus: Corpus) -> Path:
         return place("corpus", corpus.name, inputs)
     if is_streamed(corpus, parts):
         return derive("corpus", corpus.name, inputs, lambda folder: {"stream": corpus.model_dump(mode="json")})
+    to_be_made(place("corpus", corpus.name, inputs))
     cluster.start(corpus)
     texts = cluster.spread(extract, parts, [part.size for part in parts], corpus)
     return derive("corpus", corpus.name, inputs, lambda folder: choose(folder, corpus, parts, texts))

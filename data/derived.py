@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-from engine.files import file_hash, whole, write_json, write_text
+from engine.errors import Leave
+from engine.files import file_hash, read_json, whole, write_json, write_text
 
 OUT = Path("out")
 
@@ -31,6 +33,26 @@ def remembered_hash(path: Path) -> str:
         known.mkdir(parents=True, exist_ok=True)
         write_text(note, file_hash(path))
     return note.read_text()
+
+
+LOOKING: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextmanager
+def looking(only: bool = True) -> Iterator[None]:
+    """Within it nothing is derived: Leave is raised where something would be."""
+    before = LOOKING.set(only)
+    try:
+        yield
+    finally:
+        LOOKING.reset(before)
+
+
+def to_be_made(folder: Path) -> None:
+    """Called before something is derived. Raises Leave when we are only looking."""
+    if LOOKING.get():
+        raise Leave(f"text     all that is named is there; {folder} is still to be made from it, and then the rest can be"
+                    " looked at")
 
 
 def derive(kind: str, name: str, inputs: dict, make: Callable[[Path], dict], quiet: bool = False) -> Path:
@@ -58,6 +80,7 @@ def derive_together(kind: str, wanted: list[tuple[str, dict]],
     folders = [place(kind, *each) for each in wanted]
     missing = [number for number, folder in enumerate(folders) if not is_made(folder)]
     if missing:
+        to_be_made(folders[missing[0]])
         with ExitStack() as stack:
             beside = [stack.enter_context(whole(folders[number], keep=is_made)) for number in missing]
             for number, path, told in zip(missing, beside, make(missing, beside)):
@@ -66,5 +89,5 @@ def derive_together(kind: str, wanted: list[tuple[str, dict]],
 
 
 def manifest(folder: Path) -> dict:
-    """What a derived folder says of itself."""
-    return json.loads((folder / "manifest.json").read_text())
+    """What a derived folder says of itself. Raises DataError for one that says nothing readable."""
+    return read_json(folder / "manifest.json")

@@ -67,7 +67,8 @@ class Sharded(Replicated):
             for layer in stack:
                 fully_shard(layer, mesh=mesh)
         fully_shard(self.trained, mesh=mesh)
-        register_fsdp_forward_method(self.trained, "represent")  # the other way into it (engine.tied)
+        if hasattr(self.trained, "represent"):  # the other way into it (engine.tied)
+            register_fsdp_forward_method(self.trained, "represent")
         self.pairs = list(zip(module.parameters(), self.trained.parameters()))
         shares = dict(self.pairs)
         for group in optimizer.param_groups:

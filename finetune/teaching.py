@@ -157,7 +157,7 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
 
     optimizer = adamw(head.named_parameters(), train, lambda name: layers.lr_scale(
         name, depth_of_encoder, config.layers, train.lr, config.adapter.lr_factor if adapted else 1.0))
-    if config.layers.probe:
+    if config.layers.probe and not train.check:
         result = probed(head.to(accelerator.device), model, texts["train"], config.seed, accelerator)
     else:
         result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title,

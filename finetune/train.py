@@ -65,7 +65,7 @@ def finetune(config: Finetune) -> None:
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
                           f" {accelerator.num_processes} processes")
-    if config.adapt.steps:  # minutes: once what can be told to be wrong has been told
+    if config.adapt.steps and not config.train.check:  # minutes: once what can be told to be wrong has been told
         with accelerator.main_process_first():
             encoder = adapted(config, encoder, accelerator.is_main_process)
             folder = locate(encoder)

@@ -16,7 +16,7 @@ from data.prepare import prepare
 from data.report import looked_at
 from data.shards import Shards
 from engine import record
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.files import write_json
 from engine.loop import Batch, accelerator as make_accelerator, fit
 from engine.optim import adamw, muon
@@ -33,6 +33,9 @@ def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> Encoder:
     torch.manual_seed(config.seed)
     encoder = (continue_from(init, config.length, config.dropout, config.pooling) if init else
                from_nothing(config.model, shards.special, shards.vocab_size, config.length, config.dropout, config.pooling))
+    known = encoder.model.get_input_embeddings().num_embeddings
+    if shards.vocab_size > known:
+        raise DataError(f"{config.init}: its tokenizer makes {shards.vocab_size:,} tokens, its network knows {known:,}")
     start.at_frequencies(encoder, shards.frequencies())
     if not init and config.model.embeddings == "cooccurrence":
         start.at_cooccurrences(encoder, shards, config.seed)
@@ -66,6 +69,9 @@ def pretrain(config: Pretrain) -> None:
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
         examples = objective_file.Examples(config.objective, shards, tokenizer)
+    if config.train.batch_size > len(examples):
+        raise ConfigError(f"train.batch_size: {config.train.batch_size} is more than the {len(examples)} rows that the text"
+                          " makes; take fewer, a shorter length, or more text")
     if accelerator.is_main_process and examples.hint():
         print(f"  {examples.hint()}", flush=True)
     objective = objective_file.Objective(config.objective, encoder)
