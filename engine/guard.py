@@ -18,6 +18,7 @@ from torch import Tensor
 from engine import checkpoint
 from engine.config import Train
 from engine.errors import DataError
+from engine.saver import Saver
 
 KEPT = 3  # bad batches written to the disk, each with all weights; later ones are counted alone
 DECAY = 0.98  # of the usual loss, for each step
@@ -27,9 +28,10 @@ KNOWN = 0.4  # weight of what the usual loss follows from, from which on it is o
 class Guard:
     """`judge` each step, `settle` it before the next update and whenever its figures are told."""
 
-    def __init__(self, weights: Callable[[], dict[str, Tensor]], batches: Callable[[int], list], train: Train, folder: Path,
+    def __init__(self, weights: Callable[[], dict[str, Tensor]], batches: Callable[[int], list], train: Train, saver: Saver,
                  accelerator: Accelerator, state: dict):
-        self.weights, self.batches, self.train, self.folder, self.accelerator = weights, batches, train, folder, accelerator
+        self.weights, self.batches, self.train, self.saver, self.accelerator = weights, batches, train, saver, accelerator
+        self.folder = saver.folder
         self.skipped, self.in_a_row = state["skipped"], state["skipped_in_a_row"]
         self.usual = torch.tensor(state["usual_loss"], dtype=torch.float64, device=accelerator.device)
         self.asked, self.told = False, None
@@ -69,6 +71,7 @@ class Guard:
             print(f"step {step + 1}: the loss or its gradient is not finite, or far from the usual; the update is left out"
                   + (f", its batch is in {kept}" if kept else ""), file=sys.stderr, flush=True)
         if self.in_a_row >= self.train.most_skipped:
+            self.saver.wait()
             saved = checkpoint.steps_in(self.folder)
             raise DataError(
                 f"{self.folder}: {self.in_a_row} steps in a row without a usable gradient, the last of them step {step + 1}."

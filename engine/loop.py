@@ -142,13 +142,13 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
 
     average = Average(module, steps - round(train.average * steps))
     average.restore(run.folder)
-    guard = Guard(weights, lambda step: batches(step, micro_batch), train, run.folder, accelerator, state)
     window = {name: torch.tensor(sums, dtype=torch.float64, device=device) for name, sums in state["window"].items()}
     in_parts = micro_batch is not None and train.batch_size > micro_batch * accelerator.num_processes
     tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
 
     with (Progress(title, steps, state["step"], accelerator.is_main_process) as progress, stopping.listening() as asked,
           Saver(run.folder, train.keep, state["saving_seconds"]) as saver):
+        guard = Guard(weights, lambda step: batches(step, micro_batch), train, saver, accelerator, state)
         for step, micro_batches in ahead(lambda step: batches(step, micro_batch), upcoming, device):
             way.trained.train()  # and then what is frozen is set apart
             before_step(step)

@@ -1,0 +1,277 @@
+"""What has been done is never lost: signals, damaged and unfinished checkpoints, a full disk, numbers gone bad, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from conftest import environment, run
+from test_loop import Net, process, settings, train, whole_batch  # noqa: F401  (process is a fixture)
+from test_whole_path import pretrain_words
+
+from engine import checkpoint, preflight
+from engine.config import Section, Train
+from engine.errors import ConfigError, DataError, Leave
+from engine.record import Run
+
+CHECKPOINT = ("step-000010/model.safetensors", "step-000010/optimizer.safetensors")
+
+
+def same(one, other) -> bool:
+    """Whether two runs ended with the same weights, optimizer state and log, but for the clock."""
+    def told(folder):
+        return [{key: value for key, value in json.loads(line).items() if not re.search("second", key)}
+                for line in (folder / "log.jsonl").read_text().splitlines()]
+    return told(one) == told(other) and all((one / name).read_bytes() == (other / name).read_bytes() for name in CHECKPOINT)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_saves_the_step_and_leaves(tmp_path, process, number, code):
+    config = settings(save_every=100, log_every=4, micro_batch=3)
+    train(tmp_path / "whole", process, config, 0.4)
+
+    def asks(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Leave, match="stopped after step 5 of 10, saved; the same command goes on") as left:
+        train(tmp_path / "cut", process, config, 0.4, after_step=asks)
+    assert left.value.code == code and signal.getsignal(number) is before
+    assert [path.name for path in checkpoint.steps_in(tmp_path / "cut")] == ["step-000005"]
+    train(tmp_path / "cut", process, config, 0.4)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_command_leaves_with_143_and_one_line(workplace, sentences):
+    """While one process trains, a second in the same folder is refused; then the first is asked to stop."""
+    words = [*pretrain_words(sentences), "run=long", "train.steps=100000", "train.eval_every=100000", "train.save_every=100000"]
+    first = subprocess.Popen([sys.executable, "-m", "pretrain", *words], env=environment(), text=True,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = workplace / "out/runs/long/log.jsonl"
+    while not log.is_file():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.1)
+    second = run("pretrain", *words)
+    assert second.returncode == 2 and len(second.stderr.strip().splitlines()) == 2, second.stderr
+    assert second.stderr.startswith(f"out/runs/long: process {first.pid} on "), second.stderr
+    first.terminate()
+    said = first.communicate(timeout=30)[1]
+    assert first.returncode == 143 and re.fullmatch(
+        r"out/runs/long: stopped after step \d+ of 100000, saved; the same command goes on\n", said), said
+    kept = checkpoint.steps_in(workplace / "out/runs/long")
+    assert len(kept) == 1 and checkpoint.damage(kept[0]) is None and int(kept[0].name[5:]) > 10
+
+
+def spoilt(path, how: str) -> None:
+    """Damage a file as disks do."""
+    content = path.read_bytes()
+    path.write_bytes({"cut off": content[:len(content) // 2], "empty": b"", "a bit turned": bytes([*content[:-1], content[-1] ^ 1]),
+                      "other": b"{}"}[how])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["cut off", "empty", "a bit turned", "other"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, process, capsys, name, how):
+    config = settings(save_every=3)
+    train(tmp_path / "whole", process, config)
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "cut", process, config, fails_at=8)
+    assert [path.name for path in checkpoint.steps_in(tmp_path / "cut")] == ["step-000003", "step-000006"]
+    spoilt(tmp_path / "cut/step-000006" / name, how)
+    train(tmp_path / "cut", process, config)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith(f"{tmp_path}/cut/step-000006: damaged ("), said
+    assert same(tmp_path / "whole", tmp_path / "cut") and (tmp_path / "cut/step-000006.damaged").is_dir()
+
+
+def test_when_no_checkpoint_is_whole_nothing_is_begun_anew(tmp_path, process):
+    with pytest.raises(InterruptedError):
+        train(tmp_path, process, settings(save_every=3), fails_at=8)
+    for kept in checkpoint.steps_in(tmp_path):
+        spoilt(kept / "model.safetensors", "cut off")
+    with pytest.raises(DataError, match="no checkpoint is whole, step-000003 being the last of them"):
+        train(tmp_path, process, settings(save_every=3))
+    assert (tmp_path / "step-000003").is_dir() and (tmp_path / "step-000006.damaged").is_dir()
+
+
+def test_damaged_best_weights_are_told_and_the_last_ones_taken(tmp_path, process, capsys):
+    scores = {2: 1.0, 4: 9.0, 6: 2.0}
+
+    def go(folder, spoils: bool):
+        steps = iter(sorted(scores))
+
+        def evaluate() -> dict[str, float]:
+            step = next(steps)
+            if step == 6 and spoils:
+                spoilt(folder / "best/model.safetensors", "a bit turned")
+            return {"score": scores[step]}
+        return train(folder, process, settings(steps=6, eval_every=2), monitor="score", evaluate=evaluate)
+
+    _, _, kept = go(tmp_path / "one", False)
+    assert kept.evaluation == {"score": 9.0, "step": 4} and "best" not in capsys.readouterr().err
+    _, _, last = go(tmp_path / "two", True)
+    assert last.evaluation == {"score": 2.0} and "two/best: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk can only be mounted by root")
+def test_a_full_disk_stops_with_one_line_and_loses_nothing(tmp_path, process):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        config = settings(save_every=2)
+
+        def fills(step: int) -> None:
+            if step == 4:
+                with open(small / "others", "wb") as file, pytest.raises(OSError):
+                    while True:
+                        file.write(bytes(1024))
+                        file.flush()
+
+        with pytest.raises((DataError, OSError)) as told:
+            train(small / "run", process, config, after_step=fills)
+        kept = [path.name for path in checkpoint.steps_in(small / "run")]
+        assert kept == ["step-000002", "step-000004"] and not list((small / "run").glob(".step*"))
+        if told.type is DataError:
+            assert "the disk is full" in str(told.value) and "The newest checkpoint is step-000004" in str(told.value)
+        (small / "others").unlink()
+        train(tmp_path / "whole", process, config)
+        train(small / "run", process, config)
+        assert same(tmp_path / "whole", small / "run")
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+class Sometimes(Net):
+    """A net whose loss is spoilt at some steps."""
+
+    at: dict[int, float] = {}
+    step = -1
+
+    def forward(self, **inputs):
+        output = super().forward(**inputs)
+        if self.training and self.step in self.at:
+            output = output._replace(loss=output.loss * self.at[self.step])
+        return output
+
+
+def spoils(at: dict[int, float], monkeypatch):
+    """Hooks that make the loss of a step another; at: factors by step."""
+    monkeypatch.setattr("test_loop.Net", Sometimes)
+
+    def hooks(module: Sometimes) -> dict:
+        module.at = at
+        return {"before_step": lambda step: setattr(module, "step", step)}
+    return hooks
+
+
+@pytest.mark.parametrize("with_muon", [False, True])
+def test_a_step_that_is_no_number_leaves_everything_as_it_was(tmp_path, process, monkeypatch, capsys, with_muon):
+    """The weights after a bad step are those before it, bit for bit, and so is the optimizer's state, its count of steps too."""
+    seen = []
+
+    def after(module, step: int) -> None:
+        seen.append([parameter.detach().clone() for parameter in module.parameters()])
+
+    bad = spoils({3: float("nan"), 6: float("inf")}, monkeypatch)
+    module, run, result = train(tmp_path, process, settings(log_every=1), hooks=lambda module: {
+        **bad(module), "after_step": partial(after, module)}, with_muon=with_muon)
+    for step, (old, new) in enumerate(zip(seen, seen[1:]), 1):
+        still = all(torch.equal(a, b) for a, b in zip(old, new))
+        assert still == (step in (3, 6)), step
+    log = run.read_log()
+    assert [entry["skipped"] for entry in log] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert log[3]["loss"] is None and log[3]["grad_norm"] is None and log[4]["loss"] > 0
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 2 and said[0].startswith("step 4: the loss or its gradient is not finite"), said
+    assert sorted(path.name for path in tmp_path.glob("nan-step-*")) == ["nan-step-4", "nan-step-7"]
+    # The kept batch shows the same again, and nothing is trained.
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def as_then(module) -> dict:
+        module.at, module.step = {3: float("nan")}, 3
+        return {}
+    with pytest.raises(Leave) as left:
+        train(tmp_path, process, settings(log_every=1, replay=4), hooks=as_then, with_muon=with_muon)
+    assert left.value.code == 0 and "batch-0-0.safetensors: loss nan" in str(left.value), str(left.value)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match="has kept no bad batch of step 5"):
+        train(tmp_path, process, settings(log_every=1, replay=5), with_muon=with_muon)
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run_and_the_good_checkpoint_stays(tmp_path, process, monkeypatch):
+    hooks = spoils({step: float("nan") for step in range(5, 10)}, monkeypatch)
+    with pytest.raises(DataError, match="3 steps in a row without a usable gradient, the last of them step 8.*step-000006"):
+        train(tmp_path, process, settings(most_skipped=3, save_every=2), hooks=hooks)
+    assert len(list(tmp_path.glob("nan-step-*"))) == 3
+
+
+def test_a_jump_of_the_loss_is_left_out_when_asked_and_resumes_the_same(tmp_path, process, monkeypatch):
+    config = settings(steps=40, spike=5.0, save_every=8, log_every=4)
+    for name, stop in (("whole", None), ("cut", 33)):
+        hooks = spoils({2: 50.0, 30: 50.0, 35: 50.0}, monkeypatch)
+        if stop:
+            with pytest.raises(InterruptedError):
+                train(tmp_path / name, process, config, hooks=hooks, fails_at=stop)
+        _, run, _ = train(tmp_path / name, process, config, hooks=hooks)
+    logs = [[{k: v for k, v in json.loads(line).items() if "second" not in k} for line in
+             (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
+    assert logs[0] == logs[1] and [entry["skipped"] for entry in logs[0]][-3:] == [1, 2, 2], "step 2 is too early to tell"
+    assert train(tmp_path / "off", process, settings(steps=40), hooks=hooks)[1].read_log()[-1]["skipped"] == 0
+
+
+def test_memory_and_room_are_told_before(tmp_path, process, monkeypatch):
+    module, inputs = Net(), {name: value[:preflight.ROWS] for name, value in whole_batch(0).items()}
+    told = preflight.look(module, inputs, tmp_path, settings(), process)
+    assert told.startswith("disk ") and "memory   about" in told
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 2_000)
+    with pytest.raises(ConfigError, match=r"train.micro_batch: a step needs about .*\n\d+ rows would fit: train.micro_batch=\d+"):
+        preflight.look(module, inputs, tmp_path, settings(batch_size=1000), process)
+    monkeypatch.setattr(preflight, "free", lambda folder: 10)
+    with pytest.raises(ConfigError, match="train.keep: the disk of"):
+        preflight.look(module, inputs, tmp_path, settings(), process)
+
+
+def test_what_a_row_keeps_is_what_autograd_keeps():
+    """Against a network whose activations can be counted by hand: linear, tanh, linear."""
+    from accelerate import Accelerator
+    module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    forward = module.forward
+    module.forward = lambda input: forward(input)
+    kept = [preflight.kept_for_backward(module, {"input": torch.zeros(rows, 8)}, Accelerator(cpu=True)) for rows in (2, 4)]
+    assert kept == [2 * 4 * (8 + 16), 4 * 4 * (8 + 16)]
+
+
+def test_looking_only_writes_nothing(workplace, sentences):
+    words = ["pretrain", *pretrain_words(sentences), "run=look", "train.steps=3"]
+    done = run(*words, "--check")
+    assert done.returncode == 0 and done.stdout.startswith("text     all that is named is there"), done.stderr + done.stdout
+    assert sorted(path.name for path in (workplace / "out").iterdir()) == ["cache"]
+    missing = run(*words, "corpus.sources=[{files: nowhere.txt}]", "--check")
+    assert missing.returncode == 2 and missing.stderr.startswith("nowhere.txt: no such file")
+
+
+class Settings(Section):
+    train: Train
+    changed: bool = False
+
+
+def test_a_change_is_allowed_when_told(tmp_path):
+    Run(Settings(train=settings()), "r", folder=tmp_path).begin(text="one", tokenizer="a")
+    with pytest.raises(ConfigError, match="was started with another text.\n"):
+        Run(Settings(train=settings()), "r", folder=tmp_path).begin(text="two", tokenizer="a")
+    with pytest.raises(ConfigError, match="train.lr=0.01, not 0.5"):
+        Run(Settings(train=settings(lr=0.5)), "r", folder=tmp_path)
+    Run(Settings(train=settings(lr=0.5), changed=True), "r", folder=tmp_path).begin(text="two", tokenizer="a")
+    Run(Settings(train=settings(lr=0.5)), "r", folder=tmp_path).begin(text="two", tokenizer="a")
