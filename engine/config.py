@@ -19,7 +19,7 @@ from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegative
                       PositiveInt, SerializeAsAny, SerializerFunctionWrapHandler, ValidationError, model_serializer,
                       model_validator)
 
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError, first_line, nearest
 
 
 class Section(BaseModel):
@@ -134,6 +134,8 @@ def parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of a number too long, a tag that does not fit, ...
+        raise ConfigError(f"{where}: not valid YAML: {first_line(error)}") from None
 
 
 def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict:

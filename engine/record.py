@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from engine.config import Loader, Section, dump, parse
+from engine.config import Loader, Section, dump, read_yaml
 from engine.errors import ConfigError
 from engine.files import read_json, write_json, write_text
 from engine.lock import hold
@@ -55,7 +55,7 @@ class Run:
         self.config, self.lock = config, None
         path = self.folder / "config.yaml"
         if path.is_file():
-            old = flat(parse(path.read_text(encoding="utf-8", errors="replace"), str(path)) or {})
+            old = flat(read_yaml(path))
             new = flat(yaml.load(dump(config), Loader))
             differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in HARMLESS]
             if differing:
@@ -96,10 +96,19 @@ class Run:
         path = self.folder / "log.jsonl"
         if not self.is_main or not path.is_file():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and self.entry(line).get("step", step + 1) <= step]
         if len(kept) < len(lines):
-            write_text(path, "".join(kept))
+            write_text(path, b"".join(kept).decode())
+
+    @staticmethod
+    def entry(line: bytes) -> dict:
+        """A line of the log; nothing of one that is damaged."""
+        try:
+            told = json.loads(line)
+        except ValueError:
+            return {}
+        return told if isinstance(told, dict) and isinstance(told.get("step"), int) else {}
 
     def log(self, entry: dict) -> None:
         """Append one line to log.jsonl."""

@@ -113,6 +113,8 @@ def test_damaged_best_weights_are_told_and_the_last_ones_taken(tmp_path, process
         def evaluate() -> dict[str, float]:
             step = next(steps)
             if step == 6 and spoils:
+                while "9.0" not in (folder / "best/state.json").read_text():  # it is written while training goes on
+                    time.sleep(0.01)
                 spoilt(folder / "best/model.safetensors", "a bit turned")
             return {"score": scores[step]}
         return train(folder, process, settings(steps=6, eval_every=2), monitor="score", evaluate=evaluate)
