@@ -81,7 +81,8 @@ def command(words: list[str], count: Callable, products: Callable = lambda *_: 0
     from pretrain.config import Pretrain
 
     name = f"bench-{os.getpid()}"
-    config = load(Pretrain, [*words, f"run={name}", "train.steps=1000000", "train.save_every=1000000", "train.eval_every=1000000"])
+    config = load(Pretrain, [*words[:1], "train.save_every=1000000", *words[1:], f"run={name}", "train.steps=1000000",
+                             "train.eval_every=1000000"])
     atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
     fit = stage.fit
 

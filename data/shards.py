@@ -23,6 +23,7 @@ from data import report
 from data.config import Corpus
 from data.curate import characters, curated, read_documents
 from data.derived import derive, file_hash, manifest
+from data.encoders import SAFELY
 from data.joined import ahead, grouped
 from data.packing import pack, pieces_of, sentence_ends
 from data.tokenise import Tokeniser
@@ -160,7 +161,10 @@ def special_ids(tokenizer: Path, vocabulary: dict[str, int], encoder: Path | Non
     if not all(any(told.get(key) for key in keys) for keys in SPECIAL.values()):
         # Some folders leave it to transformers to know what their kind of tokenizer has.
         from transformers import AutoTokenizer
-        known = AutoTokenizer.from_pretrained(encoder or tokenizer)
+        try:
+            known = AutoTokenizer.from_pretrained(encoder or tokenizer, **SAFELY)
+        except Exception as error:
+            raise DataError(f"{encoder or tokenizer}: transformers cannot load its tokenizer ({first_line(error)})") from None
         told = {key: getattr(known, key, None) for keys in SPECIAL.values() for key in keys}
     found = {}
     for name, keys in SPECIAL.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from data.derived import OUT, file_hash, remembered_hash
 from data.readers import FORMATS, File, Format, ending
 from engine.config import Section
-from engine.errors import DataError, first_line, nearest
+from engine.errors import DataError, beside, first_line, nearest
 
 
 class Source(Section):
@@ -144,7 +145,7 @@ def local_files(source: Source) -> list[str]:
         if "://" in name:
             found += remote_files(name, source)
             continue
-        if Path(name).is_dir():
+        if os.path.isdir(name):
             inside = sorted(str(path) for path in Path(name).rglob("*") if path.is_file())
             paths = [path for path in inside if ending(path) in FORMATS or source.format]
             if not paths:
@@ -152,11 +153,9 @@ def local_files(source: Source) -> list[str]:
                                 f" ({', '.join(sorted(FORMATS))})")
         else:
             matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
-            paths = [match for match in matches if Path(match).is_file()]
+            paths = [match for match in matches if os.path.isfile(match)]
         if not paths:
-            beside = Path(name).parent
-            raise DataError(f"{name}: no such file"
-                            + nearest(Path(name).name, [p.name for p in beside.iterdir()] if beside.is_dir() else []))
+            raise DataError(f"{name}: no such file{nearest(Path(name).name, beside(name))}")
         found += paths
     return found
 

@@ -9,6 +9,7 @@ starts afresh. Nothing here imports torch; a section chosen by name does, when i
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegative
                       PositiveInt, SerializeAsAny, SerializerFunctionWrapHandler, ValidationError, model_serializer,
                       model_validator)
 
-from engine.errors import ConfigError, first_line, nearest
+from engine.errors import ConfigError, beside, first_line, nearest
 
 
 class Section(BaseModel):
@@ -141,8 +142,8 @@ def parse(text: str, where: str) -> Any:
 def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     """One YAML file with its includes merged beneath it. Raises ConfigError if missing, not a mapping, or circular."""
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file{nearest(path.name, [p.name for p in path.parent.glob('*.yaml')])}")
+    if not os.path.isfile(path):  # which says no to what can be no name at all
+        raise ConfigError(f"{path}: no such file{nearest(path.name, beside(path, '*.yaml'))}")
     if path.resolve() in chain:
         raise ConfigError(f"{path}: includes itself")
     try:
@@ -180,7 +181,7 @@ def load(schema: type[Schema], words: list[str]) -> Schema:
     tree: dict = {}
     for word in words:
         # A file's name may hold a =, and a key's value may be the name of a file; a key holds no /.
-        named = word.endswith((".yaml", ".yml")) and ("/" in word.partition("=")[0] or Path(word).is_file())
+        named = word.endswith((".yaml", ".yml")) and ("/" in word.partition("=")[0] or os.path.isfile(word))
         if "=" in word and not named:
             key, _, text = word.partition("=")
             value = parse(text, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -33,6 +34,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" (nearest: {close[0]})"
     return f" (there are: {', '.join(known)})" if 0 < len(known) <= 12 else ""
+
+
+def beside(path: str | Path, pattern: str = "*") -> list[str]:
+    """The names of what is in the folder that `path` would be in; none where there is no such folder, or can be none."""
+    try:
+        return [found.name for found in Path(path).parent.glob(pattern)]
+    except (OSError, ValueError):
+        return []
 
 
 def first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from data.encoders import pooling_of
+from data.encoders import SAFELY, pooling_of
 from engine import attention
 from engine.config import Section
 from engine.errors import DataError
@@ -35,13 +35,13 @@ def load(auto: type, folder: Path, dropout: float, random: bool, what: str, name
     named = {"num_labels": len(names), "id2label": dict(enumerate(names)),
              "label2id": {name: index for index, name in enumerate(names)}, **settings}
     try:
-        config = AutoConfig.from_pretrained(folder, **named)
+        config = AutoConfig.from_pretrained(folder, **named, **SAFELY)
         for key in FITTED:
             config.__dict__.pop(key, None)  # of a head that the encoder was left with
         if hasattr(config, "classifier_pooling"):
             config.classifier_pooling = "mean" if mean else "cls"
         model = (auto.from_config(config) if random else
-                 auto.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True))
+                 auto.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True, **SAFELY))
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for {what}"
                         f" ({str(error).strip().splitlines()[0]})") from None

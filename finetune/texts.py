@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from data.encoders import SAFELY
 from data.labelled import Example
 from engine.errors import DataError
 from engine.loop import Batch
@@ -94,7 +95,7 @@ def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
     Raises DataError for a text that has no tokens, or a tokenizer that cannot be loaded.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(encoder)
+        tokenizer = AutoTokenizer.from_pretrained(encoder, **SAFELY)
     except Exception as error:
         raise DataError(f"{encoder}: no tokenizer there ({str(error).strip().splitlines()[0]})") from None
     if words and not tokenizer.is_fast:

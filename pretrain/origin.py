@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from data.encoders import pooling_of
+from data.encoders import SAFELY, pooling_of
 from engine import attention
-from engine.errors import ConfigError, DataError, UserError
+from engine.errors import ConfigError, DataError, UserError, first_line
 from pretrain.config import Model
 from pretrain.encoder import ROBERTA_LIKE, Encoder
 
@@ -35,12 +35,12 @@ def continue_from(folder: Path, length: int, dropout: float, pooling: str | None
     Raises DataError when transformers cannot load it, ConfigError when rows are longer than its positions.
     """
     quiet()
-    options = {"dtype": torch.float32, "use_safetensors": True}
+    options = {"dtype": torch.float32, "use_safetensors": True, **SAFELY}
     try:
         model, told = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for masked language modelling"
-                        f" ({str(error).strip().splitlines()[0]})") from None
+                        f" ({first_line(error)})") from None
     positions = positions_of(model.config)
     if length > positions:
         raise ConfigError(f"length: {length} is more than the {positions} positions of {folder.name or folder}")

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from data import labelled
 from data.config import TaskFile
 from data.derived import OUT
-from data.encoders import locate, pooling_of
+from data.encoders import SAFELY, locate, pooling_of
 from data.sources import name_of, rows, text_of
 from engine import attention, machine
 from engine.config import load
@@ -93,7 +93,8 @@ def scored(likeness: Likeness) -> list[tuple[str, str, float]]:
 def encoder_vectors(folder: Path, length: int, untrained: bool = False) -> tuple[Vectors, int]:
     """(texts to pooled last hidden states as sentence-transformers pools them, their width)."""
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
+        tokenizer, model = AutoTokenizer.from_pretrained(folder, **SAFELY), AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, **SAFELY)
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
     if untrained:

@@ -1,6 +1,7 @@
 """Configuration: merging, words, and what a person is told of their mistakes."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -210,6 +211,19 @@ def test_every_file_in_configs_goes_through_the_real_parser(folder, schema):
             if (folder, path.stem) != ("finetune", "default")}
     assert seen.keys() == FILES[folder, schema]
     assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"adapt", "launch", "quality"}
+
+
+def test_every_launcher_is_what_its_program_reads():
+    from accelerate.commands.config.config_args import load_config_from_file
+    found = sorted(path.name for path in (CONFIGS / "launch").iterdir())
+    assert found == ["gpus.yaml", "one-process.yaml", "several-machines.sh", "sharded.yaml", "slurm.sh", "two-cpu-processes.yaml"]
+    kinds = {name: load_config_from_file(str(CONFIGS / "launch" / name)).distributed_type.value
+             for name in found if name.endswith(".yaml") and name != "sharded.yaml"}
+    assert kinds == {"gpus.yaml": "MULTI_GPU", "one-process.yaml": "NO", "two-cpu-processes.yaml": "MULTI_CPU"}
+    assert load(Pretrain, [str(CONFIGS / "pretrain/base.yaml"), str(CONFIGS / "launch/sharded.yaml")]).train.sharded
+    for name in ("several-machines.sh", "slurm.sh"):
+        assert os.access(CONFIGS / "launch" / name, os.X_OK)
+        assert subprocess.run(["bash", "-n", CONFIGS / "launch" / name]).returncode == 0
 
 
 def test_every_file_of_quality_rules_is_a_part_of_a_corpus():

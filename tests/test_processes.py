@@ -145,11 +145,11 @@ def hosts():
 def test_two_hosts_end_as_one(place, sentences, hosts):
     """Hosts are namespaces with addresses of their own; they share the folder out/, as machines share a file system."""
     started = [subprocess.Popen(
-        ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
-         "--max_restarts", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "10.77.0.1:29511", "--rdzv_id", "two",
-         "--rdzv_conf", f"is_host={1 - number}", "--local_addr", f"10.77.0.{number + 1}", "worker.py", *words(sentences, "run=hosts")],
-        cwd=place, env=environment(GLOO_SOCKET_IFNAME=f"hs-wire{number}", HAPPENS="1 5 SIGKILL"),
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for number, host in enumerate(hosts)]
+        ["ip", "netns", "exec", host, str(ROOT / "configs/launch/several-machines.sh"), *words(sentences, "run=hosts")],
+        cwd=place, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(
+            MACHINES="2", MACHINE=str(number), HEAD="10.77.0.1:29511", ADDRESS=f"10.77.0.{number + 1}", PYTHON=sys.executable,
+            PROGRAM="worker.py", GLOO_SOCKET_IFNAME=f"hs-wire{number}", HAPPENS="1 5 SIGKILL"))
+        for number, host in enumerate(hosts)]
     said = [process.communicate(timeout=240)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)
     assert furthest(place, "hosts") < 1e-5

@@ -18,10 +18,15 @@ from conftest import environment, run
 from test_loop import Net, process, settings, train, whole_batch  # noqa: F401  (process is a fixture)
 from test_whole_path import pretrain_words
 
+from data.encoders import locate
 from engine import checkpoint, preflight
-from engine.config import Section, Train
+from engine.config import Section, Train, load
 from engine.errors import ConfigError, DataError, Leave
 from engine.record import Run
+from finetune.config import Finetune
+from finetune.train import finetune
+from pretrain.config import Pretrain
+from pretrain.train import pretrain
 
 CHECKPOINT = ("step-000010/model.safetensors", "step-000010/optimizer.safetensors")
 
@@ -277,3 +282,25 @@ def test_a_change_is_allowed_when_told(tmp_path):
         Run(Settings(train=settings(lr=0.5)), "r", folder=tmp_path)
     Run(Settings(train=settings(lr=0.5), changed=True), "r", folder=tmp_path).begin(text="two", tokenizer="a")
     Run(Settings(train=settings(lr=0.5)), "r", folder=tmp_path).begin(text="two", tokenizer="a")
+
+
+def test_code_that_comes_with_an_encoder_is_never_run(workplace, sentences, monkeypatch):
+    """A folder whose configuration asks for code of its own, which would leave a file behind: one line, and no file."""
+    folder = workplace / "theirs"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": {
+        "AutoConfig": "code.C", "AutoModel": "code.M", "AutoModelForMaskedLM": "code.M", "AutoTokenizer": "code.T"}}))
+    (folder / "code.py").write_text("open('RAN', 'w')")
+    shutil.copy(locate("minilm") / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["code.T", None]}, "pad_token": "[PAD]", "cls_token": "[CLS]",
+        "sep_token": "[SEP]", "mask_token": "[MASK]"}))
+    (folder / "model.safetensors").write_bytes(b"")
+    corpus = f"corpus={{name: c, held_out: 0.1, sources: [{{files: '{sentences}/corpus.txt'}}]}}"
+    commands = [(pretrain, load(Pretrain, ["configs/pretrain/mlm.yaml", corpus, "init=theirs", "run=x"])),
+                (finetune, load(Finetune, ["configs/finetune/your-task.yaml", f"task.train.files={sentences}/labels.csv", "run=x",
+                                           "encoder=theirs"]))]
+    for command, config in commands:
+        with pytest.raises(DataError, match="^theirs: "):
+            command(config)
+    assert not list(workplace.rglob("RAN")) and not (workplace / "out/runs").exists()

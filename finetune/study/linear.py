@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel
 
+from data.encoders import SAFELY
 from data.labelled import Example
 from engine.errors import DataError
 from finetune.baselines import STRENGTHS
@@ -74,7 +75,7 @@ class Vectors:
 
     def __init__(self, folder: Path, max_length: int, device: torch.device):
         try:
-            self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device).eval()
+            self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **SAFELY).to(device).eval()
         except Exception as error:
             raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
         self.folder, self.max_length, self.device = folder, max_length, device
