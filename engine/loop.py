@@ -156,7 +156,10 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
             rate = learning_rate(step, steps, train)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            counted, tokens = accumulate(way, micro_batches, accelerator, seed, step, in_parts, asked)
+            try:
+                counted, tokens = accumulate(way, micro_batches, accelerator, seed, step, in_parts, asked)
+            except RuntimeError as error:
+                raise preflight.told(error, preflight.at_once(train, accelerator)) from None
             guard.settle()
             norm = scale_gradients(way.trained, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
             bad = guard.judge(step, counted["loss"], norm, counted.pop("asked")[0])

@@ -7,6 +7,7 @@ added up. Weights, gradients, the optimizer's state and the copy a checkpoint is
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +27,13 @@ STATES = 2  # numbers that AdamW keeps for each weight; Muon keeps one
 
 def look(module: nn.Module, inputs: dict[str, Tensor], folder: Path, train: Train, accelerator: Accelerator) -> str:
     """What `room` and `memory` say. inputs: a micro-batch of `ROWS` rows."""
+    return "\n".join([room(folder, module, train), memory(module, inputs, at_once(train, accelerator), accelerator)])
+
+
+def at_once(train: Train, accelerator: Accelerator) -> int:
+    """Rows that a process puts through the network at once."""
     share = -(-train.batch_size // accelerator.num_processes)
-    return "\n".join([room(folder, module, train), memory(module, inputs, min(share, train.micro_batch or share), accelerator)])
+    return min(share, train.micro_batch or share)
 
 
 def size_of(module: nn.Module) -> int:
@@ -88,10 +94,19 @@ def memory(module: nn.Module, inputs: dict[str, Tensor], together: int, accelera
     standing = size_of(module) * (2 + STATES if on_gpu else 3 + 2 * STATES)
     processes = 1 if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     left, needed = (free_memory(device) + size_of(module)) / processes, standing + a_row * together
-    told = f"{needed / 1e9:,.1f} GB for {together} rows at once, {a_row / 1e6:,.1f} MB each"
+    said = f"{needed / 1e9:,.1f} GB for {together} rows at once, {a_row / 1e6:,.1f} MB each"
     if needed > left:
         fitting = int((left - standing) / a_row)
-        raise ConfigError(f"train.micro_batch: a step needs about {told}; {left / 1e9:,.1f} GB of memory are free.\n" + (
+        raise ConfigError(f"train.micro_batch: a step needs about {said}; {left / 1e9:,.1f} GB of memory are free.\n" + (
             f"{fitting} rows would fit: train.micro_batch={2 ** (fitting.bit_length() - 1)} gives the same result"
             if fitting > 0 else "Not even one row would fit: take a shorter length or a smaller network."))
-    return f"memory   about {told}; {left / 1e9:,.1f} GB are free"
+    return f"memory   about {said}; {left / 1e9:,.1f} GB are free"
+
+
+def told(error: RuntimeError, rows: int) -> RuntimeError | ConfigError:
+    """What is raised when a step with that many rows at once has failed: a ConfigError when memory was what it lacked."""
+    if not re.search("out of memory|allocate memory|not enough memory", str(error), re.IGNORECASE):
+        return error
+    smaller = f"train.micro_batch={max(1, rows // 2)} gives the same result" if rows > 1 else "take a shorter length"
+    return ConfigError(f"train.micro_batch: memory ran out with {rows} rows at once; {smaller}, and the same command goes on from"
+                       " the last checkpoint")

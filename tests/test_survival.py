@@ -18,6 +18,7 @@ from conftest import environment, run
 from test_loop import Net, process, settings, train, whole_batch  # noqa: F401  (process is a fixture)
 from test_whole_path import pretrain_words
 
+from data.batches import order
 from data.encoders import locate
 from engine import checkpoint, preflight
 from engine.config import Section, Train, load
@@ -248,6 +249,24 @@ def test_memory_and_room_are_told_before(tmp_path, process, monkeypatch):
     monkeypatch.setattr(preflight, "free", lambda folder: 10)
     with pytest.raises(ConfigError, match="train.keep: the disk of"):
         preflight.look(module, inputs, tmp_path, settings(), process)
+
+
+def test_memory_that_runs_out_is_one_line(tmp_path, process, monkeypatch):
+    class Greedy(Net):
+        def forward(self, **inputs):
+            if self.training and len(inputs["x"]) > preflight.ROWS:
+                torch.empty(2**60)
+            return super().forward(**inputs)
+    monkeypatch.setattr("test_loop.Net", Greedy)
+    with pytest.raises(ConfigError, match="memory ran out with 8 rows at once; train.micro_batch=4 gives the same result"):
+        train(tmp_path, process, settings())
+    train(tmp_path, process, settings(micro_batch=2))
+
+
+def test_any_step_of_any_corpus_is_found_at_once():
+    began = time.perf_counter()
+    assert len(set(order(10**12, 512, 10**11, 0))) == 512
+    assert time.perf_counter() - began < 1
 
 
 def test_what_a_row_keeps_is_what_autograd_keeps():
