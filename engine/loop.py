@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -29,6 +28,7 @@ from engine.config import Train
 from engine.errors import Leave
 from engine.guard import Guard
 from engine.optim import learning_rate, step_unless
+from engine.parallel import agreed
 from engine.record import Progress, Run
 from engine.replay import replay
 from engine.saver import Saver
@@ -74,21 +74,6 @@ def accelerator(precision: str) -> Accelerator:
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True),
                                         # One process prepares a corpus while the others wait.
                                         InitProcessGroupKwargs(timeout=timedelta(hours=12))])
-
-
-def share(items: list, accelerator: Accelerator) -> list:
-    """This process's share of a list that all processes hold."""
-    return items[accelerator.process_index::accelerator.num_processes]
-
-
-def gather(items: list, accelerator: Accelerator) -> list:
-    """The lists of all processes, joined: the inverse of `share` but for the order."""
-    return gather_object(items) if accelerator.num_processes > 1 else items
-
-
-def agreed(figures: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """The main process's figures, on all: what follows from them is decided by none alone."""
-    return broadcast_object_list([figures])[0] if accelerator.num_processes > 1 else figures
 
 
 def seed_step(seed: int, step: int, micro: int, process: int) -> None:

@@ -1,7 +1,8 @@
-"""How a module is spread over the processes: all of it on each (DDP), or a share on each (FSDP2; Zhao et al. 2023).
+"""What several processes share: a module, all of it on each (DDP) or a share on each (FSDP2; Zhao et al. 2023); lists that are
+divided among them; figures that they agree on.
 
-Both offer `trained`, the module that learns; calling it; `follow()` before a step, `pull()` before the caller's own module is
-looked at, and `save`. All processes call them together.
+Both ways of spreading a module offer `trained`, the one that learns; calling it; `follow()` before a step, `pull()` before the
+caller's own module is looked at, and `save`. All processes call them together.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from engine import checkpoint
@@ -106,3 +107,18 @@ class Sharded(Replicated):
         if main:
             saver.prune()
         self.accelerator.wait_for_everyone()
+
+
+def share(items: list, accelerator: Accelerator) -> list:
+    """This process's share of a list that all processes hold."""
+    return items[accelerator.process_index::accelerator.num_processes]
+
+
+def gather(items: list, accelerator: Accelerator) -> list:
+    """The lists of all processes, joined: the inverse of `share` but for the order."""
+    return gather_object(items) if accelerator.num_processes > 1 else items
+
+
+def agreed(figures: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """The main process's figures, on all: what follows from them is decided by none alone."""
+    return broadcast_object_list([figures])[0] if accelerator.num_processes > 1 else figures

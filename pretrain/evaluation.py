@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from data.batches import framed, generator, laid_out
 from data.shards import Shards
-from engine.loop import share
+from engine.parallel import share
 from engine.tied import everyone
 from pretrain.contrast import spread
 from pretrain.encoder import Encoder

@@ -120,6 +120,8 @@ def test_both_passes_over_a_step_draw_the_same_dropout(file, more):
     from accelerate import Accelerator
 
     from engine.loop import accumulate
+    from engine.parallel import Replicated
+    from engine.stopping import Asked
 
     torch.manual_seed(0)
     config = file.Config(**more)
@@ -127,7 +129,9 @@ def test_both_passes_over_a_step_draw_the_same_dropout(file, more):
     examples, seen, vectors = file.Examples(config, Rows(), None), [], module.vectors
     module.vectors = lambda *inputs: seen.append(vectors(*inputs)) or seen[-1]
     batches = [examples.collate(own, [generator(0, 1, row) for row in own]) for own in ([0, 1, 2], [3, 4], [5])]
-    counted, _ = accumulate(module, module, batches, Accelerator(cpu=True), seed=3, step=4, in_parts=True)
+    accelerator = Accelerator(cpu=True)
+    way = Replicated(module, torch.optim.AdamW(module.parameters()), accelerator)
+    counted, _ = accumulate(way, batches, accelerator, seed=3, step=4, in_parts=True, asked=Asked())
     first, second = seen[:3], seen[3:]
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not torch.allclose(first[0][:, 0], first[0][:, 1]) and counted["loss"][1] > 0

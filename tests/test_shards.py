@@ -344,7 +344,8 @@ def test_rows_far_past_two_billion_tokens_are_read_where_they_lie(tmp_path):
     np.array([0, 2, 3], np.int64).tofile(tmp_path / "train" / "rows.bin")
     np.array([0, 2**31 - 2, far, far + 100], np.int64).tofile(tmp_path / "train" / "documents.bin")
     (tmp_path / "manifest.json").write_text(json.dumps({
-        "length": LENGTH, "vocab_size": 20, "dtype": "uint16", "special": {"pad": 0, "cls": 2, "sep": 3, "mask": 4}}))
+        "length": LENGTH, "vocab_size": 20, "dtype": "uint16", "special": {"pad": 0, "cls": 2, "sep": 3, "mask": 4},
+        "train": {"tokens": far + 100, "documents": 3, "pieces": 3, "rows": 2}}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     shards = Shards(tmp_path, "train")
     assert len(shards) == 2 and len(shards.tokens) == far + 100
