@@ -28,7 +28,7 @@ from engine import checkpoint  # noqa: E402
 TINY = ["configs/pretrain/scratch.yaml", "length=32", "tokenizer.vocab_size=512", "model.layers=2", "model.hidden_size=32",
         "model.attention_heads=2", "model.intermediate_size=32", "model.positions=64", "evaluation_rows=8", "train.batch_size=8",
         "train.precision=float32", "train.optimizer=adamw", "dropout=0.1", "train.log_every=1"]
-MOMENTS = ("so many steps on", "so many steps on", "while saving", "while saving", "while starting")
+MOMENTS = ("so many steps on", "while saving", "so many steps on", "while saving", "while starting")
 
 
 def start(words: list[str], name: str, folder: Path) -> subprocess.Popen:

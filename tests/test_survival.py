@@ -14,20 +14,26 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import environment, run
+from conftest import ROOT, environment, run
 from test_loop import Net, process, settings, train, whole_batch  # noqa: F401  (process is a fixture)
 from test_whole_path import pretrain_words
 
 from data.batches import order
 from data.encoders import locate
+from data.prepare import prepare
 from engine import checkpoint, preflight
+from engine.command import command
 from engine.config import Section, Train, load
 from engine.errors import ConfigError, DataError, Leave
 from engine.record import Run
 from finetune.config import Finetune
 from finetune.train import finetune
+from pretrain.__main__ import main as pretrain_main
 from pretrain.config import Pretrain
 from pretrain.train import pretrain
+
+sys.path.append(str(ROOT / "benchmarks"))
+import crash  # noqa: E402
 
 CHECKPOINT = ("step-000010/model.safetensors", "step-000010/optimizer.safetensors")
 
@@ -56,6 +62,14 @@ def test_asked_to_stop_it_saves_the_step_and_leaves(tmp_path, process, number, c
     assert [path.name for path in checkpoint.steps_in(tmp_path / "cut")] == ["step-000005"]
     train(tmp_path / "cut", process, config, 0.4)
     assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_nothing_is_lost_and_nothing_shows(workplace, sentences, kills):
+    """As benchmarks/crash.py does a hundred times: while starting, between checkpoints, while one is written."""
+    words = [*pretrain_words(sentences), "dropout=0.1", f"train.steps={40 * kills}", "train.save_every=7", "train.log_every=1"]
+    told = crash.crash(workplace, words, kills, seed=kills)
+    assert sum(told["moments"].values()) == kills and told["lost"] == 0 and not told["other"] and len(told["same"]) == 4, told
 
 
 def test_the_command_leaves_with_143_and_one_line(workplace, sentences):
@@ -142,6 +156,8 @@ def test_a_full_disk_stops_with_one_line_and_loses_nothing(tmp_path, process):
 
         def fills(step: int) -> None:
             if step == 4:
+                while not (small / "run/step-000004").is_dir():  # it is written while training goes on
+                    time.sleep(0.01)
                 with open(small / "others", "wb") as file, pytest.raises(OSError):
                     while True:
                         file.write(bytes(1024))
@@ -279,13 +295,25 @@ def test_what_a_row_keeps_is_what_autograd_keeps():
     assert kept == [2 * 4 * (8 + 16), 4 * 4 * (8 + 16)]
 
 
-def test_looking_only_writes_nothing(workplace, sentences):
-    words = ["pretrain", *pretrain_words(sentences), "run=look", "train.steps=3"]
-    done = run(*words, "--check")
-    assert done.returncode == 0 and done.stdout.startswith("text     all that is named is there"), done.stderr + done.stdout
-    assert sorted(path.name for path in (workplace / "out").iterdir()) == ["cache"]
-    missing = run(*words, "corpus.sources=[{files: nowhere.txt}]", "--check")
-    assert missing.returncode == 2 and missing.stderr.startswith("nowhere.txt: no such file")
+def test_looking_only_writes_nothing(workplace, sentences, capsys, monkeypatch):
+    def look(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pretrain", *pretrain_words(sentences), "run=look", "train.steps=3", *words, "--check"])
+        with pytest.raises(SystemExit) as left:
+            command(pretrain_main)
+        return left.value.code, *capsys.readouterr()
+
+    code, said, _ = look()
+    assert code == 0 and said.startswith("text     all that is named is there") and os.listdir("out") == ["cache"]
+    code, _, wrong = look("corpus.sources=[{files: nowhere.txt}]")
+    assert code == 2 and wrong.startswith("nowhere.txt: no such file")
+    config = load(Pretrain, [*pretrain_words(sentences), "run=look", "train.steps=3"])
+    prepare(config.corpus, config.tokenizer, config.init, config.length, config.model.positions)
+    there = sorted(os.listdir("out"))
+    code, said, _ = look()
+    assert code == 0 and re.search(r"disk     .*\nmemory   about .* for 8 rows at once", said), said
+    code, _, wrong = look("train.batch_size=1000")
+    assert code == 2 and re.match(r"train.batch_size: 1000 is more than the \d+ rows that the text makes", wrong), wrong
+    assert sorted(os.listdir("out")) == there
 
 
 class Settings(Section):
@@ -316,9 +344,9 @@ def test_code_that_comes_with_an_encoder_is_never_run(workplace, sentences, monk
         "sep_token": "[SEP]", "mask_token": "[MASK]"}))
     (folder / "model.safetensors").write_bytes(b"")
     corpus = f"corpus={{name: c, held_out: 0.1, sources: [{{files: '{sentences}/corpus.txt'}}]}}"
-    commands = [(pretrain, load(Pretrain, ["configs/pretrain/mlm.yaml", corpus, "init=theirs", "run=x"])),
+    commands = [(pretrain, load(Pretrain, ["configs/pretrain/mlm.yaml", corpus, "init=theirs", "run=x", "train.precision=float32"])),
                 (finetune, load(Finetune, ["configs/finetune/your-task.yaml", f"task.train.files={sentences}/labels.csv", "run=x",
-                                           "encoder=theirs"]))]
+                                           "train.precision=float32", "encoder=theirs"]))]
     for command, config in commands:
         with pytest.raises(DataError, match="^theirs: "):
             command(config)

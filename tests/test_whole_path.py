@@ -168,34 +168,3 @@ def test_same_weights_however_the_batch_is_cut(cut, stage):
         other = weights(folder / kind)
         worst = max((expected[key] - other[key]).abs().max().item() for key in expected)
         assert worst < 1e-5, f"{folder.name}: {worst}"
-
-
-KILLER = """
-import os, sys
-import engine.optim
-before = engine.optim.learning_rate
-def stop(step, steps, train):
-    if step == int(os.environ["STOP_AT"]):
-        os.kill(os.getpid(), 9)
-    return before(step, steps, train)
-import engine.loop
-engine.loop.learning_rate = stop
-from pretrain.__main__ import main
-main(sys.argv[2:])
-"""
-
-
-def test_killed_and_started_again_ends_the_same(workplace, sentences):
-    """A run that is killed twice, at steps 3 and 7, goes on from its checkpoints to bit-identical weights and log."""
-    words = ["train.steps=10", "train.save_every=2", "train.log_every=1", "dropout=0.1"]
-    assert pretrain(sentences, "run=whole", *words).returncode == 0
-    for stop_at in ("3", "7"):
-        killed = pretrain(sentences, "run=cut", *words, prefix=(sys.executable, "-c", KILLER), STOP_AT=stop_at)
-        assert killed.returncode == -9, killed.stderr
-        assert not (workplace / "out/runs/cut/encoder").exists()
-    assert pretrain(sentences, "run=cut", *words).returncode == 0
-    first, second = (weights(workplace / f"out/runs/{name}/encoder") for name in ("whole", "cut"))
-    assert all(first[name].equal(second[name]) for name in first)
-    logs = [[{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_second", "seconds", "saving_seconds")}
-             for line in (workplace / f"out/runs/{name}/log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
-    assert logs[0] == logs[1]
