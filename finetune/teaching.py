@@ -17,7 +17,8 @@ from data.batches import by_class, by_length, generator, slices
 from data.derived import fingerprint
 from engine import record
 from engine.errors import ConfigError
-from engine.loop import Batch, Result, fit
+from engine.gradient import Batch
+from engine.loop import Result, fit
 from engine.optim import adamw
 from engine.parallel import gather, share
 from finetune import layers, pooling, probe

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from data.encoders import SAFELY
 from data.labelled import Example
 from engine.errors import DataError
-from engine.loop import Batch
+from engine.gradient import Batch
 from finetune.augment import varied
 from finetune.config import Augment
 

@@ -18,7 +18,8 @@ from data.shards import Shards
 from engine import record
 from engine.errors import ConfigError, DataError
 from engine.files import write_json
-from engine.loop import Batch, accelerator as make_accelerator, fit
+from engine.gradient import Batch
+from engine.loop import accelerator as make_accelerator, fit
 from engine.optim import adamw, muon
 from pretrain import start
 from pretrain.config import Pretrain

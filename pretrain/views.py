@@ -15,7 +15,7 @@ from data.pairs import Pairs, PairSource, read as read_pairs
 from data.shards import Shards
 from engine.config import Section
 from engine.errors import ConfigError
-from engine.loop import Batch
+from engine.gradient import Batch
 from pretrain.masking import Masking, hide
 
 Rate = Annotated[float, Field(gt=0, lt=1)]

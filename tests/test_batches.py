@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.batches import by_length, generator, order, permuted, slices
-from engine.loop import seed_step
+from engine.gradient import seed_step
 
 
 def whole(size: int, key: tuple[int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from test_mlm import SPECIAL, Rows
 from data.batches import generator
 from engine.config import Section, plugins
 from engine.explain import constant as constant_of
-from engine.loop import Batch, Output
+from engine.gradient import Batch, Output
 from pretrain.config import Model
 from pretrain.origin import from_nothing
 

@@ -119,7 +119,7 @@ def test_cached_gradients_equal_those_of_the_whole(file, more):
 def test_both_passes_over_a_step_draw_the_same_dropout(file, more):
     from accelerate import Accelerator
 
-    from engine.loop import accumulate
+    from engine.gradient import accumulate
     from engine.parallel import Replicated
     from engine.stopping import Asked
 

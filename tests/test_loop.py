@@ -13,7 +13,8 @@ from data.batches import slices
 from engine import checkpoint
 from engine.config import Section, Train
 from engine.errors import ConfigError, DataError
-from engine.loop import Batch, Output, Result, accelerator, fit, seed_step
+from engine.gradient import Batch, Output, seed_step
+from engine.loop import Result, accelerator, fit
 from engine.optim import adamw, learning_rate, muon
 from engine.record import Run
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from engine.loop import Output
+from engine.gradient import Output
 from engine.tied import everyone
 from finetune import pooling
 from finetune.heads import classification

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from data.labelled import Example
-from engine.loop import Output
+from engine.gradient import Output
 from finetune import metrics, network
 from finetune.network import Pooled
 

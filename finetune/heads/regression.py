@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from data.labelled import Example
 from engine.errors import DataError
-from engine.loop import Output
+from engine.gradient import Output
 from finetune import metrics, network
 from finetune.network import Pooled
 

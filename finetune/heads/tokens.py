@@ -17,7 +17,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from data.labelled import Example
 from engine.config import Section
-from engine.loop import Output
+from engine.gradient import Output
 from finetune import metrics, network
 
 KIND = "tags"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.shards import Shards
 from engine.errors import ConfigError
-from engine.loop import Batch, Output
+from engine.gradient import Batch, Output
 from pretrain.contrast import Said, said
 from pretrain.encoder import Encoder
 from pretrain.masking import Masking

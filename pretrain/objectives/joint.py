@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from data.shards import Shards
-from engine.loop import Output
+from engine.gradient import Output
 from engine.tied import everyone
 from pretrain.contrast import Said
 from pretrain.encoder import Encoder

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data.batches import packed
 from data.shards import Shards
-from engine.loop import Batch, Output
+from engine.gradient import Batch, Output
 from pretrain.encoder import Encoder
 from pretrain.masking import Masking, hide
 

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.loop import Output
+from engine.gradient import Output
 from pretrain.contrast import spread
 from pretrain.encoder import Encoder
 from pretrain.objectives import contrastive
