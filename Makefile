@@ -31,7 +31,7 @@ study: .venv/ready  ## what pretraining is worth in labels (30 to 40 minutes)   
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 publish: .venv/ready  ## check a finished run, send it to a model hub   RUN=out/runs/default REPO=me/name [PRIVATE=1] [ARGS="dry_run=true"]
-	@$(PYTHON) -m publish run=$(RUN) repo=$(REPO) $(if $(PRIVATE),private=true) $(ARGS)
+	@$(PYTHON) -m publish $(if $(RUN),run=$(RUN)) $(if $(REPO),repo=$(REPO)) $(if $(PRIVATE),private=true) $(ARGS)
 
 bench: .venv/ready  ## pretraining's speed beside run_mlm's (under 10 minutes on 2 cores)
 	@$(PYTHON) benchmarks/pretraining.py $(ARGS)

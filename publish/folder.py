@@ -52,9 +52,13 @@ def find(run: str, adapter: bool = False) -> Source:
     if adapter and not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder}: has no adapter/; adapter=true is for runs with adapter.name=lora or ia3")
     record = json.loads((told / "record.json").read_text(encoding="utf-8"))
-    encoder = str(told) if told.name == "encoder" else record["config"]["encoder"]
-    record, count = shorten(record)
-    return Source(folder, folder / "adapter" if adapter else told, record, count, study_of(encoder))
+    study = study_of(str(told) if told.name == "encoder" else record["config"]["encoder"])
+    return Source(folder, folder / "adapter" if adapter else told, *shorten(record), study)
+
+
+def source_of(folder: Path) -> Source:
+    """What is published of one folder by itself."""
+    return Source(folder.parent, folder, *shorten(json.loads((folder / "record.json").read_text(encoding="utf-8"))), None)
 
 
 def study_of(encoder: str) -> Path | None:
@@ -75,8 +79,8 @@ def shorten(told: object) -> tuple[object, int]:
         every = [shorten(each) for each in told]
         return [each for each, _ in every], sum(count for _, count in every)
     if isinstance(told, dict):
-        every = {key: shorten(value) for key, value in told.items()}
-        return {key: value for key, (value, _) in every.items()}, sum(count for _, count in every.values())
+        keys, values = shorten(list(told)), shorten(list(told.values()))
+        return dict(zip(keys[0], values[0])), keys[1] + values[1]
     return told, 0
 
 

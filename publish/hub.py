@@ -19,10 +19,12 @@ ENDPOINT = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
 if ENDPOINT != HUB:  # other hubs speak Git LFS; hf_xet would ask them for a storage that they do not have
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, logging  # noqa: E402
+from huggingface_hub import (  # noqa: E402
+    CommitOperationAdd, CommitOperationDelete, HfApi, get_token, logging, set_client_factory)
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError  # noqa: E402
 from huggingface_hub.hf_api import RepoFile  # noqa: E402
 from huggingface_hub.utils import disable_progress_bars, sha, validate_repo_id  # noqa: E402
+from huggingface_hub.utils._http import default_client_factory  # noqa: E402
 
 from engine.errors import ConfigError, UserError  # noqa: E402
 from publish.config import Destination  # noqa: E402
@@ -30,6 +32,7 @@ from publish.config import Destination  # noqa: E402
 TRIES = 5
 AGAIN = (408, 409, 412, 425, 429, 500, 502, 503, 504)  # 409, 412: somebody else changed it in between
 LONGEST_WAIT = 600  # seconds that a hub may ask for
+SILENT = 60  # seconds without a byte after which a connection is given up
 HUBS_OWN = (".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt")  # stay, whatever the folder holds
 Answer = TypeVar("Answer")
 
@@ -89,9 +92,9 @@ def tried(action: Callable[[], Answer], repo: str, say: Callable[[str], None]) -
             raise
         except Exception as error:
             answer = answer_to(error)
+            if isinstance(error, ValueError):  # what huggingface_hub makes of metadata or files that the hub refuses
+                raise HubError(f"{repo}: {' '.join(str(error).split())}") from None
             if answer is None and not any(type(each).__module__.startswith("httpx") for each in causes(error)):
-                if isinstance(error, ValueError):  # metadata the hub refuses
-                    raise HubError(f"{repo}: {' '.join(str(error).split())}") from None
                 raise
             asked = answer.headers.get("Retry-After", "") if answer is not None else ""
             wait = float(asked) if asked.isdigit() else 2.0 ** (number - 1)
@@ -99,6 +102,13 @@ def tried(action: Callable[[], Answer], repo: str, say: Callable[[str], None]) -
                 raise HubError(explained(error, repo)) from None
             say(f"  {explained(error, repo)}; again in {wait:.0f} s")
             time.sleep(wait)
+
+
+def client():
+    """huggingface_hub's own, but for one thing: it would wait for ever for a hub that has fallen silent."""
+    made = default_client_factory()
+    made.timeout = SILENT
+    return made
 
 
 def check(repo: str) -> None:
@@ -167,6 +177,7 @@ def send(folder: Path, to: Destination, message: str, tag: str | None = None, sa
     Raises ConfigError and HubError, when nothing of it can be seen in the repository.
     """
     check(to.repo)
+    set_client_factory(client)
     logging.set_verbosity_error()
     if not sys.stdout.isatty():
         disable_progress_bars()
