@@ -13,9 +13,11 @@ from conftest import ROOT, run
 from hub import Hub
 from test_whole_path import DRIVER, finetune_words, pretrain_words
 
+from engine.command import command
 from engine.config import load
 from finetune.config import Finetune
 from pretrain.config import Pretrain
+from publish.__main__ import main
 from publish.checks import problems
 from publish.config import Licences
 from publish.folder import assembled, find, shorten
@@ -75,9 +77,6 @@ def test_published_and_loaded_by_name(runs):
             assert len(made.messages) == 2 and len(made.tags) == 1
             record = json.loads(made.files()["record.json"])
             assert str(runs) not in json.dumps(record) and "tmp" not in json.dumps(record["config"])
-        hub.asked.clear()
-        again = run("publish", "run=mod", "repo=me/mod", *LICENCES, cwd=runs, **home)
-        assert "nothing has changed: nothing was sent" in again.stdout and not hub.count("^(?!GET)"), hub.asked
         (runs / "away").mkdir()
         loaded = run("-c", LOAD, prefix=(sys.executable, "-P"), cwd=runs / "away", PYTHONPATH="", **home)
         assert loaded.returncode == 0, loaded.stderr
@@ -156,24 +155,38 @@ def test_adapter_as_an_adapter(place):
         assert "library_name: peft" in card and 'PeftModel.from_pretrained(base, "me/lora")' in card
 
 
-def test_dry_run_needs_no_hub(place):
-    done = run("publish", "--dry-run", "--revision", "try", "run=enc", "repo=me/enc", *LICENCES[:1], HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^ +[\d,]+  model.safetensors$", done.stdout, re.M) and "# enc" in done.stdout
-    assert "license" not in done.stdout.split("---")[1], "of a network from nothing nobody has named one"
+def test_dry_run_needs_no_hub(place, monkeypatch, capsys):
+    monkeypatch.setattr("publish.checks.loads", lambda folder, sample: [])
+    monkeypatch.setattr("publish.hub.send", None)
+    main(["--dry-run", "--revision", "try", "run=enc", "repo=me/enc", *LICENCES[:1]])
+    told = capsys.readouterr().out
+    assert re.search(r"^ +[\d,]+  model.safetensors$", told, re.M) and "# enc" in told
+    assert "license" not in told.split("---")[1], "of a network from nothing nobody has named one"
 
 
-def test_mistakes(place):
-    def refused(*words: str, **more) -> str:
-        done = run("publish", *words, **more)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
-        return done.stderr
+def test_mistakes_and_failures(place, monkeypatch, capsys):
+    """A line or two each, before anything is sent; the last one says how to try again."""
+    monkeypatch.setattr("publish.checks.loads", lambda folder, sample: [])
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+
+    def refused(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["publish", *words])
+        with pytest.raises(SystemExit) as left:
+            command(main)
+        told = capsys.readouterr().err.strip()
+        assert left.value.code == 2 and len(told.splitlines()) <= 2, told
+        return told
 
     assert "run: no 'ence' (nearest: enc)" in refused("run=ence", "repo=me/enc")
     assert "repo: " in refused("run=enc", "repo=me/a/b")
-    told = refused("run=enc", "repo=me/enc", *LICENCES[:1], HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN="hf_x")
-    assert "http://127.0.0.1:9: the connection failed" in told
-    assert "out/runs/enc/encoder stays as it is" in told and "python -m publish run=enc repo=me/enc" in told
+    assert "adapter=true is for runs with" in refused("run=mod", "repo=me/mod", "adapter=true")
+    assert "licence.corpus=" in refused("run=enc", "repo=me/enc") and "Nothing was sent." in refused("run=enc", "repo=me/enc")
+    with Hub() as hub:
+        monkeypatch.setattr("publish.hub.ENDPOINT", hub.url)
+        told = refused("run=enc", "repo=me/enc", *LICENCES[:1])
+        assert told.startswith(f"{hub.url}: does not know this token") and not hub.repositories
+    assert "out/runs/enc/encoder stays as it is" in told
+    assert told.endswith("python -m publish run=enc repo=me/enc licence.corpus=cc-by-4.0")
 
 
 def test_paths_are_shortened_and_nothing_else():
@@ -182,3 +195,9 @@ def test_paths_are_shortened_and_nothing_else():
     assert shorten(["/home/x/texts/*.txt", "no /data/y.csv: (~/z/q.txt)", r"C:\Users\x\y.txt"]) == (
         [".../*.txt", "no .../y.csv: (.../q.txt)", ".../y.txt"], 4)
     assert shorten({"/home/x/a.txt": [None]}) == ({".../a.txt": [None]}, 1)
+
+
+def test_setfit_takes_the_encoder_as_it_is(runs):
+    setfit = pytest.importorskip("setfit")
+    model = setfit.SetFitModel.from_pretrained(str(runs / "out/runs/enc/encoder"))
+    assert model.model_body.encode(["a film to remember"]).shape == (1, 32)
