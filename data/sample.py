@@ -1,4 +1,4 @@
-"""What a network says of a few texts, written down beside it: whoever loads the folder it leaves can see that it says the same.
+"""What a network says of a few texts, written down: whoever loads the folder it leaves can see that it says the same.
 
 It is kept in the run's folder, not in the one that is given away, because it holds other people's sentences.
 """

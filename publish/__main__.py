@@ -42,12 +42,15 @@ def publish(config: Publish, words: list[str]) -> None:
     source = find(config.run, config.adapter)
     if not config.dry_run:
         hub.check(config.repo)
-    sample = source.run / "sample.json"
+    sample, told = source.run / "sample.json", [f"{source.folder} as {config.repo}"]
+    if source.shortened:
+        told.append(f"  record.json: {source.shortened} paths of this machine shortened")
+    if source.study:
+        told.append(f"  results: with the study {source.study}")
+    if not sample.is_file():
+        told.append(f"  {sample}: not there, the run is older; what it says is not compared")
+    print("\n".join(told), flush=True)
     with assembled(source, config.repo, config.licence) as folder:
-        print("\n".join([f"{source.folder} as {config.repo}", *(
-            [f"  record.json: {source.shortened} paths of this machine shortened"] * bool(source.shortened)), *(
-            [f"  results: with the study {source.study}"] if source.study else []), *(
-            [f"  {sample}: not there, the run is older; what it says is not compared"] * (not sample.is_file()))]), flush=True)
         found = problems(folder, sample, config.repo.partition("/")[0], config.licence, config.allow)
         if found:
             raise DataError("\n".join(f"{config.run}: {line}" for line in found) + "\nNothing was sent.")
@@ -59,7 +62,8 @@ def publish(config: Publish, words: list[str]) -> None:
             sent = hub.send(folder, config, f"Publish {source.run.name}", f"run-{fingerprint(source.record)}")
         except hub.HubError as error:
             again = shlex.join(["python", "-m", "publish", *words])
-            raise hub.HubError(f"{error}\n{source.folder} stays as it is; what has arrived is not sent again: {again}") from None
+            raise hub.HubError(f"{error}\n{source.folder} stays as it is, and what has arrived is not sent again:"
+                               f" {again}") from None
     print(f"  {sent.files} files in one commit" if sent.files else "  nothing has changed: nothing was sent")
     print(f"\n  published  {sent.address}")
 

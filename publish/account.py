@@ -29,9 +29,11 @@ def licences(record: dict, given: Mapping[str, str | None] = {}) -> list[tuple[s
     for stage, _ in stages(record):
         told, config = stage.get("licences", {}), stage["config"]
         if stage["kind"] == "encoder":
-            kind, name, outside = "corpus", config["corpus"]["name"], None if stage["init_record"] else stage["init"]
+            kind, name = "corpus", config["corpus"]["name"]
+            outside = None if stage["init_record"] else stage["init"]
         else:
-            kind, name, outside = "labels", config["task"]["name"], None if stage["encoder_record"] else config["encoder"]
+            kind, name = "labels", config["task"]["name"]
+            outside = None if stage["encoder_record"] else config["encoder"]
         found |= {(kind, source): licence for source, licence in told.get(kind, {name: None}).items()}
         if base := told.get("base", outside and {"name": outside, "licence": None}):
             found["base", base["name"]] = base["licence"]
@@ -87,8 +89,8 @@ def compute(every: list[dict]) -> str:
         steps, tokens = (f"{stage[key]:,}" if key in stage else "" for key in ("steps", "tokens"))
         lines.append(f"| `{stage['run']}` | {steps} | {tokens} | {seconds // 60:.0f} min {seconds % 60:.0f} s | {machine}"
                      f" | {spent} |")
-    told = (f"Energy is an estimate, {energy:.2g} kWh in all: time of training x {', '.join(powers)}. The power is assumed, not"
-            " measured: 10 W a core, and of a GPU what its maker says it draws at most.")
+    told = (f"Energy is an estimate, {energy:.2g} kWh in all: time of training x {', '.join(powers)}. The power is assumed,"
+            " not measured: 10 W a core, and of a GPU what its maker says it draws at most.")
     return "\n".join([*lines, *(["", told] if powers else [])])
 
 
@@ -107,8 +109,9 @@ def seen(every: list[dict], study: dict | None) -> str:
             found.append(f"`{corpus}` was not searched for test text when it was made.")
     if study:
         told = study["contamination"]
-        found.append(f"{told['labels']['exact']:,} of the {told['test_rows']:,} test rows of {study['task']} also stand in its"
-                     f" training rows, {told['labels']['near']:,} nearly; {told['measured']:,} were measured in the study.")
+        labels, rows = told["labels"], told["test_rows"]
+        found.append(f"{labels['exact']:,} of the {rows:,} test rows of {study['task']} also stand in its training rows,"
+                     f" {labels['near']:,} nearly; {told['measured']:,} were measured in the study.")
         found += [f"{each['test']['exact']:,} of them stand in `{each['corpus']}`, {each['test']['near']:,} nearly."
                   for each in told["corpora"] if "test" in each]
     return "\n".join(f"- {line}" for line in found) or "- What its encoder was trained on is not known here."
@@ -119,7 +122,7 @@ def limits(record: dict) -> str:
     model = record["kind"] == "model"
     longest = record["config"]["max_length"] if model else record["longest_text"]
     use = ("For text like that of its task." if model else
-           "For vectors of texts, to compare, search and group them by, and as the start of a model taught with few labels.")
+           "For vectors of texts, to compare, search and group them by, and to be taught a task with few labels.")
     return "\n".join([
         f"- {use} Not for decisions about people that nobody looks at.",
         f"- It was trained on texts of up to {longest:,} tokens; of longer ones it was shown parts.",

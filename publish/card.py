@@ -20,8 +20,8 @@ AT_MOST = 30  # labels that are named
 PLOT = "label-efficiency.png"
 DOES = {
     "class": """Classifies text into {labels}""",
-    "labels": """Says which of these labels a text has, any number of them: {labels}. `config.json` holds a threshold for each
-label, fitted on the validation rows (its `thresholds`): from that probability on the label is said""",
+    "labels": """Says which of these labels a text has, any number of them: {labels}. `config.json` holds a threshold for
+each label, fitted on the validation rows (its `thresholds`): from that probability on the label is said""",
     "number": """Says the number `{labels}` of a text""",
     "tags": """Finds the entities in a text, by tags of its words: {labels}"""}
 CALIBRATED = """
@@ -30,13 +30,13 @@ Its probabilities are calibrated: the logits' temperature, {temperature:.3f}, wa
 {before:.3f} without it."""
 # As the hub calls them; another one is told as `other`, with its name.
 HUB_LICENCES = (
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
-    "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
-    "odc-by", "odbl", "unlicense", "openrail", "other", "unknown")
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0",
+    "agpl-3.0", "mpl-2.0", "odc-by", "odbl", "unlicense", "openrail", "other", "unknown")
 
 
 def fingerprint(record: dict) -> str:
-    """Twelve hexadecimal digits of the whole record: the run's name for machines."""
+    """Twelve hexadecimal digits of the whole record: the run's name for machines, as studies write it too."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
@@ -154,8 +154,8 @@ def measured(record: dict, study: dict | None) -> str:
     """The figures beside their baselines, and the study."""
     model = record["kind"] == "model"
     rows = record["figures"]["test"]["n"] if model else record["documents"]["held_out"]["documents"]
-    lines = [f"On {rows:,} {'test rows' if model else 'held-out documents'}, with 95 % intervals where the number of rows tells"
-             " them.", "", *results.table(results.figures(record), f"this {record['kind']}")]
+    lines = [f"On {rows:,} {'test rows' if model else 'held-out documents'}, with 95 % intervals where the number of rows"
+             " tells them.", "", *results.table(results.figures(record), f"this {record['kind']}")]
     if record.get("calibration"):
         test = record["figures"]["test"]
         lines.append(CALIBRATED.format(temperature=record["calibration"]["temperature"], after=test["ece"],

@@ -20,20 +20,22 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
 from publish import account
+from publish.card import PLOT
 from publish.config import Licences
 from publish.folder import PATH
 
 # What loads a network, says what it is, or shows it: anything else in the folder has strayed in.
 BELONGS = (
     "README.md", "record.json", "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "modules.json",
-    "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json", "adapter_config.json",
-    "adapter_model.safetensors", "base/config.json", "base/model.safetensors", "label-efficiency.png", "LICENSE*")
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
+    "adapter_config.json", "adapter_model.safetensors", "base/config.json", "base/model.safetensors", PLOT, "LICENSE*")
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 # Vocabularies hold every word there is, and so every name.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16})\b")
+NOBODYS = {"root", "user", "admin", "ubuntu", "runner", "nobody"}  # names of users that name no person
 LARGEST = 50 * 10**9  # bytes of a file that a hub still serves over plain HTTP (huggingface_hub.constants)
 CLOSE = 1e-5  # how far what a folder says may be from what was recorded
 NEEDED = ("library_name", "pipeline_tag", "tags", "model-index")
@@ -59,7 +61,8 @@ def strays(files: dict[str, Path]) -> Iterator[str]:
         elif not any(fnmatch(name, pattern) for pattern in BELONGS):
             yield f"{name}: does not belong in a folder that is given away; take it out"
         if path.stat().st_size > LARGEST:
-            yield f"{name}: {path.stat().st_size / 10**9:.1f} GB, and hubs take {LARGEST // 10**9} GB a file; save it in parts"
+            yield (f"{name}: {path.stat().st_size / 10**9:.1f} GB, and hubs take {LARGEST / 10**9:g} GB a file; save it in"
+                   " parts")
 
 
 def weights(files: dict[str, Path]) -> Iterator[str]:
@@ -79,6 +82,7 @@ def weights(files: dict[str, Path]) -> Iterator[str]:
 def secrets(files: dict[str, Path], allow: set[str]) -> Iterator[str]:
     """Tokens, paths of this machine and names of its users in what can be read."""
     token, home, user = os.environ.get("HF_TOKEN"), str(Path.home()), getpass.getuser()
+    named = re.compile(rf"\b{re.escape(user)}\b") if user not in allow | NOBODYS else None
     for name, path in files.items():
         if path.suffix not in (".json", ".md", ".txt", ".yaml", ".jsonl") or name in VOCABULARIES:
             continue
@@ -87,7 +91,7 @@ def secrets(files: dict[str, Path], allow: set[str]) -> Iterator[str]:
             yield f"{name}: holds what looks like an access token"
         if path_found := next((match[0] for match in PATH.finditer(content) if match[0] not in allow), None):
             yield f"{name}: names {path_found}, a path of this machine; take it out, or allow=[{path_found}]"
-        elif user not in allow and (re.search(rf"\b{re.escape(user)}\b", content) or len(home) > 5 and home in content):
+        elif named and (named.search(content) or home in content):
             yield f"{name}: names {user}, a user of this machine; take it out, or allow=[{user}]"
 
 
@@ -113,7 +117,8 @@ def unlicensed(path: Path, given: Licences) -> Iterator[str]:
             lacking.setdefault(kind, []).append(name)
     for kind, names in lacking.items():
         what = {"corpus": "the training text", "labels": "the labels", "base": "the weights it began with"}[kind]
-        yield f"licence of {what} not named ({', '.join(names)}): give licence.{kind}=, in words such as cc-by-4.0 or unknown"
+        yield (f"licence of {what} not named ({', '.join(names)}): give licence.{kind}=, in words such as cc-by-4.0 or"
+               " unknown")
 
 
 def loads(folder: Path, sample: Path) -> list[str]:
@@ -121,7 +126,8 @@ def loads(folder: Path, sample: Path) -> list[str]:
     script, empty = Path(__file__).with_name("fresh.py").resolve(), folder.parent
     words = [str(folder.resolve()), *([str(sample.resolve())] if sample.is_file() else [])]
     alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-P", str(script), *words], capture_output=True, text=True, cwd=empty, env=alone)
+    done = subprocess.run([sys.executable, "-P", str(script), *words], capture_output=True, text=True, cwd=empty,
+                          env=alone)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["nothing said"]
         return [f"plain transformers cannot load it: {lines[-1]}"]
@@ -129,6 +135,6 @@ def loads(folder: Path, sample: Path) -> list[str]:
     if told["missing"]:
         return [f"weights are missing: {', '.join(told['missing'][:3])} and {max(0, len(told['missing']) - 3)} more"]
     if told["worst"] > CLOSE:
-        return [f"loaded afresh it does not say what was recorded: {told['worst']:.2g} apart on {sample.name}, and {CLOSE:g}"
-                " is allowed; the folder has changed since, or the library has"]
+        return [f"loaded afresh it does not say what was recorded: {told['worst']:.2g} apart on {sample.name}, and"
+                f" {CLOSE:g} is allowed; the folder has changed since, or the library has"]
     return []

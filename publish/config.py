@@ -15,7 +15,7 @@ class Licences(Section):
     """Licences that the run's record does not name, in their own words."""
 
     model: Licensed | None = None
-    """What is published is given away under it; none: the licence of the weights it began with, where it began with some."""
+    """What is published is given away under it; none: that of the weights it began with, where it began with some."""
     corpus: Licensed | None = None
     """The training text's, where its source names none (`licence` of a corpus's source)."""
     labels: Licensed | None = None

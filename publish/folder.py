@@ -17,12 +17,12 @@ from typing import NamedTuple
 from engine.errors import ConfigError, nearest
 from engine.files import write_json
 from engine.record import RUNS
-from publish.card import PLOT, card
+from publish.card import PLOT, card, fingerprint
 from publish.config import Licences
 
 PATH = re.compile(r"(?<![\w./:*~-])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/'\",:;]+[\\/])+([^\s\\/'\",:;]*)")
 """An absolute path inside a string, and its last part."""
-STUDIES = Path("out/studies")
+STUDIES = RUNS.parent / "studies"
 
 
 class Source(NamedTuple):
@@ -52,7 +52,7 @@ def find(run: str, adapter: bool = False) -> Source:
     if adapter and not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder}: has no adapter/; adapter=true is for runs with adapter.name=lora or ia3")
     record = json.loads((told / "record.json").read_text(encoding="utf-8"))
-    study = study_of(str(told) if told.name == "encoder" else record["config"]["encoder"])
+    study = study_of(record if told.name == "encoder" else record["encoder_record"])
     return Source(folder, folder / "adapter" if adapter else told, *shorten(record), study)
 
 
@@ -61,14 +61,11 @@ def source_of(folder: Path) -> Source:
     return Source(folder.parent, folder, *shorten(json.loads((folder / "record.json").read_text(encoding="utf-8"))), None)
 
 
-def study_of(encoder: str) -> Path | None:
-    """The folder of the newest study of the encoder in that folder, or of that name."""
-    def is_this(path: Path) -> bool:
-        named = json.loads(path.read_text(encoding="utf-8"))["encoder"]
-        return named == encoder or Path(named).is_dir() and Path(named).resolve() == Path(encoder).resolve()
-
-    found = sorted(filter(is_this, STUDIES.glob("*/study.json")), key=lambda path: path.stat().st_mtime)
-    return found[-1].parent if found else None
+def study_of(record: dict) -> Path | None:
+    """The folder of the newest study of the encoder that has this record, if it has one."""
+    found = [path for path in STUDIES.glob("*/study.json") if record and
+             json.loads(path.read_text(encoding="utf-8"))["repeat"]["encoder_record"] == fingerprint(record)]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def shorten(told: object) -> tuple[object, int]:
@@ -103,7 +100,8 @@ def assembled(source: Source, name: str, given: Licences) -> Iterator[Path]:
             study, _ = shorten(json.loads((source.study / "study.json").read_text(encoding="utf-8")))
             shutil.copy(source.study / "study.png", folder / PLOT)
         write_json(fresh(folder / "record.json"), source.record)
-        fresh(folder / "README.md").write_text(card(source.record, name, given.model_dump(), study, adapter), encoding="utf-8")
+        told = card(source.record, name, given.model_dump(), study, adapter)
+        fresh(folder / "README.md").write_text(told, encoding="utf-8")
         yield folder
 
 

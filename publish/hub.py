@@ -158,12 +158,13 @@ def is_same(path: Path, there: RepoFile) -> bool:
         return sha.sha_fileobj(file).hex() == there.lfs.sha256 if there.lfs else sha.git_hash(file.read()) == there.blob_id
 
 
-def differences(folder: Path, api: HfApi, to: Destination, commit: str) -> list[CommitOperationAdd | CommitOperationDelete]:
+def differences(folder: Path, api: HfApi, to: Destination,
+                commit: str) -> list[CommitOperationAdd | CommitOperationDelete]:
     """What makes the repository hold what the folder holds. Raises HubError when it holds something else by now."""
     there = {entry.path: entry for entry in api.list_repo_tree(to.repo, recursive=True, revision=commit)
              if isinstance(entry, RepoFile) and entry.path not in HUBS_OWN}
     if there.keys() - {"README.md"} and "record.json" not in there and not to.replace:
-        raise HubError(f"{to.repo}: the name is taken; {len(there)} files are there that Headstart has not published"
+        raise HubError(f"{to.repo}: the name is taken; {len(there)} files are there that were not published from here"
                        " (replace=true overwrites them)")
     own = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return [*(CommitOperationDelete(name) for name in sorted(there.keys() - own.keys())),
@@ -187,8 +188,10 @@ def send(folder: Path, to: Destination, message: str, tag: str | None = None, sa
         commit = head(api, to)
         if changed := differences(folder, api, to, commit):
             sent = [each.upload_info.size for each in changed if isinstance(each, CommitOperationAdd)]
-            say(f"  {to.repo}: {len(sent)} files to send, {sum(sent) / 1e6:,.1f} MB; {len(changed) - len(sent)} to remove")
-            commit = api.create_commit(to.repo, changed, commit_message=message, revision=to.revision, parent_commit=commit).oid
+            removed = f", {len(changed) - len(sent)} to remove" * (len(sent) < len(changed))
+            say(f"  {to.repo}: {len(sent)} files to send, {sum(sent) / 1e6:,.1f} MB{removed}")
+            commit = api.create_commit(to.repo, changed, commit_message=message, revision=to.revision,
+                                       parent_commit=commit).oid
         if tag and tag not in {each.name for each in api.list_repo_refs(to.repo).tags}:
             api.create_tag(to.repo, tag=tag, revision=commit, exist_ok=True)
         return len(changed)

@@ -86,8 +86,8 @@ class Hub(ThreadingHTTPServer):
         self.repositories, self.lfs, self.asked, self.faults = {}, {}, [], []
         for name, folder in folders.items():
             self.repositories[name] = Repository()
-            self.repositories[name].commit("main", {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))
-                                                    if path.is_file()}, "as it was")
+            files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+            self.repositories[name].commit("main", files, "as it was")
 
     @property
     def url(self) -> str:
@@ -220,7 +220,8 @@ class Handler(BaseHTTPRequestHandler):
         for result in [result for model in told.get("model-index", []) for result in model["results"]]:
             for key, needed in (("task", ("type",)), ("dataset", ("type", "name"))):
                 errors += [f'"{key}.{part}" is required' for part in needed if not result.get(key, {}).get(part)]
-            errors += ['"metrics" needs type and value' for metric in result["metrics"] if not {"type", "value"} <= metric.keys()]
+            errors += ['"metrics" needs type and value' for metric in result["metrics"]
+                       if not {"type", "value"} <= metric.keys()]
         if told.get("license") == "other" and "license_name" not in told:
             errors.append('"license_name" is required')
         self.tell({"errors": [{"message": error} for error in errors], "warnings": []}, 400 if errors else 200)
@@ -233,8 +234,10 @@ class Handler(BaseHTTPRequestHandler):
             return None
         what, _, more = (rest or "revision/main").partition("/")
         if what == "refs":
-            return self.tell({"converts": [], **{kind: [{"name": key, "ref": key, "targetCommit": oid} for key, oid in refs.items()]
-                                                 for kind, refs in (("branches", found.branches), ("tags", found.tags))}})
+            def listed(references: dict[str, str]) -> list[dict]:
+                return [{"name": key, "ref": key, "targetCommit": oid} for key, oid in references.items()]
+
+            return self.tell({"branches": listed(found.branches), "tags": listed(found.tags), "converts": []})
         commit = found.find(more.partition("/")[0]) if what == "tree" else found.find(more)
         if commit is None:
             return self.missing("RevisionNotFound")
@@ -242,12 +245,14 @@ class Handler(BaseHTTPRequestHandler):
         if what == "tree":
             return self.tell([self.entry(file, content) for file, content in files.items()])
         if what == "paths-info":
-            wanted = json.loads(body)["paths"] if body.startswith(b"{") else urllib.parse.parse_qs(body.decode()).get("paths", [])
+            form = urllib.parse.parse_qs(body.decode())
+            wanted = json.loads(body)["paths"] if body.startswith(b"{") else form.get("paths", [])
             return self.tell([self.entry(file, files[file]) for file in wanted if file in files])
         if what == "revision":
             return self.tell({"_id": "1", "id": name, "modelId": name, "sha": commit, "private": found.private, "tags": [],
                               "downloads": 0, "likes": 0, "lastModified": "2026-01-01T00:00:00.000Z",
-                              "createdAt": "2026-01-01T00:00:00.000Z", "siblings": [{"rfilename": file} for file in files]})
+                              "createdAt": "2026-01-01T00:00:00.000Z",
+                              "siblings": [{"rfilename": file} for file in files]})
         return self.missing("EntryNotFound")
 
     def entry(self, name: str, content: bytes) -> dict:

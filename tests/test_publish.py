@@ -8,9 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, run
 from hub import Hub
+from huggingface_hub import ModelCard
 from test_whole_path import DRIVER, finetune_words, pretrain_words
 
 from engine.command import command
@@ -18,9 +20,11 @@ from engine.config import load
 from finetune.config import Finetune
 from pretrain.config import Pretrain
 from publish.__main__ import main
+from publish.card import fingerprint
 from publish.checks import problems
 from publish.config import Licences
 from publish.folder import assembled, find, shorten
+from publish.results import interval
 
 GIVEN = Licences(corpus="cc-by-4.0", labels="CC BY 3.0")
 LICENCES = ["licence.corpus=cc-by-4.0", "licence.labels=CC BY 3.0"]
@@ -86,8 +90,9 @@ def test_published_and_loaded_by_name(runs):
 def test_the_card_tells_how_to_repeat_it(place, monkeypatch):
     """The commands in the card give the configurations that the runs had, from the record alone."""
     with assembled(find("mod"), "me/mod", GIVEN) as folder:
-        told = re.search(r"## To repeat it\n\n```\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1].splitlines()
+        card = (folder / "README.md").read_text()
         shutil.copy(folder / "record.json", "record.json")
+    told = re.search(r"## To repeat it\n\n```\n(.*?)```", card, re.DOTALL)[1].splitlines()
     assert told[0].startswith("hf download me/mod record.json")
     for line in told[1::2]:
         exec(re.fullmatch(r'python -c "(.*)"', line)[1])
@@ -96,18 +101,54 @@ def test_the_card_tells_how_to_repeat_it(place, monkeypatch):
     assert first.run == "enc" and first.train.steps == 6 and second.encoder == "out/runs/enc/encoder"
 
 
+def test_the_study_of_the_encoder_is_told(place):
+    """Its sentence, its plot and its figures, in the card of the encoder and of a model of it; of no other encoder."""
+    record = json.loads((place / "out/runs/enc/encoder/record.json").read_text())
+    point = {"labels": 16, "mean": 0.75, "low": 0.7, "high": 0.8}
+    study = {"task": "sentiment", "encoder": "out/runs/enc/encoder", "figure": "accuracy", "sentence": "A gain of 9 points.",
+             "ways": {"ours": "with our pretraining", "tfidf": "TF-IDF"}, "repeat": {"encoder_record": fingerprint(record)},
+             "curve": {"ours": [point], "tfidf": [{**point, "mean": 0.66, "low": None}]}, "contamination": {
+                 "labels": {"exact": 3, "near": 1}, "test_rows": 50, "measured": 47, "corpora": []}}
+    (place / "out/studies/s").mkdir(parents=True)
+    (place / "out/studies/s/study.json").write_text(json.dumps(study))
+    (place / "out/studies/s/study.png").write_bytes(b"PNG")
+    for name in ("enc", "mod"):
+        with assembled(find(name), f"me/{name}", GIVEN) as folder:
+            told = ModelCard((folder / "README.md").read_text())
+            assert (folder / "label-efficiency.png").read_bytes() == b"PNG"
+        assert "A gain of 9 points." in told.text and "](label-efficiency.png)" in told.text
+        assert "| with our pretraining | 75.0 (70.0 to 80.0) |" in told.text and "| TF-IDF | 66.0 |" in told.text
+        assert "3 of the 50 test rows of sentiment also stand in its training rows" in told.text
+        last = told.data.eval_results[-1]
+        assert (last.dataset_name, last.metric_value) == ("sentiment", 0.75)
+        assert last.metric_args == {"labels": 16, "interval_95": [0.7, 0.8], "baselines": {"TF-IDF": 0.66}}
+    study["repeat"]["encoder_record"] = "of another"
+    (place / "out/studies/s/study.json").write_text(json.dumps(study))
+    assert find("enc").study is None
+
+
+def test_intervals():
+    """Against scipy's for a share; of a correlation by its own definition; none where the rows' number does not tell."""
+    from scipy.stats import binomtest
+    exact = binomtest(45, 60).proportion_ci(0.95, "wilson")
+    assert interval("accuracy", 0.75, 60) == pytest.approx((exact.low, exact.high), abs=1e-6)
+    low, high = interval("pearson", 0.5, 103)
+    assert np.arctanh(high) - np.arctanh(0.5) == pytest.approx(1.96 / 10, abs=1e-3) == np.arctanh(0.5) - np.arctanh(low)
+    assert interval("f1_macro", 0.5, 100) is None and interval("accuracy", 1.0, 50)[1] == pytest.approx(1)
+
+
 def told_of(place: Path, name: str, given: Licences = GIVEN, allow: list[str] = [], adapter: bool = False) -> list[str]:
     with assembled(find(name, adapter), f"me/{name}", given) as folder:
         return problems(folder, place / "out/runs" / name / "sample.json", "me", given, allow)
 
 
 def test_licences_are_asked_for(place):
-    assert told_of(place, "mod", Licences()) == [
-        "licence of the training text not named (.../corpus.txt): give licence.corpus=, in words such as cc-by-4.0 or unknown",
-        "licence of the labels not named (.../labels.csv): give licence.labels=, in words such as cc-by-4.0 or unknown"]
+    assert [line.partition(", in words")[0] for line in told_of(place, "mod", Licences())] == [
+        "licence of the training text not named (.../corpus.txt): give licence.corpus=",
+        "licence of the labels not named (.../labels.csv): give licence.labels="]
 
 
-def test_what_must_not_leave(place):
+def test_what_must_not_leave(place, monkeypatch):
     """Each thing put into the folder is told, by its name."""
     folder = place / "out/runs/mod/model"
     (folder / "optimizer.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
@@ -116,10 +157,11 @@ def test_what_must_not_leave(place):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"_name_or_path": "/data/people/x"}))
     (folder / "generation_config.json").write_text('{"token": "hf_' + "a1" * 15 + '"}')
-    (folder / "special_tokens_map.json").write_text('{"by": "https://hub/a/b", "user": "%s"}' % __import__("getpass").getuser())
+    monkeypatch.setattr("getpass.getuser", lambda: "jdoe")
+    (folder / "special_tokens_map.json").write_text('{"by": "https://hub/a/b", "user": "jdoe"}')
     told = "\n".join(told_of(place, "mod"))
-    for part in ("optimizer.safetensors: does not belong", "log.jsonl: does not belong", "training_args.bin: weights that are not",
-                 "config.json: names /data/people/x", "generation_config.json: holds what looks like an access token",
+    for part in ("optimizer.safetensors: does not belong", "log.jsonl: does not belong",
+                 "training_args.bin: weights that are not", "config.json: names /data/people/x", "generation_config.json: holds what looks like an access token",
                  "special_tokens_map.json: names "):
         assert part in told, part
     assert told.count("\n") == 5, told
@@ -180,7 +222,8 @@ def test_mistakes_and_failures(place, monkeypatch, capsys):
     assert "run: no 'ence' (nearest: enc)" in refused("run=ence", "repo=me/enc")
     assert "repo: " in refused("run=enc", "repo=me/a/b")
     assert "adapter=true is for runs with" in refused("run=mod", "repo=me/mod", "adapter=true")
-    assert "licence.corpus=" in refused("run=enc", "repo=me/enc") and "Nothing was sent." in refused("run=enc", "repo=me/enc")
+    unlicensed = refused("run=enc", "repo=me/enc")
+    assert "licence.corpus=" in unlicensed and "Nothing was sent." in unlicensed
     with Hub() as hub:
         monkeypatch.setattr("publish.hub.ENDPOINT", hub.url)
         told = refused("run=enc", "repo=me/enc", *LICENCES[:1])
@@ -190,7 +233,7 @@ def test_mistakes_and_failures(place, monkeypatch, capsys):
 
 
 def test_paths_are_shortened_and_nothing_else():
-    kept = {"a": ["s3://bucket/a/b.csv", "https://x.org/a/b", "texts/a.txt", "../a/b.txt", "and/or", "1/2", "out/runs/a/encoder"], "b": 3}
+    kept = {"a": ["s3://bucket/a/b.csv", "https://x.org/a/b", "texts/a.txt", "../a/b.txt", "and/or", "1/2"], "b": 3}
     assert shorten(kept) == (kept, 0)
     assert shorten(["/home/x/texts/*.txt", "no /data/y.csv: (~/z/q.txt)", r"C:\Users\x\y.txt"]) == (
         [".../*.txt", "no .../y.csv: (.../q.txt)", ".../y.txt"], 4)
