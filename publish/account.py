@@ -59,7 +59,8 @@ def text(stage: dict) -> str:
         changed = [after for before, after in zip([[], *told["steps"]], told["steps"]) if before[1:] != after[1:]]
         lines += ["| | documents | words | tokens |", "|---|--:|--:|--:|",
                   *(f"| {step} | " + " | ".join(f"{count:,}" for count in counts) + " |" for step, *counts in changed), ""]
-    return "\n".join(lines + [f"- {note}" for note in told["notes"]]).rstrip()
+    # Test text that was found has a section of its own.
+    return "\n".join(lines + [f"- {note}" for note in told["notes"] if " test text of " not in note]).rstrip()
 
 
 def training(stage: dict) -> str:
@@ -103,8 +104,8 @@ def seen(every: list[dict], study: dict | None) -> str:
         corpus, looked_for = stage["config"]["corpus"]["name"], stage.get("text", {}).get("contamination", [])
         found += [f"{task['documents']:,} documents of `{corpus}` hold test text of {task['name']}"
                   f" ({task['found_whole']:,} of its {task['test_texts']:,} test texts whole, {task['found_in_part']:,} in"
-                  " part); they were"
-                  f" {'removed' if task['removed'] else 'kept'}." for task in looked_for]
+                  " part)" + (f"; they were {'removed' if task['removed'] else 'kept'}." if task["documents"] else ".")
+                  for task in looked_for]
         if not looked_for:
             found.append(f"`{corpus}` was not searched for test text when it was made.")
     if study:

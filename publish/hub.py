@@ -20,7 +20,7 @@ if ENDPOINT != HUB:  # other hubs speak Git LFS; hf_xet would ask them for a sto
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 from huggingface_hub import (  # noqa: E402
-    CommitOperationAdd, CommitOperationDelete, HfApi, get_token, logging, set_client_factory)
+    CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, logging, set_client_factory)
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError  # noqa: E402
 from huggingface_hub.hf_api import RepoFile  # noqa: E402
 from huggingface_hub.utils import disable_progress_bars, sha, validate_repo_id  # noqa: E402
@@ -65,8 +65,8 @@ def explained(error: BaseException, repo: str) -> str:
     """A failure in a line for a person."""
     answer = answer_to(error)
     if answer is None:
-        lost = [each for each in causes(error) if type(each).__module__.startswith("httpx")]
-        return f"{ENDPOINT}: the connection failed ({lost[0]})"
+        lost = next(each for each in causes(error) if type(each).__module__.startswith("httpx"))
+        return f"{ENDPOINT}: the connection failed ({str(lost) or type(lost).__name__})"
     code = answer.status_code
     told = {401: f"{ENDPOINT}: does not know this token; log in with `hf auth login`, or set HF_TOKEN",
             403: f"{repo}: no right to write there; take a name of your own, or a token that may write",
@@ -119,6 +119,8 @@ def check(repo: str) -> None:
         raise ConfigError(f"repo: {str(error).rstrip('.')}") from None
     if "/" not in repo:
         raise ConfigError(f"repo: {repo!r} is not OWNER/NAME")
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(f"{ENDPOINT}: not asked, because HF_HUB_OFFLINE is set")
     if not get_token():
         raise HubError(f"{ENDPOINT}: no token; log in with `hf auth login`, or set HF_TOKEN")
 

@@ -12,6 +12,7 @@ import pytest
 from hub import Hub
 
 from engine.background import Background
+from engine.errors import DataError
 from publish.push import main
 
 
@@ -52,7 +53,7 @@ def checkpoint(tmp_path) -> Path:
     return folder
 
 
-def test_a_checkpoint_is_pushed_to_its_branch_and_a_failure_is_a_line(checkpoint, monkeypatch):
+def test_a_checkpoint_is_pushed_to_its_branch(checkpoint, monkeypatch):
     with Hub() as hub:
         for name, value in hub.environment.items():
             monkeypatch.setenv(name, value)
@@ -65,12 +66,16 @@ def test_a_checkpoint_is_pushed_to_its_branch_and_a_failure_is_a_line(checkpoint
         assert made.files("checkpoints").keys() >= {"model.safetensors", "record.json", "README.md"}
         assert made.files("main").keys() == {".gitattributes"}
 
-        (checkpoint / "optimizer.safetensors").write_bytes(b"")
-        assert beside.start(words)
-        told = beside.end()
-        assert told.startswith("1 pushed, 1 failed: ") and "not pushed: " in told and "optimizer.safetensors: does not" in told
-        lines = beside.log.read_text().splitlines()
-        assert len(lines) == 2 and "step 200: 3 files to" in lines[0]
+        line, = beside.log.read_text().splitlines()
+        assert line.endswith(f"step 200: 3 files to {hub.url}/me/enc/tree/checkpoints")
+
+
+def test_why_a_push_failed_is_a_line(checkpoint, monkeypatch):
+    monkeypatch.setattr("os.nice", lambda by: 0)
+    (checkpoint / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match="^2[-0-9: ]+ not pushed: .*optimizer.safetensors: does not belong") as told:
+        main([f"folder={checkpoint}", "repo=me/enc"])
+    assert len(str(told.value).splitlines()) == 1
 
 
 def test_never_two_at_once(checkpoint, capsys, monkeypatch):

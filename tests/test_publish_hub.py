@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub import TOKEN, Hub, sha256
+from hub import TOKEN, Hub, Repository, sha256
 from huggingface_hub import constants
 
 from engine.errors import ConfigError
@@ -143,6 +143,10 @@ def test_401_403_404_409(hub, folder, monkeypatch):
         assert not hub.slept, "what will not pass is not waited for"
 
     refused("you/new: no right to write there", "you/new")
+    hub.repositories["models/you/old"] = Repository()
+    hub.repositories["models/you/old"].commit("main", {"record.json": b"{}"}, "theirs")
+    refused("you/old: no right to write there", "you/old")
+    del hub.repositories["models/you/old"]
     hub.fail("POST /api/repos/create", 409)
     refused("me/new: the name is taken")
     hub.fail("GET|POST", 404)
@@ -153,6 +157,8 @@ def test_401_403_404_409(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(sending, "get_token", lambda: None)
     refused(f"{hub.url}: no token; log in")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(f"{hub.url}: not asked, because HF_HUB_OFFLINE is set")
 
 
 def test_no_network(hub, folder, monkeypatch):
