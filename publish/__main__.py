@@ -39,7 +39,7 @@ def publish(config: Publish, words: list[str]) -> None:
     from publish.card import fingerprint
     from publish.checks import problems
     from publish.folder import assembled, find
-    source = find(config.run, config.adapter)
+    source = find(config.run, config.adapter, config.allow)
     if not config.dry_run:
         hub.check(config.repo)
     sample, told = source.run / "sample.json", [f"{source.folder} as {config.repo}"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from publish import account
 from publish.card import PLOT
 from publish.config import Licences
-from publish.folder import PATH
+from publish.folder import PATH, allowed
 
 # What loads a network, says what it is, or shows it: anything else in the folder has strayed in.
 BELONGS = (
@@ -35,7 +34,7 @@ PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 # Vocabularies hold every word there is, and so every name.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16})\b")
-NOBODYS = {"root", "user", "admin", "ubuntu", "runner", "nobody"}  # names of users that name no person
+NOBODYS = {"", "root", "user", "admin", "ubuntu", "runner", "nobody"}  # names of users that name no person
 LARGEST = 50 * 10**9  # bytes of a file that a hub still serves over plain HTTP (huggingface_hub.constants)
 CLOSE = 1e-5  # how far what a folder says may be from what was recorded
 NEEDED = ("library_name", "pipeline_tag", "tags", "model-index")
@@ -81,18 +80,18 @@ def weights(files: dict[str, Path]) -> Iterator[str]:
 
 def secrets(files: dict[str, Path], allow: set[str]) -> Iterator[str]:
     """Tokens, paths of this machine and names of its users in what can be read."""
-    token, home, user = os.environ.get("HF_TOKEN"), str(Path.home()), getpass.getuser()
-    named = re.compile(rf"\b{re.escape(user)}\b") if user not in allow | NOBODYS else None
+    token, home = os.environ.get("HF_TOKEN"), Path("~").expanduser()
+    named = None if home.name in NOBODYS or allowed(home.name, allow) else re.compile(rf"\b{re.escape(home.name)}\b")
     for name, path in files.items():
         if path.suffix not in (".json", ".md", ".txt", ".yaml", ".jsonl") or name in VOCABULARIES:
             continue
         content = path.read_text(encoding="utf-8", errors="replace")
         if SECRET.search(content) or token and token in content:
             yield f"{name}: holds what looks like an access token"
-        if path_found := next((match[0] for match in PATH.finditer(content) if match[0] not in allow), None):
+        if path_found := next((match[0] for match in PATH.finditer(content) if not allowed(match[0], allow)), None):
             yield f"{name}: names {path_found}, a path of this machine; take it out, or allow=[{path_found}]"
-        elif named and (named.search(content) or home in content):
-            yield f"{name}: names {user}, a user of this machine; take it out, or allow=[{user}]"
+        elif named and named.search(content):
+            yield f"{name}: names {home.name}, a user of this machine; take it out, or allow=[{home.name}]"
 
 
 def front_matter(path: Path) -> Iterator[str]:
@@ -123,10 +122,10 @@ def unlicensed(path: Path, given: Licences) -> Iterator[str]:
 
 def loads(folder: Path, sample: Path) -> list[str]:
     """Whether a fresh process with nothing of ours loads it, and it says what was recorded."""
-    script, empty = Path(__file__).with_name("fresh.py").resolve(), folder.parent
+    script = Path(__file__).with_name("fresh.py").resolve()
     words = [str(folder.resolve()), *([str(sample.resolve())] if sample.is_file() else [])]
     alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-P", str(script), *words], capture_output=True, text=True, cwd=empty,
+    done = subprocess.run([sys.executable, "-P", str(script), *words], capture_output=True, text=True, cwd=folder.parent,
                           env=alone)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["nothing said"]

@@ -49,4 +49,4 @@ class Publish(Destination):
     licence: Licences = Licences()
     """Licences that the record does not name."""
     allow: list[str] = []
-    """Words that are no secret: a path or a user's name that may stand in what is published."""
+    """What is no secret, * standing for anything: paths or a user's name that may stand in what is published."""

@@ -9,8 +9,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +40,11 @@ class Source(NamedTuple):
     """The folder of the newest study of the encoder."""
 
 
-def find(run: str, adapter: bool = False) -> Source:
-    """What is published of a run. Raises ConfigError when there is no such run, or it is not finished."""
+def find(run: str, adapter: bool = False, allow: Collection[str] = ()) -> Source:
+    """What is published of a run; allow: paths that may stay in its record.
+
+    Raises ConfigError when there is no such run, or it is not finished.
+    """
     folder = Path(run) if Path(run).is_dir() else RUNS / run
     if folder.name in ("encoder", "model", "adapter"):
         folder = folder.parent
@@ -53,7 +57,7 @@ def find(run: str, adapter: bool = False) -> Source:
         raise ConfigError(f"{folder}: has no adapter/; adapter=true is for runs with adapter.name=lora or ia3")
     record = json.loads((told / "record.json").read_text(encoding="utf-8"))
     study = study_of(record if told.name == "encoder" else record["encoder_record"])
-    return Source(folder, folder / "adapter" if adapter else told, *shorten(record), study)
+    return Source(folder, folder / "adapter" if adapter else told, *shorten(record, allow), study)
 
 
 def source_of(folder: Path) -> Source:
@@ -68,15 +72,23 @@ def study_of(record: dict) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
-def shorten(told: object) -> tuple[object, int]:
+def allowed(word: str, allow: Collection[str]) -> bool:
+    """Whether a word is one of those, * standing for anything."""
+    return any(fnmatchcase(word, pattern) for pattern in allow)
+
+
+def shorten(told: object, allow: Collection[str] = ()) -> tuple[object, int]:
     """Anything JSON can hold with the absolute paths in its strings cut to their last part; and how many there were."""
     if isinstance(told, str):
-        return PATH.subn(r".../\1", told)
+        found = [match for match in PATH.finditer(told) if not allowed(match[0], allow)]
+        for match in reversed(found):
+            told = f"{told[:match.start()]}.../{match[1]}{told[match.end():]}"
+        return told, len(found)
     if isinstance(told, list):
-        every = [shorten(each) for each in told]
+        every = [shorten(each, allow) for each in told]
         return [each for each, _ in every], sum(count for _, count in every)
     if isinstance(told, dict):
-        keys, values = shorten(list(told)), shorten(list(told.values()))
+        keys, values = shorten(list(told), allow), shorten(list(told.values()), allow)
         return dict(zip(keys[0], values[0])), keys[1] + values[1]
     return told, 0
 

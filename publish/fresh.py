@@ -2,7 +2,7 @@
 
     python -P fresh.py FOLDER [SAMPLE.json]     prints {"worst": largest difference from the sample, "missing": [...]}
 
-It imports transformers (and peft for an adapter) alone, and is run by publish.checks from an empty folder.
+It imports transformers alone (and peft for an adapter), and is run by publish.checks from outside the project.
 """
 
 import json

@@ -32,7 +32,7 @@ from publish.config import Destination  # noqa: E402
 TRIES = 5
 AGAIN = (408, 409, 412, 425, 429, 500, 502, 503, 504)  # 409, 412: somebody else changed it in between
 LONGEST_WAIT = 600  # seconds that a hub may ask for
-SILENT = 60  # seconds without a byte after which a connection is given up
+SILENT = 120  # seconds without a byte after which a connection is given up
 HUBS_OWN = (".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt")  # stay, whatever the folder holds
 Answer = TypeVar("Answer")
 
