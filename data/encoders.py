@@ -21,9 +21,9 @@ class BuiltIn(Section):
     folder: str
     """The folder inside the wheel."""
     files: list[str]
-    hub: str
-    """What it is called on the hub."""
     licence: str
+    hub: str | None = None
+    """What it is called on the hub."""
 
 
 def built_in() -> list[str]:
@@ -61,7 +61,7 @@ def base_of(name: str | None, folder: Path | None) -> dict | None:
         return None
     if name in built_in():
         known = check(BuiltIn, read_yaml(BUILT_IN / f"{name}.yaml"))
-        return {"name": known.hub, "licence": known.licence}
+        return {"name": known.hub or name, "licence": known.licence}
     card = folder / "README.md"
     front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
     licence = re.search(r"^license:\s*([^\s#]+)", front[1], re.MULTILINE) if front else None

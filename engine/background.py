@@ -45,11 +45,11 @@ class Background:
             try:
                 self.process.wait(seconds)
             except subprocess.TimeoutExpired:
-                return f"{self.done} pushed, {self.failed} failed, the last one is still under way; see {self.log}"
+                return f"{self.done} done, {self.failed} failed, the last one is still under way; see {self.log}"
             self.is_running()
         if not self.done + self.failed:
             return ""
-        return (f"{self.done} pushed, {self.failed} failed" + f", {self.passed_over} passed over" * bool(self.passed_over)
+        return (f"{self.done} done, {self.failed} failed" + f", {self.passed_over} passed over" * bool(self.passed_over)
                 + (f": {last_line(self.log)}" if self.failed else ""))
 
 

@@ -18,6 +18,10 @@ class DataError(UserError):
     """The configuration is sound, but the text, labels or weights it points to are not."""
 
 
+class HubError(UserError):
+    """The hub cannot be reached, or does not take what it is sent."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (nearest: X)`, or all that there is when few enough and nothing is near, or nothing."""
     known = sorted(map(str, known))

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from engine.command import command, configuration
-from engine.errors import DataError
+from engine.errors import DataError, HubError
 from publish.config import Publish
 
 EXAMPLE = "run=out/runs/default repo=me/reviews licence.corpus=unknown"
@@ -33,7 +33,7 @@ def listing(folder: Path) -> str:
                      + [f"  {sum(path.stat().st_size for path in files):>14,}  bytes in {len(files)} files"])
 
 
-def publish(config: Publish, words: list[str]) -> None:
+def publish(config: Publish) -> None:
     """Check, then send. Raises ConfigError, DataError and HubError for what a person can put right."""
     from publish import hub  # which takes a second, and reads HF_ENDPOINT
     from publish.card import fingerprint
@@ -58,12 +58,7 @@ def publish(config: Publish, words: list[str]) -> None:
         if config.dry_run:
             print(f"\n{listing(folder)}\n\n{(folder / 'README.md').read_text(encoding='utf-8')}")
             return
-        try:
-            sent = hub.send(folder, config, f"Publish {source.run.name}", f"run-{fingerprint(source.record)}")
-        except hub.HubError as error:
-            again = shlex.join(["python", "-m", "publish", *words])
-            raise hub.HubError(f"{error}\n{source.folder} stays as it is, and what has arrived is not sent again:"
-                               f" {again}") from None
+        sent = hub.send(folder, config, f"Publish {source.run.name}", f"run-{fingerprint(source.record)}")
     print(f"  {sent.files} files in one commit" if sent.files else "  nothing has changed: nothing was sent")
     print(f"\n  published  {sent.address}")
 
@@ -72,7 +67,11 @@ def main(words: list[str]) -> None:
     words = keys(words)
     config = configuration(Publish, words, "publish", EXAMPLE)
     if config:
-        publish(config, words)
+        try:
+            publish(config)
+        except HubError as error:
+            raise HubError(f"{error}\nThe run stays as it is, and what has arrived is not sent again:"
+                           f" {shlex.join(['python', '-m', 'publish', *words])}") from None
 
 
 if __name__ == "__main__":

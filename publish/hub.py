@@ -26,7 +26,7 @@ from huggingface_hub.hf_api import RepoFile  # noqa: E402
 from huggingface_hub.utils import disable_progress_bars, sha, validate_repo_id  # noqa: E402
 from huggingface_hub.utils._http import default_client_factory  # noqa: E402
 
-from engine.errors import ConfigError, UserError  # noqa: E402
+from engine.errors import ConfigError, HubError, UserError  # noqa: E402
 from publish.config import Destination  # noqa: E402
 
 TRIES = 5
@@ -35,10 +35,6 @@ LONGEST_WAIT = 600  # seconds that a hub may ask for
 SILENT = 120  # seconds without a byte after which a connection is given up
 HUBS_OWN = (".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt")  # stay, whatever the folder holds
 Answer = TypeVar("Answer")
-
-
-class HubError(UserError):
-    """The hub cannot be reached, or does not take it."""
 
 
 class Sent(NamedTuple):

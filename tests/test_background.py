@@ -25,7 +25,7 @@ def test_one_at_a_time_and_told_at_the_end(tmp_path, monkeypatch):
     while beside.is_running():
         time.sleep(0.02)
     assert beside.start(["slow", "3"])
-    assert beside.end() == "1 pushed, 1 failed, 1 passed over: said"
+    assert beside.end() == "1 done, 1 failed, 1 passed over: said"
     assert (tmp_path / "log").read_text() == "said\nsaid\n"
     assert Background(tmp_path / "other").end() == ""
 
@@ -33,7 +33,7 @@ def test_one_at_a_time_and_told_at_the_end(tmp_path, monkeypatch):
 def test_a_process_that_cannot_be_started_is_told_and_raises_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     beside = Background(tmp_path / "log")
-    assert not beside.start(["x"]) and beside.end().startswith("0 pushed, 1 failed")
+    assert not beside.start(["x"]) and beside.end().startswith("0 done, 1 failed")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_checkpoint_is_pushed_to_its_branch(checkpoint, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
         beside = Background(checkpoint.parent / "push.log")
         words = ["publish.push", f"folder={checkpoint}", "repo=me/enc"]
-        assert beside.start(words) and beside.end() == "1 pushed, 0 failed", beside.log.read_text()
+        assert beside.start(words) and beside.end() == "1 done, 0 failed", beside.log.read_text()
         made = hub.repositories["models/me/enc"]
         assert made.private and made.messages == ["initial commit", "enc, step 200"] and not made.tags
         assert made.files("checkpoints").keys() >= {"model.safetensors", "record.json", "README.md"}

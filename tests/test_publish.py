@@ -55,11 +55,13 @@ def place(runs, tmp_path, monkeypatch) -> Path:
 
 
 LOAD = """
-import re, sys
-from huggingface_hub import hf_hub_download
+import re
+from huggingface_hub import ModelCard
 for name in ("me/enc", "me/mod"):
-    card = open(hf_hub_download(name, "README.md"), encoding="utf-8").read()
-    blocks = re.findall(r"```python\\n(.*?)```", card, re.DOTALL)
+    card = ModelCard.load(name)
+    card.validate()
+    assert card.data.eval_results and card.data.pipeline_tag
+    blocks = re.findall(r"```python\\n(.*?)```", card.text, re.DOTALL)
     assert len(blocks) == (3 if name == "me/enc" else 1), blocks
     for block in blocks:
         found = {}
@@ -234,7 +236,7 @@ def test_mistakes_and_failures(place, monkeypatch, capsys):
         monkeypatch.setattr("publish.hub.ENDPOINT", hub.url)
         told = refused("run=enc", "repo=me/enc", *LICENCES[:1])
         assert told.startswith(f"{hub.url}: does not know this token") and not hub.repositories
-    assert "out/runs/enc/encoder stays as it is" in told
+    assert "The run stays as it is" in told
     assert told.endswith("python -m publish run=enc repo=me/enc licence.corpus=cc-by-4.0")
 
 

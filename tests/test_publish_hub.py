@@ -9,7 +9,7 @@ import pytest
 from hub import TOKEN, Hub, Repository, sha256
 from huggingface_hub import constants
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, HubError
 from publish import hub as sending
 from publish.config import Destination
 
@@ -82,7 +82,7 @@ def test_a_branch_and_private(hub, folder):
 def test_connection_cut_during_the_largest_file_and_resumed(hub, folder):
     large = f"PUT /lfs/{sha256(LARGE)}"
     hub.cut(large, after=100_000, times=1000)
-    with pytest.raises(sending.HubError, match=f"{hub.url}: the connection failed"):
+    with pytest.raises(HubError, match=f"{hub.url}: the connection failed"):
         send(folder)
     made = hub.repositories["models/me/new"]
     assert made.messages == ["initial commit"] and not made.tags, "half a model is never seen"
@@ -115,7 +115,7 @@ def test_500_three_times_then_success(hub, folder):
 
 def test_500_for_ever(hub, folder):
     hub.fail("POST .*/commit/main", 500, times=1000)
-    with pytest.raises(sending.HubError, match=r"is in trouble \(500\)$"):
+    with pytest.raises(HubError, match=r"is in trouble \(500\)$"):
         send(folder)
     assert hub.repositories["models/me/new"].messages == ["initial commit"]
 
@@ -130,14 +130,14 @@ def test_429_waits_as_long_as_it_is_asked_to(hub, folder, request_line):
 
 def test_429_that_asks_for_an_hour_is_told_at_once(hub, folder):
     hub.fail("POST /api/repos/create", 429, Retry_After="3600")
-    with pytest.raises(sending.HubError, match=r"asks to wait \(429\)"):
+    with pytest.raises(HubError, match=r"asks to wait \(429\)"):
         send(folder)
     assert not hub.slept
 
 
 def test_401_403_404_409(hub, folder, monkeypatch):
     def refused(line: str, repo: str = "me/new", **more) -> None:
-        with pytest.raises(sending.HubError) as told:
+        with pytest.raises(HubError) as told:
             send(folder, repo, **more)
         assert str(told.value).startswith(line) and len(str(told.value).splitlines()) == 1, told.value
         assert not hub.slept, "what will not pass is not waited for"
@@ -163,7 +163,7 @@ def test_401_403_404_409(hub, folder, monkeypatch):
 
 def test_no_network(hub, folder, monkeypatch):
     monkeypatch.setattr(sending, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(sending.HubError, match="http://127.0.0.1:9: the connection failed"):
+    with pytest.raises(HubError, match="http://127.0.0.1:9: the connection failed"):
         send(folder)
     assert hub.slept == [1, 2, 4, 8]
 
@@ -180,9 +180,9 @@ def test_a_name_that_holds_something_else(hub, folder, tmp_path_factory):
     (other / "model.py").write_text("print()")
     with Hub({"models/me/new": other}) as full:
         hub.repositories |= full.repositories
-    with pytest.raises(sending.HubError, match="me/new: the name is taken; 1 files are there"):
+    with pytest.raises(HubError, match="me/new: the name is taken; 1 files are there"):
         send(folder)
-    with pytest.raises(sending.HubError, match="me/new: is there already and everybody sees it"):
+    with pytest.raises(HubError, match="me/new: is there already and everybody sees it"):
         send(folder, private=True)
     assert send(folder, replace=True)[0].files == 6
     assert "model.py" not in hub.repositories["models/me/new"].files()
@@ -197,6 +197,6 @@ def test_somebody_else_commits_in_between(hub, folder):
 
 def test_front_matter_that_the_hub_refuses(hub, folder):
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
-    with pytest.raises(sending.HubError, match="me/new: Invalid metadata in README.md.*license_name"):
+    with pytest.raises(HubError, match="me/new: Invalid metadata in README.md.*license_name"):
         send(folder)
     assert not hub.count("PUT") and hub.repositories["models/me/new"].messages == ["initial commit"]
