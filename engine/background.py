@@ -16,13 +16,16 @@ class Background:
     """`python -m WORDS...`; what it says, or why it failed, is added to the file `log`."""
 
     def __init__(self, log: Path):
-        self.log, self.process, self.passed_over, self.failed, self.done = log, None, 0, 0, 0
+        self.log, self.process, self.why = log, None, ""
+        self.done = self.failed = self.passed_over = 0
 
     def is_running(self) -> bool:
         """Whether the last one is still at it. Counts it once it is not."""
         if self.process is not None and self.process.poll() is not None:
-            self.failed += self.process.returncode != 0
-            self.done += self.process.returncode == 0
+            if self.process.returncode:
+                self.failed, self.why = self.failed + 1, last_line(self.log)
+            else:
+                self.done += 1
             self.process = None
         return self.process is not None
 
@@ -35,8 +38,8 @@ class Background:
             with open(self.log, "a", encoding="utf-8") as file:
                 self.process = subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file,
                                                 stdin=subprocess.DEVNULL, start_new_session=True)
-        except OSError:
-            self.failed += 1
+        except OSError as error:
+            self.failed, self.why = self.failed + 1, str(error)
         return self.process is not None
 
     def end(self, seconds: float = 600) -> str:
@@ -50,7 +53,7 @@ class Background:
         if not self.done + self.failed:
             return ""
         return (f"{self.done} done, {self.failed} failed" + f", {self.passed_over} passed over" * bool(self.passed_over)
-                + (f": {last_line(self.log)}" if self.failed else ""))
+                + f": {self.why}" * bool(self.failed))
 
 
 def last_line(path: Path) -> str:
