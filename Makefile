@@ -7,10 +7,13 @@ TASK ?= sentiment
 ENCODER ?=
 HOW ?=
 INIT ?=
+RUN ?=
+REPO ?=
+PRIVATE ?=
 ARGS ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help corpus pretrain finetune bench test test-all
+.PHONY: help corpus pretrain finetune study publish bench test test-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -26,6 +29,9 @@ finetune: .venv/ready  ## teach it a task        [TASK=sentiment] [ENCODER=folde
 
 study: .venv/ready  ## what pretraining is worth in labels (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+
+publish: .venv/ready  ## check a finished run, send it to a model hub   RUN=out/runs/default REPO=me/name [PRIVATE=1] [ARGS="dry_run=true"]
+	@$(PYTHON) -m publish $(if $(RUN),run=$(RUN)) $(if $(REPO),repo=$(REPO)) $(if $(PRIVATE),private=true) $(ARGS)
 
 bench: .venv/ready  ## pretraining's speed beside run_mlm's (under 10 minutes on 2 cores)
 	@$(PYTHON) benchmarks/pretraining.py $(ARGS)

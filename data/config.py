@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from data import labelled
-from data.sources import Source
-from engine.config import Section, Share
+from data.sources import Source, name_of
+from engine.config import Section, Share, load
 from engine.explain import constant
 
 
@@ -175,3 +175,9 @@ class TaskFile(Section):
     def identity(self) -> dict:
         """What a fingerprint of those rows is made of."""
         return labelled.identity(self.task) | ({"kind": self.kind} if self.kind != "class" else {})
+
+
+def licences(corpus: Corpus) -> dict[str, str | None]:
+    """The sources of a corpus, by name, with the licence each says it is under."""
+    sources = [load(TaskFile, [source.task]).task.train if source.task else source for source in corpus.sources]
+    return {name_of(source): source.licence for source in sources}

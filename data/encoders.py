@@ -24,6 +24,8 @@ class BuiltIn(Section):
     """The folder inside the wheel."""
     files: list[str]
     licence: str
+    hub: str | None = None
+    """What it is called on the hub."""
 
 
 def built_in() -> list[str]:
@@ -49,10 +51,23 @@ def locate(name: str) -> Path:
         raise DataError(f"{name}: no such folder{nearest(name, there)}")
     from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]))
     except Exception as error:
         raise DataError(f"{name}: neither a folder, nor built in{nearest(name, built_in())},"
                         f" nor given by the hub ({first_line(error)})") from None
+
+
+def base_of(name: str | None, folder: Path | None) -> dict | None:
+    """{"name", "licence"} of somebody else's encoder, as its YAML or its card says; None of our own, or of none."""
+    if folder is None or record_of(folder):
+        return None
+    if name in built_in():
+        known = check(BuiltIn, read_yaml(BUILT_IN / f"{name}.yaml"))
+        return {"name": known.hub or name, "licence": known.licence}
+    card = folder / "README.md"
+    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
+    licence = re.search(r"^license:\s*([^\s#]+)", front[1], re.MULTILINE) if front else None
+    return {"name": name, "licence": licence[1] if licence else None}
 
 
 def pooling_of(folder: Path) -> str | None:

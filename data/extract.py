@@ -51,7 +51,7 @@ def name(source: CorpusSource) -> str:
 
 def buckets(source: CorpusSource, config: Clean) -> list[Bucket]:
     """The source in parts of about 64 MiB. A file's bucket follows from its path, not from what else there is."""
-    told = source.model_dump(mode="json", exclude={"weight", "language", "files"}) | {
+    told = source.model_dump(mode="json", exclude={"weight", "language", "licence", "files"}) | {
         "clean": config.model_dump(), "version": 3}
     if source.task:
         rows = load(TaskFile, [source.task]).identity()

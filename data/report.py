@@ -41,6 +41,13 @@ def notes(report: dict) -> list[str]:
     return found
 
 
+def told(folder: Path) -> dict:
+    """What the record of a run tells of the text in a folder of shards; the report beside them tells more."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {"steps": steps(report), "notes": notes(report), "contamination": report["contamination"],
+            "languages": sorted({part["language"] for part in report["texts"] if part["language"]})}
+
+
 def write(folder: Path, name: str, documents: dict, shards: dict) -> None:
     """report.json, README.md and report.html in the folder of shards.
 

@@ -63,8 +63,10 @@ class Source(Section):
     """Only the rows in which these columns hold something."""
     rename: dict[str, str] = {}
     """Columns by another name, {as the file has it: as it is called here}."""
+    licence: str | None = None
+    """The licence its text is under, in its own words, told in the card of what learns from it; none: not named."""
 
-    younger: ClassVar[tuple[str, ...]] = ("quotes", "having")
+    younger: ClassVar[tuple[str, ...]] = ("quotes", "having", "licence")
 
     @model_validator(mode="after")
     def one_door(self):
@@ -188,7 +190,7 @@ def content_of(path: str) -> str:
 
 def identity(source: Source) -> dict:
     """What a fingerprint of this source's rows is made of: the configuration, and the files' bytes or the hub's commit."""
-    told = source.model_dump(mode="json")
+    told = source.model_dump(mode="json", exclude={"licence"})
     if source.files:
         told["files"] = [content_of(path) for path in local_files(source)]
     if source.hub:

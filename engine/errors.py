@@ -19,6 +19,10 @@ class DataError(UserError):
     """The configuration is sound, but the text, labels or weights it points to are not."""
 
 
+class HubError(UserError):
+    """The hub cannot be reached, or does not take what it is sent."""
+
+
 class Leave(Exception):
     """The command ends here with an exit code: all that was asked is done, or somebody asked it to stop."""
 

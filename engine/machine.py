@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+import re
 import sys
+from pathlib import Path
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# For an estimate of energy, in watts: a core with its share of memory and board, and the board power of GPUs.
+CORE_WATTS, OTHER_GPU_WATTS = 10, 300
+GPU_WATTS = {"H100 PCIe": 350, "H100": 700, "H200": 700, "A100": 400, "L4": 72, "T4": 70}
 
 
 def has_native_bf16() -> bool:
@@ -15,6 +22,26 @@ def has_native_bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def describe() -> dict:
+    """{"processor", "cores", "memory_gb", "gpus", "machines", "watts"}: what a run is made on; watts: assumed, of it all.
+
+    The estimate is CORE_WATTS for each core this process may use, and of a GPU what its maker says it draws at most.
+    """
+    processor, information = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if information.is_file():
+        names = re.findall(r"^model name\s*:\s*(.+)$", information.read_text(errors="replace"), re.MULTILINE)
+        processor = names[0] if names else processor
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    machines = max(1, int(os.environ.get("WORLD_SIZE", "1")) // here)
+    gpus = [torch.cuda.get_device_name(number) for number in range(min(here, torch.cuda.device_count()))]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    drawn = sum(next((watts for name, watts in GPU_WATTS.items() if re.search(rf"\b{name}\b", gpu)), OTHER_GPU_WATTS)
+                for gpu in gpus)
+    return {"processor": processor, "cores": cores, "memory_gb": round(memory / 2**30, 1),
+            "gpus": gpus, "machines": machines, "watts": machines * (cores * CORE_WATTS + drawn)}
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""What a person reads at the end: the table in the terminal, and the card in the model folder."""
+"""What a person reads at the end: the table in the terminal."""
 
 from __future__ import annotations
 
@@ -6,28 +6,7 @@ import json
 from collections.abc import Sequence
 
 from engine.record import Run
-
-CLASSES = ("accuracy", "f1_macro")
-"""What is shown of a run whose record does not say."""
-TITLES = {"f1_macro": "macro F1", "f1_micro": "micro F1", "f1": "entity F1", "spearman": "Spearman", "pearson": "Pearson",
-          "rmse": "RMSE"}
-AT_MOST = 30  # labels named in the card
-DOES = {
-    "class": """Classifies text into {labels}""",
-    "labels": """Says which of these labels a text has, any number of them: {labels}. `config.json` holds a threshold for each
-label, fitted on the validation rows (its `thresholds`): from that probability on the label is said""",
-    "number": """Says the number `{labels}` of a text""",
-    "tags": """Finds the entities in a text, by tags of its words: {labels}"""}
-CALIBRATED = """
-Its probabilities are calibrated: the logits' temperature, {temperature:.3f}, was fitted on the validation rows (Guo et al.
-2017) and is already part of the last layer's weights. Expected calibration error on the test rows: {after:.3f},
-{before:.3f} without it.
-"""
-
-
-def title(figure: str) -> str:
-    """A figure as a person calls it."""
-    return TITLES.get(figure, figure.replace("_", " "))
+from publish.card import CLASSES, call, title
 
 
 def table(rows: list[tuple[str, dict | None]], shown: Sequence[str] = CLASSES) -> list[str]:
@@ -59,46 +38,3 @@ def summary(run: Run) -> str:
         *([f"  adapter {run.folder / 'adapter'} on {run.folder / 'base'}, for peft"] * (run.folder / "adapter").is_dir()),
         f"  next    python -c \"from transformers import pipeline; "
         f"print({call(metrics.get('learns', 'class'), str(run.folder / 'model'))})\""])
-
-
-def call(learns: str, where: str) -> str:
-    """How plain transformers asks the model at `where`, in Python."""
-    task = "token-classification" if learns == "tags" else "text-classification"
-    more = {"labels": ", top_k=None", "tags": ", aggregation_strategy='first'"}.get(learns, "")
-    return f"pipeline('{task}', '{where}'{more})('your text')"
-
-
-def card(made: dict, settings: dict = {}) -> str:
-    """The model folder's README.md, made from its record; `settings` as in its config.json."""
-    config, test, names, shown = made["config"], made["figures"]["test"], made["labels"], made.get("shown", CLASSES)
-    rows = "\n".join(f"| {name} | {' | '.join(f'{figures[figure]:.3f}' for figure in shown)} |" for name, figures in [
-        ("this model", test), *((told["name"], told["test"]) for told in made["baselines"].values() if "test" in told)])
-    learns = made.get("learns", "class")
-    names = [name[2:] for name in names if name.startswith("B-")] if learns == "tags" else names
-    listed = ", ".join(names[:AT_MOST]) + f" and {len(names) - AT_MOST:,} more" * (len(names) > AT_MOST)
-    told = CALIBRATED.format(temperature=settings["calibration"]["temperature"], after=test["ece"],
-                             before=test["ece_uncalibrated"]) if "calibration" in settings else ""
-    task = "token-classification" if learns == "tags" else "text-classification"
-    return f"""---
-library_name: transformers
-pipeline_tag: {task}
-tags: [headstart, {config['task']['name']}]
----
-
-# {made['run']}
-
-{DOES[learns].format(labels=listed)}: the encoder `{config['encoder']}` fine-tuned on
-{made['rows']['train']:,} labels of the task `{config['task']['name']}`. On {test['n']:,} test rows:
-
-| | {' | '.join(map(title, shown))} |
-|---|{'---|' * len(shown)}
-{rows}
-{told}
-```python
-from transformers import pipeline
-
-print({call(learns, 'PATH_OR_NAME').replace("'", '"')})
-```
-
-`record.json` holds the whole configuration, the versions and the seed.
-"""

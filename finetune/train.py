@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
+import torch
 from transformers.utils import logging
 
-from data import labelled
-from data.encoders import locate, record_of
+from data import labelled, sample
+from data.encoders import base_of, locate, record_of
+from data.sources import name_of
 from data.tokenizer import FILES
-from engine import record
+from engine import machine, record
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_whole
 from engine.loop import accelerator as make_accelerator
 from finetune import baselines
 from finetune.adapting import adapted
 from finetune.config import Finetune
-from finetune.report import card, summary
+from finetune.report import summary
 from finetune.selftraining import self_train
 from finetune.teaching import Taught, fits, head_of, teach
+from publish.card import card
+
+
+SAYS = {"class": partial(torch.softmax, dim=-1), "tags": partial(torch.softmax, dim=-1), "labels": torch.sigmoid,
+        "number": torch.clone}
+"""What plain transformers makes of the logits of each kind of head."""
 
 
 def newest_encoder() -> str:
@@ -101,7 +110,12 @@ def finetune(config: Finetune) -> None:
         made = {"kind": "model", "run": config.run, "config": config.model_dump(mode="json"), "labels": names,
                 "rows": {split: len(examples) for split, examples in splits.items()}, "figures": taught.figures,
                 "learns": head_file.KIND, "shown": shown,
-                "baselines": compared, "encoder_record": record_of(folder), "versions": record.versions()}
+                "labels_available": len(rows["train"]), "steps": taught.result.step,
+                "seconds": round(taught.result.seconds, 1), "processes": accelerator.num_processes,
+                "precision": accelerator.mixed_precision.replace("no", "float32"),
+                "baselines": compared, "encoder_record": record_of(folder), "versions": record.versions(),
+                "hardware": machine.describe(), "licences": {
+                    "labels": {name_of(config.task.train): config.task.train.licence}, "base": base_of(encoder, folder)}}
         write_json(run.folder / "metrics.json", {
             **taught.figures, **taught.details, "learns": head_file.KIND, "shown": shown, "baselines": compared,
             "task": config.task.name, "encoder": encoder,
@@ -113,7 +127,11 @@ def finetune(config: Finetune) -> None:
             adapters.save_apart(taught.adapted, run.folder)
             adapters.merge(taught.adapted)
 
-        settings = taught.model.config.to_dict()
+        if calibration := taught.model.config.to_dict().get("calibration"):
+            made["calibration"] = calibration
+        write_json(run.folder / "sample.json", sample.sample(
+            taught.model, folder, [example.texts for example in sample.spread(splits["test"])], config.max_length,
+            lambda output: SAYS[head_file.KIND](output.logits[0])))
 
         def fill(path: Path) -> None:
             taught.model.save_pretrained(path)
@@ -121,7 +139,7 @@ def finetune(config: Finetune) -> None:
                 if (folder / name).is_file():
                     shutil.copy(folder / name, path / name)
             write_json(path / "record.json", made)
-            (path / "README.md").write_text(card(made, settings), encoding="utf-8")
+            (path / "README.md").write_text(card(made), encoding="utf-8")
 
         write_whole(run.folder / "model", fill)
         for leftover in [*run.folder.glob("**/step-*"), *run.folder.glob("**/best")]:

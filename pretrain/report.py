@@ -1,4 +1,4 @@
-"""What a person reads at the end: the summary in the terminal, and the card in the encoder folder."""
+"""What a person reads at the end: the summary in the terminal."""
 
 from __future__ import annotations
 
@@ -39,36 +39,3 @@ def summary(run: Run) -> str:
         f"  next            make finetune TASK=sentiment ENCODER={run.folder / 'encoder'}",
     ]
     return "\n".join(lines)
-
-
-def card(made: dict) -> str:
-    """The encoder folder's README.md, made from its record."""
-    config, documents = made["config"], made["documents"]
-    trained = f"continued from `{made['init']}`" if made["init"] else "trained from nothing"
-    evaluation = made["evaluation"]
-    measured = " ".join([*([f"Held-out masked-token loss at 15 %: {evaluation['loss']:.3f}."] if "loss" in evaluation else []),
-                         *([f"A held-out text's other half is the nearest among {evaluation['among']:,} for"
-                           f" {evaluation['retrieval']:.1%} of them."]
-                           if "retrieval" in evaluation else [])])
-    return f"""---
-library_name: transformers
-pipeline_tag: {"fill-mask" if "loss" in evaluation else "sentence-similarity"}
-tags: [headstart, encoder, {config['objective']['name']}]
----
-
-# {made['run']}
-
-An encoder {trained} on the corpus `{config['corpus']['name']}` ({documents['train']['documents']:,} documents,
-{documents['train']['tokens']:,} tokens; {documents['held_out']['documents']:,} documents held out) by
-`{config['objective']['name']}` for {made['steps']:,} steps, {made['tokens']:,} tokens.
-{measured}
-
-```python
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH_OR_NAME")
-model = AutoModel.from_pretrained("PATH_OR_NAME")
-```
-
-`record.json` holds the whole configuration, the versions and the seed.
-"""

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import torch
 
+from data import sample
 from data.batches import generator, order, slices
+from data.config import licences
 from data.derived import manifest
-from data.encoders import record_of
+from data.encoders import base_of, record_of
 from data.prepare import prepare
-from data.report import looked_at
+from data.report import looked_at, told
 from data.shards import Shards
-from engine import record
+from engine import machine, record
 from engine.errors import ConfigError, DataError
 from engine.files import write_json
 from engine.gradient import Batch
@@ -26,7 +28,8 @@ from pretrain.config import Pretrain
 from pretrain.encoder import Encoder, save
 from pretrain.evaluation import HeldOut
 from pretrain.origin import continue_from, from_nothing
-from pretrain.report import card, summary
+from pretrain.report import summary
+from publish.card import card
 
 
 def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> Encoder:
@@ -122,11 +125,16 @@ def pretrain(config: Pretrain) -> None:
             "shards": shard_folder.name, "steps": result.step, "tokens": result.tokens,
             "seconds": round(result.seconds, 1), "processes": accelerator.num_processes,
             "precision": accelerator.mixed_precision.replace("no", "float32"), "evaluation": result.evaluation,
-            "longest_text": config.length, "versions": record.versions(),
+            "longest_text": config.length, "versions": record.versions(), "hardware": machine.describe(),
+            "text": told(shard_folder), "pooling": encoder.pooling, "with_head": with_head,
+            "licences": {"corpus": licences(config.corpus), "base": base_of(config.init, init)},
         }
         write_json(run.folder / "metrics.json", {
             "held_out": result.evaluation, "steps": result.step, "tokens": result.tokens,
             "seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens / result.seconds)})
+        write_json(run.folder / "sample.json", sample.sample(
+            encoder.model.base_model, tokenizer, sample.of_shards(Shards(shard_folder, "held_out"), tokenizer), config.length,
+            lambda output: output.last_hidden_state[0].mean(0) if encoder.pooling == "mean" else output.last_hidden_state[0, 0]))
         save(encoder, run.folder / "encoder", tokenizer, made, card(made), with_head)
         print(summary(run))
     accelerator.wait_for_everyone()

@@ -21,7 +21,8 @@ TINY = ["init=none", "length=32", "tokenizer.vocab_size=512", "model.layers=2", 
         "train.batch_size=8", "train.precision=float32"]
 
 
-LONG = ("test_whole_path.py", "test_study.py", "test_fewshot.py", "test_adapt.py", "test_heads.py", "test_entities.py")
+LONG = ("test_whole_path.py", "test_publish.py", "test_study.py", "test_fewshot.py", "test_adapt.py", "test_heads.py",
+        "test_entities.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

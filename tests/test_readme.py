@@ -15,6 +15,7 @@ from engine.config import load
 from finetune.config import Finetune
 from finetune.study.config import Study
 from pretrain.config import Pretrain
+from publish.config import Publish
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line[2:].split("#")[0].strip() for line in README.splitlines() if line.startswith("$ make")]
@@ -33,7 +34,8 @@ def test_make_commands_are_what_the_makefile_runs(command):
     line = shlex.split(told.stdout.strip().splitlines()[-1])
     if "pytest" not in line:
         stage = line[line.index("-m") + 1]
-        load({"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study}[stage], line[line.index("-m") + 2:])
+        load({"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study,
+              "publish": Publish}[stage], line[line.index("-m") + 2:])
 
 
 def test_readme_shows_both_commands_with_their_output():

@@ -1,0 +1,86 @@
+"""A command beside the training, and the push of a checkpoint by one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hub import Hub
+
+from engine.background import Background
+from engine.errors import DataError
+from publish.push import main
+
+
+def test_one_at_a_time_and_told_at_the_end(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import sys, time\ntime.sleep(0.5)\nprint('said')\nsys.exit(*map(int, sys.argv[1:]))\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    beside = Background(tmp_path / "log")
+    assert beside.end() == "" and beside.start(["slow"]) and not beside.start(["slow"])
+    while beside.is_running():
+        time.sleep(0.02)
+    assert beside.start(["slow", "3"])
+    assert beside.end() == "1 done, 1 failed, 1 passed over: said"
+    assert (tmp_path / "log").read_text() == "said\nsaid\n"
+    assert Background(tmp_path / "other").end() == ""
+
+
+def test_a_process_that_cannot_be_started_is_told_and_raises_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    beside = Background(tmp_path / "log")
+    assert not beside.start(["x"]) and beside.end().startswith("0 done, 1 failed")
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """An encoder folder as pretraining leaves one, but for its weights."""
+    import torch
+    from safetensors.torch import save_file
+    folder = tmp_path / "pushing"
+    folder.mkdir()
+    told = {"documents": 9, "tokens": 90, "rows": 3}
+    record = {"kind": "encoder", "run": "enc", "init": None, "init_record": {}, "steps": 200, "longest_text": 32, "versions": {},
+              "evaluation": {"loss": 2.0}, "documents": {"train": told, "held_out": told}, "config": {
+                  "corpus": {"name": "c", "sources": []}, "objective": {"name": "mlm"}, "train": {"steps": 400},
+                  "dropout": 0.0, "seed": 0, "evaluation_rows": 8}}
+    (folder / "record.json").write_text(json.dumps(record))
+    save_file({"weight": torch.zeros(4)}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_checkpoint_is_pushed_to_its_branch(checkpoint, monkeypatch):
+    with Hub() as hub:
+        for name, value in hub.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        beside = Background(checkpoint.parent / "push.log")
+        words = ["publish.push", f"folder={checkpoint}", "repo=me/enc"]
+        assert beside.start(words) and beside.end() == "1 done, 0 failed", beside.log.read_text()
+        made = hub.repositories["models/me/enc"]
+        assert made.private and made.messages == ["initial commit", "enc, step 200"] and not made.tags
+        assert made.files("checkpoints").keys() >= {"model.safetensors", "record.json", "README.md"}
+        assert made.files("main").keys() == {".gitattributes"}
+
+        line, = beside.log.read_text().splitlines()
+        assert line.endswith(f"step 200: 3 files to {hub.url}/me/enc/tree/checkpoints")
+
+
+def test_why_a_push_failed_is_a_line(checkpoint, monkeypatch):
+    monkeypatch.setattr("os.nice", lambda by: 0)
+    (checkpoint / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match="^2[-0-9: ]+ not pushed: .*optimizer.safetensors: does not belong") as told:
+        main([f"folder={checkpoint}", "repo=me/enc"])
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_never_two_at_once(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr("os.nice", lambda by: 0)
+    with open(checkpoint.parent / ".push.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        main([f"folder={checkpoint}", "repo=me/enc"])
+    assert "left to the next one: another push is under way" in capsys.readouterr().out
