@@ -207,7 +207,8 @@ def check(schema: type[Schema], tree: dict) -> Schema:
             problem["loc"] = tuple(part for part in problem["loc"] if not KIND.fullmatch(str(part)))
             key, _, message = explain(schema, problem).partition(": ")
             told.setdefault(key, {})[message] = None
-        raise ConfigError("\n".join(f"{key}: {', and '.join(messages)}" for key, messages in told.items())) from None
+        raise ConfigError("\n".join(
+            f"{key}: {', and '.join(messages)}".removeprefix(": ") for key, messages in told.items())) from None
 
 
 def dump(config: Section) -> str:

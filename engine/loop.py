@@ -56,12 +56,14 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
         train: Train, run: Run, accelerator: Accelerator, *, seed: int, title: str,
         before_step: Callable[[int], None] = lambda step: None,
         after_step: Callable[[int], None] = lambda step: None,
+        after_save: Callable[[Result], None] = lambda result: None,
         evaluate: Callable[[], dict[str, float]] = dict,
         monitor: str | None = None, patience: int | None = None, sharded: bool = False) -> Result:
     """Train `module` for `train.steps` steps, going on from the run's newest checkpoint that is whole.
 
     batches(step, rows): this process's micro-batches of that step, of so many rows each, a pure function of both.
     before_step(step), after_step(step): where a stage freezes layers, or an objective keeps a teacher.
+    after_save(how it has gone so far): called by the main process once a checkpoint has been begun.
     evaluate(): figures of the present weights.
     monitor: the figure to maximise; the best weights seen are the ones the module ends with.
     patience: evaluations without a better `monitor` after which training stops.
@@ -165,6 +167,10 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                 tokens_told, told = 0, time.time()
                 if done % train.save_every == 0 or enough or stop or done == steps:
                     way.save(saver, state, average.saved())
+                    way.pull()
+                    if accelerator.is_main_process:
+                        with average.applied():
+                            after_save(Result(done, state["tokens"], state["seconds"], state["evaluation"]))
                 if stop and not enough and done < steps:
                     saver.wait()
                     stopping.leave(asked, f"{run.folder}: stopped after step {done} of {steps}, saved; the same command goes on")

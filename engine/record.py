@@ -25,7 +25,7 @@ RUNS = Path("out/runs")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
 # Keys that change what is written when, not what is learned: a run may go on with others.
 HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.most_skipped", "train.replay",
-            "train.check", "train.sharded", "changed", "layers.cache", "layers.cache_mb")
+            "train.check", "train.sharded", "changed", "push_every", "push_to", "layers.cache", "layers.cache_mb")
 
 
 def versions() -> dict[str, str]:

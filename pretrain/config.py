@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from data.config import Corpus
 from data.config import Tokenizer
@@ -77,6 +77,18 @@ class Pretrain(Section):
     """How text vectors are made, written into the encoder folder; none: as init says, else mean."""
     evaluation_rows: PositiveInt = 256
     """Held-out rows of an evaluation."""
+    push_every: NonNegativeInt = 0
+    """Steps, those at which train.save_every saves, between encoders sent to a hub while training goes on; 0: none."""
+    push_to: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    """OWNER/NAME on the hub: a private repository, its branch checkpoints."""
     objective: Plugin("pretrain.objectives", "mlm") = {}
     """What is learned."""
     train: Training
+
+    @model_validator(mode="after")
+    def pushed_somewhere(self):
+        if self.push_every and not self.push_to:
+            raise ValueError("push_every needs push_to=OWNER/NAME")
+        if self.push_every % self.train.save_every:
+            raise ValueError(f"push_every={self.push_every} is no multiple of train.save_every={self.train.save_every}")
+        return self

@@ -9,27 +9,23 @@ from pathlib import Path
 
 import torch
 
-from data import sample
 from data.batches import generator, order, slices
-from data.config import licences
 from data.derived import manifest
-from data.encoders import base_of, record_of
 from data.prepare import prepare
-from data.report import looked_at, told
+from data.report import looked_at
 from data.shards import Shards
-from engine import machine, record
+from engine import record
 from engine.errors import ConfigError, DataError
-from engine.files import write_json
 from engine.gradient import Batch
 from engine.loop import accelerator as make_accelerator, fit
 from engine.optim import adamw, muon
 from pretrain import start
 from pretrain.config import Pretrain
-from pretrain.encoder import Encoder, save
+from pretrain.encoder import Encoder
 from pretrain.evaluation import HeldOut
+from pretrain.leaving import Leaving
 from pretrain.origin import continue_from, from_nothing
 from pretrain.report import summary
-from publish.card import card
 
 
 def new_encoder(config: Pretrain, init: Path | None, shards: Shards) -> Encoder:
@@ -99,6 +95,7 @@ def pretrain(config: Pretrain) -> None:
     # A head that nobody has taught is neither measured nor saved.
     with_head = objective.teaches_vocabulary or not encoder.new
     held_out = HeldOut(Shards(shard_folder, "held_out"), config.evaluation_rows, accelerator, with_head)
+    leaving = Leaving(config, run, encoder, init, tokenizer, shard_folder, accelerator, with_head)
     parameters = dict(objective.named_parameters())
 
     def lr_scale(name: str) -> float:
@@ -110,7 +107,7 @@ def pretrain(config: Pretrain) -> None:
         encoder.compile_trunk()
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
-                 evaluate=lambda: held_out(encoder), sharded=config.train.sharded)
+                 after_save=leaving.push, evaluate=lambda: held_out(encoder), sharded=config.train.sharded)
     if held:
         with torch.no_grad():
             for parameter, weights in held.items():
@@ -118,23 +115,5 @@ def pretrain(config: Pretrain) -> None:
         result.evaluation = held_out(encoder)
 
     if accelerator.is_main_process:
-        made = {
-            "kind": "encoder", "run": config.run, "config": config.model_dump(mode="json"),
-            "init": config.init, "init_record": record_of(init) if init else {},
-            "documents": {key: value for key, value in manifest(shard_folder).items() if key != "inputs"},
-            "shards": shard_folder.name, "steps": result.step, "tokens": result.tokens,
-            "seconds": round(result.seconds, 1), "processes": accelerator.num_processes,
-            "precision": accelerator.mixed_precision.replace("no", "float32"), "evaluation": result.evaluation,
-            "longest_text": config.length, "versions": record.versions(), "hardware": machine.describe(),
-            "text": told(shard_folder), "pooling": encoder.pooling, "with_head": with_head,
-            "licences": {"corpus": licences(config.corpus), "base": base_of(config.init, init)},
-        }
-        write_json(run.folder / "metrics.json", {
-            "held_out": result.evaluation, "steps": result.step, "tokens": result.tokens,
-            "seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens / result.seconds)})
-        write_json(run.folder / "sample.json", sample.sample(
-            encoder.model.base_model, tokenizer, sample.of_shards(Shards(shard_folder, "held_out"), tokenizer), config.length,
-            lambda output: output.last_hidden_state[0].mean(0) if encoder.pooling == "mean" else output.last_hidden_state[0, 0]))
-        save(encoder, run.folder / "encoder", tokenizer, made, card(made), with_head)
-        print(summary(run))
+        leaving.finish(result)
     accelerator.wait_for_everyone()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from hub import Hub
+from test_whole_path import pretrain_words
 
 from engine.background import Background
-from engine.errors import DataError
+from engine.config import load
+from engine.errors import ConfigError, DataError
+from pretrain.__main__ import main as pretrain_main
+from pretrain.config import Pretrain
 from publish.push import main
 
 
@@ -84,3 +89,30 @@ def test_never_two_at_once(checkpoint, capsys, monkeypatch):
         fcntl.flock(lock, fcntl.LOCK_EX)
         main([f"folder={checkpoint}", "repo=me/enc"])
     assert "left to the next one: another push is under way" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answers", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_checkpoints_are_pushed_while_training_goes_on_and_a_dead_hub_stops_nothing(workplace, sentences, capsys, monkeypatch, answers):
+    with Hub() as hub:
+        for name, value in (hub.environment | ({} if answers else {"HF_ENDPOINT": "http://127.0.0.1:9"})).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        pretrain_main([*pretrain_words(sentences), "run=enc", "train.steps=4", "train.save_every=2", "push_every=2",
+                       "push_to=me/enc", "train.eval_every=2"])
+        said = capsys.readouterr().out
+        assert (workplace / "out/runs/enc/encoder/record.json").is_file()
+        if not answers:
+            assert re.search(r"  pushed          0 done, 1 failed.*: 20.* not pushed: ", said), said
+            return
+        assert re.search(r"  pushed          1 done, 0 failed", said), said
+        files = hub.repositories["models/me/enc"].files("checkpoints")
+        assert json.loads(files["record.json"])["steps"] in (2, 4) and "model.safetensors" in files
+        assert not any("optimizer" in name or "sample" in name for name in files)
+
+
+@pytest.mark.parametrize("words, told", [(["push_every=2"], "push_every needs push_to=OWNER/NAME"),
+                                         (["push_every=3", "push_to=me/x"], "push_every=3 is no multiple of train.save_every=400"),
+                                         (["push_every=400", "push_to=x"], "push_to: ")])
+def test_a_push_that_cannot_be(words, told):
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        load(Pretrain, ["configs/pretrain/scratch.yaml", *words])
