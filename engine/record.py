@@ -18,7 +18,7 @@ import yaml
 
 from engine.config import Loader, Section, dump, read_yaml
 from engine.errors import ConfigError
-from engine.files import read_json, write_json, write_text
+from engine.files import is_full, read_json, write_json, write_text
 from engine.lock import hold
 
 RUNS = Path("out/runs")
@@ -88,7 +88,9 @@ class Run:
             self.lock = hold(self.folder)
             write_text(self.folder / "config.yaml", dump(self.config))
             write_json(path, data)
-        except PermissionError as error:
+        except OSError as error:
+            if is_full(error):
+                raise
             raise ConfigError(f"{error.filename or self.folder}: cannot be written ({error.strerror})") from None
 
     def rewind(self, step: int) -> None:
@@ -128,7 +130,7 @@ def writable(folder: Path) -> None:
     """Raises ConfigError when the folder, or the nearest there is above it, cannot be written."""
     while not folder.exists():
         folder = folder.absolute().parent
-    if not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder}: cannot be written")
 
 

@@ -321,6 +321,13 @@ class Settings(Section):
     changed: bool = False
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, check):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/runs.*: cannot be written"):
+        Run(Settings(train=settings(check=check)), "r", folder=tmp_path / "runs" / "r").begin(text="one")
+
+
 def test_a_change_is_allowed_when_told(tmp_path):
     Run(Settings(train=settings()), "r", folder=tmp_path).begin(text="one", tokenizer="a")
     with pytest.raises(ConfigError, match="was started with another text.\n"):
