@@ -95,7 +95,7 @@ def pretrain(config: Pretrain) -> None:
     optimizer = (muon(parameters.items(), config.train, config.train.matrix_lr, encoder.matrices(), lr_scale)
                  if config.train.optimizer == "muon" else adamw(parameters.items(), config.train, lr_scale))
     if config.train.compile:
-        encoder.compile_trunk()
+        encoder.compile_layers()
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
                  evaluate=lambda: held_out(encoder))
