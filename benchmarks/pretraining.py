@@ -57,7 +57,7 @@ def ours(words: list[str]) -> None:
         attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.length
         return products(module.encoder.model, config.objective.mask_rate, attended, module.encoder.trimmed)
 
-    turns.command([*words, "head_warmup=0"], lambda batch: batch.tokens, products_of)
+    turns.command([*words, "head_warmup=0", "short_rows=0"], lambda batch: batch.tokens, products_of)
 
 
 def peer(name: str, words: list[str]) -> None:

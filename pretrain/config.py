@@ -56,6 +56,8 @@ class Pretrain(Section):
     """The unlabelled text."""
     length: Annotated[int, Field(ge=8)] = 128
     """Tokens in a row; documents are cut and packed to fill it."""
+    short_rows: Share = 0.0
+    """Share of the steps, the first ones, whose rows are half as long and twice as many; masked language modelling only."""
     tokenizer: Tokenizer = Tokenizer()
     """Used when init is none."""
     model: Model = Model()

@@ -49,9 +49,13 @@ def pretrain(config: Pretrain) -> None:
         return
 
     config.objective.suits(config.train.batch_size, config.dropout, config.length)
+    if config.short_rows and (config.objective.name != "mlm" or config.length < 16):
+        raise ConfigError("short_rows: half rows are for objective.name=mlm and a length of 16 or more; leave it out")
     with accelerator.main_process_first():
         init, tokenizer, shard_folder = prepare(config.corpus, config.tokenizer, config.init, config.length,
                                                 config.model.positions)
+        short_folder = prepare(config.corpus, config.tokenizer, config.init, config.length // 2,
+                               config.model.positions)[2] if config.short_rows else shard_folder
         if accelerator.is_main_process:
             print(looked_at(shard_folder), flush=True)
     shards = Shards(shard_folder, "train")
@@ -64,6 +68,7 @@ def pretrain(config: Pretrain) -> None:
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
         examples = objective_file.Examples(config.objective, shards, tokenizer)
+        short = objective_file.Examples(config.objective, Shards(short_folder, "train"), tokenizer) if config.short_rows else None
     if accelerator.is_main_process and examples.hint():
         print(f"  {examples.hint()}", flush=True)
     objective = objective_file.Objective(config.objective, encoder)
@@ -79,10 +84,11 @@ def pretrain(config: Pretrain) -> None:
             parameter.requires_grad_(step >= head_only)
 
     def batches(step: int) -> list[Batch]:
-        numbers = order(step, config.train.batch_size, len(examples), config.seed)
-        return [examples.collate(numbers[places].tolist(), [generator(config.seed, step, place) for place in places.tolist()])
+        own, times = (short, 2) if step < round(config.short_rows * config.train.steps) else (examples, 1)
+        numbers, at_once = order(step, times * config.train.batch_size, len(own), config.seed), config.train.micro_batch
+        return [own.collate(numbers[places].tolist(), [generator(config.seed, step, place) for place in places.tolist()])
                 for places in slices(len(numbers), accelerator.process_index, accelerator.num_processes,
-                                     config.train.micro_batch)]
+                                     at_once and times * at_once)]
 
     # A head that nobody has taught is neither measured nor saved.
     with_head = objective.teaches_vocabulary or not encoder.new
