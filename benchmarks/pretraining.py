@@ -9,7 +9,7 @@ runs twice: doing what the peer does (AdamW, 15 % hidden, the rows said), and as
 Tokens are real ones: no padding, and of a row what the documents fill. The peer trains at its default of 8 rows a step and
 at ours. `utilisation` is the share of the rate at which this machine multiplies square matrices of 4,096, measured between
 the turns, at the contender's precision, and counts only the products a step must make: ours projects the hidden tokens
-onto the vocabulary, the peer all. Writes its section of benchmarks/RESULTS.md.
+onto the vocabulary, and has its last layer work on those alone, the peer all. Writes its section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ BASE = "run_mlm bf16 compile"
 LIKE = {"minilm": 16, "scratch": 64}  # rows a step when ours does what the peer does
 
 
-def products(model, share: float, attended: float) -> float:
+def products(model, share: float, attended: float, trimmed=()) -> float:
     """Floating-point operations that the matrix products of a training step make for a token.
 
-    share: of the tokens that are projected onto the vocabulary; attended: tokens that a token attends to, on average.
+    share: of the tokens that are projected onto the vocabulary, and that the modules `trimmed` work on; attended: tokens that
+    a token attends to, on average.
     """
     from torch import nn
 
-    inside = {module.weight for module in model.base_model.modules() if isinstance(module, nn.Linear)}
-    head = {module.weight for module in model.modules() if isinstance(module, nn.Linear)} - inside
+    def weights(*modules) -> set:
+        return {part.weight for module in modules for part in module.modules() if isinstance(part, nn.Linear)}
+
+    inside = weights(model.base_model) - weights(*trimmed)
     config = model.config
-    return (6 * (sum(weight.numel() for weight in inside) + share * sum(weight.numel() for weight in head))
+    return (6 * (sum(weight.numel() for weight in inside) + share * sum(weight.numel() for weight in weights(model) - inside))
             + 12 * attended * config.hidden_size * config.num_hidden_layers)
 
 
@@ -52,9 +55,9 @@ def ours(words: list[str]) -> None:
         # Under a mask a token's products with the whole row are made; on a GPU, those with its own document alone.
         sizes = batch.inputs["document_bounds"].diff().double()
         attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.length
-        return products(module.encoder.model, config.objective.mask_rate, attended)
+        return products(module.encoder.model, config.objective.mask_rate, attended, module.encoder.trimmed)
 
-    turns.command([*words, "head_warmup=0"], lambda batch: batch.tokens, products_of)
+    turns.command([*words, "head_warmup=0", "short_rows=0"], lambda batch: batch.tokens, products_of)
 
 
 def peer(name: str, words: list[str]) -> None:
@@ -102,9 +105,9 @@ def main(words: list[str]) -> None:
         name, rest = words[1], words[2:]
         if not name.startswith("ours"):
             return peer(name, rest)
-        rows = name.removeprefix("ours").removeprefix(" as run_mlm, ").removesuffix(" rows")
-        like = ["train.optimizer=adamw", "objective.mask_rate=0.15", f"train.batch_size={rows}"]
-        return ours([*rest, *(like if rows else [])])
+        kind, _, rows = name.removesuffix(" rows").partition(" as run_mlm, ")
+        like = ["train.optimizer=adamw", "objective.mask_rate=0.15", f"train.batch_size={rows}"] if rows else []
+        return ours([*rest, *like, *(["train.compile=true"] if kind == "ours compile" else [])])
     import peer as recipe
     import results
     import torch
@@ -115,7 +118,8 @@ def main(words: list[str]) -> None:
     on_gpu, lines = torch.cuda.is_available(), []
     for size in own.get("sizes", "base-128,base-512,base-8192" if on_gpu else "minilm,scratch").split(","):
         rows = LIKE.get(size) or load(Pretrain, [*SIZES[size], *rest]).train.batch_size
-        names = [f"ours as run_mlm, {rows} rows", "ours", *recipe.FLAGS, f"{BASE}, {rows} rows"]
+        names = [f"ours as run_mlm, {rows} rows", f"ours compile as run_mlm, {rows} rows", "ours", *recipe.FLAGS,
+                 f"{BASE}, {rows} rows"]
         names = own["contenders"].split(";") if "contenders" in own else names
         found = turns.compare(__file__, names, int(own.get("rounds", 4)), float(own.get("seconds", 5)), [*SIZES[size], *rest])
         lines += rows_of(size, names, found)

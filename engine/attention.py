@@ -41,8 +41,10 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
                                       **rest)
     scores = query * (scaling or query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     if attention_mask is not None:
-        # Not -inf: a row of padding, which attends to nothing, must not become NaN.
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        # Added where they lie: filling them in is a slow pass, and one more on the way back. Not -inf: a row of padding,
+        # which attends to nothing, must not become NaN.
+        far = torch.finfo(scores.dtype).min
+        scores += torch.zeros(attention_mask.shape, dtype=scores.dtype).masked_fill_(~attention_mask, far)
     weights = scores.softmax(-1)
     if dropout:
         weights = nn.functional.dropout(weights, dropout, module.training)

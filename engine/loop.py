@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -44,12 +43,12 @@ class Result:
 def accelerator(precision: str) -> Accelerator:
     """Accelerate for this machine. Everything is trainable when wrapped; freezing later needs find_unused_parameters."""
     on_gpu = torch.cuda.is_available()
+    parallel.join(on_gpu)
     if precision == "native":
         precision = "bf16" if machine.has_native_bf16() else "float32"
     return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if precision == "bf16" else "no",
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True),
-                                        # One process prepares a corpus while the others wait.
-                                        InitProcessGroupKwargs(timeout=timedelta(hours=12))])
+                                        InitProcessGroupKwargs(timeout=parallel.WAIT)])
 
 
 def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[int, int | None], list[Batch]],

@@ -8,10 +8,15 @@ caller's own module is looked at, and `save`. All processes call them together.
 from __future__ import annotations
 
 import copy
+import os
+import time
+import uuid
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
@@ -20,6 +25,35 @@ from engine import checkpoint
 from engine.files import whole
 from engine.optim import inner
 from engine.saver import Saver
+
+PATIENCE = timedelta(minutes=5)  # to find each other
+WAIT = timedelta(hours=12)  # for each other, once connected: one prepares a corpus while the others do
+
+
+def join(on_gpu: bool) -> None:
+    """Connect the processes of a distributed run, as Accelerate would, but so that a restart finds no trace of those before it.
+
+    torchrun keeps one store through all restarts, and in it the addresses of dead processes, which the new ones would wait for,
+    for ever (seen: LOG.md). Here rank 0 names each try anew. Machines count restarts apart, so that on several of them a process
+    can read an older name; it is refused there, and reads again.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        return
+    store, rank, size = next(distributed.rendezvous("env://"))
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    key = f"round-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if on_one_machine else 'any'}"
+    ends = time.monotonic() + PATIENCE.total_seconds()
+    while True:
+        if rank == 0:
+            store.set(key, uuid.uuid4().hex)
+        try:
+            distributed.init_process_group("nccl" if on_gpu else "gloo", store=distributed.PrefixStore(store.get(key).decode(), store),
+                                           rank=rank, world_size=size, timeout=PATIENCE)
+            break
+        except RuntimeError:
+            if time.monotonic() > ends:
+                raise
+    distributed.distributed_c10d._set_pg_timeout(WAIT)
 
 
 def spread(module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, sharded: bool) -> Replicated:
@@ -94,14 +128,14 @@ class Sharded(Replicated):
 
     def save(self, saver: Saver, state: dict, average: dict[str, Tensor]) -> None:
         """Write a checkpoint, each process its own share (torch.distributed.checkpoint, as safetensors: nothing is pickled)."""
-        import torch.distributed.checkpoint as distributed
+        import torch.distributed.checkpoint as sharded
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
         tensors = checkpoint.weights(self.trained) | checkpoint.optimizer_state(self.trained, self.optimizer)
         main, folder = self.accelerator.is_main_process, saver.place(state)
         with whole(folder) if main else nullcontext() as beside:
             path = Path(broadcast_object_list([str(beside)])[0])
-            distributed.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
+            sharded.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
             if main:
                 checkpoint.describe(path, state)
         if main:

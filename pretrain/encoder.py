@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from data.tokenizer import FILES
 from engine import attention
 from engine.files import write_json, write_whole
+from pretrain.trimming import layers_of, only_at
 from pretrain.vocabulary import linear_cross_entropy
 
 # Positions count on from the padding token's id.
@@ -38,6 +39,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.new, self.pooling, self.unused = model, new, pooling, unused or {}
         self.dropout, self.ends_in_projection = 0.0, False
+        self.trimmed: tuple[nn.Module, ...] = ()
 
     def inputs(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor,
                document_bounds: Tensor | None = None) -> dict:
@@ -78,16 +80,18 @@ class Encoder(nn.Module):
         return total / torch.bincount(flat + 1, minlength=count + 1)[1:, None].clamp(min=1) if mean else total
 
     def head(self, places: Tensor, rows: dict[str, Tensor], project: bool,
-             look: Callable[[Tensor], None] = lambda states: None) -> Tensor:
+             look: Callable[[Tensor], None] | None = None) -> Tensor:
         """What the model's own head makes of the last hidden states at `places`: scores, or what they are projected from.
 
         `look` is shown all of the last hidden states, (rows, length, width).
 
         The head never sees the other places: over 30,000 tokens it would cost more than the encoder (Geiping and Goldstein
-        2023). A hook between encoder and head picks them, so every architecture's own head serves.
+        2023). A hook between encoder and head picks them, so every architecture's own head serves. Nor does `trimmed`, what
+        comes after the last attention, unless all states are looked at.
         """
         def pick(module, arguments, output):
-            look(output.last_hidden_state)
+            if look is not None:
+                look(output.last_hidden_state)
             output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[places][None]
             return output
 
@@ -95,19 +99,23 @@ class Encoder(nn.Module):
         try:
             if not project:
                 decoder.forward = lambda states: states
-            return self.model(**self.inputs(**rows)).logits[0]
+            with only_at(places, self.trimmed if look is None else ()):
+                return self.model(**self.inputs(**rows)).logits[0]
         finally:
             hook.remove()
             decoder.__dict__.pop("forward", None)
 
-    def compile_trunk(self) -> None:
-        """Let torch.compile translate the network up to its last hidden states.
+    def compile_layers(self) -> None:
+        """Let torch.compile translate the network's layers, all alike at once; not one that is `trimmed`.
 
-        Not the head, which takes another number of places at every step. And the forward, not the module: a module's hooks
-        would be translated with it, and `head` brings a new one each time.
+        That one takes another number of places at every step, as the head does. And the forward, not the module: a module's
+        hooks would be translated with it, and `head` brings new ones each time.
         """
-        trunk = self.model.base_model
-        trunk.forward = torch.compile(trunk.forward)
+        layers = layers_of(self.model)
+        if not layers:
+            self.model.base_model.forward = torch.compile(self.model.base_model.forward)
+        for layer in layers[:-1] if self.trimmed else layers:
+            layer.forward = torch.compile(layer.forward)
 
     def matrices(self) -> set[nn.Parameter]:
         """The weights inside the network that turn states into states: neither embeddings nor the projection."""
@@ -118,7 +126,7 @@ class Encoder(nn.Module):
         """Scores over the vocabulary, (places, vocabulary); places int64, numbers into the rows laid end to end."""
         return self.head(places, rows, project=True)
 
-    def vocabulary_loss(self, places: Tensor, targets: Tensor, look: Callable[[Tensor], None] = lambda states: None,
+    def vocabulary_loss(self, places: Tensor, targets: Tensor, look: Callable[[Tensor], None] | None = None,
                         **rows: Tensor) -> Tensor:
         """Cross-entropy of `targets`, int64 (places,), summed; `look` as in `head`."""
         found = self.head(places, rows, not self.ends_in_projection, look)

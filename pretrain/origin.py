@@ -16,6 +16,7 @@ from engine import attention
 from engine.errors import ConfigError, DataError, UserError, first_line
 from pretrain.config import Model
 from pretrain.encoder import ROBERTA_LIKE, Encoder
+from pretrain.trimming import feed_forward, only_at
 
 
 def positions_of(config: PretrainedConfig) -> int:
@@ -95,6 +96,7 @@ def ready(encoder: Encoder, dropout: float) -> Encoder:
     try:
         apart = documents_stay_apart(encoder)
         encoder.ends_in_projection = ends_in_projection(encoder)
+        encoder.trimmed = trimmed(encoder)
     except UserError:
         raise
     except Exception as error:
@@ -141,3 +143,15 @@ def ends_in_projection(encoder: Encoder) -> bool:
         states = encoder.head(places, rows, project=False)
         return (states.shape[-1] == decoder.in_features
                 and torch.allclose(decoder(states), encoder.vocabulary_logits(places, **rows), atol=1e-4))
+
+
+def trimmed(encoder: Encoder) -> tuple[nn.Module, ...]:
+    """The network's `trimming.feed_forward`, if its scores are the same when that sees only the places they are for."""
+    modules, rows, places = feed_forward(encoder.model), two_documents(encoder), torch.tensor([1, 4, 7])
+    with at_rest(encoder):
+        whole = encoder.vocabulary_logits(places, **rows)
+        try:
+            with only_at(places, modules):
+                return modules if torch.allclose(encoder.vocabulary_logits(places, **rows), whole, atol=1e-4) else ()
+        except (RuntimeError, TypeError, IndexError, AttributeError):
+            return ()  # a network of another build under the same names

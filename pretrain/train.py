@@ -52,9 +52,13 @@ def pretrain(config: Pretrain) -> None:
         return
 
     config.objective.suits(config.train.batch_size, config.dropout, config.length)
+    if config.short_rows and (config.objective.name != "mlm" or config.length < 16):
+        raise ConfigError("short_rows: half rows are for objective.name=mlm and a length of 16 or more; leave it out")
     with accelerator.main_process_first():
         init, tokenizer, shard_folder = prepare(config.corpus, config.tokenizer, config.init, config.length,
                                                 config.model.positions)
+        short_folder = prepare(config.corpus, config.tokenizer, config.init, config.length // 2,
+                               config.model.positions)[2] if config.short_rows else shard_folder
         if accelerator.is_main_process:
             print(looked_at(shard_folder), flush=True)
     shards = Shards(shard_folder, "train")
@@ -69,6 +73,7 @@ def pretrain(config: Pretrain) -> None:
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
         examples = objective_file.Examples(config.objective, shards, tokenizer)
+        short = objective_file.Examples(config.objective, Shards(short_folder, "train"), tokenizer) if config.short_rows else None
     if config.train.batch_size > len(examples):
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is more than the {len(examples)} rows that the text"
                           " makes; take fewer, a shorter length, or more text")
@@ -88,9 +93,10 @@ def pretrain(config: Pretrain) -> None:
             parameter.requires_grad_(step >= head_only)
 
     def batches(step: int, rows: int | None) -> list[Batch]:
-        numbers = order(step, config.train.batch_size, len(examples), config.seed)
-        return [examples.collate(numbers[places].tolist(), [generator(config.seed, step, place) for place in places.tolist()])
-                for places in slices(len(numbers), accelerator.process_index, accelerator.num_processes, rows)]
+        own, times = (short, 2) if step < round(config.short_rows * config.train.steps) else (examples, 1)
+        numbers = order(step, times * config.train.batch_size, len(own), config.seed)
+        return [own.collate(numbers[places].tolist(), [generator(config.seed, step, place) for place in places.tolist()])
+                for places in slices(len(numbers), accelerator.process_index, accelerator.num_processes, rows and times * rows)]
 
     # A head that nobody has taught is neither measured nor saved.
     with_head = objective.teaches_vocabulary or not encoder.new
@@ -104,7 +110,7 @@ def pretrain(config: Pretrain) -> None:
     optimizer = (muon(parameters.items(), config.train, config.train.matrix_lr, encoder.matrices(), lr_scale)
                  if config.train.optimizer == "muon" else adamw(parameters.items(), config.train, lr_scale))
     if config.train.compile:
-        encoder.compile_trunk()
+        encoder.compile_layers()
     result = fit(objective, optimizer, batches, config.train, run, accelerator, seed=config.seed,
                  title=f"pretrain {config.run}", before_step=before_step, after_step=objective.after_step,
                  after_save=leaving.push, evaluate=lambda: held_out(encoder), sharded=config.train.sharded)

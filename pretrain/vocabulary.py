@@ -27,11 +27,12 @@ class LinearCrossEntropy(torch.autograd.Function):
             gradients = [torch.zeros_like(tensor) if tensor is not None and needed else None
                          for tensor, needed in zip((states, weight, bias), wanted)]
             for start in range(0, len(states), length):
-                block, target = states[start:start + length].to(dtype), targets[start:start + length, None]
+                block, target = states[start:start + length].to(dtype), targets[start:start + length]
                 scores = probabilities(block @ projection.T, offset)
-                right = scores.gather(1, target)
+                own = torch.arange(len(block), device=states.device), target
+                right = scores[own]
                 loss -= right.float().clamp(min=torch.finfo(torch.float32).tiny).log().sum()
-                scores.scatter_(1, target, right - 1)
+                scores[own] = right - 1  # `scatter_` would copy all of the scores
                 if wanted[0]:
                     gradients[0][start:start + length] = scores @ projection
                 if wanted[1]:

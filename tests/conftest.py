@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share t
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A network that trains in a second, on real text.
-TINY = ["init=none", "length=32", "tokenizer.vocab_size=512", "model.layers=2", "model.hidden_size=32",
+TINY = ["init=none", "length=32", "short_rows=0", "tokenizer.vocab_size=512", "model.layers=2", "model.hidden_size=32",
         "model.attention_heads=2", "model.intermediate_size=32", "model.positions=64", "evaluation_rows=8",
         "train.batch_size=8", "train.precision=float32"]
 

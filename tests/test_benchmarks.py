@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_mlm import SPECIAL
+from test_mlm import SPECIAL, collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import Model
+from pretrain.objectives import mlm
 from pretrain.origin import from_nothing
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,19 @@ def test_products_are_those_that_torch_counts(architecture):
     assert counter.get_total_flops() == pytest.approx(128 * pretraining.products(model, 1.0, 32), rel=0.02)
     sparse, dense = (pretraining.products(model, share, 32) for share in (0.0, 1.0))
     assert pretraining.products(model, 0.25, 32) == pytest.approx(sparse + (dense - sparse) / 4)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_products_of_a_step_are_those_that_torch_counts(architecture):
+    shape = Model(architecture=architecture, layers=3, hidden_size=64, attention_heads=2, intermediate_size=96, positions=32)
+    encoder, inputs = from_nothing(shape, SPECIAL, 90, 32, 0.0, None), collate(mlm.Config()).inputs
+    encoder.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        mlm.Objective(mlm.Config(), encoder)(**inputs).loss.backward()
+    share = len(inputs["places"]) / inputs["input_ids"].numel()
+    step = pretraining.products(encoder.model, share, 32, encoder.trimmed)
+    assert counter.get_total_flops() == pytest.approx(inputs["input_ids"].numel() * step, rel=0.02)
+    assert step < 0.9 * pretraining.products(encoder.model, share, 32)
 
 
 def test_contenders_take_turns(monkeypatch, sentences):

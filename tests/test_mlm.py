@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from transformers import BertConfig, BertForMaskedLM
 
 from data.batches import generator
 from data.encoders import locate
 from data.shards import Shards, build
-from engine.errors import DataError
-from pretrain.config import Model
+from engine.config import load
+from engine.errors import ConfigError, DataError
+from pretrain import train as stage
+from pretrain.config import Model, Pretrain
 from pretrain.encoder import Encoder
 from pretrain.origin import continue_from, documents_stay_apart, from_nothing, ready
 from pretrain.objectives import mlm
@@ -168,3 +171,27 @@ def test_what_a_checkpoint_without_a_head_lacks(workplace):
     encoder = continue_from(locate("minilm"), 64, 0.0, None)
     assert all(name.startswith("cls.predictions.") for name in encoder.new) and len(encoder.new) == 5
     assert set(encoder.unused) == {"bert.pooler.dense.weight", "bert.pooler.dense.bias"} and encoder.pooling == "mean"
+
+
+def test_short_rows_come_first_twice_as_many(workplace, sentences, monkeypatch):
+    seen = []
+
+    class Enough(Exception):
+        """No need to train."""
+
+    def fit(module, optimizer, batches, train, *rest, **more):
+        seen.extend(batches(step, train.micro_batch) for step in range(train.steps))
+        raise Enough
+
+    monkeypatch.setattr(stage, "fit", fit)
+    words = ["configs/pretrain/scratch.yaml", *TINY, f"corpus={{name: c, sources: [{{files: {sentences / 'corpus.txt'}}}]}}",
+             "run=r", "train.steps=4", "train.micro_batch=4", "short_rows=0.5"]
+    with pytest.raises(Enough):
+        stage.pretrain(load(Pretrain, words))
+    shapes = [[tuple(batch.inputs["input_ids"].shape) for batch in batches] for batches in seen]
+    assert shapes == [[(8, 16)] * 2] * 2 + [[(4, 32)] * 2] * 2
+    assert all(0.8 * 4 * 32 < batch.tokens <= 4 * 32 for batches in seen for batch in batches), "as much text either way"
+    for more in (["length=8"], ["objective={name: contrastive, shortest: 4, longest: 20}"]):
+        with pytest.raises(ConfigError, match="^short_rows: "):
+            stage.pretrain(load(Pretrain, [*words, "run=never", *more]))
+    assert not (workplace / "out" / "runs" / "never").exists()

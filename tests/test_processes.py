@@ -96,6 +96,7 @@ def test_a_killed_worker_is_started_again_and_nothing_shows_of_it(place, sentenc
     done = launched(place, sentences, "run=elastic", restarts=2, happens="1 5 SIGKILL")
     assert done.returncode == 0, done.stderr
     assert "SIGKILL" in done.stderr or "exitcode: -9" in done.stderr or "Signal 9" in done.stderr, done.stderr
+    assert "failed to connect" not in done.stderr, "nobody looks for those that were before"
     assert furthest(place, "elastic") < 1e-5
     assert losses(place, "elastic") == pytest.approx(losses(place, "whole"), abs=1e-5)
 

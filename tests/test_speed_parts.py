@@ -1,4 +1,5 @@
-"""What makes pretraining fast gives the numbers of the plain way: the fused loss, rotation, attention by documents."""
+"""What makes pretraining fast gives the numbers of the plain way: the fused loss, rotation, attention by documents,
+and a last layer that works on the hidden tokens alone."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 from conftest import TINY, run
 from test_mlm import SPECIAL, Rows, collate
 from torch.nn import functional as F
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 from transformers.models.modernbert.modeling_modernbert import rotate_half
 
 from data.batches import packed
@@ -20,7 +21,7 @@ from engine import attention
 from pretrain import vocabulary
 from pretrain.config import Model
 from pretrain.encoder import Encoder
-from pretrain.origin import ends_in_projection, from_nothing
+from pretrain.origin import ends_in_projection, from_nothing, ready, trimmed
 from pretrain.objectives import mlm
 
 
@@ -162,6 +163,52 @@ def test_bf16_on_a_cpu_is_within_a_hundredth(architecture):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half, found = gradients()
     assert abs(half / exact - 1) < 0.01 and torch.cosine_similarity(found, toward, dim=0) > 0.995
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "roberta"])
+def test_the_last_layer_goes_on_at_the_hidden_places_alone_and_gives_the_same(architecture):
+    torch.manual_seed(0)
+    if architecture == "roberta":
+        encoder = ready(Encoder(RobertaForMaskedLM(RobertaConfig(
+            vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, pad_token_id=0,
+            max_position_embeddings=40))), 0.0)
+    else:
+        shape = Model(architecture=architecture, layers=3, hidden_size=32, attention_heads=2, intermediate_size=48,
+                      local_attention=4, positions=32)
+        encoder = from_nothing(shape, SPECIAL, 90, 32, 0.0, None)
+    objective, inputs, seen = mlm.Objective(mlm.Config(), encoder), collate(mlm.Config()).inputs, []
+    learned = list(encoder.parameters())
+    for module in encoder.trimmed:
+        module.register_forward_hook(lambda module, arguments, states: seen.append(states.shape[:-1].numel()))
+    trimmed = objective(**inputs).loss
+    found = torch.autograd.grad(trimmed, learned, allow_unused=True)
+    assert seen and set(seen) == {len(inputs["places"])}, "no more of the feed-forward part than is read"
+    # Whoever looks at all states gets all of them.
+    looked = []
+    rows = {name: inputs[name] for name in inputs.keys() - {"places", "targets"}}
+    encoder.vocabulary_loss(inputs["places"], inputs["targets"], look=looked.append, **rows)
+    assert torch.equal(looked[0], encoder.hidden(**rows))
+    encoder.trimmed = ()
+    whole = objective(**inputs).loss
+    wanted = torch.autograd.grad(whole, learned, allow_unused=True)
+    assert abs(trimmed.item() / whole.item() - 1) < 1e-5
+    for ours, theirs in zip(found, wanted):
+        assert ours is theirs is None or torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_network_that_is_otherwise_built_is_not_trimmed():
+    torch.manual_seed(0)
+    encoder = from_nothing(Model(architecture="bert", layers=2, hidden_size=32, attention_heads=2, intermediate_size=48,
+                                 positions=32), SPECIAL, 90, 32, 0.0, None)
+    last = encoder.model.base_model.encoder.layer[-1]
+    output, intermediate = last.output.forward, last.intermediate.forward
+    encoder.trimmed = ()
+    assert trimmed(encoder) == (last.intermediate, last.output)
+    last.output.forward = lambda states, before: output(states, before) + states.mean()
+    assert trimmed(encoder) == (), "a token's part depends on the others"
+    last.output.forward, last.intermediate.forward = output, lambda states: intermediate(states.view(1, 12, 32))
+    assert trimmed(encoder) == (), "it takes whole rows only"
+    assert not last.intermediate._forward_pre_hooks and not last.output._forward_hooks, "nothing is left behind"
 
 
 @pytest.mark.slow
