@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from engine.files import write_json
+from engine.page import listed, page as framed, table
 
 WIDE, TALL = 640, 160  # of the histogram, in pixels
 
@@ -114,28 +115,20 @@ def histogram(lengths: list[int]) -> str:
             "<p>Documents by their length: each bar counts those of at least so many tokens.</p>")
 
 
-STYLE = """body{font:16px/1.5 Georgia,serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#111}
-table{border-collapse:collapse;width:100%}td,th{padding:.2rem .5rem;text-align:right;border-bottom:1px solid #bbb}
-td:first-child,th:first-child{text-align:left}svg{width:100%}rect{fill:#444}text{font:9px sans-serif;text-anchor:middle}
-li{overflow-wrap:anywhere}h2{margin-top:2rem}"""
+STYLE = """h1{font-size:2em;font-weight:bold;color:#111}rect{fill:#444}text{font:9px sans-serif;text-anchor:middle}"""
 
 
 def page(report: dict) -> str:
     """The report as a page that needs nothing else."""
-    def listed(items) -> str:
-        return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
-
-    table = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in steps(report))
-    parts = [f"<h1>Corpus {html.escape(report['name'])}</h1>",
-             f"<table><tr><th></th><th>documents</th><th>words</th><th>tokens</th></tr>{table}</table>",
+    rows = [[html.escape(cell) for cell in cells(row)] for row in steps(report)]
+    parts = [table(["", "documents", "words", "tokens"], rows),
              listed([f"{what}: {how_much}" for what, how_much in facts(report)] + notes(report)), histogram(report["lengths"])]
     if report["top_duplicates"]:
         parts += ["<h2>Most repeated</h2>", listed(f"{each['copies']} times: {each['text']}" for each in report["top_duplicates"])]
     for reason, examples in report["examples"].items():
         if examples:
             parts += [f"<h2>Examples: {html.escape(reason)}</h2>", listed(examples)]
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Corpus {html.escape(report["name"])}</title>'
-            f"<style>{STYLE}</style>{''.join(parts)}</html>\n")
+    return framed(f"Corpus {report['name']}", "".join(parts), STYLE)
 
 
 def summary(folder: Path) -> str:

@@ -13,14 +13,25 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from data.encoders import SAFELY
+from data.labelled import Example
 from data.shards import Shards
 
-AT_MOST = 16  # texts
+AT_MOST = 16  # texts that the network is asked about
+ROWS = 2_000  # labelled rows
 
 
-def spread(items: Sequence) -> list:
-    """At most AT_MOST of the items, from all along."""
-    return [items[place * len(items) // AT_MOST] for place in range(AT_MOST)] if len(items) > AT_MOST else list(items)
+def spread(items: Sequence, most: int = AT_MOST) -> list:
+    """At most `most` of the items, from all along."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
+
+
+def rows(examples: Sequence[Example], longest: int) -> dict:
+    """{"texts", "labels", "longest", "of"}: labelled rows for whoever measures another form of the model, with the longest text
+    in tokens and how many rows there are."""
+    kept = spread(examples, ROWS)
+    return {"texts": [list(each.texts) for each in kept], "labels": [each.label for each in kept], "longest": longest,
+            "of": len(examples)}
 
 
 def of_shards(shards: Shards, folder: Path) -> list[tuple[str]]:

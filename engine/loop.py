@@ -175,6 +175,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
                     stopping.leave(asked, f"{run.folder}: stopped after step {done} of {steps}, saved; the same command goes on")
             if enough:
                 break
+    run.end()
     accelerator.wait_for_everyone()
     way.pull()
     if monitor and state["best"] and checkpoint.load_best(module, run.folder):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from engine import tracking
 from engine.config import Loader, Section, dump, read_yaml
 from engine.errors import ConfigError
 from engine.files import is_full, read_json, write_json, write_text
@@ -25,13 +26,14 @@ RUNS = Path("out/runs")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
 # Keys that change what is written when, not what is learned: a run may go on with others.
 HARMLESS = ("train.log_every", "train.save_every", "train.keep", "train.micro_batch", "train.most_skipped", "train.replay",
-            "train.check", "train.sharded", "changed", "push_every", "push_to", "layers.cache", "layers.cache_mb")
+            "train.check", "train.sharded", "changed", "push_every", "push_to", "tracker", "layers.cache",
+            "layers.cache_mb")
 
 
-def versions() -> dict[str, str]:
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Of Python and of the packages the numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         found[name] = importlib.metadata.version(name)
     return found
 
@@ -47,12 +49,14 @@ def flat(tree: dict, prefix: str = "") -> dict:
 class Run:
     """One run's folder. Only the main process writes; the others read.
 
+    folder: where, when it is not out/runs/NAME: a part of a run, which trackers are not told of.
     Raises ConfigError when the folder belongs to a run with another configuration, naming the keys that differ.
     """
 
     def __init__(self, config: Section, name: str, is_main: bool = True, folder: Path | None = None):
         self.name, self.folder, self.is_main = name, folder or RUNS / name, is_main
-        self.config, self.lock = config, None
+        self.config, self.lock, self.tracker = config, None, None
+        self.watched = getattr(config, "tracker", "none") if folder is None and is_main else "none"
         path = self.folder / "config.yaml"
         if path.is_file():
             old = flat(read_yaml(path))
@@ -95,6 +99,7 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop the log's lines after `step`, and half a line that a crash left: they are about to be written again."""
+        self.tracker = tracking.begin(self.watched, self.folder, flat(self.config.model_dump(mode="json")), step)
         path = self.folder / "log.jsonl"
         if not self.is_main or not path.is_file():
             return
@@ -113,12 +118,19 @@ class Run:
         return told if isinstance(told, dict) and isinstance(told.get("step"), int) else {}
 
     def log(self, entry: dict) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl, and tell the tracker."""
         if self.is_main:
             finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
                       for key, value in entry.items()}  # JSON has no word for the others
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(finite) + "\n")
+        if self.tracker:
+            self.tracker.log(tracking.figures(entry), step=entry["step"])
+
+    def end(self) -> None:
+        """Training is over: the tracker has been told everything."""
+        if self.tracker:
+            self.tracker.finish()
 
     def read_log(self) -> list[dict]:
         """The log's lines."""

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from data.labelled import Task
 from engine.config import Plugin, RunName, Section, Share, Train
+from engine.tracking import Tracker
 
 
 class Training(Train):
@@ -155,6 +156,8 @@ class Finetune(Section):
     """How training texts are varied."""
     selftrain: SelfTraining = SelfTraining()
     """What is learned from texts without labels."""
+    tracker: Tracker = "none"
+    """Where else the run can be watched, besides its log.jsonl and report.html; its package is installed by its name."""
     train: Training = Training()
     baselines: bool = True
     """Whether the two reference rows are measured in the same run."""

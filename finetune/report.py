@@ -35,6 +35,7 @@ def summary(run: Run) -> str:
             f" {metrics['test']['n']:,} test rows", "",
         *table(figures_of(metrics), metrics.get("shown", CLASSES)), "",
         f"  model   {run.folder / 'model'}",
+        *([f"  report  {run.folder / 'report.html'}"] * (run.folder / "report.html").is_file()),
         *([f"  adapter {run.folder / 'adapter'} on {run.folder / 'base'}, for peft"] * (run.folder / "adapter").is_dir()),
         f"  next    python -c \"from transformers import pipeline; "
         f"print({call(metrics.get('learns', 'class'), str(run.folder / 'model'))})\""])

@@ -16,7 +16,7 @@ from data.sources import name_of
 from data.tokenizer import FILES
 from engine import machine, record
 from engine.errors import ConfigError, DataError
-from engine.files import write_json, write_whole
+from engine.files import write_json, write_text, write_whole
 from engine.loop import accelerator as make_accelerator
 from finetune import baselines
 from finetune.adapting import adapted
@@ -25,6 +25,7 @@ from finetune.report import summary
 from finetune.selftraining import self_train
 from finetune.teaching import Taught, fits, head_of, teach
 from publish.card import card
+from publish.report import page_of
 
 
 SAYS = {"class": partial(torch.softmax, dim=-1), "tags": partial(torch.softmax, dim=-1), "labels": torch.sigmoid,
@@ -121,6 +122,9 @@ def finetune(config: Finetune) -> None:
             "task": config.task.name, "encoder": encoder,
             "labels": len(splits["train"]), "labels_available": len(rows["train"]),
             "steps": taught.result.step, "seconds": round(taught.result.seconds, 1)})
+
+        write_json(run.folder / "test.json", sample.rows(splits["test"], config.max_length))
+        write_text(run.folder / "report.html", page_of(run))
 
         if taught.adapted is not None:
             from finetune import adapters

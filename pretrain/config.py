@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from data.config import Corpus
 from data.config import Tokenizer
 from engine.config import Plugin, RunName, Section, Share, Train
+from engine.tracking import Tracker
 
 
 class Model(Section):
@@ -85,6 +86,8 @@ class Pretrain(Section):
     """OWNER/NAME on the hub: a private repository, its branch checkpoints."""
     objective: Plugin("pretrain.objectives", "mlm") = {}
     """What is learned."""
+    tracker: Tracker = "none"
+    """Where else the run can be watched, besides its log.jsonl and report.html; its package is installed by its name."""
     train: Training
 
     @model_validator(mode="after")

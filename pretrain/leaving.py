@@ -14,12 +14,13 @@ from data.report import told
 from data.shards import Shards
 from engine import machine, record
 from engine.background import Background
-from engine.files import write_json
+from engine.files import write_json, write_text
 from engine.loop import Result
 from pretrain.config import Pretrain
 from pretrain.encoder import Encoder, save
 from pretrain.report import summary
 from publish.card import card
+from publish.report import page_of
 
 
 class Leaving:
@@ -70,6 +71,7 @@ class Leaving:
         write_json(self.run.folder / "sample.json", sample.sample(
             self.encoder.model.base_model, self.tokenizer, texts, self.config.length, pooled))
         self.save(self.run.folder / "encoder", result)
+        write_text(self.run.folder / "report.html", page_of(self.run))
         print(summary(self.run))
         if pushed := self.beside.end():
             print(f"  pushed          {pushed}")

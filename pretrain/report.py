@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+from engine.config import dump
 from engine.record import Run
+from publish import report
 
 BARS = "▁▂▃▄▅▆▇█"
 MEASURED = (("loss", "held-out loss", "15 % hidden, always the same"),
@@ -35,6 +37,7 @@ def summary(run: Run) -> str:
         f"  tokens seen     {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
         f"  speed           {metrics['tokens_per_second']:,} tokens per second",
         f"  encoder         {run.folder / 'encoder'}",
+        *([f"  report          {run.folder / 'report.html'}"] * (run.folder / "report.html").is_file()),
         "",
         f"  next            make finetune TASK=sentiment ENCODER={run.folder / 'encoder'}",
     ]

@@ -1,1 +1,1 @@
-"""From a finished run to a model hub: the card, the checks, the upload. Reads files on disk; knows no stage."""
+"""From a finished run to other people's tools: hub, card, ONNX, reports. Reads files on disk; knows no stage."""

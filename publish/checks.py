@@ -29,7 +29,8 @@ BELONGS = (
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
-    "adapter_config.json", "adapter_model.safetensors", "base/config.json", "base/model.safetensors", PLOT, "LICENSE*")
+    "adapter_config.json", "adapter_model.safetensors", "base/config.json", "base/model.safetensors", "onnx/model.onnx",
+    "onnx/model_int8.onnx", "onnx/example.py", "onnx/export.json", PLOT, "LICENSE*")
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 # Vocabularies hold every word there is, and so every name.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")

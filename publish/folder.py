@@ -102,7 +102,7 @@ def assembled(source: Source, name: str, given: Licences) -> Iterator[Path]:
         link(source.folder, folder)
         if adapter:
             link(source.run / "base", folder / "base")
-            for path in (source.run / "model").iterdir():  # the tokenizer
+            for path in filter(Path.is_file, (source.run / "model").iterdir()):  # the tokenizer
                 if path.name not in ("config.json", "README.md", "record.json") and path.suffix != ".safetensors":
                     (folder / path.name).symlink_to(path.resolve())
             settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))

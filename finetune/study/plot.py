@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import FixedLocator, NullLocator  # noqa: E402
 
+from engine.page import spread  # noqa: E402
+
 DRAWN = {"ours": {"color": "black", "linestyle": "-", "marker": "o", "linewidth": 2.4, "markersize": 7, "zorder": 5},
          "plain": {"color": "0.25", "linestyle": "--", "marker": "s"},
          "probe": {"color": "0.35", "linestyle": "-.", "marker": "D"},
@@ -18,18 +20,6 @@ DRAWN = {"ours": {"color": "black", "linestyle": "-", "marker": "o", "linewidth"
 ASIDE = 0.013  # how far points of one size stand apart, as a share of the axis: their bars must not cover each other
 BEYOND = 12  # points that the axis goes on below the lowest mean and above the highest, at most
 APART = 0.06  # smallest distance of two names, as a share of the height
-
-
-def spread(heights: list[float], apart: float, low: float, high: float) -> list[float]:
-    """The heights moved as little as makes them `apart` from each other, in their order, between low and high."""
-    order, moved = sorted(range(len(heights)), key=heights.__getitem__), list(heights)
-    for _ in range(200):
-        for below, above in zip(order, order[1:]):
-            lacking = apart - (moved[above] - moved[below])
-            if lacking > 1e-9:
-                moved[below], moved[above] = moved[below] - lacking / 2, moved[above] + lacking / 2
-        moved = [min(max(height, low), high) for height in moved]
-    return moved
 
 
 def filled(way: str) -> str:

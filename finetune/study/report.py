@@ -5,32 +5,17 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
+from engine.page import page as framed, table
 from finetune.study.compare import percent, points
 from finetune.study.leaks import lines
 
 LONGEST = 400  # characters of a text that are shown
 STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.5 Georgia,'Times New Roman',serif;max-width:54rem;margin:2rem auto;padding:0 1.2rem;
-color:#111;background:#fff}
-h1{font-size:1.05rem;font-weight:normal;color:#555;margin:0}
-h2{font-size:1.05rem;margin:1.9rem 0 .5rem;border-top:1px solid #111;padding-top:.4rem}
-.sentence{font-size:1.55rem;line-height:1.3;margin:.3rem 0 .8rem}
 .second{font-size:1.12rem;margin:.2rem 0 .8rem}
-.beneath{color:#444;margin:.2rem 0}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.28rem .5rem;text-align:right;vertical-align:top;border-bottom:1px solid #ccc}
-th{font-weight:normal;color:#444;vertical-align:bottom}td:first-child,th:first-child{text-align:left;padding-left:0}
-tr.ours td{font-weight:bold}td small,th small{font-weight:normal;color:#555;display:block;white-space:nowrap}
 .matrix{width:auto}.matrix td.right{font-weight:bold;background:#eee}
 .mistake{margin:.7rem 0;padding-left:.8rem;border-left:3px solid #111;overflow-wrap:anywhere}
 .mistake small{display:block;color:#555}
-svg{width:100%;height:auto;display:block;margin:.6rem 0}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;background:#f5f5f5;padding:.6rem;margin:.5rem 0}
-li{overflow-wrap:anywhere}details{margin:.5rem 0}
-@media print{body{margin:0;max-width:none;font-size:11px}.sentence{font-size:1.3rem}@page{margin:14mm}
-h2{margin:1rem 0 .3rem;break-after:avoid}svg{width:82%}.mistake{margin:.35rem 0}
-tr,.mistake,svg{break-inside:avoid}pre{background:none;border:1px solid #ccc}}
+@media print{svg{width:82%}.mistake{margin:.35rem 0;break-inside:avoid}}
 """
 
 
@@ -57,15 +42,6 @@ def p_value(p: float | None) -> str:
     return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def table(header: list[str], rows: list[list[str]], kind: str = "") -> str:
-    """HTML of cells that are HTML already; the first row is ours where there is a kind of that name."""
-    def line(row: list[str], tag: str, first: bool) -> str:
-        return f"<tr{' class=ours' if first else ''}>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in row) + "</tr>"
-
-    body = "".join(line(row, "td", kind == "curve" and not number) for number, row in enumerate(rows))
-    return f"<table class='{kind}'><thead>{line(header, 'th', False)}</thead><tbody>{body}</tbody></table>"
-
-
 def results(study: dict) -> str:
     """Means with their intervals, then ours less each other way."""
     sizes = sorted({point["labels"] for points_of in study["curve"].values() for point in points_of})
@@ -82,7 +58,7 @@ def results(study: dict) -> str:
     above = list(next(iter(study["sentences"].values()), {}).values())  # they stand at the top of the page
     said = "".join(f"<li>{html.escape(sentence)}</li>" for told in study["sentences"].values()
                    for sentence in (told["match"], told["gain"]) if sentence and sentence not in above)
-    return (f"<h2>{html.escape(study['figure'].capitalize())}, %</h2>{table(head, means, 'curve')}"
+    return (f"<h2>{html.escape(study['figure'].capitalize())}, %</h2>{table(head, means, 'curve', ours=True)}"
             "<p class=beneath>Means over seeds; beneath them 95 % intervals (Student's t).</p>"
             f"<h2>Ours less each of the others, in points</h2>{table(head, gains, 'gains')}"
             "<p class=beneath>Paired: the same labels, the same seeds. 95 % intervals and p of the paired t-test, for"
@@ -128,11 +104,7 @@ def page(study: dict, drawing: str) -> str:
     # Only what matplotlib wrote after its XML head may stand inside a page.
     drawing = drawing[drawing.index("<svg"):].replace(
         "<svg", f'<svg role="img" aria-label="{html.escape(study["figure"])} against the number of labels"', 1)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
-<p class="sentence" id="sentence">{html.escape(study['sentence'])}</p>{second}{unfinished}
+    return framed(title, f"""<p class="sentence" id="sentence">{html.escape(study['sentence'])}</p>{second}{unfinished}
 <p class="beneath">Encoder: {html.escape(study['encoder'])}. Every way learns from the same labels and is measured on
 the same {study['contamination']['measured']:,} test rows. No way uses a validation label: the number of labels told is
 the number used.</p>
@@ -146,9 +118,7 @@ the number used.</p>
 {repeat['threads']} thread{'s' * (repeat['threads'] > 1)}, {html.escape(repeat['precision'])}.
 Labelled rows {repeat['data']}, measured rows {repeat['rows']}. The whole configuration is in study.json beside this
 page.</p>
-<details><summary>SHA-256 of the weights</summary><pre>{weights}</pre></details>
-</body></html>
-"""
+<details><summary>SHA-256 of the weights</summary><pre>{weights}</pre></details>""", STYLE)
 
 
 def summary(study: dict, folder: Path) -> str:

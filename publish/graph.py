@@ -1,0 +1,135 @@
+"""A folder's network as an ONNX graph, any number of texts of any length, and the same with whole-number weights."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx_ir
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+from transformers.exporters.configs import ExportFormat
+
+from engine.errors import DataError
+
+SAYS = {"single_label_classification": "class", "multi_label_classification": "labels", "regression": "number"}
+BLOCK = 64  # weights of a scale
+SHOWN = ("a film to remember", "Nothing in it is new, and that is all there is to say of it.")  # what is traced, as a pair
+
+
+class Network(NamedTuple):
+    """What is exported."""
+
+    module: nn.Module
+    """Takes what the tokenizer makes, by name; gives a dict of tensors, the first being what the network says."""
+    tokenizer: object
+    says: str
+    """class, labels, number, tags, or vectors: of an encoder."""
+    config: dict
+    """Its config.json."""
+
+
+class Said(nn.Module):
+    """A network with a head: its logits alone."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """{"logits": (texts, labels), or (texts, tokens, tags)}."""
+        return {"logits": self.network(**inputs).logits}
+
+
+class Vectors(nn.Module):
+    """An encoder and its pooling: what sentence-transformers makes of its folder."""
+
+    def __init__(self, network: nn.Module, mean: bool, normalise: bool):
+        super().__init__()
+        self.network, self.mean, self.normalise = network, mean, normalise
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """{"sentence_embedding": (texts, width), "last_hidden_state": (texts, tokens, width)}."""
+        states, mask = self.network(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
+        vectors = (states * mask).sum(1) / mask.sum(1) if self.mean else states[:, 0]
+        return {"sentence_embedding": nn.functional.normalize(vectors, dim=-1) if self.normalise else vectors,
+                "last_hidden_state": states}
+
+
+def read(folder: Path) -> Network:
+    """The network in `folder`, as plain transformers loads it. Raises DataError where it cannot."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = (config.get("architectures") or [""])[0]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if name.endswith("ForTokenClassification"):
+            says, module = "tags", Said(AutoModelForTokenClassification.from_pretrained(folder))
+        elif name.endswith("ForSequenceClassification"):
+            says = SAYS.get(config.get("problem_type"), "class")
+            module = Said(AutoModelForSequenceClassification.from_pretrained(folder))
+        else:
+            says, module = "vectors", Vectors(AutoModel.from_pretrained(folder), *pooling_of(folder))
+    except Exception as error:
+        raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
+    if not (folder / "tokenizer.json").is_file():
+        raise DataError(f"{folder}: its tokenizer is not in a tokenizer.json, which what runs the graph reads")
+    return Network(module.float().eval(), tokenizer, says, config)
+
+
+def pooling_of(folder: Path) -> tuple[bool, bool]:
+    """(whether the tokens' mean is the text's vector, else the first token is; whether it is brought to length 1), as
+    sentence-transformers writes it; the mean when unsaid."""
+    pooling, modules = folder / "1_Pooling" / "config.json", folder / "modules.json"
+    told = json.loads(pooling.read_text(encoding="utf-8")) if pooling.is_file() else {}
+    first = told.get("pooling_mode") == "cls" or told.get("pooling_mode_cls_token", False)
+    return not first, modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' progress and warnings, which tell their makers something and nobody else."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def graph_of(network: Network) -> onnx_ir.Model:
+    """The graph. Its inputs are those of the tokenizer, int64 (texts, tokens)."""
+    texts = network.tokenizer(list(SHOWN), padding=True, return_tensors="pt")
+    axes = {0: Dim("texts", min=1), 1: Dim("tokens", min=2, max=network.config.get("max_position_embeddings", 8192))}
+    with quiet():
+        graph = OnnxExporter().export(network.module, dict(texts), config=OnnxConfig(
+            dynamic=True, dynamic_shapes={name: axes for name in texts})).program
+    names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens")))
+    for value in (*graph.graph.inputs, *graph.graph.outputs):
+        value.shape = onnx_ir.Shape([names.get(str(size), size) for size in value.shape])
+    return graph
+
+
+def whole_numbers(graph: onnx_ir.Model) -> onnx_ir.Model:
+    """The graph with its matrices in int8, a scale for each BLOCK of a column, and its embeddings, a scale for each table.
+
+    What the matrices are multiplied with is rounded as it comes, by blocks of each token's vector, so that what is said
+    of a text does not depend on the texts beside it. (One scale for all of them, as in onnxruntime's dynamic quantization,
+    was three times as far from float32: LOG.md.) The product is onnxruntime's own operator, MatMulNBits.
+    """
+    settings = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=8)
+    embeddings = OnnxRuntimeDynamicConfig(op_types_to_quantize=["Gather"])
+    with quiet():
+        matrices = MatMulNBitsQuantizer(onnx_ir.to_proto(graph), bits=8, algo_config=settings)
+        matrices.process()
+        return OnnxRuntimeQuantizer(embeddings).quantize(onnx_ir.from_proto(matrices.model.model), {}, ExportFormat.ONNX)

@@ -1,0 +1,72 @@
+"""Runs as they lie on disk: config.yaml, log.jsonl, metrics.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.config import read_yaml
+from engine.errors import ConfigError, nearest
+from engine.record import flat
+from engine.tracking import figures
+from publish.curves import Line, chart
+
+FIRST = ("loss", "evaluation", "lr", "tokens_per_second")  # what is drawn first; evaluation with all its figures
+NOT_DRAWN = ("step", "tokens", "seconds", "saving_seconds")
+MEANS = {"lr": "learning rate", "tokens_per_second": "throughput", "grad_norm": "gradient's norm"}
+
+
+class Told(NamedTuple):
+    """What a run's folder tells; a run that is not finished has no metrics yet."""
+
+    name: str
+    config: dict[str, object]
+    """By dotted keys."""
+    log: list[dict[str, float]]
+    """The log's lines by the keys that trackers are told, and the step."""
+    metrics: dict
+
+
+def read(folder: Path) -> Told:
+    """A run. Raises ConfigError where there is none, naming the nearest."""
+    if not (folder / "config.yaml").is_file():
+        beside = [path.parent.name for path in folder.parent.glob("*/config.yaml")]
+        raise ConfigError(f"{folder}: no run there (no config.yaml){nearest(folder.name, beside)}")
+    path, metrics = folder / "log.jsonl", folder / "metrics.json"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return Told(folder.name, flat(read_yaml(folder / "config.yaml")),
+                told([json.loads(line) for line in lines if line.endswith("\n")]),  # the last may be half written
+                json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {})
+
+
+def told(log: list[dict]) -> list[dict[str, float]]:
+    """The lines of a log.jsonl, evaluations flat."""
+    return [{"step": entry["step"], **figures(entry)} for entry in log]
+
+
+def drawn(logs: list[list[dict[str, float]]]) -> list[str]:
+    """The figures worth a curve, the most looked at first; a whole number that never changes is not: how many there were."""
+    values: dict[str, set] = {}
+    for name, value in ((name, value) for log in logs for entry in log for name, value in entry.items()):
+        values.setdefault(name, set()).add(value)
+    kept = [name for name, seen in values.items()
+            if name not in NOT_DRAWN and not (len(seen) == 1 and isinstance(next(iter(seen)), int))]
+    order = {first: place for place, first in enumerate(FIRST)}
+    return sorted(kept, key=lambda name: order.get(name.partition("/")[0], len(FIRST)))
+
+
+def charts(logs: dict[str, list[dict[str, float]]]) -> str:
+    """An SVG for each figure, with a line for each run's log, by its name."""
+    def lines(figure: str) -> list[Line]:
+        return [Line(name, [(entry["step"], entry[figure]) for entry in log if figure in entry])
+                for name, log in logs.items()]
+
+    return "".join(chart(figure + (f", {MEANS[figure]}" if figure in MEANS else ""), lines(figure))
+                   for figure in drawn(list(logs.values())))
+
+
+def written(value: float) -> str:
+    """A figure as a person would write it."""
+    return f"{value:,.0f}" if math.isfinite(value) and (abs(value) >= 1000 or value == int(value)) else f"{value:.4g}"
