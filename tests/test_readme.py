@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, run
 
 from data.config import Prepare
+from engine.command import configuration
 from engine.config import load
 from finetune.config import Finetune
 from finetune.study.config import Study
@@ -34,8 +35,8 @@ def test_make_commands_are_what_the_makefile_runs(command):
     line = shlex.split(told.stdout.strip().splitlines()[-1])
     if "pytest" not in line:
         stage = line[line.index("-m") + 1]
-        load({"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study,
-              "publish": Publish}[stage], line[line.index("-m") + 2:])
+        schema = {"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study, "publish": Publish}[stage]
+        assert configuration(schema, line[line.index("-m") + 2:], stage, "")
 
 
 def test_readme_shows_both_commands_with_their_output():

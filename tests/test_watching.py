@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig
 
 from data.encoders import locate
 from engine import tracking
-from engine.config import RunName, Section
+from engine.config import RunName, Section, Train
 from engine.record import Run
 from engine.tracking import Tracker, figures
 from finetune.__main__ import main as finetune_main
@@ -75,7 +75,8 @@ def test_tensorboard_is_told_what_the_log_says(taught):
     module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = module.EventAccumulator(str(taught / "out/runs/slow/tensorboard")).Reload()
     log = log_of(taught / "out/runs/slow")
-    expected = {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "evaluation/accuracy",
+    expected = {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "saving_seconds", "skipped",
+                "evaluation/accuracy",
                 "evaluation/f1_macro", "evaluation/n"}
     assert set(events.Tags()["scalars"]) == expected
     for key in expected:
@@ -114,6 +115,7 @@ class Watched(Section):
 
     run: RunName
     tracker: Tracker = "none"
+    train: Train = Train(steps=1, lr=1, batch_size=1)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "trackio"])
