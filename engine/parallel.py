@@ -26,7 +26,8 @@ from engine.files import whole
 from engine.optim import inner
 from engine.saver import Saver
 
-PATIENCE = timedelta(minutes=5)  # to find each other
+PATIENCE = timedelta(minutes=10)  # to find each other
+TIMES = 20  # that an answer is looked for, a tenth of a second apart, before the name is read again
 WAIT = timedelta(hours=12)  # for each other, once connected: one prepares a corpus while the others do
 
 
@@ -34,26 +35,36 @@ def join(on_gpu: bool) -> None:
     """Connect the processes of a distributed run, as Accelerate would, but so that a restart finds no trace of those before it.
 
     torchrun keeps one store through all restarts, and in it the addresses of dead processes, which the new ones would wait for,
-    for ever (seen: LOG.md). Here rank 0 names each try anew. Machines count restarts apart, so that on several of them a process
-    can read an older name; it is refused there, and reads again.
+    for ever (seen: LOG.md). Here they meet under a name of their own first.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        return
-    store, rank, size = next(distributed.rendezvous("env://"))
-    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    key = f"round-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if on_one_machine else 'any'}"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        store, rank, size = next(distributed.rendezvous("env://"))
+        distributed.init_process_group("nccl" if on_gpu else "gloo", store=distributed.PrefixStore(meet(store, rank, size), store),
+                                       rank=rank, world_size=size, timeout=WAIT)
+
+
+def meet(store: distributed.Store, rank: int, size: int) -> str:
+    """A name that all processes know, and none that is dead. Raises what the store does when one does not come.
+
+    Rank 0 makes it up and answers each that reports under it. Who has read an older name is not answered, and reads again.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("headstart/name", own)
+        others = [f"{own}/{other}" for other in range(1, size)]
+        store.wait(others, PATIENCE)
+        for other in others:
+            store.set(f"{other}/{store.get(other).decode()}", "")
+        return own
     ends = time.monotonic() + PATIENCE.total_seconds()
-    while True:
-        if rank == 0:
-            store.set(key, uuid.uuid4().hex)
-        try:
-            distributed.init_process_group("nccl" if on_gpu else "gloo", store=distributed.PrefixStore(store.get(key).decode(), store),
-                                           rank=rank, world_size=size, timeout=PATIENCE)
-            break
-        except RuntimeError:
-            if time.monotonic() > ends:
-                raise
-    distributed.distributed_c10d._set_pg_timeout(WAIT)
+    while time.monotonic() < ends:
+        name = store.get("headstart/name").decode()
+        store.set(f"{name}/{rank}", own)
+        for _ in range(TIMES):
+            if store.check([f"{name}/{rank}/{own}"]):
+                return name
+            time.sleep(0.1)
+    raise TimeoutError(f"rank {rank} was not answered by rank 0")
 
 
 def spread(module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, sharded: bool) -> Replicated:

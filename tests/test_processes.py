@@ -6,12 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY, environment, run
 from safetensors.torch import load_file
+
+from engine import parallel
 
 # A worker in which something happens at a step: HAPPENS is "RANK STEP WHAT", and only before the first restart.
 WORKER = """
@@ -109,6 +112,29 @@ def test_one_that_fails_ends_all_and_is_told_once(place, sentences):
     assert done.stderr.count("RuntimeError: the first thing that went wrong") == 1, done.stderr
     assert "Connection closed" not in done.stderr and done.stderr.count("Traceback (most recent call last)") <= 2, done.stderr
     assert not (place / "out/runs/failed/encoder").exists()
+
+
+def test_processes_meet_under_a_name_of_their_own_whoever_was_there_before():
+    """Three generations in one store; in the later ones rank 0 comes last, so that the others read a dead one's name first."""
+    import torch.distributed
+    server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    names = []
+
+    def come(rank: int, found: dict[int, str]) -> None:
+        store = torch.distributed.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
+        found[rank] = parallel.meet(store, rank, 3)
+
+    for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        found: dict[int, str] = {}
+        threads = [threading.Thread(target=come, args=(rank, found)) for rank in order]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join(20)
+        assert len(found) == 3 and len(set(found.values())) == 1
+        names.append(found[0])
+    assert len(set(names)) == 3
 
 
 HOSTS = ("hs-one", "hs-two")
