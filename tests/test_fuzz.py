@@ -26,7 +26,7 @@ from data.encoders import pooling_of, record_of
 from data.extract import Reading, buckets
 from data.labelled import Task
 from data.shards import Shards
-from data.sources import wheel_file
+from data.wheels import wheel_file
 from engine import checkpoint
 from engine.config import check, load, read_yaml
 from engine.errors import UserError

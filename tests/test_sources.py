@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from data.config import CorpusSource
-from data.sources import Source, identity, rows, text_of, wheel_file
+from data.sources import Source, identity, rows, text_of
+from data.wheels import wheel_file
 from engine.config import read_yaml
 from engine.errors import DataError
 
