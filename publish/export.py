@@ -7,7 +7,6 @@ torch nor transformers) and export.json: how far it is from torch, what it costs
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from pydantic import PositiveInt
 from engine.command import command, configuration
 from engine.config import Section
 from engine.errors import ConfigError, nearest
-from engine.files import write_json, write_whole
+from engine.files import read_json, write_json, write_whole
 from engine.record import RUNS, versions
 from publish.words import as_keys
 
@@ -83,7 +82,7 @@ def export(config: Export) -> None:
         (path / "example.py").write_text(lines, encoding="utf-8")
 
     written = write_whole(folder / "onnx", fill)
-    print(summary(json.loads((written / "export.json").read_text(encoding="utf-8")), written))
+    print(summary(read_json(written / "export.json"), written))
 
 
 def summary(found: dict, folder: Path) -> str:

@@ -5,7 +5,6 @@ The card is written anew with the name, the licences and the study; in the recor
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.errors import ConfigError, nearest
-from engine.files import write_json
+from engine.files import read_json, write_json
 from engine.record import RUNS
 from publish.card import PLOT, card, fingerprint
 from publish.config import Licences
@@ -55,20 +54,20 @@ def find(run: str, adapter: bool = False, allow: Collection[str] = ()) -> Source
         raise ConfigError(f"{folder}: not finished, neither encoder/ nor model/ is in it")
     if adapter and not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder}: has no adapter/; adapter=true is for runs with adapter.name=lora or ia3")
-    record = json.loads((told / "record.json").read_text(encoding="utf-8"))
+    record = read_json(told / "record.json")
     study = study_of(record if told.name == "encoder" else record["encoder_record"])
     return Source(folder, folder / "adapter" if adapter else told, *shorten(record, allow), study)
 
 
 def source_of(folder: Path) -> Source:
     """What is published of one folder by itself."""
-    return Source(folder.parent, folder, *shorten(json.loads((folder / "record.json").read_text(encoding="utf-8"))), None)
+    return Source(folder.parent, folder, *shorten(read_json(folder / "record.json")), None)
 
 
 def study_of(record: dict) -> Path | None:
     """The folder of the newest study of the encoder that has this record, if it has one."""
     found = [path for path in STUDIES.glob("*/study.json") if record and
-             json.loads(path.read_text(encoding="utf-8"))["repeat"]["encoder_record"] == fingerprint(record)]
+             read_json(path)["repeat"]["encoder_record"] == fingerprint(record)]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
@@ -105,11 +104,11 @@ def assembled(source: Source, name: str, given: Licences) -> Iterator[Path]:
             for path in filter(Path.is_file, (source.run / "model").iterdir()):  # the tokenizer
                 if path.name not in ("config.json", "README.md", "record.json") and path.suffix != ".safetensors":
                     (folder / path.name).symlink_to(path.resolve())
-            settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
+            settings = read_json(source.folder / "adapter_config.json")
             write_json(fresh(folder / "adapter_config.json"), settings | {"base_model_name_or_path": name})
         study = None
         if source.study:
-            study, _ = shorten(json.loads((source.study / "study.json").read_text(encoding="utf-8")))
+            study, _ = shorten(read_json(source.study / "study.json"))
             shutil.copy(source.study / "study.png", folder / PLOT)
         write_json(fresh(folder / "record.json"), source.record)
         told = card(source.record, name, given.model_dump(), study, adapter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicC
 from transformers.exporters.configs import ExportFormat
 
 from engine.errors import DataError
+from engine.files import read_json
 
 SAYS = {"single_label_classification": "class", "multi_label_classification": "labels", "regression": "number"}
 BLOCK = 64  # weights of a scale
@@ -67,7 +67,7 @@ class Vectors(nn.Module):
 
 def read(folder: Path) -> Network:
     """The network in `folder`, as plain transformers loads it. Raises DataError where it cannot."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     name = (config.get("architectures") or [""])[0]
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -89,7 +89,7 @@ def pooling_of(folder: Path) -> tuple[bool, bool]:
     """(whether the tokens' mean is the text's vector, else the first token is; whether it is brought to length 1), as
     sentence-transformers writes it; the mean when unsaid."""
     pooling, modules = folder / "1_Pooling" / "config.json", folder / "modules.json"
-    told = json.loads(pooling.read_text(encoding="utf-8")) if pooling.is_file() else {}
+    told = read_json(pooling) if pooling.is_file() else {}
     first = told.get("pooling_mode") == "cls" or told.get("pooling_mode_cls_token", False)
     return not first, modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from engine.config import read_yaml
 from engine.errors import ConfigError, nearest
+from engine.files import read_json
 from engine.record import flat
 from engine.tracking import figures
 from publish.curves import Line, chart
@@ -38,7 +39,7 @@ def read(folder: Path) -> Told:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return Told(folder.name, flat(read_yaml(folder / "config.yaml")),
                 told([json.loads(line) for line in lines if line.endswith("\n")]),  # the last may be half written
-                json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {})
+                read_json(metrics) if metrics.is_file() else {})
 
 
 def told(log: list[dict]) -> list[dict[str, float]]:

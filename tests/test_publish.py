@@ -21,7 +21,7 @@ from finetune.config import Finetune
 from pretrain.config import Pretrain
 from publish.__main__ import main
 from publish.card import fingerprint
-from publish.checks import problems
+from publish.checks import problems, strays
 from publish.config import Licences
 from publish.folder import assembled, find, shorten
 from publish.results import interval
@@ -253,3 +253,13 @@ def test_setfit_takes_the_encoder_as_it_is(runs):
     setfit = pytest.importorskip("setfit")
     model = setfit.SetFitModel.from_pretrained(str(runs / "out/runs/enc/encoder"))
     assert model.model_body.encode(["a film to remember"]).shape == (1, 32)
+
+
+def test_what_exporting_leaves_beside_a_model_may_go_along(tmp_path):
+    """And nothing else may that stands in a folder of that name."""
+    files = {}
+    for name in ("model.onnx", "model_int8.onnx", "example.py", "export.json", "model.onnx.data"):
+        (tmp_path / name).write_bytes(b"x")
+        files[f"onnx/{name}"] = tmp_path / name
+    line, = strays(files)
+    assert line.startswith("onnx/model.onnx.data: ")
