@@ -23,7 +23,8 @@ def configuration(schema: type[Schema], words: list[str], module: str, example: 
     if not words or {"-h", "--help"} & set(words):
         print(usage(schema, module, example))
         return None
-    return load(schema, ["train.check=true" if word == "--check" else word for word in words])
+    looks = "train" in schema.model_fields
+    return load(schema, ["train.check=true" if looks and word == "--check" else word for word in words])
 
 
 def command(main: Callable[[list[str]], None]) -> None:
