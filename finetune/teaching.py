@@ -159,17 +159,18 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
 
     optimizer = adamw(head.named_parameters(), train, lambda name: layers.lr_scale(
         name, depth_of_encoder, config.layers, train.lr, config.adapter.lr_factor if adapted else 1.0))
-    if config.layers.probe and not train.check:
-        result = probed(head.to(accelerator.device), model, texts["train"], config.seed, accelerator)
-    else:
-        result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title,
-                     before_step=before_step, evaluate=lambda: evaluate("validation") if train.best else {},
-                     monitor=head_file.MONITOR if train.best else None, patience=train.patience if train.best else None)
-        if solved:
-            if pooling.is_written(model):
-                pooling.pass_on(model, DIRECTION)
-            probed(head, model, texts["train"], config.seed, accelerator, choose=False)
-    predicted = {split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts}
+    with pooling.at_first_token(model):
+        if config.layers.probe and not train.check:
+            result = probed(head.to(accelerator.device), model, texts["train"], config.seed, accelerator)
+        else:
+            result = fit(head, optimizer, batches, train, run, accelerator, seed=config.seed, title=title,
+                         before_step=before_step, evaluate=lambda: evaluate("validation") if train.best else {},
+                         monitor=head_file.MONITOR if train.best else None, patience=train.patience if train.best else None)
+            if solved:
+                if pooling.is_written(model):
+                    pooling.pass_on(model, DIRECTION)
+                probed(head, model, texts["train"], config.seed, accelerator, choose=False)
+        predicted = {split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts}
     told = finished(head_file, head, predicted, {split: texts[split].labels for split in predicted}, names, train.best)
     trunk.close()
     return Taught(model, head, told.figures, told.predicted, result, told.details, adapted)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -70,6 +72,25 @@ def test_mean_pooling_written_into_the_weights(make):
     assert model.config.num_hidden_layers == 5 and not any(parameter.requires_grad for parameter in constant)
     dense = getattr(model.base_model, "pooler", None) or model.classifier
     assert dense.dense.weight.equal(torch.eye(32) / 2)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "headstart"])
+def test_the_added_layer_at_the_first_token_alone_says_and_learns_the_same(attention):
+    model, inputs, found = bert(num_labels=3), padded(), []
+    pooling.write_mean(model)
+    pooling.standardise(model, [inputs])
+    model.set_attn_implementation(attention)
+    for mask in (inputs["attention_mask"], torch.ones_like(inputs["attention_mask"])):
+        for shortened in (False, True):
+            model.zero_grad()
+            with pooling.at_first_token(model) if shortened else nullcontext():
+                logits = model(**{**inputs, "attention_mask": mask}).logits
+                logits[:, 0].square().sum().backward()
+            found.append((logits, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]))
+    for (logits, gradients), (short, theirs) in (found[:2], found[2:]):
+        assert torch.allclose(logits, short, atol=1e-4)
+        assert len(gradients) == len(theirs) and all(map(partial(torch.allclose, rtol=1e-3, atol=1e-4), gradients, theirs))
+    assert model.base_model(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape, "only within it"
 
 
 def test_depth_follows_the_layers():
