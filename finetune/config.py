@@ -55,6 +55,8 @@ class Layers(Section):
     """What unfreeze_every counts."""
     unfreeze_group: PositiveInt = 2
     """Layers in a group."""
+    freeze_at: list[Share] = []
+    """Shares of the steps after which the lowest group stops learning, then the next one, and so on (Brock et al. 2017)."""
     frozen: NonNegativeInt = 0
     """Lowest layers that never learn, nor the embeddings; all, if there are fewer."""
     reinitialise: NonNegativeInt = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -31,21 +32,23 @@ def lr_scale(name: str, layers: int, config: Layers, lr: float, factor: float = 
     return factor * config.decay ** (deep - 1) if deep else config.head_lr / lr
 
 
-def deepest_learning(step: int, layers: int, config: Layers, steps_per_epoch: float) -> int:
-    """The largest depth that learns at `step`."""
+def deepest_learning(step: int, layers: int, config: Layers, steps_per_epoch: float, steps: int) -> int:
+    """The largest depth that learns at `step` of `steps`."""
     every = config.unfreeze_every * (steps_per_epoch if config.unfreeze_unit == "epochs" else 1)
     groups = int(step / every) if every else layers
     lowest = layers - min(config.frozen, layers) if config.frozen else layers + 1 if config.embeddings else layers
     # The embeddings come last, in a group of their own.
     reached = groups * config.unfreeze_group
-    return lowest if groups > -(-layers // config.unfreeze_group) or not every else min(reached, layers, lowest)
+    joined = lowest if groups > -(-layers // config.unfreeze_group) or not every else min(reached, layers, lowest)
+    settled = config.unfreeze_group * sum(step >= share * steps for share in config.freeze_at)
+    return min(joined, max(0, layers - settled)) if settled else joined
 
 
-def lasts(step: int, layers: int, config: Layers, steps_per_epoch: float) -> bool:
-    """Whether what learns at `step` is all that ever will, or others join only after an epoch or more of it."""
-    every = config.unfreeze_every * (steps_per_epoch if config.unfreeze_unit == "epochs" else 1)
-    now, at_last = (deepest_learning(place, layers, config, steps_per_epoch) for place in (step, 10**15))
-    return every >= steps_per_epoch or now == at_last
+def plan(steps: int, layers: int, config: Layers, steps_per_epoch: float) -> list[tuple[int, bool]]:
+    """For each step (the largest depth that learns, whether that stays so for an epoch or the whole training)."""
+    depths = [deepest_learning(step, layers, config, steps_per_epoch, steps) for step in range(steps)]
+    return [(deepest, count >= min(steps, steps_per_epoch)) for deepest, same in groupby(depths)
+            for count in [len(list(same))] for _ in range(count)]
 
 
 def set_learning(model: nn.Module, deepest: int, layers: int, constant: set[nn.Parameter]) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from data.encoders import SAFELY, pooling_of
 from engine import attention
 from engine.config import Section
+from engine.dropout import put_dropout
 from engine.errors import DataError
 from finetune import pooling
 
@@ -46,10 +47,8 @@ def load(auto: type, folder: Path, dropout: float, random: bool, what: str, name
         raise DataError(f"{folder}: transformers cannot load it for {what}"
                         f" ({str(error).strip().splitlines()[0]})") from None
     attention.use(model)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            # Dropout of attention weights gains nothing here and rules out the fast attention.
-            module.p = 0.0 if ".self." in name else dropout
+    # Dropout of attention weights gains nothing here and rules out the fast attention.
+    put_dropout(model, lambda name: 0.0 if ".self." in name else dropout)
     return model
 
 

@@ -141,11 +141,12 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
     lengths = texts["train"].lengths
     trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)
 
+    plan = layers.plan(train.steps, depth_of_encoder, config.layers, len(lengths) / size)
+
     def before_step(step: int) -> None:
-        deepest = layers.deepest_learning(step, depth_of_encoder, config.layers, len(lengths) / size)
+        deepest, stays = plan[step]
         layers.set_learning(model, deepest, depth_of_encoder, unmoved)
-        worth = config.layers.cache and layers.lasts(step, depth_of_encoder, config.layers, len(lengths) / size)
-        trunk.begin_at(depth_of_encoder - deepest if worth else 0)
+        trunk.begin_at(depth_of_encoder - deepest if config.layers.cache and stays else 0)
 
     def batches(step: int, rows: int | None) -> list[Batch]:
         chosen = (by_class(step, size, texts["train"].labels, config.seed, getattr(head_file, "PARTNERS", 1))

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from data.encoders import SAFELY, pooling_of
 from engine import attention
+from engine.dropout import put_dropout
 from engine.errors import ConfigError, DataError, UserError, first_line
 from pretrain.config import Model
 from pretrain.encoder import ROBERTA_LIKE, Encoder
@@ -88,9 +89,8 @@ def ready(encoder: Encoder, dropout: float) -> Encoder:
     """Set the dropout (config.json keeps its own, for fine-tuning) and make sure that packed documents stay apart."""
     attention.use(encoder.model)
     encoder.dropout = dropout
+    put_dropout(encoder, lambda name: dropout)
     for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = dropout
     try:

@@ -100,22 +100,23 @@ def afresh():
 # ---- what learns ----------------------------------------------------------------------------------------------------
 
 def test_the_lowest_layers_may_never_learn():
-    reached = [layers.deepest_learning(step, 5, Layers(unfreeze_every=2, unfreeze_unit="steps", frozen=2, embeddings=True), 9)
+    reached = [layers.deepest_learning(step, 5, Layers(unfreeze_every=2, unfreeze_unit="steps", frozen=2, embeddings=True), 9, 12)
                for step in range(0, 12, 2)]
     assert reached == [0, 2, 3, 3, 3, 3]
-    assert layers.deepest_learning(0, 5, Layers(frozen=1), 9) == 4 and layers.deepest_learning(0, 5, Layers(frozen=9), 9) == 0
+    assert layers.deepest_learning(0, 5, Layers(frozen=1), 9, 12) == 4 and layers.deepest_learning(0, 5, Layers(frozen=9), 9, 12) == 0
 
 
 def moves(encoders: Path, folder: Path, *more: str) -> teaching.Taught:
     """Holds every step's checkpoint against the one before: what lies no deeper than the step reaches, and nothing else."""
-    taught = teach(encoders, folder, *GRADUAL, "layers.embeddings=true", "train.steps=11", "train.save_every=1", "train.keep=99", *more)
-    config = load(Finetune, words(encoders, *GRADUAL, "layers.embeddings=true")).layers
+    more = *GRADUAL, "layers.embeddings=true", "layers.freeze_at=[0.9]", "train.steps=13", *more
+    taught = teach(encoders, folder, "train.save_every=1", "train.keep=99", *more)
+    config = load(Finetune, words(encoders, *more)).layers
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return taught
     kept = [load_file(path / "model.safetensors") for path in checkpoint.steps_in(folder)]
-    assert len(kept) == 11 and len({layers.deepest_learning(step, DEPTH, config, 6) for step in range(11)}) == 6
+    assert len(kept) == 13 and len({layers.deepest_learning(step, DEPTH, config, 6, 13) for step in range(13)}) == 6
     for step, (old, new) in enumerate(zip(kept, kept[1:]), 1):
-        deepest = layers.deepest_learning(step, DEPTH, config, 6)
+        deepest = layers.deepest_learning(step, DEPTH, config, 6, 13)
         for name in old:
             learns = layers.depth(name, DEPTH) <= deepest and f".layer.{DEPTH}." not in name
             assert learns != old[name].equal(new[name]), (step, name)
@@ -142,7 +143,7 @@ def two(encoders: Path, folder: Path) -> None:
             save_file(weights(taught), folder / f"{name}-{cache}-{torch.distributed.get_rank()}.safetensors")
 
 
-WAYS = {"frozen": ["layers.frozen=3", "dropout=0"], "gradual": [*GRADUAL, "dropout=0", "train.best=true", "train.patience=9"],
+WAYS = {"settling": ["layers.freeze_at=[0.3]", "train.steps=20", "dropout=0"], "frozen": ["layers.frozen=3", "dropout=0"], "gradual": [*GRADUAL, "dropout=0", "train.best=true", "train.patience=9"],
         "lora": ["adapter={name: lora, rank: 2}", *GRADUAL, "dropout=0", "train.average=0.5"]}
 
 
@@ -178,6 +179,7 @@ def test_two_processes_learn_what_one_does_and_stay_alike(encoders, tmp_path):
 @pytest.mark.parametrize("kind, more, megabytes", [
     ("bert", ["layers.frozen=2"], None), ("bert", ["layers.frozen=3", "train.best=true"], 0.05), ("bert", ["layers.frozen=4"], None),
     ("bert", [*GRADUAL[1:], "layers.unfreeze_every=7", "train.steps=16"], 0.05),
+    ("bert", ["layers.freeze_at=[0.2,0.6]", "layers.unfreeze_group=1", "train.steps=30"], 0.05),
     ("bert", ["adapter={name: lora, rank: 2}", "layers.frozen=2"], None),
     ("modernbert", ["layers.frozen=2"], 0.05), ("modernbert", ["layers.frozen=4", "train.best=true"], None)])
 def test_cached_equals_uncached(encoders, tmp_path, monkeypatch, kind, more, megabytes):

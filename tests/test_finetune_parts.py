@@ -109,10 +109,29 @@ def test_depth_follows_the_layers():
 @pytest.mark.parametrize("unit, per_epoch", [("steps", 99.0), ("epochs", 0.5)])
 def test_layers_join_from_the_top(unit, per_epoch):
     config = Layers(unfreeze_every=2 if unit == "steps" else 4, unfreeze_unit=unit, unfreeze_group=2, embeddings=True)
-    reached = [layers.deepest_learning(step, 5, config, per_epoch) for step in range(10)]
+    reached = [layers.deepest_learning(step, 5, config, per_epoch, 10) for step in range(10)]
     assert reached == [0, 0, 2, 2, 4, 4, 5, 5, 6, 6]
-    assert layers.deepest_learning(0, 5, Layers(), 10) == 5, "all at once, the embeddings apart"
-    assert layers.deepest_learning(0, 5, Layers(embeddings=True), 10) == 6
+    assert layers.deepest_learning(0, 5, Layers(), 10, 10) == 5, "all at once, the embeddings apart"
+    assert layers.deepest_learning(0, 5, Layers(embeddings=True), 10, 10) == 6
+
+
+def test_layers_settle_from_below():
+    def reached(**settings):
+        return [layers.deepest_learning(step, 6, Layers(**settings), 5, 10) for step in range(10)]
+
+    assert reached(freeze_at=[0.35, 0.6]) == [6, 6, 6, 6, 4, 4, 2, 2, 2, 2]
+    assert reached(freeze_at=[0.2, 0.4, 0.6, 0.8], embeddings=True) == [7, 7, 4, 4, 2, 2, 0, 0, 0, 0], "the embeddings with the first"
+    assert reached(freeze_at=[0.5], frozen=3) == [3] * 10, "what is frozen already is not frozen twice"
+    assert reached(freeze_at=[0.5], unfreeze_every=1, unfreeze_unit="steps") == [0, 2, 4, 6, 6, 4, 4, 4, 4, 4]
+
+
+def test_what_stays_frozen_for_an_epoch_is_worth_keeping():
+    def kept(epoch, **settings):
+        return "".join(f"{deepest}{'.+'[stays]}" for deepest, stays in layers.plan(10, 6, Layers(**settings), epoch))
+
+    assert kept(4, freeze_at=[0.3, 0.6]) == "6.6.6.4.4.4.2+2+2+2+"
+    assert kept(2.5, freeze_at=[0.3, 0.6]) == "6+6+6+4+4+4+2+2+2+2+"
+    assert kept(99, frozen=2) == "4+" * 10, "the whole training"
 
 
 @pytest.mark.parametrize("deepest", [0, 1, 3, 4, 5])

@@ -18,11 +18,15 @@ from transformers.models.modernbert.modeling_modernbert import rotate_half
 
 from data.batches import packed
 from engine import attention
+from engine.dropout import Dropout, put_dropout
 from pretrain import vocabulary
 from pretrain.config import Model
 from pretrain.encoder import Encoder
 from pretrain.origin import ends_in_projection, from_nothing, ready, trimmed
 from pretrain.objectives import mlm
+
+
+TINY_BERT = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
 
 
 def projection(places: int, size: int, width: int, biased: bool, seed: int = 0):
@@ -242,3 +246,36 @@ def test_document_bounds():
     flat = made["document_ids"].ravel()
     edges = [0] + [at for at in range(1, 64) if at == 32 or flat[at] != flat[at - 1]] + [64]
     assert made["document_bounds"].tolist() == edges and made["document_bounds"].dtype == np.int32
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_by_four_values_a_draw_is_dropout(rate):
+    module, states = Dropout(rate), torch.randn(301, 401, dtype=torch.bfloat16).requires_grad_()
+    torch.manual_seed(7)
+    said = module(states)
+    kept, factor = said != 0, torch.tensor(1 / (1 - rate)).bfloat16()
+    assert abs(kept.float().mean() - (1 - rate)) < 4 * (rate * (1 - rate) / kept.numel()) ** 0.5
+    assert said.equal(torch.where(kept, states * factor, 0))
+    lines = kept.float().mean(1), kept.float().mean(0)
+    expected = (rate * (1 - rate) / 350) ** 0.5
+    assert all(0.8 < line.std() / expected < 1.25 for line in lines), "no stripes"
+    lanes = kept.flatten()[:kept.numel() // 4 * 4].view(-1, 4).float()
+    assert torch.corrcoef(lanes.T).fill_diagonal_(0).abs().max() < 0.03, "the four of a draw know nothing of each other"
+    said.backward(torch.ones_like(said))
+    assert states.grad.equal(torch.where(kept, factor, 0).expand_as(states))
+    torch.manual_seed(7)
+    assert module(states).equal(said), "by torch's own generator"
+    assert module.eval()(states) is states
+    torch.manual_seed(7)
+    plain = F.dropout(states.float(), rate)
+    torch.manual_seed(7)
+    assert Dropout(rate)(states.float()).equal(plain), "anywhere else it is torch's"
+
+
+def test_every_dropout_of_a_network_is_found():
+    model = BertForMaskedLM(BertConfig(**TINY_BERT)).eval()
+    put_dropout(model, lambda name: 0.0 if ".self." in name else 0.3)
+    found = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    assert len(found) == 1 + 3 * TINY_BERT["num_hidden_layers"]
+    assert all(type(module) is Dropout and not module.training for module in found.values())
+    assert all(module.p == (0 if ".self." in name else 0.3) for name, module in found.items())
