@@ -29,7 +29,7 @@ class Training(Train):
     unrecorded_lr: PositiveFloat = 1e-4
     """The pretraining rate assumed of an encoder whose record does not say."""
     batch_size: PositiveInt = 16
-    """Examples of one optimizer step, over all processes."""
+    """Examples of one optimizer step, over all processes; of fewer labels drawn by classes as many as those, but 16."""
     sampling: Literal["rows", "classes"] = "rows"
     """What comes equally often: every row; or every class, in turn, however many rows it has."""
     eval_every: PositiveInt = 50

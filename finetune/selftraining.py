@@ -9,6 +9,8 @@ under dropout and `augment`: that is the consistency of two views.
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from data import labelled
 from engine import record
 from engine.errors import ConfigError
 from engine.files import write_json
-from finetune import probe
+from finetune import pooling, probe
 from finetune.config import Finetune
 from finetune.teaching import Taught, head_of, predict, teach
 from finetune.texts import tokenise
@@ -83,7 +85,7 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
     texts = unlabelled(rows, splits["train"], settings.texts, config.seed)
     if not texts:
         raise ConfigError("selftrain.rounds: every training row has its label taken; there is no unlabelled text left")
-    own, splits = splits["train"], dict(splits)
+    own, splits, seconds = splits["train"], dict(splits), 0.0
     seen = {split: splits[split] for split in ("train", "validation") if split in splits}
     for number in range(1, settings.rounds + 1):
         beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
@@ -91,18 +93,23 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
         if not path.is_file():
             taught = teach(folder, config, {**seen, "train": splits["train"]}, names, beside, accelerator,
                            f"{title}, round {number}", random)
+            began = time.time()
             reads = probe.Features(taught.model)
-            features, others = (np.stack(predict(reads, tokenise(examples, folder, config.max_length, config.task.name),
-                                                 accelerator)) for examples in (own, texts))
+            with pooling.at_first_token(taught.model):
+                features, others = (np.stack(predict(reads, tokenise(examples, folder, config.max_length, config.task.name),
+                                                     accelerator)) for examples in (own, texts))
             found = spread(features, head_file.targets(own, names), others, settings.labelled_share)
             places, classes = surest(found, settings.share, settings.least)
             if accelerator.is_main_process:
-                write_json(path, {"places": places.tolist(), "classes": classes.tolist()})
+                write_json(path, {"places": places.tolist(), "classes": classes.tolist(),
+                                  "seconds": taught.result.seconds + time.time() - began})
             accelerator.wait_for_everyone()
         told = json.loads(path.read_text(encoding="utf-8"))
+        seconds += told.get("seconds", 0.0)
         guessed = [texts[place]._replace(label=names[name]) for place, name in zip(told["places"], told["classes"])]
         # The labels that were given stand as often as makes them their share of what is learned.
         times = max(1, round(settings.labelled_share / (1 - settings.labelled_share) * len(guessed) / len(own)))
         splits["train"] = own * times + guessed
     train = config.train.model_copy(update={"steps": settings.steps or config.train.steps})
-    return teach(folder, config.model_copy(update={"train": train}), splits, names, run, accelerator, title, random)
+    taught = teach(folder, config.model_copy(update={"train": train}), splits, names, run, accelerator, title, random)
+    return taught._replace(result=replace(taught.result, seconds=seconds + taught.result.seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,7 +171,8 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
             if solved:
                 if pooling.is_written(model):
                     pooling.pass_on(model, DIRECTION)
-                probed(head, model, texts["train"], config.seed, accelerator, choose=False)
+                solving = probed(head, model, texts["train"], config.seed, accelerator, choose=False)
+                result = replace(result, seconds=result.seconds + solving.seconds)
         predicted = {split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts}
     told = finished(head_file, head, predicted, {split: texts[split].labels for split in predicted}, names, train.best)
     trunk.close()

@@ -28,6 +28,7 @@ from publish.card import card
 from publish.report import page_of
 
 
+FEWEST = 16  # examples of a step where classes come in turn, however few labels there are: each has partners and others
 SAYS = {"class": partial(torch.softmax, dim=-1), "tags": partial(torch.softmax, dim=-1), "labels": torch.sigmoid,
         "number": torch.clone}
 """What plain transformers makes of the logits of each kind of head."""
@@ -44,9 +45,11 @@ def newest_encoder() -> str:
 def resolved(config: Finetune, encoder: str, folder: Path, labels: int) -> Finetune:
     """The configuration with what follows from the labels and the encoder written out."""
     train = config.train
-    steps = train.steps or min(train.max_steps, max(train.min_steps, math.ceil(train.epochs * labels / train.batch_size)))
+    # Where rows come class by class, and so again and again, a step of more than there are draws some of them twice.
+    size = min(train.batch_size, max(labels, FEWEST)) if train.sampling == "classes" else train.batch_size
+    steps = train.steps or min(train.max_steps, max(train.min_steps, math.ceil(train.epochs * labels / size)))
     pretrained = record_of(folder).get("config", {}).get("train", {}).get("lr") or train.unrecorded_lr
-    written = {"steps": steps, "lr": train.lr or train.lr_fraction * pretrained}
+    written = {"batch_size": size, "steps": steps, "lr": train.lr or train.lr_fraction * pretrained}
     return config.model_copy(update={"encoder": encoder, "train": train.model_copy(update=written)})
 
 
