@@ -156,6 +156,13 @@ class Prepare(Section):
     """Tokens in a row; longer documents are cut, at the end of a sentence where there is one."""
 
 
+class CorpusFile(Section):
+    """What fine-tuning reads of a corpus's YAML."""
+
+    model_config = {"extra": "ignore"}
+    corpus: Corpus
+
+
 class TaskFile(Section):
     """What a corpus reads of a fine-tuning YAML: its task, and of its head how labels are read."""
 

@@ -119,14 +119,20 @@ class SelfTraining(Section):
     """How often the model labels texts and is taught again; 0: never."""
     texts: PositiveInt = 2000
     """Most unlabelled texts looked at, of the training rows whose label is not taken."""
+    corpus: str | None = None
+    """A YAML of a corpus whose documents are labelled in the rows' place; the sentences of one are all of its class."""
+    documents: PositiveInt = 8000
+    """Most documents of it looked at, drawn by seed."""
+    sentences: PositiveInt = 10
+    """Most sentences of a document looked at."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of the texts of each class that are learned from, the most confident ones."""
+    """Share of the texts, or documents, of each class that are learned from, the most confident ones."""
     least: Share = 0.0
-    """Least confidence of a text that is learned from."""
+    """Least confidence of one that is learned from."""
     labelled_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """How much of what is learned the labels that were given are, the model's own being the rest."""
     steps: PositiveInt | None = None
-    """Optimizer steps of the last teaching; none: as before it."""
+    """Optimizer steps of every teaching but the first; none: as the first."""
 
 
 class Finetune(Section):

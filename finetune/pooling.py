@@ -72,10 +72,10 @@ def at_first_token(model: PreTrainedModel) -> Iterator[None]:
 
     The same mean and the same normalisations as the layer's own weights work out at every token, by a sixth of the work.
     """
-    if not is_written(model):
+    layer = model.base_model.encoder.layer[-1] if is_written(model) else None
+    if layer is None or "forward" in vars(layer):  # or it is so already
         yield
         return
-    layer = model.base_model.encoder.layer[-1]
 
     def forward(states: Tensor, attention_mask: Tensor | None = None, *_, **__) -> Tensor:
         # (texts, 1, queries, keys): true where attention is allowed, or what is added to scores.

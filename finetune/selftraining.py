@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
 
-from data import labelled
+from data import curate, labelled
+from data.config import CorpusFile
 from engine import record
+from engine.config import load
 from engine.errors import ConfigError
 from engine.files import write_json
-from finetune import pooling, probe
+from finetune import documents, pooling, probe
 from finetune.config import Finetune
 from finetune.teaching import Taught, head_of, predict, teach
 from finetune.texts import tokenise
@@ -73,43 +78,97 @@ def spread(features: np.ndarray, labels: np.ndarray, others: np.ndarray, labelle
     return found
 
 
+class Rows(NamedTuple):
+    """What may be labelled: texts of the task, one by one."""
+
+    texts: list[labelled.Example]
+
+    def judged(self, taught: Taught, known: list[labelled.Example], labels: np.ndarray, config: Finetune,
+               read: Callable[[torch.nn.Module, list[labelled.Example]], np.ndarray]) -> np.ndarray:
+        """Class probabilities, (texts, classes). labels: class ids of `known`; read: what a module predicts of texts."""
+        features = probe.Features(taught.model)
+        return spread(read(features, known), labels, read(features, self.texts), config.selftrain.labelled_share)
+
+    def texts_of(self, place: int) -> list[labelled.Example]:
+        """The text at that place."""
+        return [self.texts[place]]
+
+
+class Documents(NamedTuple):
+    """What may be labelled: documents, all sentences of one alike."""
+
+    sentences: list[labelled.Example]
+    whose: np.ndarray
+
+    def judged(self, taught: Taught, known: list[labelled.Example], labels: np.ndarray, config: Finetune,
+               read: Callable[[torch.nn.Module, list[labelled.Example]], np.ndarray]) -> np.ndarray:
+        """Class probabilities, (documents, classes); the rest as for rows."""
+        said = read(taught.head, self.sentences)
+        return documents.by_document(said, self.whose, np.bincount(labels, minlength=said.shape[1]) / len(labels))
+
+    def texts_of(self, place: int) -> list[labelled.Example]:
+        """The sentences of the document at that place."""
+        first, end = np.searchsorted(self.whose, [place, place + 1])
+        return self.sentences[first:end]
+
+
+def pool_of(config: Finetune, others: list[labelled.Example], accelerator: Accelerator) -> Rows | Documents:
+    """What is labelled in rounds: sentences of the corpus's documents, or else `others`. Raises ConfigError for nothing."""
+    settings = config.selftrain
+    if settings.corpus is None:
+        if not others:
+            raise ConfigError("selftrain.rounds: every training row has its label taken; there is no unlabelled text left")
+        return Rows(others)
+    corpus = load(CorpusFile, [settings.corpus]).corpus
+    with accelerator.main_process_first():
+        folder = curate.documents(corpus)
+    texts = (document["text"] for document in curate.read_documents(folder))
+    drawn = documents.drawn(texts, settings.documents, config.seed)
+    return Documents(*documents.sentences_of(drawn, settings.sentences, config.seed))
+
+
 def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], splits: dict[str, list[labelled.Example]],
                names: list[str], run: record.Run, accelerator: Accelerator, title: str,
                random: bool = False) -> Taught:
     """`teach` in rounds; rows: all training rows, whose texts may be used, of which splits["train"] have their label.
 
     random: each teaching begins with random weights. A round's labels are kept in `round-N/labels.json`: one that is
-    finished is not done again.
+    finished is not done again. Raises ConfigError and DataError where there is no text to label.
     """
-    settings, head_file = config.selftrain, head_of(config)
-    texts = unlabelled(rows, splits["train"], settings.texts, config.seed)
-    if not texts:
-        raise ConfigError("selftrain.rounds: every training row has its label taken; there is no unlabelled text left")
-    own, splits, seconds = splits["train"], dict(splits), 0.0
+    settings, head_file, own, seconds = config.selftrain, head_of(config), splits["train"], 0.0
+    others = unlabelled(rows, own, settings.texts, config.seed)
+    pool = pool_of(config, others, accelerator)
+    labels, splits = head_file.targets(own, names), dict(splits)
     seen = {split: splits[split] for split in ("train", "validation") if split in splits}
+
+    def read(head: torch.nn.Module, examples: list[labelled.Example]) -> np.ndarray:
+        with pooling.at_first_token(head.model):
+            return np.stack(predict(head, tokenise(examples, folder, config.max_length, config.task.name), accelerator))
+
+    def brought_back(head: torch.nn.Module) -> None:
+        if isinstance(pool, Documents) and others:
+            documents.balance(head.model, read(head, others), np.bincount(labels, minlength=len(names)) / len(labels))
+
+    later = config.model_copy(update={"train": config.train.model_copy(
+        update={"steps": settings.steps or config.train.steps})})
     for number in range(1, settings.rounds + 1):
         beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
         path = beside.folder / "labels.json"
         if not path.is_file():
-            taught = teach(folder, config, {**seen, "train": splits["train"]}, names, beside, accelerator,
-                           f"{title}, round {number}", random)
+            taught = teach(folder, config if number == 1 else later, {**seen, "train": splits["train"]}, names, beside,
+                           accelerator, f"{title}, round {number}", random)
             began = time.time()
-            reads = probe.Features(taught.model)
-            with pooling.at_first_token(taught.model):
-                features, others = (np.stack(predict(reads, tokenise(examples, folder, config.max_length, config.task.name),
-                                                     accelerator)) for examples in (own, texts))
-            found = spread(features, head_file.targets(own, names), others, settings.labelled_share)
-            places, classes = surest(found, settings.share, settings.least)
+            places, classes = surest(pool.judged(taught, own, labels, config, read), settings.share, settings.least)
             if accelerator.is_main_process:
                 write_json(path, {"places": places.tolist(), "classes": classes.tolist(),
                                   "seconds": taught.result.seconds + time.time() - began})
             accelerator.wait_for_everyone()
         told = json.loads(path.read_text(encoding="utf-8"))
         seconds += told.get("seconds", 0.0)
-        guessed = [texts[place]._replace(label=names[name]) for place, name in zip(told["places"], told["classes"])]
+        guessed = [text._replace(label=names[name]) for place, name in zip(told["places"], told["classes"])
+                   for text in pool.texts_of(place)]
         # The labels that were given stand as often as makes them their share of what is learned.
         times = max(1, round(settings.labelled_share / (1 - settings.labelled_share) * len(guessed) / len(own)))
         splits["train"] = own * times + guessed
-    train = config.train.model_copy(update={"steps": settings.steps or config.train.steps})
-    taught = teach(folder, config.model_copy(update={"train": train}), splits, names, run, accelerator, title, random)
+    taught = teach(folder, later, splits, names, run, accelerator, title, random, finish=brought_back)
     return taught._replace(result=replace(taught.result, seconds=seconds + taught.result.seconds))

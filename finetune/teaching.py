@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -113,8 +114,12 @@ def standardise(model: PreTrainedModel, texts: Texts, constant: list[torch.nn.Pa
 
 
 def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Example]], names: list[str],
-          run: record.Run, accelerator: Accelerator, title: str, random: bool = False) -> Taught:
-    """Put the head on the encoder in `folder` and train it in `run`; random: from random weights."""
+          run: record.Run, accelerator: Accelerator, title: str, random: bool = False,
+          finish: Callable[[torch.nn.Module], None] = lambda head: None) -> Taught:
+    """Put the head on the encoder in `folder` and train it in `run`; random: from random weights.
+
+    finish: given the head once it is trained, before its figures are taken.
+    """
     head_file = head_of(config)
     fits(config)
     texts = {split: tokenise(examples, folder, config.max_length, f"task {config.task.name}, {split}", head_file.targets, names,
@@ -173,6 +178,7 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
                     pooling.pass_on(model, DIRECTION)
                 solving = probed(head, model, texts["train"], config.seed, accelerator, choose=False)
                 result = replace(result, seconds=result.seconds + solving.seconds)
+        finish(head)
         predicted = {split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts}
     told = finished(head_file, head, predicted, {split: texts[split].labels for split in predicted}, names, train.best)
     trunk.close()

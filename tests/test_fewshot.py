@@ -10,7 +10,7 @@ import torch
 from conftest import run
 from data.batches import by_class
 from data.draws import Example
-from finetune import augment, selftraining
+from finetune import augment, documents, selftraining
 from finetune.config import Augment
 from finetune.heads import classification, contrastive
 from test_finetune_parts import bert, padded
@@ -165,6 +165,50 @@ def test_a_label_that_nothing_is_said_of_keeps_its_column():
     assert found.shape == (5, 3) and (found[:, 1] == 0).all()
 
 
+# ---- documents ------------------------------------------------------------------------------------------------------
+
+def test_documents_are_drawn_each_as_likely_as_any_other():
+    texts = [str(number) for number in range(30)]
+    counts = np.bincount([int(text) for seed in range(2000) for text in documents.drawn(iter(texts), 5, seed)], minlength=30)
+    assert counts.sum() == 10_000 and (abs(counts - 10_000 / 30) < 5 * (10_000 / 30) ** 0.5).all()
+    assert documents.drawn(texts, 5, 3) == documents.drawn(iter(texts), 5, 3)
+    assert documents.drawn(texts, 99, 3) == texts
+
+
+def test_a_document_is_cut_into_its_sentences():
+    texts = ["A film of great warmth. Too long, I think! No.\nThe end is  quite good?", "Bah.", "It is what it is. " * 9]
+    found, whose = documents.sentences_of(texts, 4, seed=0)
+    told = [example.texts[0] for example in found]
+    assert told == ["A film of great warmth.", "Too long, I think!", "The end is quite good?"] + ["It is what it is."] * 4
+    assert whose.tolist() == [0, 0, 0, 1, 1, 1, 1], "what has no sentence of its own is left out, and leaves no gap"
+    pool = selftraining.Documents(found, whose)
+    assert [len(pool.texts_of(place)) for place in range(2)] == [3, 4] and pool.texts_of(1)[0] is found[3]
+
+
+def test_a_document_is_judged_by_all_its_sentences():
+    truth, random = np.arange(200) % 3, np.random.default_rng(0)
+    whose = np.arange(200).repeat(8)
+    logits = 0.8 * np.eye(3)[truth[whose]] + random.normal(size=(1600, 3)) + [3, 0, 0]  # and the first class is always favoured
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    alone = (probabilities.argmax(1) == truth[whose]).mean()
+    found = documents.by_document(probabilities, whose, np.full(3, 1 / 3))
+    assert alone < 0.45 and (found.argmax(1) == truth).mean() > 0.85
+    slow = np.array([np.log(probabilities[whose == place]).mean(0) for place in range(200)])
+    slow = np.exp(slow - slow.mean(0))
+    assert np.allclose(found, slow / slow.sum(1, keepdims=True))
+
+
+def test_classes_are_brought_back_to_their_shares():
+    model, inputs = bert(num_labels=3), padded(rows=64)
+    shares = np.array([0.6, 0.3, 0.1])
+    before = model(**inputs).logits
+    documents.balance(model, before.softmax(-1).detach().numpy(), shares)
+    after = model(**inputs).logits
+    assert np.allclose(after.softmax(-1).mean(0).detach().numpy(), shares, atol=1e-4)
+    moved = after - before
+    assert torch.allclose(moved, moved[:1].expand_as(moved), atol=1e-5), "all texts alike"
+
+
 # ---- whole ----------------------------------------------------------------------------------------------------------
 
 def words(folder, *more: str) -> list[str]:
@@ -199,6 +243,23 @@ def test_a_run_in_rounds_ends_in_a_plain_model_and_goes_on_where_it_was(workplac
     assert json.loads((again / "metrics.json").read_text())["test"] == figures["test"]
 
 
+def test_a_run_with_documents_learns_their_sentences(workplace):
+    labels_csv(workplace)
+    (workplace / "reviews.jsonl").write_text("\n".join(json.dumps({"text": " ".join(
+        f"It was such {kind} thing number {number}{place}." for place in range(3))})
+        for number in range(20) for kind in ("a good warm", "a bad dull")))
+    (workplace / "corpus.yaml").write_text("corpus: {name: told, deduplicate: {near: false}, sources: [{files: reviews.jsonl}]}")
+    done = run("finetune", *words(workplace, "run=told", "head.name=classification", "train.sampling=rows", "train.lr=1e-3",
+                                  "train.steps=6", "selftrain={rounds: 2, corpus: corpus.yaml, documents: 30, sentences: 2, steps: 4}"))
+    assert done.returncode == 0, done.stderr
+    folder = workplace / "out" / "runs" / "told"
+    for number in (1, 2):
+        told = json.loads((folder / f"round-{number}" / "labels.json").read_text())
+        assert 8 <= len(told["places"]) <= 22 and set(told["classes"]) == {0, 1} and max(told["places"]) < 30
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["steps"] == 4 and figures["test"]["accuracy"] > 0.8
+
+
 def test_pretraining_on_the_tasks_own_texts(workplace):
     labels_csv(workplace)
     keys = ["train.batch_size=4", "length=32", "evaluation_rows=4", "train.precision=float32"]
@@ -214,6 +275,7 @@ def test_pretraining_on_the_tasks_own_texts(workplace):
     (["head.name=contrastive"], "train.best: the last layer of head.name=contrastive is solved after training"),
     (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
     (["selftrain.rounds=1", "head.name=regression"], "selftrain.rounds: a text of head.name=regression is not of one class"),
+    (["selftrain={rounds: 1, corpus: none.yaml}", "task.labels=8"], "none.yaml"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
 ])
 def test_mistakes_are_told_in_a_line(workplace, more, told):
