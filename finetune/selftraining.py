@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
 
 from data import curate, labelled
-from data.config import CorpusFile
+from data.config import Corpus, CorpusFile
 from engine import record
 from engine.config import load
 from engine.errors import ConfigError
@@ -82,6 +82,7 @@ class Rows(NamedTuple):
     """What may be labelled: texts of the task, one by one."""
 
     texts: list[labelled.Example]
+    text: str | None = None
 
     def judged(self, taught: Taught, known: list[labelled.Example], labels: np.ndarray, config: Finetune,
                read: Callable[[torch.nn.Module, list[labelled.Example]], np.ndarray]) -> np.ndarray:
@@ -99,6 +100,8 @@ class Documents(NamedTuple):
 
     sentences: list[labelled.Example]
     whose: np.ndarray
+    text: str | None = None
+    """Which text they are of: the name of the corpus's folder."""
 
     def judged(self, taught: Taught, known: list[labelled.Example], labels: np.ndarray, config: Finetune,
                read: Callable[[torch.nn.Module, list[labelled.Example]], np.ndarray]) -> np.ndarray:
@@ -112,6 +115,11 @@ class Documents(NamedTuple):
         return self.sentences[first:end]
 
 
+def corpus_of(config: Finetune) -> Corpus:
+    """The corpus that `selftrain.corpus` names. Raises ConfigError when there is none of that name."""
+    return load(CorpusFile, [config.selftrain.corpus]).corpus
+
+
 def pool_of(config: Finetune, others: list[labelled.Example], accelerator: Accelerator) -> Rows | Documents:
     """What is labelled in rounds: sentences of the corpus's documents, or else `others`. Raises ConfigError for nothing."""
     settings = config.selftrain
@@ -119,12 +127,12 @@ def pool_of(config: Finetune, others: list[labelled.Example], accelerator: Accel
         if not others:
             raise ConfigError("selftrain.rounds: every training row has its label taken; there is no unlabelled text left")
         return Rows(others)
-    corpus = load(CorpusFile, [settings.corpus]).corpus
+    corpus = corpus_of(config)
     with accelerator.main_process_first():
         folder = curate.documents(corpus)
     texts = (document["text"] for document in curate.read_documents(folder))
     drawn = documents.drawn(texts, settings.documents, config.seed)
-    return Documents(*documents.sentences_of(drawn, settings.sentences, config.seed))
+    return Documents(*documents.sentences_of(drawn, settings.sentences, config.seed), folder.name)
 
 
 def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], splits: dict[str, list[labelled.Example]],
@@ -156,7 +164,7 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
         path = beside.folder / "labels.json"
         if not path.is_file():
             taught = teach(folder, config if number == 1 else later, {**seen, "train": splits["train"]}, names, beside,
-                           accelerator, f"{title}, round {number}", random)
+                           accelerator, f"{title}, round {number}", random, text=pool.text)
             began = time.time()
             places, classes = surest(pool.judged(taught, own, labels, config, read), settings.share, settings.least)
             if accelerator.is_main_process:
@@ -170,5 +178,5 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
         # The labels that were given stand as often as makes them their share of what is learned.
         times = max(1, round(settings.labelled_share / (1 - settings.labelled_share) * len(guessed) / len(own)))
         splits["train"] = own * times + guessed
-    taught = teach(folder, later, splits, names, run, accelerator, title, random, finish=brought_back)
+    taught = teach(folder, later, splits, names, run, accelerator, title, random, finish=brought_back, text=pool.text)
     return taught._replace(result=replace(taught.result, seconds=seconds + taught.result.seconds))

@@ -115,10 +115,11 @@ def standardise(model: PreTrainedModel, texts: Texts, constant: list[torch.nn.Pa
 
 def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Example]], names: list[str],
           run: record.Run, accelerator: Accelerator, title: str, random: bool = False,
-          finish: Callable[[torch.nn.Module], None] = lambda head: None) -> Taught:
+          finish: Callable[[torch.nn.Module], None] = lambda head: None, text: str | None = None) -> Taught:
     """Put the head on the encoder in `folder` and train it in `run`; random: from random weights.
 
-    finish: given the head once it is trained, before its figures are taken.
+    finish: given the head once it is trained, before its figures are taken. text: fingerprint of what besides the task's
+    rows is learned from.
     """
     head_file = head_of(config)
     fits(config)
@@ -142,7 +143,7 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
         adapted = adapters.adapt(model, config.adapter, depth_of_encoder)
         constant = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         head.unchanging = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
-    run.begin(labels=fingerprint(labelled.identity(config.task)))
+    run.begin(labels=fingerprint(labelled.identity(config.task)), **({"text": text} if text else {}))
     train, size, unmoved = config.train, config.train.batch_size, set(constant)
     lengths = texts["train"].lengths
     trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)

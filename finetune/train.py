@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from data import labelled, sample
+from data.config import licences
 from data.encoders import base_of, locate, record_of
 from data.sources import name_of
 from data.tokenizer import FILES
@@ -22,7 +23,7 @@ from finetune import baselines
 from finetune.adapting import adapted
 from finetune.config import Finetune
 from finetune.report import summary
-from finetune.selftraining import self_train
+from finetune.selftraining import corpus_of, self_train
 from finetune.teaching import Taught, fits, head_of, teach
 from publish.card import card
 from publish.report import page_of
@@ -119,7 +120,8 @@ def finetune(config: Finetune) -> None:
                 "precision": accelerator.mixed_precision.replace("no", "float32"),
                 "baselines": compared, "encoder_record": record_of(folder), "versions": record.versions(),
                 "hardware": machine.describe(), "licences": {
-                    "labels": {name_of(config.task.train): config.task.train.licence}, "base": base_of(encoder, folder)}}
+                    "labels": {name_of(config.task.train): config.task.train.licence}, "base": base_of(encoder, folder),
+                    **({"corpus": licences(corpus_of(config))} if config.selftrain.rounds and config.selftrain.corpus else {})}}
         write_json(run.folder / "metrics.json", {
             **taught.figures, **taught.details, "learns": head_file.KIND, "shown": shown, "baselines": compared,
             "task": config.task.name, "encoder": encoder,

@@ -29,12 +29,13 @@ def licences(record: dict, given: Mapping[str, str | None] = {}) -> list[tuple[s
     for stage, _ in stages(record):
         told, config = stage.get("licences", {}), stage["config"]
         if stage["kind"] == "encoder":
-            kind, name = "corpus", config["corpus"]["name"]
+            learned = {"corpus": {config["corpus"]["name"]: None}}
             outside = None if stage["init_record"] else stage["init"]
         else:
-            kind, name = "labels", config["task"]["name"]
+            learned = {"labels": {config["task"]["name"]: None}}
             outside = None if stage["encoder_record"] else config["encoder"]
-        found |= {(kind, source): licence for source, licence in told.get(kind, {name: None}).items()}
+        found |= {(kind, source): licence for kind in ("corpus", "labels")
+                  for source, licence in told.get(kind, learned.get(kind, {})).items()}
         if base := told.get("base", outside and {"name": outside, "licence": None}):
             found["base", base["name"]] = base["licence"]
     return [(kind, name, licence or given.get(kind)) for (kind, name), licence in found.items()]
@@ -51,7 +52,9 @@ def text(stage: dict) -> str:
     if stage["kind"] == "model":
         rows = ", ".join(f"{count:,} {split}" for split, count in stage["rows"].items())
         best = "chose the weights that were kept" if config["train"]["best"] else "were not used"
-        return f"**Labels of `{config['task']['name']}`**: {rows} rows. Validation labels {best}."
+        unlabelled = config.get("selftrain", {}).get("corpus") if config.get("selftrain", {}).get("rounds") else None
+        return (f"**Labels of `{config['task']['name']}`**: {rows} rows. Validation labels {best}."
+                + f" Besides, sentences of `{unlabelled}`, labelled by the model itself." * bool(unlabelled))
     train, told = stage["documents"]["train"], stage.get("text", {"steps": [], "notes": []})
     lines = [f"**Text of `{config['corpus']['name']}`**: {train['documents']:,} documents, {train['tokens']:,} tokens;"
              f" {stage['documents']['held_out']['documents']:,} documents more were held out.", ""]

@@ -249,8 +249,9 @@ def test_a_run_with_documents_learns_their_sentences(workplace):
         f"It was such {kind} thing number {number}{place}." for place in range(3))})
         for number in range(20) for kind in ("a good warm", "a bad dull")))
     (workplace / "corpus.yaml").write_text("corpus: {name: told, deduplicate: {near: false}, sources: [{files: reviews.jsonl}]}")
-    done = run("finetune", *words(workplace, "run=told", "head.name=classification", "train.sampling=rows", "train.lr=1e-3",
-                                  "train.steps=6", "selftrain={rounds: 2, corpus: corpus.yaml, documents: 30, sentences: 2, steps: 4}"))
+    more = words(workplace, "run=told", "head.name=classification", "train.sampling=rows", "train.lr=1e-3", "baselines=false",
+                 "train.steps=6", "selftrain={rounds: 2, corpus: corpus.yaml, documents: 30, sentences: 2, steps: 4}")
+    done = run("finetune", *more)
     assert done.returncode == 0, done.stderr
     folder = workplace / "out" / "runs" / "told"
     for number in (1, 2):
@@ -258,6 +259,14 @@ def test_a_run_with_documents_learns_their_sentences(workplace):
         assert 8 <= len(told["places"]) <= 22 and set(told["classes"]) == {0, 1} and max(told["places"]) < 30
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["steps"] == 4 and figures["test"]["accuracy"] > 0.8
+    card = (folder / "model" / "README.md").read_text()
+    assert "sentences of `corpus.yaml`, labelled by the model itself" in " ".join(card.split())
+    assert json.loads((folder / "model" / "record.json").read_text())["licences"]["corpus"] == {"reviews.jsonl": None}
+    # Other documents are no text to go on with.
+    (folder / "metrics.json").unlink()
+    (workplace / "reviews.jsonl").write_text(json.dumps({"text": "A film that is new here."}))
+    done = run("finetune", *more)
+    assert done.returncode == 2 and "another text" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_pretraining_on_the_tasks_own_texts(workplace):
