@@ -46,9 +46,9 @@ def newest_encoder() -> str:
 def resolved(config: Finetune, encoder: str, folder: Path, labels: int) -> Finetune:
     """The configuration with what follows from the labels and the encoder written out."""
     train = config.train
+    steps = train.steps or min(train.max_steps, max(train.min_steps, math.ceil(train.epochs * labels / train.batch_size)))
     # Where rows come class by class, and so again and again, a step of more than there are draws some of them twice.
     size = min(train.batch_size, max(labels, FEWEST)) if train.sampling == "classes" else train.batch_size
-    steps = train.steps or min(train.max_steps, max(train.min_steps, math.ceil(train.epochs * labels / size)))
     pretrained = record_of(folder).get("config", {}).get("train", {}).get("lr") or train.unrecorded_lr
     written = {"batch_size": size, "steps": steps, "lr": train.lr or train.lr_fraction * pretrained}
     return config.model_copy(update={"encoder": encoder, "train": train.model_copy(update=written)})
