@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -126,33 +127,38 @@ def cell(who: str, task: str, shots: str, seed: str, data: str, *words: str) -> 
                       "cpu_seconds": time.process_time() - used}))
 
 
-def table(own: dict[str, str]) -> str:
-    """All cells that are there, by task and labels a class; a mean is over the seeds that all of `WAYS` have."""
+def table() -> str:
+    """All cells that are there, by task and labels a class, with the mean of each size; over the seeds all of `WAYS` have."""
     import numpy as np
 
-    found: dict[tuple[str, int], dict[str, dict[int, dict]]] = {}
+    found: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
     for path in sorted(FOLDER.glob("*.json")):
         who, task, shots, seed = path.stem.split("-")
-        found.setdefault((task, int(shots)), {}).setdefault(who, {})[int(seed)] = json.loads(path.read_text())
-    lines = ["| task | labels a class | seeds | " + " | ".join(WAYS) + " | CPU seconds of each |", "|---" * (len(WAYS) + 4) + "|"]
-    means, seconds = {who: [] for who in WAYS}, {who: [] for who in WAYS}
-    for (task, shots), ways in sorted(found.items(), key=lambda entry: (entry[0][1], entry[0][0])):
-        seeds = sorted(set.intersection(*(set(ways.get(who, {})) for who in WAYS)))
-        if not seeds:
-            continue
-        accuracies = {who: np.array([ways[who][seed]["accuracy"] for seed in seeds]) for who in WAYS}
-        used = {who: np.mean([ways[who][seed]["cpu_seconds"] for seed in seeds]) for who in WAYS}
-        for who in WAYS:
-            means[who].append(accuracies[who].mean())
-            seconds[who].append(used[who])
-        spread = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" if len(seeds) > 1 else f"{each.mean():.3f}"
-                  for each in accuracies.values()]
-        lines.append(f"| {task} | {shots} | {len(seeds)} | " + " | ".join(spread) + " | "
-                     + ", ".join(f"{each:.0f}" for each in used.values()) + " |")
-    if means[WAYS[0]]:
-        lines.append("| mean | | | " + " | ".join(f"**{np.mean(each):.3f}**" for each in means.values()) + " | "
-                     + ", ".join(f"{np.mean(each):.0f}" for each in seconds.values()) + " |")
+        found.setdefault(int(shots), {}).setdefault(task, {}).setdefault(who, {})[int(seed)] = json.loads(path.read_text())
+    lines = ["| task | labels a class | seeds | " + " | ".join(WAYS) + " | seconds of learning | of computing in all |",
+             "|---" * (len(WAYS) + 5) + "|"]
+    for shots, tasks in sorted(found.items()):
+        means = []
+        for task, ways in sorted(tasks.items()):
+            seeds = sorted(set.intersection(*(set(ways.get(who, {})) for who in WAYS)))
+            if not seeds:
+                continue
+            told = {figure: np.array([[ways[who][seed][figure] for seed in seeds] for who in WAYS])
+                    for figure in ("accuracy", "learning", "cpu_seconds")}
+            means.append({figure: each.mean(1) for figure, each in told.items()})
+            spread = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" if len(seeds) > 1 else f"{each.mean():.3f}"
+                      for each in told["accuracy"]]
+            lines.append(line(task, shots, len(seeds), spread, means[-1]))
+        if means:
+            whole = {figure: np.mean([each[figure] for each in means], axis=0) for figure in means[0]}
+            lines.append(line("**mean**", shots, "", [f"**{each:.3f}**" for each in whole["accuracy"]], whole))
     return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds. One thread."
+
+
+def line(task: str, shots: int, seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]) -> str:
+    """A line of the table."""
+    seconds = [", ".join(f"{each:.0f}" for each in means[figure]) for figure in ("learning", "cpu_seconds")]
+    return f"| {' | '.join(map(str, [task, shots, seeds, *accuracies, *seconds]))} |"
 
 
 def main(words: list[str]) -> None:
@@ -175,8 +181,8 @@ def main(words: list[str]) -> None:
                         sys.exit(f"{path.stem}: {done.stderr[-2000:]}")
                     path.write_text(done.stdout.strip().splitlines()[-1])
                     print(path.stem, path.read_text(), flush=True)
-    results.put("Few labels, beside SetFit", "python benchmarks/fewshot.py data=FOLDER", table(own))
-    print(table(own))
+    results.put("Few labels, beside SetFit", "python benchmarks/fewshot.py data=FOLDER", table())
+    print(table())
 
 
 if __name__ == "__main__":
