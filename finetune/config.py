@@ -57,6 +57,8 @@ class Layers(Section):
     """Layers in a group."""
     freeze_at: list[Share] = []
     """Shares of the steps after which the lowest group stops learning, then the next one, and so on (Brock et al. 2017)."""
+    freeze_after: NonNegativeFloat = 0.0
+    """Passes over the labels before which none does: with labels enough for few passes, all layers have use for them."""
     frozen: NonNegativeInt = 0
     """Lowest layers that never learn, nor the embeddings; all, if there are fewer."""
     reinitialise: NonNegativeInt = 0

@@ -40,7 +40,8 @@ def deepest_learning(step: int, layers: int, config: Layers, steps_per_epoch: fl
     # The embeddings come last, in a group of their own.
     reached = groups * config.unfreeze_group
     joined = lowest if groups > -(-layers // config.unfreeze_group) or not every else min(reached, layers, lowest)
-    settled = config.unfreeze_group * sum(step >= share * steps for share in config.freeze_at)
+    soonest = config.freeze_after * steps_per_epoch
+    settled = config.unfreeze_group * sum(step >= max(share * steps, soonest) for share in config.freeze_at)
     return min(joined, max(0, layers - settled)) if settled else joined
 
 

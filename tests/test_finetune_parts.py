@@ -121,6 +121,8 @@ def test_layers_settle_from_below():
 
     assert reached(freeze_at=[0.35, 0.6]) == [6, 6, 6, 6, 4, 4, 2, 2, 2, 2]
     assert reached(freeze_at=[0.2, 0.4, 0.6, 0.8], embeddings=True) == [7, 7, 4, 4, 2, 2, 0, 0, 0, 0], "the embeddings with the first"
+    assert reached(freeze_at=[0.2, 0.5], freeze_after=1.2) == [6, 6, 6, 6, 6, 6, 2, 2, 2, 2], "an epoch being five steps"
+    assert reached(freeze_at=[0.2, 0.5], freeze_after=2) == [6] * 10
     assert reached(freeze_at=[0.5], frozen=3) == [3] * 10, "what is frozen already is not frozen twice"
     assert reached(freeze_at=[0.5], unfreeze_every=1, unfreeze_unit="steps") == [0, 2, 4, 6, 6, 4, 4, 4, 4, 4]
 
