@@ -83,6 +83,9 @@ def fits(config: Finetune) -> None:
                           " evaluation before can tell which weights are best; set train.best=false")
     if head_file.KIND != "class" and config.selftrain.rounds:
         raise ConfigError(f"selftrain.rounds: a text of head.name={name} is not of one class; leave it 0")
+    if config.selftrain.rounds and config.selftrain.corpus and not isinstance(config.task.text, str):
+        raise ConfigError("selftrain.corpus: a document's sentences are one text each, and the task's rows are of"
+                          f" {' and '.join(config.task.text)}; leave it out")
     if head_file.KIND != "class" and config.train.sampling == "classes":
         raise ConfigError(f"train.sampling: rows of head.name={name} are not of one class each; set rows")
     if head_file.KIND == "tags" and (config.augment.drop or config.augment.swap):

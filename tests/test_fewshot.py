@@ -285,6 +285,7 @@ def test_pretraining_on_the_tasks_own_texts(workplace):
     (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
     (["selftrain.rounds=1", "head.name=regression"], "selftrain.rounds: a text of head.name=regression is not of one class"),
     (["selftrain={rounds: 1, corpus: none.yaml}", "task.labels=8"], "none.yaml"),
+    (["selftrain={rounds: 1, corpus: none.yaml}", "task.text=[text, label]"], "selftrain.corpus: a document's sentences are one"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
 ])
 def test_mistakes_are_told_in_a_line(workplace, more, told):
