@@ -11,7 +11,6 @@ RUN ?=
 REPO ?=
 PRIVATE ?=
 ARGS ?=
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help corpus pretrain finetune study publish bench test test-all
 

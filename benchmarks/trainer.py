@@ -1,11 +1,12 @@
 """Fine-tuning beside transformers' `Trainer`: encoder, labels, batch and number of steps the same.
 
-    python benchmarks/trainer.py [task=sentiment] [labels=500] [seeds=3] [threads=2] [key=value ...]
+    python benchmarks/trainer.py [task=sentiment] [labels=500] [seeds=3] [threads=N] [key=value ...]
 
 Theirs: AutoModelForSequenceClassification, padded to the longest of the batch, `TrainingArguments` as they come but for the
 batch and the steps, which are ours (ours by default: 10 passes over the labels, 16 at a time). Ours: `make finetune`'s
 settings, the last weights kept, no validation label used. Each run is a process of its own; contenders take turns; seconds
-are of training alone, without loading and predicting. Writes its section of benchmarks/RESULTS.md.
+are of training alone, without loading and predicting. Without `threads` each has all cores and lets its threads wait as it
+does by itself; with it they have so many, which sleep when they wait. Writes its section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -87,15 +88,15 @@ def theirs(config) -> dict[str, float]:
 
 def main(words: list[str]) -> None:
     """Take turns, print as it goes, write the section."""
-    own = {"task": "sentiment", "labels": "500", "seeds": "3", "threads": "2"}
+    own = {"task": "sentiment", "labels": "500", "seeds": "3"}
     own |= dict(word.split("=", 1) for word in words if word.partition("=")[0] in OWN)
     rest = [word for word in words if word.partition("=")[0] not in OWN]
+    waits = {"OMP_NUM_THREADS": own["threads"], "OMP_WAIT_POLICY": "PASSIVE"} if "threads" in own else {}
     found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
     for seed in range(int(own["seeds"])):
         for name in CONTENDERS if seed % 2 == 0 else CONTENDERS[::-1]:
             done = subprocess.run([sys.executable, __file__, "cell", name, str(seed), json.dumps(own), *rest], text=True,
-                                  capture_output=True, env=os.environ | {"OMP_NUM_THREADS": own["threads"],
-                                                                         "OMP_WAIT_POLICY": "PASSIVE"})
+                                  capture_output=True, env=os.environ | waits)
             if done.returncode:
                 sys.exit(done.stderr[-3000:])
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -110,7 +111,7 @@ def main(words: list[str]) -> None:
         lines.append(f"| {name} | {statistics.median(each['seconds'] for each in runs):.1f} | {np.mean(accuracies):.4f}"
                      f" | {', '.join(f'{each:.3f}' for each in accuracies)} |")
     lines.append(f"\n{found['ours'][0]['steps']} steps of {own['labels']} labels; Trainer takes {ratio:.2f} times as long"
-                 f" (median of {own['seeds']} pairs of runs), {own['threads']} threads.")
+                 f" (median of {own['seeds']} pairs of runs), {own.get('threads', os.cpu_count())} threads.")
     results.put(f"Fine-tuning beside Trainer: {own['task']}, {own['labels']} labels", f"python benchmarks/trainer.py {' '.join(words)}".strip(),
                 "\n".join(lines))
     print("\n".join(lines))
@@ -118,7 +119,10 @@ def main(words: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["cell"]:
+        from engine import waiting
         name, seed, own = sys.argv[2:5]
+        if name == "ours":
+            waiting.choose(training=True)
         config = configuration(json.loads(own), int(seed), sys.argv[5:])
         print(json.dumps({"ours": ours, "Trainer": theirs}[name](config)))
     else:

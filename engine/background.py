@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine import waiting
+
 
 class Background:
     """`python -m WORDS...`; what it says, or why it failed, is added to the file `log`."""
@@ -37,7 +39,8 @@ class Background:
         try:
             with open(self.log, "a", encoding="utf-8") as file:
                 self.process = subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file,
-                                                stdin=subprocess.DEVNULL, start_new_session=True)
+                                                stdin=subprocess.DEVNULL, start_new_session=True,
+                                                env=waiting.asleep())
         except OSError as error:
             self.failed, self.why = self.failed + 1, str(error)
         return self.process is not None

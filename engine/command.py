@@ -8,13 +8,12 @@ import traceback
 from collections.abc import Callable
 from typing import TextIO
 
+from engine import waiting
 from engine.config import Schema, load
 from engine.errors import Leave, UserError
 from engine.explain import usage
 from engine.files import is_full
 
-# Set before torch is loaded: spinning threads make a busy machine many times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
@@ -24,6 +23,7 @@ def configuration(schema: type[Schema], words: list[str], module: str, example: 
         print(usage(schema, module, example))
         return None
     looks = "train" in schema.model_fields
+    waiting.choose(looks)
     return load(schema, ["train.check=true" if looks and word == "--check" else word for word in words])
 
 

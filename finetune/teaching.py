@@ -29,7 +29,7 @@ from finetune.finishing import finished
 from finetune.texts import Texts, tokenise
 from finetune.trunk import Trunk
 
-TOGETHER = 4  # batches dealt out by length together: more pads less, but makes batches less random
+TOGETHER = 8  # batches dealt out by length together: more pads less, but makes batches less random
 STANDARDISED_OVER = 512  # training texts the pooled coordinates are standardised over
 DIRECTION = 0.1  # what a head solved afterwards reads is the mean vector this small, where tanh is nearly straight
 AT_ONCE = 64  # texts predicted together

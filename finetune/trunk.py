@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +74,16 @@ class Trunk:
     def __init__(self, model: PreTrainedModel, splits: list[Texts], folder: Path, megabytes: int):
         self.base, self.splits, self.folder, self.bytes = model.base_model, splits, folder, megabytes * 2**20
         self.stack, self.fields = stack_of(self.base), set(splits[0].fields)
-        self.forward, self.kept, self.boundary, self.done = self.base.forward, None, 0, set()
+        self.forward, self.kept, self.boundary = self.base.forward, None, 0
         self.groups, self.group_of, self.place_of = [], {}, {}
+        self.reached: dict[int, int] = {}  # by group: the boundary at which its states are
 
     def begin_at(self, boundary: int) -> None:
         """From now on that many lowest layers are frozen and worth keeping; 0 or less: none."""
         if self.stack and "attention_mask" in self.fields and boundary != self.boundary:
-            self.boundary, self.done = boundary, set()
+            if boundary < self.boundary:
+                self.reached = {}
+            self.boundary = boundary
             if boundary > 0 and not self.groups:
                 self.number()
                 self.base.forward = self.enter
@@ -115,40 +118,50 @@ class Trunk:
         keys = [key_of({name: values[row, :length] for name, values in rows.items()}) for row, length in enumerate(lengths)]
         if not all(key in self.group_of for key in keys):
             return self.forward(input_ids=input_ids, **inputs)
-        for group in sorted({self.group_of[key] for key in keys} - self.done):
-            self.compute(group, input_ids.device)
+        for group in sorted({self.group_of[key] for key in keys}):
+            if self.reached.get(group) != self.boundary:
+                self.compute(group, input_ids.device)
+        with self.begun(keys, input_ids, self.boundary):
+            return self.forward(input_ids=input_ids, **inputs)
+
+    @contextmanager
+    def begun(self, keys: list[bytes], input_ids: Tensor, boundary: int) -> Iterator[None]:
+        """Within it, the encoder's forward begins at the boundary with the states kept for these texts."""
         found = [self.states(*self.place_of[key]) for key in keys]
         states = torch.zeros(*input_ids.shape, found[0].shape[-1], dtype=found[0].dtype)
         for row, known in enumerate(found):
             states[row, :len(known)] = known
         holder, name = self.stack
         with swapped(self.base, "embeddings", Given(states.to(input_ids.device))), \
-                swapped(holder, name, getattr(holder, name)[self.boundary:]):
-            return self.forward(input_ids=input_ids, **inputs)
+                swapped(holder, name, getattr(holder, name)[boundary:]):
+            yield
 
     @torch.no_grad()
     def compute(self, group: int, device: torch.device) -> None:
         """The states of a group's texts."""
         texts, places = self.groups[group]
         inputs, reached = {name: tensor.to(device) for name, tensor in texts.inputs(places).items()}, []
+        keys = [self.key(texts, place) for place in places]
+        own = [self.group_of[key] == group for key in keys]
 
         def stop(module: nn.Module, given: tuple, states: Tensor | tuple) -> None:
             reached.append(states if isinstance(states, Tensor) else states[0])
             raise Reached
 
         hook = getattr(*self.stack)[self.boundary - 1].register_forward_hook(stop)
+        begun = self.reached.get(group, 0) if all(own) else 0  # what stands in two groups may be further along
         try:
-            self.forward(**inputs)
+            with self.begun(keys, inputs["input_ids"], begun) if begun else nullcontext():
+                self.forward(**inputs)
         except Reached:
             pass
         finally:
             hook.remove()
-        for place, states in zip(places, reached[0].cpu()):
-            key = self.key(texts, place)
+        for key, mine, states in zip(keys, own, reached[0].cpu()):
             start, end = self.place_of[key]
-            if self.group_of[key] == group:
+            if mine:
                 self.states(start, end, like=states).copy_(states[:end - start])
-        self.done.add(group)
+        self.reached[group] = self.boundary
 
     def states(self, start: int, end: int, like: Tensor | None = None) -> Tensor:
         """Where the states of a text are kept, (length, width)."""
@@ -168,4 +181,4 @@ class Trunk:
     def close(self) -> None:
         """Give the encoder its own forward back, and the memory."""
         self.base.__dict__.pop("forward", None)
-        self.kept, self.groups, self.boundary = None, [], 0
+        self.kept, self.groups, self.boundary, self.reached = None, [], 0, {}

@@ -26,7 +26,8 @@ from engine.loop import accelerator
 from engine.record import Run
 from finetune import adapters, layers, probe, teaching
 from finetune.config import Finetune, Layers
-from finetune.trunk import Trunk
+from finetune.texts import tokenise
+from finetune.trunk import Trunk, stack_of
 
 DEPTH, STEPS = 4, 7
 SHAPES = {"bert": BertConfig(hidden_size=32, num_hidden_layers=DEPTH, num_attention_heads=2, intermediate_size=48,
@@ -171,7 +172,8 @@ def test_two_processes_learn_what_one_does_and_stay_alike(encoders, tmp_path):
         for cache in ("true", "false"):
             ranks = [load_file(tmp_path / f"{name}-{cache}-{rank}.safetensors") for rank in range(2)]
             assert furthest(*ranks) == 0, f"{name}: the processes drifted apart"
-            assert furthest(ranks[0], expected) < 1e-5, name
+            # Adapters learn at ten times the rate, and so do roundings.
+            assert furthest(ranks[0], expected) < (5e-5 if name == "lora" else 1e-5), name
 
 
 # ---- what is frozen is computed once --------------------------------------------------------------------------------
@@ -192,10 +194,34 @@ def test_cached_equals_uncached(encoders, tmp_path, monkeypatch, kind, more, meg
     count = len(computed)
     plain = teach(encoders, tmp_path / "plain", *more, "layers.cache=false", kind=kind)
     assert len(computed) == count
-    assert furthest(weights(cached), weights(plain)) < 1e-5
+    # Batches cut otherwise round otherwise, and AdamW divides a gradient near zero by its own size.
+    assert furthest(weights(cached), weights(plain)) < 2e-5
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
     assert np.allclose(cached.predicted["test"], plain.predicted["test"], atol=1e-5)
     assert not list((tmp_path / "cached").glob("trunk*")), "nothing is left behind"
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_boundary_that_moves_up_goes_on_from_what_is_kept_to_the_last_bit(encoders, tmp_path, kind):
+    splits = [tokenise([Example((text,), "") for text in texts], encoders / kind, 32, "test") for texts in (
+        ("A film.", "A film of two hours, and long.", "No.", "A film.", "It was long."), ("No.", "A short one."))]
+    base, computed = AutoModel.from_pretrained(encoders / kind, dtype=torch.float32).eval(), []
+    getattr(*stack_of(base))[0].register_forward_hook(lambda *_: computed.append("lowest"))
+
+    def states(trunk: Trunk, boundary: int) -> list[torch.Tensor]:
+        trunk.begin_at(boundary)
+        with torch.no_grad():
+            return [base(**texts.inputs(np.arange(len(texts.lengths)))).last_hidden_state for texts in splits]
+
+    trunk = Trunk(base, splits, tmp_path, 1)
+    moved = {boundary: states(trunk, boundary) for boundary in (1, 3, 2)}
+    trunk.close()
+    # The second split holds a text of the first, which may be further along than the others: computed anew.
+    assert len(computed) == 2 + 1 + 2
+    for boundary, found in moved.items():
+        fresh = Trunk(base, splits, tmp_path, 1)
+        assert all(one.equal(other) for one, other in zip(states(fresh, boundary), found))
+        fresh.close()
 
 
 def test_frozen_layers_are_constants_and_the_others_drop_out(encoders, tmp_path):

@@ -1,0 +1,31 @@
+"""How a process's threads wait for each other: told to OpenMP by its environment, so before torch is loaded.
+
+A step is some thousand pieces of work dealt out to all threads. Threads that keep looking for the next piece make it a
+quarter faster, and take the processor from whatever else wants it: two such processes on one machine are each three times
+slower than two whose threads sleep (LOG.md). So they look, a millisecond at most, where a training finds the machine idle
+and nobody has said otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+SAID = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE"}
+"""Whoever has set one of these knows of others on the machine, or is several processes."""
+LOOKS = "20000"
+IDLE = 15  # per cent of the processors in use, over a tenth of a second
+
+
+def choose(training: bool) -> None:
+    """Set it for this process and those it starts; what a person has set stays."""
+    if training and not SAID & os.environ.keys() and psutil.cpu_percent(0.1) < IDLE:
+        os.environ["GOMP_SPINCOUNT"] = LOOKS
+    else:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def asleep() -> dict[str, str]:
+    """The environment for a process that works beside this one."""
+    return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -1,0 +1,52 @@
+"""How threads wait: awake on an idle machine that is ours alone, else asleep."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from conftest import TINY
+
+from engine import waiting
+from engine.background import Background
+from engine.command import configuration
+from pretrain.config import Pretrain
+
+
+@pytest.fixture
+def said(monkeypatch) -> dict[str, str]:
+    """The environment, as a person has it who has said nothing, for the length of a test."""
+    kept = {name: value for name, value in os.environ.items() if name not in waiting.SAID}
+    monkeypatch.setattr(os, "environ", kept)
+    return kept
+
+
+@pytest.mark.parametrize("training, in_use, words, expected", [
+    (True, 3.0, {}, {"GOMP_SPINCOUNT": waiting.LOOKS}),
+    (True, 60.0, {}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    (False, 3.0, {}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    (True, 3.0, {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}),
+    (True, 3.0, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "OMP_WAIT_POLICY": "PASSIVE"}),
+    (True, 3.0, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"})])
+def test_awake_only_where_the_machine_is_idle_and_nobody_said_otherwise(said, monkeypatch, training, in_use, words, expected):
+    monkeypatch.setattr(waiting.psutil, "cpu_percent", lambda seconds: in_use)
+    said.update(words)
+    waiting.choose(training)
+    assert {name: said[name] for name in waiting.SAID & said.keys()} == expected
+
+
+def test_a_command_that_trains_looks_and_one_that_only_helps_does_not(said, monkeypatch, capsys):
+    monkeypatch.setattr(waiting.psutil, "cpu_percent", lambda seconds: 0.0)
+    assert configuration(Pretrain, ["--help"], "pretrain", "") is None and not waiting.SAID & said.keys()
+    configuration(Pretrain, ["configs/pretrain/scratch.yaml", *TINY], "pretrain", "")
+    assert said["GOMP_SPINCOUNT"] == waiting.LOOKS and "OMP_WAIT_POLICY" not in said
+
+
+def test_what_works_beside_a_training_sleeps(said, monkeypatch, tmp_path):
+    (tmp_path / "tell.py").write_text("import os\nprint(os.environ.get('GOMP_SPINCOUNT'), os.environ['OMP_WAIT_POLICY'])\n")
+    monkeypatch.chdir(tmp_path)
+    said.update(PYTHONPATH=str(tmp_path), GOMP_SPINCOUNT=waiting.LOOKS)
+    beside = Background(tmp_path / "log")
+    assert beside.start(["tell"])
+    beside.end()
+    assert (tmp_path / "log").read_text() == "None PASSIVE\n"
