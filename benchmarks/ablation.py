@@ -47,6 +47,7 @@ def cell(task: str, labels: str, variant: str, seed: int, encoder: str) -> dict[
         config = load(Finetune, [f"configs/finetune/{task}.yaml", *VARIANTS[variant], f"encoder={encoder}", "baselines=false",
                                  f"task.labels={labels}", f"seed={seed}", "train.best=false", f"run=ablation-{path.stem}"])
         folder = record.RUNS / config.run
+        shutil.rmtree(folder, ignore_errors=True)  # of a cell that was stopped, perhaps with other defaults
         with contextlib.redirect_stdout(io.StringIO()):
             finetune(config)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
