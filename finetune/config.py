@@ -133,8 +133,8 @@ class SelfTraining(Section):
     """Least confidence of one that is learned from."""
     labelled_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """How much of what is learned the labels that were given are, the model's own being the rest."""
-    steps: PositiveInt | None = None
-    """Optimizer steps of every teaching but the first; none: as the first."""
+    min_steps: PositiveInt = 1
+    """Fewest optimizer steps of every teaching but the first, which otherwise takes as many as the first."""
 
 
 class Finetune(Section):

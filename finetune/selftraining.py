@@ -158,7 +158,7 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
             documents.balance(head.model, read(head, others), np.bincount(labels, minlength=len(names)) / len(labels))
 
     later = config.model_copy(update={"train": config.train.model_copy(
-        update={"steps": settings.steps or config.train.steps})})
+        update={"steps": max(settings.min_steps, config.train.steps)})})
     for number in range(1, settings.rounds + 1):
         beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
         path = beside.folder / "labels.json"
