@@ -151,7 +151,8 @@ def test_mistakes_are_told_in_a_line(sentences):
         with pytest.raises(ConfigError, match=re.escape(told)):
             load(Study, [*words, more])
     for more, told in (("head.name=regression", "head.name: a study is of texts with one class each"),
-                       ("selftrain.rounds=1", "selftrain.rounds: a study learns from labels alone")):
+                       ("selftrain.rounds=1", "selftrain.rounds: a study learns from labels alone"),
+                       ("adapt.steps=5", "adapt.steps: a study measures encoders as they are")):
         with pytest.raises(ConfigError, match=re.escape(told)):
             study(load(Study, [*words, more]), [])
 

@@ -40,6 +40,9 @@ def study(config: Study, words: list[str]) -> None:
         raise ConfigError(f"head.name: a study is of texts with one class each, not of {config.head.name}")
     if config.selftrain.rounds:
         raise ConfigError("selftrain.rounds: a study learns from labels alone; leave it at 0")
+    if config.adapt.steps:
+        raise ConfigError("adapt.steps: a study measures encoders as they are; pretrain on the task's texts first (adapt.steps"
+                          " of a fine-tuning does), and give the study that encoder")
     encoder = config.encoder or newest_encoder()
     rows = labelled.read(config.task)
     locate(encoder)
