@@ -2,25 +2,43 @@
 
 A step is some thousand pieces of work dealt out to all threads. Threads that keep looking for the next piece make it a
 quarter faster, and take the processor from whatever else wants it: two such processes on one machine are each three times
-slower than two whose threads sleep (LOG.md). So they look, a millisecond at most, where a training finds the machine idle
-and nobody has said otherwise.
+slower than two whose threads sleep (LOG.md). So they look, a millisecond at most, where a training finds the machine idle,
+no other training awake, and nobody has said otherwise.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
+from typing import TextIO
 
 import psutil
+
+from engine import lock
+from engine.errors import ConfigError
 
 SAID = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE"}
 """Whoever has set one of these knows of others on the machine, or is several processes."""
 LOOKS = "20000"
 IDLE = 15  # per cent of the processors in use, over a tenth of a second
+held: list[TextIO] = []  # the lock of the one training that is awake, to the end of its process
+
+
+def only_one() -> bool:
+    """Whether no other training of this person is awake on this machine, which from now on none will be."""
+    folder = Path(tempfile.gettempdir()) / f"headstart-awake-{os.getuid()}"
+    try:
+        folder.mkdir(exist_ok=True)
+        held.append(lock.hold(folder))
+    except (ConfigError, OSError):
+        return False
+    return True
 
 
 def choose(training: bool) -> None:
     """Set it for this process and those it starts; what a person has set stays."""
-    if training and not SAID & os.environ.keys() and psutil.cpu_percent(0.1) < IDLE:
+    if training and not SAID & os.environ.keys() and psutil.cpu_percent(0.1) < IDLE and only_one():
         os.environ["GOMP_SPINCOUNT"] = LOOKS
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

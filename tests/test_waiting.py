@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 
 import pytest
 from conftest import TINY
@@ -14,8 +17,9 @@ from pretrain.config import Pretrain
 
 
 @pytest.fixture
-def said(monkeypatch) -> dict[str, str]:
-    """The environment, as a person has it who has said nothing, for the length of a test."""
+def said(monkeypatch, tmp_path) -> dict[str, str]:
+    """The environment, as a person has it who has said nothing and trains nothing else, for the length of a test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kept = {name: value for name, value in os.environ.items() if name not in waiting.SAID}
     monkeypatch.setattr(os, "environ", kept)
     return kept
@@ -50,3 +54,17 @@ def test_what_works_beside_a_training_sleeps(said, monkeypatch, tmp_path):
     assert beside.start(["tell"])
     beside.end()
     assert (tmp_path / "log").read_text() == "None PASSIVE\n"
+
+
+def test_of_two_that_start_at_once_one_sleeps(said, monkeypatch, tmp_path):
+    monkeypatch.setattr(waiting.psutil, "cpu_percent", lambda seconds: 0.0)
+    first = subprocess.Popen([sys.executable, "-c", "from engine.waiting import only_one; print(only_one(), flush=True); input()"],
+                             env=said | {"TMPDIR": str(tmp_path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "True\n"
+    waiting.choose(training=True)
+    assert said["OMP_WAIT_POLICY"] == "PASSIVE" and "GOMP_SPINCOUNT" not in said
+    first.kill()
+    first.wait()
+    del said["OMP_WAIT_POLICY"]
+    waiting.choose(training=True)
+    assert said["GOMP_SPINCOUNT"] == waiting.LOOKS, "a process that has died keeps nobody asleep"
