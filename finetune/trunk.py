@@ -4,7 +4,8 @@ While the embeddings and the layers above them up to some boundary are frozen, a
 to the next layer is a constant of each text. `Trunk` computes it when a text is first seen, keeps it, and lets the
 encoder begin at the boundary; nothing else in training knows. Texts are computed in fixed groups of like length, not in
 the batches they happen to be met in: what is kept is the same after a resume and on every process, each of which keeps
-what it meets. A boundary that moves down needs states that those above do not tell, so the groups are computed anew.
+what it meets. A boundary that moves down needs states that those above do not tell, so the groups are computed anew; so
+they are where the weights beneath turn out to be others, those of the best evaluation or the mean of many steps.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Trunk:
         self.stack, self.fields = stack_of(self.base), set(splits[0].fields)
         self.forward, self.kept, self.boundary = self.base.forward, None, 0
         self.groups, self.group_of, self.place_of = [], {}, {}
-        self.reached: dict[int, int] = {}  # by group: the boundary at which its states are
+        self.reached: dict[int, tuple[int, bytes]] = {}  # by group: the boundary at which its states are, and `beneath` it
+        self.known: dict[int, tuple[list[int], bytes]] = {}  # by boundary: as of which writes, and `beneath` it
 
     def begin_at(self, boundary: int) -> None:
         """From now on that many lowest layers are frozen and worth keeping; 0 or less: none."""
@@ -108,6 +110,17 @@ class Trunk:
         """`key_of` of a text of a split."""
         return key_of({name: np.array(rows[place], dtype=np.int64) for name, rows in texts.fields.items()})
 
+    def beneath(self, boundary: int) -> bytes:
+        """The weights below a boundary, by what they are; looked at again once somebody has written to them."""
+        weights = [weight for module in (self.base.embeddings, *getattr(*self.stack)[:boundary]) for weight in module.parameters()]
+        written = [weight._version for weight in weights]
+        if boundary not in self.known or self.known[boundary][0] != written:
+            told = hashlib.blake2b(digest_size=16)
+            for weight in weights:
+                told.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            self.known[boundary] = written, told.digest()
+        return self.known[boundary][1]
+
     def enter(self, input_ids: Tensor | None = None, **inputs):
         """The encoder's forward, from the boundary on if all the texts are known."""
         given = {name: tensor for name, tensor in {"input_ids": input_ids, **inputs}.items() if isinstance(tensor, Tensor)}
@@ -118,8 +131,9 @@ class Trunk:
         keys = [key_of({name: values[row, :length] for name, values in rows.items()}) for row, length in enumerate(lengths)]
         if not all(key in self.group_of for key in keys):
             return self.forward(input_ids=input_ids, **inputs)
+        here = self.boundary, self.beneath(self.boundary)
         for group in sorted({self.group_of[key] for key in keys}):
-            if self.reached.get(group) != self.boundary:
+            if self.reached.get(group) != here:
                 self.compute(group, input_ids.device)
         with self.begun(keys, input_ids, self.boundary):
             return self.forward(input_ids=input_ids, **inputs)
@@ -149,7 +163,9 @@ class Trunk:
             raise Reached
 
         hook = getattr(*self.stack)[self.boundary - 1].register_forward_hook(stop)
-        begun = self.reached.get(group, 0) if all(own) else 0  # what stands in two groups may be further along
+        begun, weights = self.reached.get(group, (0, b""))
+        if not (all(own) and begun and weights == self.beneath(begun)):  # what stands in two groups may be further along
+            begun = 0
         try:
             with self.begun(keys, inputs["input_ids"], begun) if begun else nullcontext():
                 self.forward(**inputs)
@@ -161,7 +177,7 @@ class Trunk:
             start, end = self.place_of[key]
             if mine:
                 self.states(start, end, like=states).copy_(states[:end - start])
-        self.reached[group] = self.boundary
+        self.reached[group] = self.boundary, self.beneath(self.boundary)
 
     def states(self, start: int, end: int, like: Tensor | None = None) -> Tensor:
         """Where the states of a text are kept, (length, width)."""
@@ -181,4 +197,4 @@ class Trunk:
     def close(self) -> None:
         """Give the encoder its own forward back, and the memory."""
         self.base.__dict__.pop("forward", None)
-        self.kept, self.groups, self.boundary, self.reached = None, [], 0, {}
+        self.kept, self.groups, self.boundary, self.reached, self.known = None, [], 0, {}, {}
