@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.wheels import wheel_file
 from engine.config import Section, check, read_yaml
 from engine.errors import DataError, beside, first_line, nearest
 from engine.files import read_json
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 SAFELY = {"trust_remote_code": False}  # given to transformers wherever a folder is loaded: its own code is never run
+ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
+"""Architectures whose positions are counted from behind the padding token's."""
 BUILT_IN = Path(__file__).parent.parent / "configs" / "encoder"
 
 
@@ -81,7 +87,27 @@ def pooling_of(folder: Path) -> str | None:
     return "mean" if told.get("pooling_mode_mean_tokens") else "cls" if told.get("pooling_mode_cls_token") else None
 
 
+def positions_of(config: PretrainedConfig) -> int:
+    """The longest row of tokens a network takes."""
+    return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
+
+
 def record_of(folder: Path) -> dict:
     """The encoder's own record of its pretraining; empty for one that is not ours."""
     path = folder / "record.json"
     return read_json(path) if path.is_file() else {}
+
+
+def pretrainings(record: dict) -> list[dict]:
+    """The records of all pretrainings of ours that an encoder went through, the last first."""
+    found = []
+    while record.get("config", {}).get("corpus"):
+        found.append(record)
+        record = record.get("init_record") or {}
+    return found
+
+
+def began_with(record: dict) -> str | None:
+    """The weights that the first of our pretrainings began with, whose own text nobody here can look at; None: random."""
+    records = pretrainings(record)
+    return records[-1].get("init") if records else None

@@ -13,7 +13,7 @@ import os
 import pkgutil
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat,
@@ -223,6 +223,13 @@ def plugins(package: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
+class Choice(NamedTuple):
+    """What a section chosen by name is marked with."""
+
+    package: str
+    default: str
+
+
 def Plugin(package: str, default: str):
     """The type of a section whose `name` picks one file of `package`, checked by that file's `Config`."""
     def choose(value: Any) -> Section:
@@ -234,4 +241,4 @@ def Plugin(package: str, default: str):
             what = package.rsplit(".", 1)[1]
             raise ValueError(f"no {name!r} among the {what}{nearest(name, plugins(package))}")
         return importlib.import_module(f"{package}.{name}").Config.model_validate(value)
-    return Annotated[SerializeAsAny[Section], BeforeValidator(choose), package]
+    return Annotated[SerializeAsAny[Section], BeforeValidator(choose), Choice(package, default)]

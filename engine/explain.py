@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from engine.config import Section, plugins
+from engine.config import Choice, Section, plugins
 from engine.errors import ConfigError, nearest
 
 OURS = ("engine", "data", "pretrain", "finetune")
@@ -56,10 +56,9 @@ def keys(schema: type[Section], prefix: str = "") -> dict[str, tuple[str, str]]:
     """Every key of a schema with its default and its meaning, as `--help` prints them."""
     found: dict[str, tuple[str, str]] = {}
     for name, field in schema.model_fields.items():
-        package = next((note for note in field.metadata if isinstance(note, str)), None)
-        if package:
-            for plugin in plugins(package):
-                found |= {f"{prefix}{name}.{key}": told for key, told in declared(f"{package}.{plugin}").items()}
+        choice = next((note for note in field.metadata if isinstance(note, Choice)), None)
+        if choice:
+            found |= {f"{prefix}{name}.{key}": told for key, told in of_plugins(choice).items()}
             continue
         inner, is_list = section_of(field.annotation), get_origin(field.annotation) is list
         meaning = " ".join((field.description or "").split())
@@ -70,6 +69,28 @@ def keys(schema: type[Section], prefix: str = "") -> dict[str, tuple[str, str]]:
         found[f"{prefix}{name}"] = (default, meaning)
         if inner:
             found |= keys(inner, f"{prefix}{name}[].")
+    return found
+
+
+def of_plugins(choice: Choice) -> dict[str, tuple[str, str]]:
+    """The keys of all files that may be chosen, as `keys` gives them; of one that not all have alike, whose it is.
+
+    The default is that of the file taken when nothing is said, or of the first that has the key.
+    """
+    files = sorted(plugins(choice.package), key=lambda plugin: plugin != choice.default)
+    every: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for plugin in files:
+        for key, told in declared(f"{choice.package}.{plugin}").items():
+            every.setdefault(key, {}).setdefault(told, []).append(plugin)
+    found = {}
+    for key, ways in every.items():
+        (default, meaning), alike = next(iter(ways.items()))
+        if key == "name":
+            meaning = " ".join(own for _, own in ways)
+        elif len(alike) < len(files):
+            meaning = " ".join(f"{', '.join(whose)}: {own}" + f" Its default is {other}." * (other != default)
+                               for (other, own), whose in ways.items())
+        found[key] = default, meaning
     return found
 
 

@@ -46,16 +46,18 @@ def new_parts(model: PreTrainedModel) -> list[str]:
 def adapt(model: PreTrainedModel, config: Adapter, layers: int) -> PeftModel:
     """Put adapters into `model`, in place; only they and the head have a gradient afterwards. `layers`: of the encoder.
 
-    Raises ConfigError when no layer has one of the names given.
+    Raises ConfigError when no layer has one of the names given, or there is nothing to adapt.
     """
     every = linear_layers(model, layers)
-    chosen = [name for name in every if config.targets and any(f".{name}".endswith(f".{end}") for end in config.targets)]
+    named = {end: [name for name in every if f".{name}".endswith(f".{end}")] for end in config.targets or ()}
     fed = [name for name in every if SCALED_IN.search(name)]
-    if not chosen:
-        chosen = every if config.name == "lora" else [name for name in every if SCALED_OUT.search(name)] + fed
-        if config.targets or not chosen:
-            endings = sorted({name.rpartition(".")[2] for name in every})
-            raise ConfigError(f"adapter.targets: no linear layer of the encoder ends so; there are {', '.join(endings)}")
+    usual = every if config.name == "lora" else [name for name in every if SCALED_OUT.search(name)] + fed
+    chosen = [name for name in every if any(name in found for found in named.values())] if named else usual
+    if not chosen or not all(named.values()):
+        endings = sorted({name.rpartition(".")[2] for name in every})
+        missed = [end for end, found in named.items() if not found]
+        raise ConfigError(f"adapter.targets: no linear layer of the encoder ends in {', '.join(missed) or 'what ia3 scales'};"
+                          f" there are {', '.join(endings)}")
     kind = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
     task = next((told for ending, told in kind.items() if type(model).__name__.endswith(ending)), None)
     shared = {"task_type": task, "target_modules": chosen, "modules_to_save": new_parts(model)}

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from data.config import TaskFile
 from engine import record
@@ -16,6 +15,7 @@ from engine.errors import DataError
 from engine.files import write_text
 from finetune.config import Finetune
 
+TASK = "task.yaml"  # in the run's folder: whose texts its encoder was adapted to
 # What tells a process that it is one of several: the command below is not.
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -30,9 +30,9 @@ def adapted(config: Finetune, encoder: str, is_main: bool = True) -> str:
     found = record.RUNS / name / "encoder"
     if not is_main:
         return str(found)
-    task = record.RUNS / name / "task.yaml"
+    task = record.RUNS / name / TASK
     task.parent.mkdir(parents=True, exist_ok=True)
-    write_text(task, dump(TaskFile(task=config.task)))
+    write_text(task, dump(TaskFile(task=config.task, head={"name": config.head.name})))
     words = [config.adapt.config, f"run={name}", f"init={encoder}", f"train.steps={config.adapt.steps}",
              f"seed={config.seed}", f"corpus.name={name}", f"corpus.sources=[{{task: {task}}}]", *config.adapt.keys]
     done = subprocess.run([sys.executable, "-m", "pretrain", *words],

@@ -10,8 +10,9 @@ from finetune.config import Augment
 def varied(special: np.ndarray, config: Augment, generator: np.random.Generator) -> np.ndarray:
     """Which tokens of a text are shown, in what order: int64, numbers of its tokens.
 
-    special: bool (length,), the tokens that stay where they are: those the tokenizer puts around texts. One of the others is
-    always left. Stretches change places within what lies between two special tokens, so that a pair of texts stays one.
+    special: bool (length,), the tokens that stay where they are: those the tokenizer puts around texts. One of the others,
+    where there are any, is always left. Stretches change places within what lies between two special tokens, so that a
+    pair of texts stays one.
     """
     order = np.arange(len(special))
     if generator.random() < config.swap:
@@ -25,6 +26,6 @@ def varied(special: np.ndarray, config: Augment, generator: np.random.Generator)
             order[first:first + size], order[second:second + size] = (np.arange(second, second + size),
                                                                       np.arange(first, first + size))
     kept = special | (generator.random(len(special)) >= config.drop)
-    if not (kept & ~special).any():
+    if not special.all() and not (kept & ~special).any():
         kept[generator.choice(np.flatnonzero(~special))] = True
     return order[kept[order]]

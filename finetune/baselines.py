@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter, defaultdict
 from types import ModuleType
@@ -22,6 +23,14 @@ NAMES = {"class": "TF-IDF + logistic regression", "labels": "TF-IDF + one logist
 """Of the linear model of each kind of label that has one."""
 
 
+def word_counts(texts: list[str]) -> TfidfVectorizer:
+    """TF-IDF of the words of these texts and their pairs; where no text has a word of two letters, of what spaces part."""
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    if not any(map(re.compile(vectorizer.token_pattern).search, texts)):
+        vectorizer.set_params(token_pattern=r"\S+")
+    return vectorizer.fit(texts)
+
+
 def fitted(kind: str, strength: float, vectors, truth: np.ndarray, names: list[str]):
     """A function from vectors to what a head of that kind would say of them."""
     if kind == "number":
@@ -37,8 +46,8 @@ def fitted(kind: str, strength: float, vectors, truth: np.ndarray, names: list[s
         return probabilities
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a label that no text, or every one, has: it is said always or never
-        return OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1_000, class_weight="balanced")).fit(
-            vectors, truth).predict_proba
+        model = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1_000, class_weight="balanced")).fit(vectors, truth)
+    return lambda some: model.predict_proba(some)[:, -len(names):]  # of a single label it gives no and yes
 
 
 def tfidf(splits: dict[str, list[Example]], names: list[str], head_file: ModuleType) -> dict:
@@ -49,9 +58,8 @@ def tfidf(splits: dict[str, list[Example]], names: list[str], head_file: ModuleT
     validate = "validation" in splits
     texts = {split: ["\n".join(example.texts) for example in examples] for split, examples in splits.items()}
     truth = {split: head_file.targets(examples, names) for split, examples in splits.items()}
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    vectors = {"train": vectorizer.fit_transform(texts["train"])}
-    vectors |= {split: vectorizer.transform(texts[split]) for split in texts if split != "train"}
+    vectorizer = word_counts(texts["train"])
+    vectors = {split: vectorizer.transform(texts[split]) for split in texts}
     figures = []
     for strength in STRENGTHS if validate else (UNTOLD,):
         say = fitted(head_file.KIND, strength, vectors["train"], truth["train"], names)

@@ -14,7 +14,6 @@ import torch
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from data.curate import read_documents
 from data.labelled import Example
 from data.sentences import sentences
 from finetune.network import fold
@@ -40,7 +39,8 @@ def sentences_of(texts: list[str], most: int, seed: int) -> tuple[list[Example],
     random, found, whose = np.random.Generator(np.random.Philox(key=[seed, 2**37])), [], []
     for text in texts:
         own = [" ".join(sentence.split()) for sentence in sentences(text)]
-        own = [sentence for sentence in own if WORDS[0] <= len(sentence.split()) <= WORDS[1]]
+        own = [sentence for sentence in own
+               if WORDS[0] <= len(sentence.split()) <= WORDS[1] and any(map(str.isalnum, sentence))]
         own = [own[place] for place in np.sort(random.permutation(len(own))[:most])]
         if own:
             whose += [whose[-1] + 1 if whose else 0] * len(own)

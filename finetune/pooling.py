@@ -97,6 +97,7 @@ def standardise(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]) ->
     model.eval()
     pooled = torch.cat([model.base_model(**inputs).last_hidden_state[:, 0] for inputs in batches])
     norm = model.base_model.encoder.layer[-1].output.LayerNorm
-    spread = pooled.std(0).clamp(min=SMALLEST_SPREAD)
+    spread = pooled.std(0) if len(pooled) > 1 else torch.zeros_like(pooled[0])
+    spread = spread.clamp(min=SMALLEST_SPREAD)
     norm.weight.copy_(1 / spread)
     norm.bias.copy_(-pooled.mean(0) / spread)

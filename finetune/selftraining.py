@@ -22,9 +22,10 @@ from sklearn.linear_model import LogisticRegression
 
 from data import curate, labelled
 from data.config import Corpus, CorpusFile
+from data.derived import fingerprint
 from engine import record
 from engine.config import load
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.files import write_json
 from finetune import documents, pooling, probe
 from finetune.config import Finetune
@@ -36,9 +37,13 @@ FIRST, LAST = 0.2, 0.8  # share of the texts of each class that the first and th
 
 
 def unlabelled(rows: list[labelled.Example], taken: list[labelled.Example], count: int, seed: int) -> list[labelled.Example]:
-    """`count` of the training rows whose label was not taken, by seed. Their labels are not looked at."""
+    """`count` of the training rows whose label was not taken, by seed. Their labels are not looked at.
+
+    Rows without a letter or digit say nothing, and may have no token at all: they are left out.
+    """
     known = set(map(id, taken))
-    left = [example for example in rows if id(example) not in known]
+    left = [example for example in rows
+            if id(example) not in known and all(any(map(str.isalnum, text)) for text in example.texts)]
     order = np.random.Generator(np.random.Philox(key=[seed, 2**35])).permutation(len(left))
     return [left[place] for place in order[:count]]
 
@@ -94,6 +99,10 @@ class Rows(NamedTuple):
         """The text at that place."""
         return [self.texts[place]]
 
+    def all_texts(self) -> list[labelled.Example]:
+        """All there are."""
+        return self.texts
+
 
 class Documents(NamedTuple):
     """What may be labelled: documents, all sentences of one alike."""
@@ -114,6 +123,10 @@ class Documents(NamedTuple):
         first, end = np.searchsorted(self.whose, [place, place + 1])
         return self.sentences[first:end]
 
+    def all_texts(self) -> list[labelled.Example]:
+        """All sentences there are."""
+        return self.sentences
+
 
 def corpus_of(config: Finetune) -> Corpus:
     """The corpus that `selftrain.corpus` names. Raises ConfigError when there is none of that name."""
@@ -121,7 +134,10 @@ def corpus_of(config: Finetune) -> Corpus:
 
 
 def pool_of(config: Finetune, others: list[labelled.Example], accelerator: Accelerator) -> Rows | Documents:
-    """What is labelled in rounds: sentences of the corpus's documents, or else `others`. Raises ConfigError for nothing."""
+    """What is labelled in rounds: sentences of the corpus's documents, or else `others`.
+
+    Raises ConfigError or DataError where that is nothing.
+    """
     settings = config.selftrain
     if settings.corpus is None:
         if not others:
@@ -132,7 +148,10 @@ def pool_of(config: Finetune, others: list[labelled.Example], accelerator: Accel
         folder = curate.documents(corpus)
     texts = (document["text"] for document in curate.read_documents(folder))
     drawn = documents.drawn(texts, settings.documents, config.seed)
-    return Documents(*documents.sentences_of(drawn, settings.sentences, config.seed), folder.name)
+    sentences, whose = documents.sentences_of(drawn, settings.sentences, config.seed)
+    if not sentences:
+        raise DataError(f"selftrain.corpus: {settings.corpus} has no sentence of {documents.WORDS[0]} to {documents.WORDS[1]} words")
+    return Documents(sentences, whose, folder.name)
 
 
 def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], splits: dict[str, list[labelled.Example]],
@@ -141,12 +160,14 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
     """`teach` in rounds; rows: all training rows, whose texts may be used, of which splits["train"] have their label.
 
     random: each teaching begins with random weights. A round's labels are kept in `round-N/labels.json`: one that is
-    finished is not done again. Raises ConfigError and DataError where there is no text to label.
+    finished is not done again, unless it was of other texts or from other labels. Raises ConfigError and DataError where there is no text to label.
     """
     settings, head_file, own, seconds = config.selftrain, head_of(config), splits["train"], 0.0
     others = unlabelled(rows, own, settings.texts, config.seed)
     pool = pool_of(config, others, accelerator)
     labels, splits = head_file.targets(own, names), dict(splits)
+    of = fingerprint([[list(example.texts), example.label] for example in own]
+                     + [list(example.texts) for example in pool.all_texts()])
     seen = {split: splits[split] for split in ("train", "validation") if split in splits}
 
     def read(head: torch.nn.Module, examples: list[labelled.Example]) -> np.ndarray:
@@ -162,13 +183,13 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
     for number in range(1, settings.rounds + 1):
         beside = record.Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
         path = beside.folder / "labels.json"
-        if not path.is_file():
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("of") != of:
             taught = teach(folder, config if number == 1 else later, {**seen, "train": splits["train"]}, names, beside,
                            accelerator, f"{title}, round {number}", random, text=pool.text)
             began = time.time()
             places, classes = surest(pool.judged(taught, own, labels, config, read), settings.share, settings.least)
             if accelerator.is_main_process:
-                write_json(path, {"places": places.tolist(), "classes": classes.tolist(),
+                write_json(path, {"of": of, "places": places.tolist(), "classes": classes.tolist(),
                                   "seconds": taught.result.seconds + time.time() - began})
             accelerator.wait_for_everyone()
         told = json.loads(path.read_text(encoding="utf-8"))

@@ -92,6 +92,18 @@ def fits(config: Finetune) -> None:
         raise ConfigError("augment: tags belong to words, which it would leave out or move; head.name=tokens goes without")
     if config.layers.probe and (config.adapter.name != "none" or name != "classification"):
         raise ConfigError("layers.probe: wants head.name=classification and adapter.name=none")
+    changed = [f"head.{key}" for key in ("balance", "focal", "label_smoothing") if getattr(config.head, key, None)]
+    if changed and (config.layers.probe or name == "contrastive" and not config.head.beside):
+        where = "layers.probe" if config.layers.probe else "head.name=contrastive with head.beside=0"
+        raise ConfigError(f"{changed[0]}: {where} has no loss that it could change; leave it out")
+    if config.layers.probe and (config.augment.drop or config.augment.swap):
+        raise ConfigError("augment: layers.probe reads every text once, as it is; leave it out")
+    if config.selftrain.corpus and not config.selftrain.rounds:
+        raise ConfigError("selftrain.corpus: nothing is labelled in selftrain.rounds=0; give 1 or more")
+    of_lora = [key for key in ("rank", "alpha", "dropout", "dora", "rslora")
+               if getattr(config.adapter, key) != type(config.adapter).model_fields[key].default]
+    if of_lora and config.adapter.name != "lora":
+        raise ConfigError(f"adapter.{of_lora[0]}: is of adapter.name=lora, not {config.adapter.name}; leave it out")
 
 
 def probed(head: torch.nn.Module, model: PreTrainedModel, texts: Texts, seed: int, accelerator: Accelerator,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from data.encoders import SAFELY
+from data.encoders import SAFELY, positions_of
 from data.labelled import Example
 from engine.errors import DataError
 from engine.gradient import Batch
@@ -104,7 +104,9 @@ def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
     # Tokenizers know of one text and of pairs.
     rows = ((between.join(example.texts),) if count > 2 else example.texts for example in examples)
     columns = [list(column) for column in zip(*rows)]
-    fields = dict(tokenizer(*columns, truncation=True, max_length=min(max_length, tokenizer.model_max_length),
+    config = AutoConfig.from_pretrained(encoder, **SAFELY)
+    positions = positions_of(config) if getattr(config, "max_position_embeddings", 0) > 0 else max_length
+    fields = dict(tokenizer(*columns, truncation=True, max_length=min(max_length, tokenizer.model_max_length, positions),
                             return_offsets_mapping=words))
     offsets = fields.pop("offset_mapping", None)
     empty = len(tokenizer(between * (count - 1))["input_ids"]) if count > 2 else tokenizer.num_special_tokens_to_add(count == 2)

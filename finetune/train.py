@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from data import labelled, sample
 from data.config import licences
-from data.encoders import base_of, locate, record_of
+from data.encoders import base_of, began_with, locate, record_of
 from data.sources import name_of
 from data.tokenizer import FILES
 from engine import machine, record
@@ -20,7 +20,7 @@ from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text, write_whole
 from engine.loop import accelerator as make_accelerator
 from finetune import baselines
-from finetune.adapting import adapted
+from finetune.adapting import TASK, adapted
 from finetune.config import Finetune
 from finetune.report import summary
 from finetune.selftraining import corpus_of, self_train
@@ -36,8 +36,9 @@ SAYS = {"class": partial(torch.softmax, dim=-1), "tags": partial(torch.softmax, 
 
 
 def newest_encoder() -> str:
-    """The encoder folder last finished. Raises ConfigError when there is none."""
-    found = sorted(record.RUNS.glob("*/encoder/record.json"), key=lambda path: path.stat().st_mtime)
+    """The encoder folder last finished, but for those adapted to one task. Raises ConfigError when there is none."""
+    found = sorted((path for path in record.RUNS.glob("*/encoder/record.json") if not (path.parents[1] / TASK).is_file()),
+                   key=lambda path: path.stat().st_mtime)
     if not found:
         raise ConfigError("encoder: none given and none in out/runs; run make pretrain first, or give encoder=minilm")
     return str(found[-1].parent)
@@ -55,10 +56,9 @@ def resolved(config: Finetune, encoder: str, folder: Path, labels: int) -> Finet
 
 
 def without_pretraining(folder: Path, encoder: str) -> tuple[Path, bool, str]:
-    """(folder, whether with random weights, its name) of the same network without our pretraining."""
-    made = record_of(folder)
-    if made.get("init"):
-        return locate(made["init"]), False, f"{made['init']}, the same network without our pretraining"
+    """(folder, whether with random weights, its name) of the same network without any pretraining of ours."""
+    if init := began_with(record_of(folder)):
+        return locate(init), False, f"{init}, the same network without our pretraining"
     return folder, True, "the same network from random weights"
 
 

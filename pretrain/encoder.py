@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from data.encoders import ROBERTA_LIKE
 from data.tokenizer import FILES
 from engine import attention
 from engine.files import write_json, write_whole
@@ -22,7 +23,6 @@ from pretrain.trimming import layers_of, only_at
 from pretrain.vocabulary import linear_cross_entropy
 
 # Positions count on from the padding token's id.
-ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
 
 
 class Encoder(nn.Module):

@@ -8,21 +8,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
 from transformers.utils import logging
 
-from data.encoders import SAFELY, pooling_of
+from data.encoders import SAFELY, pooling_of, positions_of
 from engine import attention
 from engine.dropout import put_dropout
 from engine.errors import ConfigError, DataError, UserError, first_line
 from pretrain.config import Model
-from pretrain.encoder import ROBERTA_LIKE, Encoder
+from pretrain.encoder import Encoder
 from pretrain.trimming import feed_forward, only_at
-
-
-def positions_of(config: PretrainedConfig) -> int:
-    """The longest row of tokens a network takes."""
-    return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
 
 
 def quiet() -> None:

@@ -18,14 +18,14 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from data import labelled
 from data.config import TaskFile
 from data.derived import OUT
-from data.encoders import SAFELY, locate, pooling_of
+from data.encoders import SAFELY, locate, pooling_of, positions_of
 from data.sources import name_of, rows, text_of
 from engine import attention, machine
 from engine.config import load
 from engine.errors import ConfigError, DataError
 from engine.files import write_json
 from engine.record import Progress
-from pretrain.origin import positions_of, quiet
+from pretrain.origin import quiet
 from pretrain.evaluate import Evaluate, Likeness
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation of the linear probe, chosen on the validation rows

@@ -335,8 +335,10 @@ def test_adapters_and_merged_models_are_loaded_by_others(encoders, tmp_path):
 
 
 def test_targets_that_no_layer_has_are_told(encoders, tmp_path):
-    with pytest.raises(ConfigError, match="adapter.targets: no linear layer of the encoder ends so; there are dense, key,"):
-        teach(encoders, tmp_path / "none", "adapter={name: lora, targets: [kwery]}")
+    with pytest.raises(ConfigError, match="adapter.targets: no linear layer of the encoder ends in kwery; there are dense, key,"):
+        teach(encoders, tmp_path / "none", "adapter={name: lora, targets: [value, kwery]}")
+    with pytest.raises(ConfigError, match="adapter.rank: is of adapter.name=lora, not ia3"):
+        teach(encoders, tmp_path / "none", "adapter={name: ia3, rank: 4}")
     with pytest.raises(ConfigError, match="layers.probe: wants"):
         teach(encoders, tmp_path / "none", "adapter.name=lora", "layers.probe=true")
     assert not (tmp_path / "none").exists()

@@ -145,6 +145,15 @@ def test_help_reads_a_plugin_s_keys_from_its_source(package):
         assert declared(f"{package}.{plugin}") == keys(importlib.import_module(f"{package}.{plugin}").Config)
 
 
+def test_help_tells_the_defaults_of_the_plugin_taken_when_nothing_is_said_and_whose_a_key_is():
+    heads, objectives = keys(Finetune), keys(Pretrain)
+    assert heads["head.name"][0] == "classification" and all(f"{name}: " in heads["head.name"][1] for name in plugins("finetune.heads"))
+    assert heads["head.balance"][0] == "False"
+    assert re.search(r"^classification, contrastive: .* multilabel: .* Its default is True\.$", heads["head.balance"][1])
+    assert heads["head.beside"][1].startswith("contrastive: ")
+    assert objectives["objective.name"][0] == "mlm" and objectives["objective.predictor"][1].startswith("simsiam: ")
+
+
 def test_a_plugin_s_config_may_have_another_s_beneath_it_and_sections_inside(tmp_path, monkeypatch):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "first.py").write_text("import torch\nfrom engine.config import Section\nfrom ours.whole import Number\n"

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import run
+from data import labelled
 from data.batches import by_class
+from data.config import TaskFile
 from data.draws import Example
-from finetune import augment, documents, selftraining
-from finetune.config import Augment
+from data.encoders import locate
+from engine.config import load
+from engine.errors import DataError
+from engine.loop import accelerator
+from finetune import adapting, augment, documents, selftraining, train
+from finetune.config import Augment, Finetune
 from finetune.heads import classification, contrastive
 from test_finetune_parts import bert, padded
 
@@ -129,6 +138,8 @@ def test_something_is_always_left_of_a_text():
     special = np.array([True, False, True])
     for number in range(50):
         assert augment.varied(special, Augment(drop=0.99, swap=1), np.random.default_rng(number)).tolist() == [0, 1, 2]
+    # A text that is itself the name of a special token.
+    assert augment.varied(np.ones(3, bool), Augment(drop=0.9), np.random.default_rng(0)).tolist() == [0, 1, 2]
 
 
 # ---- the model's own labels -----------------------------------------------------------------------------------------
@@ -235,13 +246,18 @@ def test_a_run_in_rounds_ends_in_a_plain_model_and_goes_on_where_it_was(workplac
     assert (folder / "without_pretraining" / "round-1" / "labels.json").is_file()
     told = json.loads((folder / "round-1" / "labels.json").read_text())
     assert 0 < len(told["places"]) <= 20 and set(told["classes"]) <= {0, 1}
-    # Stopped after the first round: its labels are taken as they are, and the end is the same.
+    # Stopped after the first round: its labels are taken as they are, and the end is the same; but not those of other texts.
     again = workplace / "out" / "runs" / "again"
     (again / "round-1").mkdir(parents=True)
     (again / "round-1" / "labels.json").write_text(json.dumps(told))
     done = run("finetune", *words(workplace, "run=again", "augment={drop: 0.1, swap: 0.1}"))
     assert done.returncode == 0 and "finetune again, round 1" not in done.stdout, done.stderr
     assert json.loads((again / "metrics.json").read_text())["test"] == figures["test"]
+    other = workplace / "out" / "runs" / "other" / "round-1"
+    other.mkdir(parents=True)
+    (other / "labels.json").write_text(json.dumps(told | {"of": "other texts"}))
+    done = run("finetune", *words(workplace, "run=other", "baselines=false", "augment={drop: 0.1, swap: 0.1}"))
+    assert done.returncode == 0 and json.loads((other / "labels.json").read_text())["classes"] == told["classes"], done.stderr
 
 
 def test_a_run_with_documents_learns_their_sentences(workplace):
@@ -281,11 +297,60 @@ def test_pretraining_on_the_tasks_own_texts(workplace):
     assert json.loads((workplace / "out" / "runs" / "x" / "metrics.json").read_text())["encoder"] == "out/runs/x-adapted/encoder"
 
 
+def test_rows_are_split_for_adapting_as_for_fine_tuning(workplace, monkeypatch):
+    """By the head: else test texts would be among those adapted to."""
+    (workplace / "ratings.csv").write_text("text,label\n" + "".join(f"film number {n},{n % 31 / 10}\n" for n in range(400)))
+    words = ["configs/finetune/your-task.yaml", f"task.train.files={workplace}/ratings.csv", "head.name=regression", "run=x"]
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(adapting.subprocess, "run", lambda words, env: SimpleNamespace(returncode=1))
+    config = load(Finetune, [*words, "adapt.steps=2"])
+    with pytest.raises(DataError, match="adapt.steps: pretraining on the task's texts was not finished"):
+        adapting.adapted(config, "minilm")
+    assert load(TaskFile, ["out/runs/x-adapted/task.yaml"]).read() == labelled.read(config.task, "number")
+
+
+def test_an_adapted_encoder_is_one_task_s_alone(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    for number, name in enumerate(("default", "x-adapted")):
+        record = Path("out/runs") / name / "encoder" / "record.json"
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+        os.utime(record, (number, number))
+    Path("out/runs/x-adapted/task.yaml").touch()
+    assert train.newest_encoder() == "out/runs/default/encoder", "a run that adapts finds the same when it goes on"
+
+
+def test_without_our_pretraining_is_without_any_of_it(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    first = {"init": "minilm", "config": {"corpus": {"name": "a"}}}
+    second = {"init": "out/runs/first/encoder", "config": {"corpus": {"name": "b"}}, "init_record": first}
+    scratch = {"init": None, "config": {"corpus": {"name": "a"}}}
+    for made, expected in ((second, (locate("minilm"), False)), (first, (locate("minilm"), False)),
+                           ({**second, "init_record": scratch}, (workplace, True)), ({}, (workplace, True))):
+        (workplace / "record.json").write_text(json.dumps(made))
+        folder, random, name = train.without_pretraining(workplace, "x")
+        assert (folder, random) == expected and "out/runs" not in name
+
+
+def test_documents_without_a_sentence_are_told_before_anything_is_taught(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    (workplace / "words.jsonl").write_text("".join(json.dumps({"text": f"word {number}."}) + "\n" for number in range(9)))
+    (workplace / "corpus.yaml").write_text("corpus: {name: told, sources: [{files: words.jsonl}]}")
+    config = load(Finetune, words(workplace, "run=x", "selftrain.corpus=corpus.yaml"))
+    with pytest.raises(DataError, match="selftrain.corpus: corpus.yaml has no sentence of 4 to 50 words"):
+        selftraining.pool_of(config, [], accelerator("float32"))
+
+
 @pytest.mark.parametrize("more, told", [
     (["head.name=contrastive"], "train.best: the last layer of head.name=contrastive is solved after training"),
     (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
     (["selftrain.rounds=1", "head.name=regression"], "selftrain.rounds: a text of head.name=regression is not of one class"),
     (["selftrain={rounds: 1, corpus: none.yaml}", "task.labels=8"], "none.yaml"),
+    (["selftrain.corpus=none.yaml"], "selftrain.corpus: nothing is labelled in selftrain.rounds=0"),
+    (["layers.probe=true", "head.focal=2"], "head.focal: layers.probe has no loss that it could change"),
+    (["head={name: contrastive, balance: true}", "train.best=false"], "head.balance: head.name=contrastive with head.beside=0 has"),
+    (["head={name: contrastive, pooling: cls}"], "head.pooling: 'cls' is none of mean"),
+    (["adapter.rank=4"], "adapter.rank: is of adapter.name=lora, not none"),
     (["selftrain={rounds: 1, corpus: none.yaml}", "task.text=[text, label]"], "selftrain.corpus: a document's sentences are one"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
 ])

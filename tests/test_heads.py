@@ -335,6 +335,38 @@ def test_one_label_a_class_and_a_class_absent_from_validation(tmp_path):
     assert baselines.tfidf({**splits, "train": one_each}, ["a", "b", "c"], classification)["test"]["n"] == 4
 
 
+def test_the_linear_model_of_one_label_says_yes_where_it_is():
+    rows = [Example((f"{'warm' if number % 2 else 'cold'} text {number}",), ("warm",) if number % 2 else ()) for number in range(40)]
+    found = baselines.tfidf({"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}, ["warm"], multilabel)
+    assert found["test"]["f1_macro"] == 1.0
+
+
+def test_the_linear_model_of_texts_without_a_word_of_two_letters():
+    rows = [Example(("😀 a" if number % 2 else "🙁 a",), "yn"[number % 2]) for number in range(20)]
+    found = baselines.tfidf({"train": rows[:10], "test": rows[10:]}, ["n", "y"], classification)
+    assert found["test"]["accuracy"] == 1.0
+
+
+def test_a_text_is_cut_to_what_the_network_takes(tmp_path):
+    """Of a tokenizer that knows no limit."""
+    from data.encoders import locate
+    from finetune.texts import tokenise
+    tokenizer = AutoTokenizer.from_pretrained(locate("minilm"), model_max_length=10**30)
+    tokenizer.save_pretrained(tmp_path)
+    for config, longest in ((BertConfig(**SMALL), 48), (RobertaConfig(**SMALL), 46)):
+        config.save_pretrained(tmp_path)
+        assert tokenise([Example(("word " * 90,), "")], tmp_path, 256, "t").lengths.tolist() == [longest]
+
+
+def test_one_text_has_no_spread_to_be_brought_to(tmp_path):
+    from finetune import pooling
+    model = BertForSequenceClassification(BertConfig(**SMALL)).eval()
+    pooling.write_mean(model)
+    pooling.standardise(model, [{"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3).long()}])
+    norm = model.base_model.encoder.layer[-1].output.LayerNorm
+    assert torch.isfinite(norm.weight).all() and torch.isfinite(norm.bias).all()
+
+
 def test_a_text_of_100_000_words(workplace):
     from data.encoders import locate
     from finetune.texts import tokenise

@@ -157,6 +157,12 @@ def test_mistakes_are_told_in_a_line(sentences):
             study(load(Study, [*words, more]), [])
 
 
+def test_looking_only_measures_and_writes_nothing(sentences, proof):
+    looked = run("finetune.study", *study_words(sentences), "run=looked", "--check", cwd=proof)
+    assert looked.returncode == 0 and re.search(r"disk     .*\nmemory   about ", looked.stdout), looked.stdout + looked.stderr
+    assert not (proof / "out" / "studies" / "looked").exists()
+
+
 def test_what_the_default_measures():
     default, full = (load(Study, ["configs/finetune/sentiment.yaml", *more]).study
                      for more in ([], ["study.full=true"]))

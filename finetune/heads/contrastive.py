@@ -38,6 +38,8 @@ class Config(classification.Config):
     """What similarities, cosines, are divided by."""
     beside: NonNegativeFloat = 0.0
     """Weight of cross-entropy beside the contrastive loss (Gunel et al. 2021)."""
+    pooling: Literal["mean"] = "mean"
+    """The contrastive loss is of the mean of the tokens, and so the head reads that."""
 
 
 def supervised_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:

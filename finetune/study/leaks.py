@@ -11,6 +11,7 @@ from data import curate, labelled, overlap
 from data.clean import clean
 from data.config import Clean, Corpus
 from data.derived import OUT, derive, is_made, manifest
+from data.encoders import began_with, pretrainings
 from data.labelled import Example
 from engine.config import check
 from engine.errors import UserError
@@ -28,15 +29,6 @@ class Leaks(NamedTuple):
     """uint8 (test rows,): how each stands in the text that was pretrained on."""
     told: dict
     """The counts, for the report."""
-
-
-def corpora(record: dict) -> list[dict]:
-    """The records of all pretrainings an encoder went through, the last first."""
-    found = []
-    while record.get("config", {}).get("corpus"):
-        found.append(record)
-        record = record.get("init_record") or {}
-    return found
 
 
 def documents_of(record: dict) -> Path:
@@ -95,7 +87,7 @@ def look(task: labelled.Task, rows: dict[str, list[Example]], record: dict, conf
     """(what was found, the places of the test rows that are measured). record: of the encoder, empty if it has none."""
     folder = in_labels(task, rows)
     labels, corpus, told = np.load(folder / "found.npy"), np.zeros(len(rows["test"]), np.uint8), []
-    for own in corpora(record):
+    for own in pretrainings(record):
         name = own["config"]["corpus"].get("name", "?")
         try:
             beside = in_corpus(task, rows, own)
@@ -111,12 +103,6 @@ def look(task: labelled.Task, rows: dict[str, list[Example]], record: dict, conf
         "labels": counts, "corpora": told, "began_with": began_with(record), "test_rows": len(labels),
         "dropped": int(dropped.sum()), "measured": len(measured), "dropped_for_labels": config.contamination == "drop",
         "dropped_for_corpus": config.corpus_contamination == "drop"}), measured
-
-
-def began_with(record: dict) -> str | None:
-    """The weights that the first of our pretrainings began with, whose own text nobody here can look at."""
-    records = corpora(record)
-    return records[-1].get("init") if records else None
 
 
 def lines(told: dict) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +18,7 @@ from transformers import AutoModel
 from data.encoders import SAFELY
 from data.labelled import Example
 from engine.errors import DataError
-from finetune.baselines import STRENGTHS
+from finetune.baselines import STRENGTHS, word_counts
 from finetune.texts import tokenise
 
 PROBE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, on coordinates of variance 1
@@ -54,8 +53,8 @@ def taken(rows, places: np.ndarray):
 def tfidf(train: list[Example], truth: np.ndarray, test: list[Example]) -> np.ndarray:
     """Class ids (tests,) by TF-IDF of words and word pairs."""
     def features(learned: list[str], others: list[str]) -> tuple:
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        return vectorizer.fit_transform(learned), vectorizer.transform(others)
+        vectorizer = word_counts(learned)
+        return vectorizer.transform(learned), vectorizer.transform(others)
 
     texts = [["\n".join(example.texts) for example in examples] for examples in (train, test)]
     return logistic(texts[0], truth, texts[1], features, STRENGTHS)

@@ -48,11 +48,13 @@ def study(config: Study, words: list[str]) -> None:
     locate(encoder)
     found, measured = leaks.look(config.task, rows, record_of(locate(encoder)), config.study)
     if not measured:
-        raise DataError(f"task {config.task.name}: every test row also stands in the training rows;"
-                        " study.contamination=flag measures them all the same")
+        raise DataError(f"task {config.task.name}: every test row also stands in the training rows or the text of the pretraining;"
+                        " study.contamination=flag and study.corpus_contamination=flag measure them all the same")
     folder = STUDIES / config.run
     cells = Cells(config, encoder, rows, measured, folder)
     plan = cells.plan()
+    if config.train.check:  # the first training looks, and leaves
+        cells.run(next(cell for cell in plan if cell.way in TAUGHT))
     folder.mkdir(parents=True, exist_ok=True)
     print("\n".join([f"study {config.run}: {len(plan)} cells, encoder {encoder}",
                      *(f"  {line}" for line in leaks.lines(found.told)),
