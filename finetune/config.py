@@ -29,7 +29,7 @@ class Training(Train):
     unrecorded_lr: PositiveFloat = 1e-4
     """The pretraining rate assumed of an encoder whose record does not say."""
     batch_size: PositiveInt = 16
-    """Examples of one optimizer step, over all processes; of fewer labels drawn by classes as many as those, but 16."""
+    """Examples of one optimizer step, over all processes. With sampling=classes no more than there are labels, or 16."""
     sampling: Literal["rows", "classes"] = "rows"
     """What comes equally often: every row; or every class, in turn, however many rows it has."""
     eval_every: PositiveInt = 50
@@ -134,7 +134,7 @@ class SelfTraining(Section):
     labelled_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """How much of what is learned the labels that were given are, the model's own being the rest."""
     min_steps: PositiveInt = 1
-    """Fewest optimizer steps of every teaching but the first, which otherwise takes as many as the first."""
+    """Fewest optimizer steps of the second teaching and later ones, which take as many as the first unless this is more."""
 
 
 class Finetune(Section):

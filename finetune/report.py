@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from engine.record import Run
-from publish.card import CLASSES, call, title
+from publish.card import call
+from publish.results import CLASSES, title
 
 
 def table(rows: list[tuple[str, dict | None]], shown: Sequence[str] = CLASSES) -> list[str]:

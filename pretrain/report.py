@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.config import dump
 from engine.record import Run
-from publish import report
 
 BARS = "▁▂▃▄▅▆▇█"
 MEASURED = (("loss", "held-out loss", "15 % hidden, always the same"),
