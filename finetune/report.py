@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 
 from engine.record import Run
-from publish.card import call
-from publish.results import CLASSES, title
+from publish.card import CLASSES, call, title
 
 
 def table(rows: list[tuple[str, dict | None]], shown: Sequence[str] = CLASSES) -> list[str]:

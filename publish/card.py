@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from huggingface_hub import ModelCardData
 
 from publish import account, results
+from publish.results import CLASSES, title  # noqa: F401
 
 AT_MOST = 30  # labels that are named
 PLOT = "label-efficiency.png"
