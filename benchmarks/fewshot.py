@@ -128,7 +128,8 @@ def cell(who: str, task: str, shots: str, seed: str, data: str, *words: str) -> 
 
 
 def table() -> str:
-    """All cells that are there, by task and labels a class, with the mean of each size; over the seeds all of `WAYS` have."""
+    """All cells that are there, by task and labels a class, with the mean of each size and of all; over the seeds all of
+    `WAYS` have."""
     import numpy as np
 
     found: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
@@ -137,6 +138,12 @@ def table() -> str:
         found.setdefault(int(shots), {}).setdefault(task, {}).setdefault(who, {})[int(seed)] = json.loads(path.read_text())
     lines = ["| task | labels a class | seeds | " + " | ".join(WAYS) + " | seconds of learning | of computing in all |",
              "|---" * (len(WAYS) + 5) + "|"]
+    every: list[dict] = []
+
+    def mean(of: list[dict], shots: int | str) -> None:
+        whole = {figure: np.mean([each[figure] for each in of], axis=0) for figure in of[0]}
+        lines.append(line("**mean**", shots, "", [f"**{each:.3f}**" for each in whole["accuracy"]], whole))
+
     for shots, tasks in sorted(found.items()):
         means = []
         for task, ways in sorted(tasks.items()):
@@ -150,8 +157,10 @@ def table() -> str:
                       for each in told["accuracy"]]
             lines.append(line(task, shots, len(seeds), spread, means[-1]))
         if means:
-            whole = {figure: np.mean([each[figure] for each in means], axis=0) for figure in means[0]}
-            lines.append(line("**mean**", shots, "", [f"**{each:.3f}**" for each in whole["accuracy"]], whole))
+            mean(means, shots)
+            every += means
+    if every:
+        mean(every, "all lines")
     return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds. One thread."
 
 
