@@ -47,17 +47,21 @@ def study_words(sentences: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def proof(sentences, tmp_path_factory) -> Path:
-    """A folder with an encoder that continued from another, and the study of it, not interrupted: out/studies/whole."""
+    """A folder with an encoder that continued twice from somebody else's, and the study of it, not interrupted: out/studies/whole."""
     folder = tmp_path_factory.mktemp("proof")
     (folder / "out").mkdir()
     (folder / "out/cache").symlink_to(ROOT / "out/cache")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "driver.py").write_text(DRIVER)
     words = [*pretrain_words(sentences), "train.steps=2", "train.eval_every=2"]
-    stages = [["pretrain", [*words, "run=first"]], ["pretrain", [*words, "run=second", "init=out/runs/first/encoder"]],
-              ["study", study_words(sentences)]]
-    done = run("driver.py", json.dumps(stages), prefix=(sys.executable,), cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for stages in ([["pretrain", [*words, "run=first"]]],
+                   [["pretrain", [*words, "run=between", "init=theirs"]],
+                    ["pretrain", [*words, "run=second", "init=out/runs/between/encoder"]], ["study", study_words(sentences)]]):
+        done = run("driver.py", json.dumps(stages), prefix=(sys.executable,), cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if not (folder / "theirs").is_dir():
+            (folder / "out/runs/first/encoder").rename(folder / "theirs")
+            (folder / "theirs/record.json").unlink()  # it is none of ours
     (folder / "said.txt").write_text(done.stdout)
     (folder / "out/studies/proof").rename(folder / "out/studies/whole")
     return folder
