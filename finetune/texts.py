@@ -105,7 +105,7 @@ def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
     rows = ((between.join(example.texts),) if count > 2 else example.texts for example in examples)
     columns = [list(column) for column in zip(*rows)]
     config = AutoConfig.from_pretrained(encoder, **SAFELY)
-    positions = positions_of(config) if getattr(config, "max_position_embeddings", 0) > 0 else max_length
+    positions = positions_of(config) if (getattr(config, "max_position_embeddings", 0) or 0) > 0 else max_length
     fields = dict(tokenizer(*columns, truncation=True, max_length=min(max_length, tokenizer.model_max_length, positions),
                             return_offsets_mapping=words))
     offsets = fields.pop("offset_mapping", None)

@@ -22,8 +22,6 @@ from engine.files import write_json, write_whole
 from pretrain.trimming import layers_of, only_at
 from pretrain.vocabulary import linear_cross_entropy
 
-# Positions count on from the padding token's id.
-
 
 class Encoder(nn.Module):
     """A masked-language model fed packed rows.
