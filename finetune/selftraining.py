@@ -90,10 +90,11 @@ class Rows(NamedTuple):
     text: str | None = None
 
     def judged(self, taught: Taught, known: list[labelled.Example], labels: np.ndarray, config: Finetune,
-               read: Callable[[torch.nn.Module, list[labelled.Example]], np.ndarray]) -> np.ndarray:
-        """Class probabilities, (texts, classes). labels: class ids of `known`; read: what a module predicts of texts."""
+               read: Callable[..., np.ndarray]) -> np.ndarray:
+        """Class probabilities, (texts, classes). labels: class ids of `known`; read: what a module predicts of texts, and
+        whether a person is told how far it is."""
         features = probe.Features(taught.model)
-        return spread(read(features, known), labels, read(features, self.texts), config.selftrain.labelled_share)
+        return spread(read(features, known), labels, read(features, self.texts, True), config.selftrain.labelled_share)
 
     def texts_of(self, place: int) -> list[labelled.Example]:
         """The text at that place."""
@@ -113,9 +114,9 @@ class Documents(NamedTuple):
     """Which text they are of: the name of the corpus's folder."""
 
     def judged(self, taught: Taught, known: list[labelled.Example], labels: np.ndarray, config: Finetune,
-               read: Callable[[torch.nn.Module, list[labelled.Example]], np.ndarray]) -> np.ndarray:
+               read: Callable[..., np.ndarray]) -> np.ndarray:
         """Class probabilities, (documents, classes); the rest as for rows."""
-        said = read(taught.head, self.sentences)
+        said = read(taught.head, self.sentences, True)
         return documents.by_document(said, self.whose, np.bincount(labels, minlength=said.shape[1]) / len(labels))
 
     def texts_of(self, place: int) -> list[labelled.Example]:
@@ -170,9 +171,10 @@ def self_train(folder: Path, config: Finetune, rows: list[labelled.Example], spl
                      + [list(example.texts) for example in pool.all_texts()])
     seen = {split: splits[split] for split in ("train", "validation") if split in splits}
 
-    def read(head: torch.nn.Module, examples: list[labelled.Example]) -> np.ndarray:
+    def read(head: torch.nn.Module, examples: list[labelled.Example], aloud: bool = False) -> np.ndarray:
         with pooling.at_first_token(head.model):
-            return np.stack(predict(head, tokenise(examples, folder, config.max_length, config.task.name), accelerator))
+            return np.stack(predict(head, tokenise(examples, folder, config.max_length, config.task.name), accelerator,
+                                    title=f"{title}, round {number}, reads" if aloud else None))
 
     def brought_back(head: torch.nn.Module) -> None:
         if isinstance(pool, Documents) and others:

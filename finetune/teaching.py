@@ -55,16 +55,22 @@ class Taught(NamedTuple):
 
 
 @torch.no_grad()
-def predict(head: torch.nn.Module, texts: Texts, accelerator: Accelerator, batch_size: int = AT_ONCE) -> list[np.ndarray]:
-    """What the head says of every text, in their order, the same on every process."""
+def predict(head: torch.nn.Module, texts: Texts, accelerator: Accelerator, batch_size: int = AT_ONCE,
+            title: str | None = None) -> list[np.ndarray]:
+    """What the head says of every text, in their order, the same on every process.
+
+    title: under which a person is told how far it is; none: nobody is.
+    """
     head.eval()
     ordered = np.argsort(texts.lengths, kind="stable")
     batches = [ordered[at:at + batch_size] for at in range(0, len(ordered), batch_size)]
-    found = []
-    for places in share(batches, accelerator):
-        inputs = {name: tensor.to(accelerator.device) for name, tensor in texts.inputs(places).items()}
-        with accelerator.autocast():
-            found.append((places, head.predict(**inputs).cpu().numpy()))
+    found, own = [], share(batches, accelerator)
+    with record.Progress(title, len(own), 0, title is not None and accelerator.is_main_process, "batch") as progress:
+        for places in own:
+            inputs = {name: tensor.to(accelerator.device) for name, tensor in texts.inputs(places).items()}
+            with accelerator.autocast():
+                found.append((places, head.predict(**inputs).cpu().numpy()))
+            progress.update(len(found), f"{batch_size * progress.rate(len(found)):,.0f} texts/s")
     found = gather(found, accelerator)
     by_place = {place: value for places, values in found for place, value in zip(places, values)}
     return [by_place[place] for place in range(len(ordered))]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,15 @@ from engine.gradient import Batch
 from finetune.augment import varied
 from finetune.config import Augment
 
+PIECE = 10_000  # texts tokenised together: a tokenizer keeps far more of each than its numbers
+
 
 @dataclass
 class Texts:
     """One split, tokenised."""
 
-    fields: dict[str, list[list[int]]]
-    """input_ids, attention_mask and what else the tokenizer makes, a list for each text."""
+    fields: dict[str, list[np.ndarray]]
+    """input_ids, attention_mask and what else the tokenizer makes, int32 (tokens,) for each text."""
     labels: np.ndarray | list[np.ndarray] | None
     """What the head learns of each text, as its `targets` made it; none of texts nobody has labelled."""
     padding: dict[str, int]
@@ -31,7 +35,7 @@ class Texts:
     special: frozenset[int] = frozenset()
     """The tokens the tokenizer puts around texts."""
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """int64 (texts,): tokens of each, special ones included."""
         return np.array([len(ids) for ids in self.fields["input_ids"]])
@@ -46,7 +50,7 @@ class Texts:
         for name, rows in self.fields.items():
             padded = np.full((len(places), longest), self.padding[name], dtype=np.int64)
             for line, place in enumerate(places):
-                row = rows[place] if kept is None else np.array(rows[place])[kept[line]]
+                row = rows[place] if kept is None else rows[place][kept[line]]
                 padded[line, :len(row)] = row
             inputs[name] = torch.from_numpy(padded)
         return inputs
@@ -106,9 +110,13 @@ def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
     columns = [list(column) for column in zip(*rows)]
     config = AutoConfig.from_pretrained(encoder, **SAFELY)
     positions = positions_of(config) if (getattr(config, "max_position_embeddings", 0) or 0) > 0 else max_length
-    fields = dict(tokenizer(*columns, truncation=True, max_length=min(max_length, tokenizer.model_max_length, positions),
-                            return_offsets_mapping=words))
-    offsets = fields.pop("offset_mapping", None)
+    fields, offsets = defaultdict(list), []
+    for at in range(0, len(examples), PIECE):
+        made = dict(tokenizer(*(column[at:at + PIECE] for column in columns), truncation=True, return_offsets_mapping=words,
+                              max_length=min(max_length, tokenizer.model_max_length, positions)))
+        offsets += made.pop("offset_mapping", [])
+        for name, rows in made.items():
+            fields[name] += [np.array(row, dtype=np.int32) for row in rows]
     empty = len(tokenizer(between * (count - 1))["input_ids"]) if count > 2 else tokenizer.num_special_tokens_to_add(count == 2)
     for example, ids in zip(examples, fields["input_ids"]):
         if len(ids) <= empty:
@@ -118,5 +126,5 @@ def tokenise(examples: list[Example], encoder: Path, max_length: int, what: str,
     if words and targets:
         labels = [np.vstack([own, places_of_words(example.texts[0], spans)])
                   for own, example, spans in zip(labels, examples, offsets)]
-    return Texts(fields, labels, {name: padding.get(name, 0) for name in fields},
+    return Texts(dict(fields), labels, {name: padding.get(name, 0) for name in fields},
                  frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id})

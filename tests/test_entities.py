@@ -159,7 +159,7 @@ def test_each_word_is_at_its_first_token(max_length):
     slow = AutoTokenizer.from_pretrained(locate("minilm"))(WORDS, is_split_into_words=True, truncation=True,
                                                            max_length=max_length)
     for row, (words, (_, first, last)) in enumerate(zip(WORDS, texts.labels)):
-        assert texts.fields["input_ids"][row] == slow["input_ids"][row]
+        assert texts.fields["input_ids"][row].tolist() == slow["input_ids"][row]
         found = [[place for place, of in enumerate(slow.word_ids(row)) if of == word] for word in range(len(words))]
         assert first.tolist() == [places[0] if places else -1 for places in found]
         assert last.tolist() == [places[-1] if places else -1 for places in found]

@@ -270,6 +270,7 @@ def test_a_run_with_documents_learns_their_sentences(workplace):
                  "train.steps=6", "selftrain={rounds: 2, corpus: corpus.yaml, documents: 30, sentences: 2, min_steps: 8}")
     done = run("finetune", *more)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finetune told, round 1, reads  batch ") == 1 == done.stdout.count("round 2, reads  batch ")
     folder = workplace / "out" / "runs" / "told"
     for number in (1, 2):
         told = json.loads((folder / f"round-{number}" / "labels.json").read_text())

@@ -367,6 +367,20 @@ def test_one_text_has_no_spread_to_be_brought_to(tmp_path):
     assert torch.isfinite(norm.weight).all() and torch.isfinite(norm.bias).all()
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_texts_tokenised_in_pieces_are_those_tokenised_at_once(monkeypatch, columns):
+    from data.encoders import locate
+    from finetune import texts
+
+    rows = [Example(("a film",) * (columns - 1) + ("so " * number,), 1.0) for number in range(1, 8)]
+    whole = texts.tokenise(rows, locate("minilm"), 16, "here")
+    monkeypatch.setattr(texts, "PIECE", 3)
+    pieces = texts.tokenise(rows, locate("minilm"), 16, "here")
+    assert whole.fields.keys() == pieces.fields.keys() and pieces.lengths.tolist() == whole.lengths.tolist()
+    for name, own in whole.fields.items():
+        assert [row.tolist() for row in own] == [row.tolist() for row in pieces.fields[name]]
+
+
 def test_a_text_of_100_000_words(workplace):
     from data.encoders import locate
     from finetune.texts import tokenise
