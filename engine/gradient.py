@@ -74,12 +74,12 @@ def accumulate(way: Replicated, micro_batches: list[Batch], accelerator: Acceler
             sum(batch.tokens for batch in micro_batches))
 
 
-def scale_gradients(module: nn.Module, factor: Tensor, clip: float) -> Tensor:
+def scale_gradients(parameters: list[nn.Parameter], factor: Tensor, clip: float) -> Tensor:
     """Multiply every gradient by `factor` (one over the count), clip the norm to `clip`; returns the norm before clipping.
 
     One pass over the gradients instead of two.
     """
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm) * factor
     scale = factor * (clip / (norm + 1e-6)).clamp(max=1)

@@ -91,7 +91,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
         look(upcoming[0])
     run.rewind(state["step"])
     way = parallel.spread(module, optimizer, accelerator, sharded)
-    optimizer = way.optimizer
+    optimizer, parameters = way.optimizer, list(way.trained.parameters())  # to find them takes a millisecond
 
     def weights() -> dict[str, Tensor]:
         way.pull()
@@ -118,7 +118,7 @@ def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[
             except RuntimeError as error:
                 raise preflight.told(error, preflight.at_once(train, accelerator)) from None
             guard.settle()
-            norm = scale_gradients(way.trained, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
+            norm = scale_gradients(parameters, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.clip)
             bad = guard.judge(step, counted["loss"], norm, counted.pop("asked")[0])
             step_unless(bad, optimizer)
             optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -16,6 +17,7 @@ TOP = re.compile(r"\bfinal_norm\b|\bencoder\.LayerNorm\b")  # the encoder's last
 LAYER = re.compile(r"\.(?:layer|layers|h|blocks)\.(\d+)\.")
 
 
+@cache  # asked of every parameter and module at every step
 def depth(name: str, layers: int) -> int:
     """0 for the head, 1 for the encoder's top layer, `layers` for its lowest, `layers` + 1 for the embeddings."""
     found = LAYER.search(name)
