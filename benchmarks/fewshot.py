@@ -83,11 +83,11 @@ def setfit(words: list[str]) -> tuple[float, float, float]:
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
     from transformers import TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     from data import labelled
     from data.encoders import locate
     from engine.config import load
+    from engine.files import write_json
     from finetune.config import Finetune
 
     config = load(Finetune, [*words, "run=none"])
@@ -100,25 +100,26 @@ def setfit(words: list[str]) -> tuple[float, float, float]:
     many = len(few) > 2 * PAIRS_A_LABEL  # the default takes some n^2 pairs of n labels, this 2 * PAIRS_A_LABEL * n
     folder = FOLDER / "setfit" / f"{config.task.name}-{config.task.per_class}-{config.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    saved = get_last_checkpoint(str(folder))
-    learned, computed = json.loads((Path(saved) / "seconds.json").read_text()) if saved else (0.0, 0.0)
+    whole = sorted(folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime)  # which is written last
+    before = json.loads(whole[-1].read_text()) if whole else {"learning": 0.0, "computing": 0.0}
     arguments = TrainingArguments(seed=config.seed, report_to="none", save_steps=SAVED_EVERY, output_dir=str(folder),
                                   num_iterations=PAIRS_A_LABEL if many else None)
     trainer = Trainer(model=SetFitModel.from_pretrained(str(locate("minilm"))), args=arguments, train_dataset=tables["train"])
 
     class Seconds(TrainerCallback):
         def on_save(self, arguments, state, control, **rest) -> None:
-            told = [learned + time.time() - began, computed + time.process_time()]
-            (folder / f"checkpoint-{state.global_step}" / "seconds.json").write_text(json.dumps(told))
+            write_json(folder / f"checkpoint-{state.global_step}" / "seconds.json",
+                       {"learning": before["learning"] + time.time() - began,
+                        "computing": before["computing"] + time.process_time()})
 
     trainer.add_callback(Seconds())
-    trainer.st_trainer.train = partial(trainer.st_trainer.train, resume_from_checkpoint=saved)
+    trainer.st_trainer.train = partial(trainer.st_trainer.train, resume_from_checkpoint=str(whole[-1].parent) if whole else None)
     began = time.time()
     trainer.train()
-    seconds = learned + time.time() - began
+    seconds = before["learning"] + time.time() - began
     predicted = trainer.model.predict(tables["test"]["text"][:], as_numpy=True)
     shutil.rmtree(folder)
-    return float((predicted == tables["test"]["label"][:]).mean()), seconds, computed
+    return float((predicted == tables["test"]["label"][:]).mean()), seconds, before["computing"]
 
 
 def ours(way: str, words: list[str]) -> tuple[float, float, float]:
