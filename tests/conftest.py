@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def run(*words: str, prefix: tuple[str, ...] = (sys.executable, "-m"), cwd: Path
         **more: str) -> subprocess.CompletedProcess:
     """`python -m WORDS...` as a process of its own."""
     return subprocess.run([*prefix, *words], capture_output=True, text=True, cwd=cwd, env=environment(**more), timeout=300)
+
+
+def told(main: Callable[[list[str]], None], words: list[str], capsys, monkeypatch) -> list[str]:
+    """The lines that a command ends with on a mistake, with exit code 2; in this process, which spares ten seconds."""
+    from engine.command import command
+
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        command(main)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2 and "Traceback" not in "".join(lines), lines
+    return lines
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import run
+from conftest import run, told
 from data import labelled
 from data.batches import by_class
 from data.config import TaskFile
@@ -19,6 +19,7 @@ from data.encoders import locate
 from engine.config import load
 from engine.errors import DataError
 from engine.loop import accelerator
+from finetune.__main__ import main as finetune_main
 from finetune import adapting, augment, documents, selftraining, train
 from finetune.config import Augment, Finetune
 from finetune.heads import classification, contrastive
@@ -250,7 +251,7 @@ def test_a_run_in_rounds_ends_in_a_plain_model_and_goes_on_where_it_was(workplac
     again = workplace / "out" / "runs" / "again"
     (again / "round-1").mkdir(parents=True)
     (again / "round-1" / "labels.json").write_text(json.dumps(told))
-    done = run("finetune", *words(workplace, "run=again", "augment={drop: 0.1, swap: 0.1}"))
+    done = run("finetune", *words(workplace, "run=again", "baselines=false", "augment={drop: 0.1, swap: 0.1}"))
     assert done.returncode == 0 and "finetune again, round 1" not in done.stdout, done.stderr
     assert json.loads((again / "metrics.json").read_text())["test"] == figures["test"]
     other = workplace / "out" / "runs" / "other" / "round-1"
@@ -342,7 +343,7 @@ def test_documents_without_a_sentence_are_told_before_anything_is_taught(workpla
         selftraining.pool_of(config, [], accelerator("float32"))
 
 
-@pytest.mark.parametrize("more, told", [
+@pytest.mark.parametrize("more, expected", [
     (["head.name=contrastive"], "train.best: the last layer of head.name=contrastive is solved after training"),
     (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
     (["selftrain.rounds=1", "head.name=regression"], "selftrain.rounds: a text of head.name=regression is not of one class"),
@@ -355,8 +356,8 @@ def test_documents_without_a_sentence_are_told_before_anything_is_taught(workpla
     (["selftrain={rounds: 1, corpus: none.yaml}", "task.text=[text, label]"], "selftrain.corpus: a document's sentences are one"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
 ])
-def test_mistakes_are_told_in_a_line(workplace, more, told):
-    (workplace / "labels.csv").write_text("text,label\n" + "".join(f"film number {n},{n % 2}\n" for n in range(60)))
-    done = run("finetune", "configs/finetune/your-task.yaml", f"task.train.files={workplace}/labels.csv", "encoder=minilm",
-               "run=x", "train.steps=2", "max_length=24", *more)
-    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_mistakes_are_told_in_a_line(workplace, capsys, monkeypatch, more, expected):
+    labels_csv(workplace)
+    lines = told(finetune_main, ["configs/finetune/your-task.yaml", "task.train.files=labels.csv", "encoder=minilm", "run=x",
+                                 "train.steps=2", "max_length=24", "train.precision=float32", *more], capsys, monkeypatch)
+    assert any(expected in line for line in lines), lines

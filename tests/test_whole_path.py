@@ -39,6 +39,15 @@ classify = pipeline("text-classification", sys.argv[1])
 print(json.dumps(classify(["a film to remember", "dull"])))
 """
 
+# One command after another in one process (or in each of two): starting one takes longer than these trainings.
+DRIVER = """
+import json, sys
+from finetune.__main__ import main as finetune
+from pretrain.__main__ import main as pretrain
+for stage, words in json.loads(sys.argv[1]):
+    {"pretrain": pretrain, "finetune": finetune}[stage](words)
+"""
+
 
 def pretrain_words(sentences: Path) -> list[str]:
     return ["configs/pretrain/scratch.yaml", *TINY, "corpus.name=tiny", "corpus.held_out=0.1", "train.optimizer=adamw",
@@ -97,10 +106,10 @@ def test_from_raw_text_to_a_model_anyone_loads(workplace, sentences):
 
 def test_same_seed_same_weights_bit_for_bit(workplace, sentences):
     for name in ("one", "two"):
-        done = pretrain(sentences, f"run={name}", "train.steps=6", "dropout=0.1")
-        assert done.returncode == 0, done.stderr
-        done = finetune(sentences, f"run={name}-model", f"encoder=out/runs/{name}/encoder", "train.steps=6",
-                        "baselines=false", "task.labels=40")
+        commands = [("pretrain", [*pretrain_words(sentences), f"run={name}", "train.steps=6", "dropout=0.1"]),
+                    ("finetune", [*finetune_words(sentences), f"run={name}-model", f"encoder=out/runs/{name}/encoder",
+                                  "train.steps=6", "baselines=false", "task.labels=40"])]
+        done = run("-c", DRIVER, json.dumps(commands), prefix=(sys.executable,))
         assert done.returncode == 0, done.stderr
     for kind in ("{}/encoder", "{}-model/model"):
         first, second = (weights(workplace / "out/runs" / kind.format(name)) for name in ("one", "two"))
@@ -116,15 +125,6 @@ STAGES = {
     "finetune": ["encoder=out/runs/mlm-whole/encoder", "dropout=0", "baselines=false", "task.labels=60",
                  # Layers join on the way, so that freezing is met under DDP too.
                  "layers.unfreeze_every=2", "layers.unfreeze_unit=steps", "layers.unfreeze_group=1"]}
-
-# One command after another in one process (or in each of two): starting one takes longer than these trainings.
-DRIVER = """
-import json, sys
-from finetune.__main__ import main as finetune
-from pretrain.__main__ import main as pretrain
-for stage, words in json.loads(sys.argv[1]):
-    {"pretrain": pretrain, "finetune": finetune}[stage](words)
-"""
 
 
 @pytest.fixture(scope="module")
