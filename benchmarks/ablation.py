@@ -23,12 +23,12 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 FOLDER = ROOT / "out" / "ablation"
 VARIANTS = {
-    "default": [], "to-the-end": ["layers.freeze_at=[]"], "settle-sooner": ["layers.freeze_at=[0.25,0.5]"],
+    "default": [], "to-the-end": ["layers.freeze_at=[]"], "settle-later": ["layers.freeze_at=[0.25,0.5,0.75]"],
     "gradual": ["configs/adapt/gradual.yaml"], "frozen-2": ["layers.frozen=2"], "frozen-4": ["configs/adapt/top.yaml"],
     "embeddings": ["layers.embeddings=true"], "decay-1": ["layers.decay=1"], "decay-0.7": ["layers.decay=0.7"],
     "cosine": ["train.schedule=cosine"], "constant": ["train.schedule=constant"], "warmup-0": ["train.warmup=0"],
     "rate-halved": ["train.lr=5e-5"], "rate-doubled": ["train.lr=2e-4"],
-    "half-the-steps": ["train.epochs=5", "train.min_steps=50"], "twice-the-steps": ["train.epochs=20", "train.min_steps=200"],
+    "half-the-steps": ["train.epochs=5", "train.min_steps=65"], "twice-the-steps": ["train.epochs=20", "train.min_steps=260"],
     "reinitialise-1": ["layers.reinitialise=1"], "average-0.2": ["train.average=0.2"], "no-dropout": ["dropout=0"],
     "drop-tokens": ["augment.drop=0.1"], "swap": ["augment.swap=0.5"], "smoothing": ["head.label_smoothing=0.1"],
     "focal-2": ["head.focal=2"], "lora": ["configs/adapt/lora.yaml"], "ia3": ["configs/adapt/ia3.yaml"],
@@ -37,17 +37,20 @@ VARIANTS = {
 
 def cell(task: str, labels: str, variant: str, seed: int, encoder: str) -> dict[str, float]:
     """{"accuracy", "seconds"} of one fine-tuning, made if it is not there."""
+    from data.derived import fingerprint
     from engine import record
     from engine.config import load
     from finetune.config import Finetune
     from finetune.train import finetune
 
-    path = FOLDER / f"{Path(encoder).parent.name or encoder}-{task}-{labels}-{variant}-{seed}.json"
+    config = load(Finetune, [f"configs/finetune/{task}.yaml", *VARIANTS[variant], f"encoder={encoder}", "baselines=false",
+                             f"task.labels={labels}", f"seed={seed}", "train.best=false", "run=ablation"])
+    told = fingerprint(config.model_dump(mode="json"))[:6]  # with other defaults it is another cell
+    path = FOLDER / f"{Path(encoder).parent.name or encoder}-{task}-{labels}-{variant}-{seed}-{told}.json"
     if not path.is_file():
-        config = load(Finetune, [f"configs/finetune/{task}.yaml", *VARIANTS[variant], f"encoder={encoder}", "baselines=false",
-                                 f"task.labels={labels}", f"seed={seed}", "train.best=false", f"run=ablation-{path.stem}"])
+        config = config.model_copy(update={"run": f"ablation-{path.stem}"})
         folder = record.RUNS / config.run
-        shutil.rmtree(folder, ignore_errors=True)  # of a cell that was stopped, perhaps with other defaults
+        shutil.rmtree(folder, ignore_errors=True)  # of a cell that was stopped
         with contextlib.redirect_stdout(io.StringIO()):
             finetune(config)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
