@@ -19,8 +19,8 @@ from data.encoders import locate
 from engine.config import load
 from engine.errors import DataError
 from engine.loop import accelerator
-from finetune.__main__ import main as finetune_main
 from finetune import adapting, augment, documents, selftraining, train
+from finetune.__main__ import main as finetune_main
 from finetune.config import Augment, Finetune
 from finetune.heads import classification, contrastive
 from test_finetune_parts import bert, padded
