@@ -31,12 +31,14 @@ def accuracy(encoder: str, task: str, labels: str, seed: int, words: list[str]) 
 
     name = re.sub(r"\W+", "-", encoder.removeprefix("out/runs/").removesuffix("/encoder")).strip("-")
     weights = file_hash(locate(encoder) / "model.safetensors")
-    run = f"paired-{task}-{name}-{labels}-{seed}-{fingerprint([words, weights])[:6]}"
+    config = load(Finetune, [f"configs/finetune/{task}.yaml", "run=paired", f"encoder={encoder}", f"task.labels={labels}",
+                             f"seed={seed}", "baselines=false", *words])
+    told = fingerprint([config.model_dump(mode="json"), weights])[:6]  # with other defaults it is another run
+    run = f"paired-{task}-{name}-{labels}-{seed}-{told}"
     folder = Path("out/runs") / run
     if not (folder / "metrics.json").is_file():
         with contextlib.redirect_stdout(io.StringIO()):
-            finetune(load(Finetune, [f"configs/finetune/{task}.yaml", f"run={run}", f"encoder={encoder}",
-                                     f"task.labels={labels}", f"seed={seed}", "baselines=false", *words]))
+            finetune(config.model_copy(update={"run": run}))
         for weights in folder.glob("model/*.safetensors"):
             weights.unlink()
     metrics = json.loads((folder / "metrics.json").read_text())
