@@ -19,10 +19,12 @@ from conftest import ROOT, environment, run
 from scipy import stats
 from test_whole_path import pretrain_words
 
-from data import overlap
+from data import labelled, overlap
+from data.encoders import pooling_of
 from engine.config import load
 from engine.errors import ConfigError
 from finetune.study import compare, report
+from finetune.study.cells import Cells
 from finetune.study.config import Study
 from finetune.study.plot import plot, spread
 from finetune.study.run import study
@@ -165,6 +167,29 @@ def test_looking_only_measures_and_writes_nothing(sentences, proof):
     looked = run("finetune.study", *study_words(sentences), "run=looked", "--check", cwd=proof)
     assert looked.returncode == 0 and re.search(r"disk     .*\nmemory   about ", looked.stdout), looked.stdout + looked.stderr
     assert not (proof / "out" / "studies" / "looked").exists()
+
+
+def test_a_cell_is_of_what_is_learned_and_not_of_how_it_is_watched(proof, sentences, monkeypatch):
+    monkeypatch.chdir(proof)
+
+    def cells(*more: str) -> dict[str, str]:
+        """{cell: its file's name}."""
+        config = load(Study, [*study_words(sentences), *more])
+        rows = labelled.read(config.task)
+        own = Cells(config, config.encoder, rows, list(range(len(rows["test"]))), Path("out/studies/whole"))
+        return {f"{cell.way} {cell.size} {cell.seed}": own.path(cell).name for cell in own.plan()}
+
+    before, watched = cells(), cells("train.log_every=1", "train.save_every=1", "layers.cache=false", "tracker=tensorboard")
+    assert before == watched and len(before) == 28
+    slower = cells("train.lr=1e-3")
+    assert {name.split()[0] for name in before if slower[name] != before[name]} == {"ours", "plain", "random"}
+
+    copy = Path(shutil.copytree("out/runs/second/encoder", "other/encoder"))
+    pooling = copy / "1_Pooling/config.json"
+    assert cells(f"encoder={copy}") == before
+    pooling.write_text(json.dumps({"pooling_mode": {"mean": "cls", "cls": "mean"}[pooling_of(copy)]}))
+    pooled = cells(f"encoder={copy}")
+    assert {name.split()[0] for name in before if pooled[name] != before[name]} == {"ours", "random"}
 
 
 def test_what_the_default_measures():

@@ -14,7 +14,7 @@ import numpy as np
 
 from data import labelled
 from data.derived import fingerprint, remembered_hash
-from data.encoders import locate, record_of
+from data.encoders import locate, pooling_of, record_of
 from data.labelled import Example
 from engine import record
 from engine.config import check
@@ -128,8 +128,9 @@ class Cells:
         """Where a cell's result stands: named by all it follows from, so that a changed study takes up no other's."""
         told = [VERSION, cell.way, cell.size, cell.seed, self.rows, versions()]
         if cell.way in TAUGHT:
-            config = self.settled(cell.size, cell.seed, cell.labels).model_dump(mode="json")
-            told.append({key: value for key, value in config.items() if key not in ("run", "encoder")})
+            config = record.flat(self.settled(cell.size, cell.seed, cell.labels).model_dump(mode="json"))
+            told += [{key: value for key, value in config.items() if key not in ("run", "encoder", *record.HARMLESS)},
+                     pooling_of(self.at[cell.way])]
         if cell.way != "tfidf":
             weights = self.weights[self.of(cell)]
             drawn_anew = {name: value for name, value in weights.items() if not name.endswith(".safetensors")}
