@@ -164,12 +164,14 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
         adapted = adapters.adapt(model, config.adapter, depth_of_encoder)
         constant = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         head.unchanging = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
-    run.begin(labels=fingerprint(labelled.identity(config.task)), **({"text": text} if text else {}))
-    train, size, unmoved = config.train, config.train.batch_size, set(constant)
-    lengths = texts["train"].lengths
-    trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)
-
+    train, size, unmoved, lengths = config.train, config.train.batch_size, set(constant), texts["train"].lengths
     plan = layers.plan(train.steps, depth_of_encoder, config.layers, len(lengths) / size)
+    idle = next((step for step, (deepest, _) in enumerate(plan) if not deepest), None)
+    if solved and not config.head.beside and idle is not None:
+        raise ConfigError(f"layers: at step {idle} of {train.steps} all are frozen, and head.name={config.head.name} has nothing else that"
+                          " learns; freeze fewer, or take head.beside=1")
+    run.begin(labels=fingerprint(labelled.identity(config.task)), **({"text": text} if text else {}))
+    trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)
 
     def before_step(step: int) -> None:
         deepest, stays = plan[step]

@@ -352,6 +352,7 @@ def test_documents_without_a_sentence_are_told_before_anything_is_taught(workpla
     (["layers.probe=true", "head.focal=2"], "head.focal: layers.probe has no loss that it could change"),
     (["head={name: contrastive, balance: true}", "train.best=false"], "head.balance: head.name=contrastive with head.beside=0 has"),
     (["head={name: contrastive, pooling: cls}"], "head.pooling: 'cls' is none of mean"),
+    (["head.name=contrastive", "train.best=false", "train.steps=20", "layers={freeze_after: 0}"], "layers: at step 10 of 20 all are frozen"),
     (["adapter.rank=4"], "adapter.rank: is of adapter.name=lora, not none"),
     (["selftrain={rounds: 1, corpus: none.yaml}", "task.text=[text, label]"], "selftrain.corpus: a document's sentences are one"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
