@@ -27,7 +27,7 @@ VARIANTS = {
     "gradual": ["configs/adapt/gradual.yaml"], "frozen-2": ["layers.frozen=2"], "frozen-4": ["configs/adapt/top.yaml"],
     "embeddings": ["layers.embeddings=true"], "decay-1": ["layers.decay=1"], "decay-0.7": ["layers.decay=0.7"],
     "cosine": ["train.schedule=cosine"], "constant": ["train.schedule=constant"], "warmup-0": ["train.warmup=0"],
-    "rate-halved": ["train.lr=5e-5"], "rate-doubled": ["train.lr=2e-4"],
+    "rate-halved": ["train.lr=5e-5"], "rate-doubled": ["train.lr=2e-4"], "head-faster": ["layers.head_lr=1e-3"],
     "half-the-steps": ["train.epochs=5", "train.min_steps=65"], "twice-the-steps": ["train.epochs=20", "train.min_steps=260"],
     "reinitialise-1": ["layers.reinitialise=1"], "average-0.2": ["train.average=0.2"], "no-dropout": ["dropout=0"],
     "drop-tokens": ["augment.drop=0.1"], "swap": ["augment.swap=0.5"], "smoothing": ["head.label_smoothing=0.1"],
