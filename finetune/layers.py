@@ -47,9 +47,12 @@ def deepest_learning(step: int, layers: int, config: Layers, steps_per_epoch: fl
     return min(joined, max(0, layers - settled)) if settled else joined
 
 
-def plan(steps: int, layers: int, config: Layers, steps_per_epoch: float) -> list[tuple[int, bool]]:
-    """For each step (the largest depth that learns, whether that stays so for an epoch or the whole training)."""
-    depths = [deepest_learning(step, layers, config, steps_per_epoch, steps) for step in range(steps)]
+def plan(steps: int, layers: int, config: Layers, steps_per_epoch: float, least: int = 0) -> list[tuple[int, bool]]:
+    """For each step (the largest depth that learns, whether that stays so for an epoch or the whole training).
+
+    least: the top layers that always learn, whatever has not joined yet or has settled.
+    """
+    depths = [max(least, deepest_learning(step, layers, config, steps_per_epoch, steps)) for step in range(steps)]
     return [(deepest, count >= min(steps, steps_per_epoch)) for deepest, same in groupby(depths)
             for count in [len(list(same))] for _ in range(count)]
 

@@ -165,11 +165,11 @@ def teach(folder: Path, config: Finetune, splits: dict[str, list[labelled.Exampl
         constant = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         head.unchanging = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
     train, size, unmoved, lengths = config.train, config.train.batch_size, set(constant), texts["train"].lengths
-    plan = layers.plan(train.steps, depth_of_encoder, config.layers, len(lengths) / size)
-    idle = next((step for step, (deepest, _) in enumerate(plan) if not deepest), None)
-    if solved and not config.head.beside and idle is not None:
-        raise ConfigError(f"layers: at step {idle} of {train.steps} all are frozen, and head.name={config.head.name} has nothing else that"
+    layers_alone = solved and not config.head.beside  # nothing of the head learns before it is solved
+    if layers_alone and config.layers.frozen >= depth_of_encoder:
+        raise ConfigError(f"layers.frozen: {config.layers.frozen} are all layers, and head.name={config.head.name} has nothing else that"
                           " learns; freeze fewer, or take head.beside=1")
+    plan = layers.plan(train.steps, depth_of_encoder, config.layers, len(lengths) / size, least=int(layers_alone))
     run.begin(labels=fingerprint(labelled.identity(config.task)), **({"text": text} if text else {}))
     trunk = Trunk(model, [texts["train"], *([texts["validation"]] if train.best else [])], run.folder, config.layers.cache_mb)
 

@@ -21,8 +21,9 @@ from engine.errors import DataError
 from engine.loop import accelerator
 from finetune import adapting, augment, documents, selftraining, train
 from finetune.__main__ import main as finetune_main
-from finetune.config import Augment, Finetune
+from finetune.config import Augment, Finetune, Layers
 from finetune.heads import classification, contrastive
+from finetune.layers import plan
 from test_finetune_parts import bert, padded
 
 
@@ -343,6 +344,15 @@ def test_documents_without_a_sentence_are_told_before_anything_is_taught(workpla
         selftraining.pool_of(config, [], accelerator("float32"))
 
 
+def test_where_nothing_of_the_head_learns_the_top_layer_never_settles(workplace):
+    labels_csv(workplace)
+    done = run("finetune", *words(workplace, "run=x", "selftrain.rounds=0", "baselines=false", "train.steps=6", "layers.freeze_at=[0.2,0.4,0.6]"))
+    assert done.returncode == 0, done.stderr
+    settings = Layers(freeze_at=[0.2, 0.4, 0.6])
+    assert [deepest for deepest, _ in plan(10, 6, settings, 5)] == [6, 6, 4, 4, 2, 2, 0, 0, 0, 0]
+    assert [deepest for deepest, _ in plan(10, 6, settings, 5, least=1)] == [6, 6, 4, 4, 2, 2, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("more, expected", [
     (["head.name=contrastive"], "train.best: the last layer of head.name=contrastive is solved after training"),
     (["selftrain.rounds=1", "task.labels=all"], "selftrain.rounds: every training row has its label taken"),
@@ -352,7 +362,7 @@ def test_documents_without_a_sentence_are_told_before_anything_is_taught(workpla
     (["layers.probe=true", "head.focal=2"], "head.focal: layers.probe has no loss that it could change"),
     (["head={name: contrastive, balance: true}", "train.best=false"], "head.balance: head.name=contrastive with head.beside=0 has"),
     (["head={name: contrastive, pooling: cls}"], "head.pooling: 'cls' is none of mean"),
-    (["head.name=contrastive", "train.best=false", "train.steps=20", "layers={freeze_after: 0}"], "layers: at step 10 of 20 all are frozen"),
+    (["head.name=contrastive", "train.best=false", "layers.frozen=6"], "layers.frozen: 6 are all layers, and head.name=contrastive has"),
     (["adapter.rank=4"], "adapter.rank: is of adapter.name=lora, not none"),
     (["selftrain={rounds: 1, corpus: none.yaml}", "task.text=[text, label]"], "selftrain.corpus: a document's sentences are one"),
     (["adapt.steps=2", "adapt.config=none.yaml"], "adapt.steps: pretraining on the task's texts was not finished"),
