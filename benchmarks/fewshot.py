@@ -1,15 +1,18 @@
 """Few labels: ours beside SetFit, encoder, texts, labels and seeds the same.
 
     pip install --no-deps setfit==1.2.0
-    python benchmarks/fewshot.py [who=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1] [data=FOLDER]
+    python benchmarks/fewshot.py [who=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1] [at_once=1]
+        [data=FOLDER] [cells=out/fewshot]
 
-A cell is one of `who` with one task, so many labels a class and one seed. It runs in a process of its own and is kept in
-out/fewshot, so that a benchmark that was stopped goes on where it was. fewshot and selftrain are configs/adapt's, without and
-with the other training rows as texts without labels. SetFit's own settings, but for its pairs: 20 for each label, the paper's,
-where its default would be more (which grows with the square of the labels). Nobody uses a validation label. `data`: a folder
-with trec/, subj/ and banking77/, each train.csv and test.csv; banking77 at 8 a class only. 2,000 test texts of imdb, the same
-for all. `learning` is the seconds from the labels to the model, without loading and predicting the test texts, which all have
-in common; all that the process computed is told beside it. Writes its section of benchmarks/RESULTS.md.
+A cell is one of `who` with one task, so many labels a class and one seed. It runs in a process of its own, `at_once` of
+them at a time, and is kept in `cells` (by itself out/fewshot, on a GPU out/fewshot/gpu), so that a benchmark that was
+stopped goes on where it was, and cells of another machine are told with `seeds=0`. fewshot and selftrain are
+configs/adapt's, without and with the other training rows as texts without labels. SetFit's own settings, but for its pairs:
+20 for each label, the paper's, where its default would be more (which grows with the square of the labels). Nobody uses a
+validation label. `data`: a folder with trec/, subj/ and banking77/, each train.csv and test.csv; banking77 at 8 a class
+only. 2,000 test texts of imdb, the same for all. `learning` is the seconds from the labels to the model, without loading
+and predicting the test texts, which all have in common; all that the process computed is told beside it. Writes its section
+of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -33,6 +36,12 @@ WAYS = ("setfit", "fewshot", "selftrain")
 PAIRS_A_LABEL = 20
 MOST_TESTED = 2_000
 SAVED_EVERY = 200  # steps of SetFit
+
+
+def kept() -> Path:
+    """Where the cells of this kind of machine are."""
+    import torch
+    return FOLDER / "gpu" if torch.cuda.is_available() else FOLDER
 
 
 def fewer_tested(task: str) -> list[str]:
@@ -98,7 +107,7 @@ def setfit(words: list[str]) -> tuple[float, float, float]:
                                         "label": [names.index(example.label) for example in examples]})
               for split, examples in (("train", few), ("test", rows["test"]))}
     many = len(few) > 2 * PAIRS_A_LABEL  # the default takes some n^2 pairs of n labels, this 2 * PAIRS_A_LABEL * n
-    folder = FOLDER / "setfit" / f"{config.task.name}-{config.task.per_class}-{config.seed}"
+    folder = kept() / "setfit" / f"{config.task.name}-{config.task.per_class}-{config.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     whole = sorted(folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime)  # which is written last
     before = json.loads(whole[-1].read_text()) if whole else {"learning": 0.0, "computing": 0.0}
@@ -149,13 +158,13 @@ def cell(who: str, task: str, shots: str, seed: str, data: str, *words: str) -> 
                       "cpu_seconds": computed + time.process_time() - used}))
 
 
-def table() -> str:
-    """All cells that are there, by task and labels a class, with the mean of each size and of all; over the seeds all of
+def table(folder: Path) -> str:
+    """All cells that are in `folder`, by task and labels a class, with the mean of each size and of all; over the seeds all of
     `WAYS` have."""
     import numpy as np
 
     found: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         who, task, shots, seed = path.stem.split("-")
         found.setdefault(int(shots), {}).setdefault(task, {}).setdefault(who, {})[int(seed)] = json.loads(path.read_text())
     lines = ["| task | labels a class | seeds | " + " | ".join(WAYS) + " | seconds of learning | of computing in all |",
@@ -183,7 +192,7 @@ def table() -> str:
             every += means
     if every:
         mean(every, "all lines")
-    return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds. One thread."
+    return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds."
 
 
 def line(task: str, shots: int, seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]) -> str:
@@ -194,26 +203,39 @@ def line(task: str, shots: int, seeds: int | str, accuracies: list[str], means: 
 
 def main(words: list[str]) -> None:
     """Run what is not there yet, and write the table of what there is."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import results
 
     own = dict(word.split("=", 1) for word in words)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for shots in own.get("shots", "8,16,64").split(","):
-        for seed in range(int(own.get("seeds", 5))):
-            for task in own.get("tasks", "sentiment,spam,subj,trec,topics,imdb,banking77").split(","):
-                for who in own.get("who", ",".join(WAYS)).split(","):
-                    path = FOLDER / f"{who}-{task}-{shots}-{seed}.json"
-                    if path.is_file() or task == "banking77" and shots != "8":
-                        continue
-                    done = subprocess.run([sys.executable, __file__, "cell", who, task, shots, str(seed), own.get("data", "")],
-                                          env=os.environ | {"OMP_NUM_THREADS": own.get("threads", "1"),
-                                                            "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True)
-                    if done.returncode:
-                        sys.exit(f"{path.stem}: {done.stderr[-2000:]}")
-                    path.write_text(done.stdout.strip().splitlines()[-1])
-                    print(path.stem, path.read_text(), flush=True)
-    results.put("Few labels, beside SetFit", "python benchmarks/fewshot.py data=FOLDER", table())
-    print(table())
+    threads, at_once = own.get("threads", "1"), int(own.get("at_once", 1))
+    folder = Path(own["cells"]) if "cells" in own else kept()
+    folder.mkdir(parents=True, exist_ok=True)
+    where = folder / "machine.txt"
+    if not where.is_file():
+        where.write_text(results.machine(), encoding="utf-8")
+
+    def run(asked: tuple[str, str, str, str]) -> None:
+        path = folder / f"{'-'.join(asked)}.json"
+        if path.is_file() or asked[1] == "banking77" and asked[2] != "8":
+            return
+        done = subprocess.run([sys.executable, __file__, "cell", *asked, own.get("data", "")], capture_output=True, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"})
+        if done.returncode:
+            sys.exit(f"{path.stem}: {done.stderr[-2000:]}")
+        path.write_text(done.stdout.strip().splitlines()[-1])
+        print(path.stem, path.read_text(), flush=True)
+
+    asked = [(who, task, shots, str(seed)) for shots in own.get("shots", "8,16,64").split(",")
+             for seed in range(int(own.get("seeds", 5)))
+             for task in own.get("tasks", "sentiment,spam,subj,trec,topics,imdb,banking77").split(",")
+             for who in own.get("who", ",".join(WAYS)).split(",")]
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(run, asked))
+    told = table(folder) + f" {threads} thread{'s' * (threads != '1')} a cell, {at_once} cell{'s' * (at_once > 1)} at a time."
+    results.put(f"Few labels, beside SetFit{', on a GPU' * (folder.name == 'gpu')}",
+                f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}", told, where.read_text(encoding="utf-8"))
+    print(told)
 
 
 if __name__ == "__main__":

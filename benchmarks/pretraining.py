@@ -9,14 +9,16 @@ runs twice: doing what the peer does (AdamW, 15 % hidden, the rows said), and as
 Tokens are real ones: no padding, and of a row what the documents fill. The peer trains at its default of 8 rows a step and
 at ours. `utilisation` is the share of the rate at which this machine multiplies square matrices of 4,096, measured between
 the turns, at the contender's precision, and counts only the products a step must make: ours projects the hidden tokens
-onto the vocabulary, and has its last layer work on those alone, the peer all. Another contender, to be named: `ours compile as
-run_mlm, 64 rows`. Writes its section of benchmarks/RESULTS.md.
+onto the vocabulary, and has its last layer work on those alone, the peer all. Other contenders, to be named: `ours compile as
+run_mlm, 64 rows`, and `ours undivided as run_mlm, 64 rows`, to which every row is one document. Writes its section of
+benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -50,15 +52,23 @@ def products(model, share: float, attended: float, trimmed=()) -> float:
             + 12 * attended * config.hidden_size * config.num_hidden_layers)
 
 
-def ours(words: list[str]) -> None:
-    """The command itself."""
+def undivided(batch):
+    """The same rows, each one document: what a row of one long text would cost."""
+    import torch
+    rows, length = batch.inputs["input_ids"].shape
+    bounds = torch.arange(0, rows * length + 1, length, dtype=torch.int32)
+    return type(batch)({**batch.inputs, "document_bounds": bounds}, batch.tokens)
+
+
+def ours(words: list[str], change: Callable = lambda batch: batch) -> None:
+    """The command itself, on its batches as `change` has them."""
     def products_of(module, config, batch, on_gpu: bool) -> float:
         # Under a mask a token's products with the whole row are made; on a GPU, those with its own document alone.
         sizes = batch.inputs["document_bounds"].diff().double()
         attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.length
         return products(module.encoder.model, config.objective.mask_rate, attended, module.encoder.trimmed)
 
-    turns.command([*words, "head_warmup=0", "short_rows=0"], lambda batch: batch.tokens, products_of)
+    turns.command([*words, "head_warmup=0", "short_rows=0"], lambda batch: batch.tokens, products_of, change)
 
 
 def peer(name: str, words: list[str]) -> None:
@@ -108,7 +118,9 @@ def main(words: list[str]) -> None:
             return peer(name, rest)
         kind, _, rows = name.removesuffix(" rows").partition(" as run_mlm, ")
         like = ["train.optimizer=adamw", "objective.mask_rate=0.15", f"train.batch_size={rows}"] if rows else []
-        return ours([*rest, *like, *(["train.compile=true"] if kind == "ours compile" else [])])
+        ours([*rest, *like, *(["train.compile=true"] if kind == "ours compile" else [])],
+             *([undivided] if kind == "ours undivided" else []))
+        return
     import peer as recipe
     import results
     import torch

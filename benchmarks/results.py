@@ -26,10 +26,10 @@ def machine() -> str:
     return f"{what}; torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
 
 
-def put(title: str, command: str, body: str) -> None:
-    """Write the section `title`, in place of one of that name if there is one."""
+def put(title: str, command: str, body: str, where: str | None = None) -> None:
+    """Write the section `title`, in place of one of that name if there is one; where: the machine and versions, if others."""
     text = FILE.read_text(encoding="utf-8") if FILE.is_file() else HEAD
-    section = f"## {title}\n\n{date.today()}, {machine()}.\n\n    {command}\n\n{body.strip()}\n"
+    section = f"## {title}\n\n{date.today()}, {where or machine()}.\n\n    {command}\n\n{body.strip()}\n"
     parts = re.split(r"(?m)^(?=## )", text)
     titles = [part.partition("\n")[0] for part in parts]
     if f"## {title}" in titles:

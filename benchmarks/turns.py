@@ -70,11 +70,12 @@ def matrix_rate(precision: str, size: int = 4096) -> float:
     return 2 * size**3 * times / (time.perf_counter() - began)
 
 
-def command(words: list[str], count: Callable, products: Callable = lambda *_: 0.0) -> None:
+def command(words: list[str], count: Callable, products: Callable = lambda *_: 0.0,
+            change: Callable = lambda batch: batch) -> None:
     """`python -m pretrain WORDS` as a contender, run for ever.
 
     count(batch): what is counted of a micro-batch; products(objective, configuration, a batch, whether on a GPU): as `Turns`
-    has it.
+    has it; change(batch): the micro-batch that is trained on in its place.
     """
     import pretrain.train as stage
     from engine.config import load
@@ -87,10 +88,11 @@ def command(words: list[str], count: Callable, products: Callable = lambda *_: 0
     fit = stage.fit
 
     def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
-        taking, counts = Turns(products(module, config, batches(0, train.micro_batch)[0], accelerator.device.type == "cuda")), {}
+        first = change(batches(0, train.micro_batch)[0])
+        taking, counts = Turns(products(module, config, first, accelerator.device.type == "cuda")), {}
 
         def counted(step: int, rows: int | None):
-            made = batches(step, rows)
+            made = [change(batch) for batch in batches(step, rows)]
             counts[step] = sum(count(batch) for batch in made)
             return made
 

@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 
 from engine.command import command, configuration
 from engine.config import Section
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError, first_line, nearest
 from engine.files import read_json, write_json, write_whole
 from engine.record import RUNS, versions
 from publish.words import as_keys
@@ -61,7 +61,10 @@ def export(config: Export) -> None:
     import onnx_ir
     from transformers.utils import logging
 
-    from publish import graph, measured
+    try:
+        from publish import graph, measured
+    except ImportError as error:  # transformers' exporters are younger than the rest that is needed of it
+        raise ConfigError(f"to: {first_line(error)}; pip install -U {' '.join(('transformers', *NEEDED))}") from None
     from publish.example import example
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -61,7 +61,7 @@ def test_contenders_take_turns(monkeypatch, sentences):
     assert [line[1] for line in lines] == names and lines[0][4] == "1.00"
     for name in names:
         assert len(found[name]["rates"]) == 2 and min(found[name]["rates"]) > 0
-        assert found[name]["peak_bytes"] > 1e8
+        assert found[name]["peak_bytes"] > (1e7 if torch.cuda.is_available() else 1e8), "of the GPU alone, or of the process"
     assert found[names[0]]["products"] < found["run_mlm"]["products"] == found["run_mlm bf16, 4 rows"]["products"]
     assert set((ROOT / "out" / "runs").glob("bench-*")) <= before, "what it wrote to run is gone"
 

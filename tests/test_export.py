@@ -256,8 +256,14 @@ def test_mistakes(finished, workplace, tmp_path, capsys, monkeypatch):
     assert attempt("half", "other") == ["other: neither a .yaml file nor key=value"]
     inside = finished("class") / "model"
     (tmp_path / "bare").symlink_to(inside)
+    capsys.readouterr()  # what making it said
     assert attempt("bare") == ["bare: neither test.json nor sample.json is there to check on; give texts=FILE, a text a line"]
     assert attempt("bare", "texts=gone.txt") == ["texts: no file 'gone.txt'"]
     real = importlib.util.find_spec
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
     assert attempt("bare") == ["to: onnxruntime not installed; pip install onnx onnxscript onnxruntime"]
+    monkeypatch.setattr(export, "find_spec", real)
+    monkeypatch.setitem(sys.modules, "publish.graph", None)  # as with transformers before 5.20, which has not what it imports
+    monkeypatch.delattr("publish.graph")
+    (line,) = attempt("bare")
+    assert line.startswith("to: ") and line.endswith("; pip install -U transformers onnx onnxscript onnxruntime")

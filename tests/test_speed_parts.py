@@ -250,7 +250,8 @@ def test_document_bounds():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_by_four_values_a_draw_is_dropout(rate):
-    module, states = Dropout(rate), torch.randn(301, 401, dtype=torch.bfloat16).requires_grad_()
+    # Drawn in float32: some versions of torch draw zeros in bf16, which look dropped.
+    module, states = Dropout(rate), torch.randn(301, 401).bfloat16().requires_grad_()
     torch.manual_seed(7)
     said = module(states)
     kept, factor = said != 0, torch.tensor(1 / (1 - rate)).bfloat16()
