@@ -45,8 +45,8 @@ class Layers(Section):
 
     decay: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Factor on the rate for each layer further down (Howard and Ruder 2018)."""
-    head_lr: PositiveFloat = 1e-3
-    """Peak rate of the head."""
+    head_lr: PositiveFloat | None = None
+    """Peak rate of the head; none: what its kind was measured to want."""
     embeddings: bool = False
     """Whether the embeddings learn too."""
     unfreeze_every: NonNegativeFloat = 0.0

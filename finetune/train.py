@@ -52,7 +52,8 @@ def resolved(config: Finetune, encoder: str, folder: Path, labels: int) -> Finet
     size = min(train.batch_size, max(labels, FEWEST)) if train.sampling == "classes" else train.batch_size
     pretrained = record_of(folder).get("config", {}).get("train", {}).get("lr") or train.unrecorded_lr
     written = {"batch_size": size, "steps": steps, "lr": train.lr or train.lr_fraction * pretrained}
-    return config.model_copy(update={"encoder": encoder, "train": train.model_copy(update=written)})
+    layers = config.layers.model_copy(update={"head_lr": config.layers.head_lr or head_of(config).HEAD_LR})
+    return config.model_copy(update={"encoder": encoder, "layers": layers, "train": train.model_copy(update=written)})
 
 
 def without_pretraining(folder: Path, encoder: str) -> tuple[Path, bool, str]:

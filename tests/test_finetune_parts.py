@@ -13,8 +13,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from engine import attention
+from engine.config import load
 from finetune import layers, metrics, pooling
-from finetune.config import Layers
+from finetune.config import Finetune, Layers
+from finetune.train import resolved
 
 SMALL = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64,
          "max_position_embeddings": 48}
@@ -104,6 +106,16 @@ def test_depth_follows_the_layers():
     config = Layers(decay=0.5, head_lr=1e-3)
     assert [layers.lr_scale(f"encoder.layer.{index}.x", 4, config, 1e-4) for index in (3, 2, 0)] == [1, 0.5, 0.125]
     assert layers.lr_scale("classifier.weight", 4, config, 1e-4) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("words, rate", [
+    (["configs/finetune/sentiment.yaml"], 3e-4), (["configs/finetune/ratings.yaml"], 3e-4),
+    (["configs/finetune/mesh.yaml"], 1e-3), (["configs/finetune/sentiment.yaml", "configs/adapt/fewshot.yaml"], 1e-3),
+    (["configs/finetune/sentiment.yaml", "layers.head_lr=2e-2"], 2e-2)])
+def test_each_head_has_a_rate_of_its_own_unless_one_is_said(words, rate, tmp_path):
+    told = resolved(load(Finetune, words), "an encoder", tmp_path, 100)
+    assert told.layers.head_lr == rate
+    assert layers.lr_scale("classifier.weight", 4, told.layers, told.train.lr) == pytest.approx(rate / told.train.lr)
 
 
 @pytest.mark.parametrize("unit, per_epoch", [("steps", 99.0), ("epochs", 0.5)])

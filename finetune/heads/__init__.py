@@ -8,6 +8,7 @@
                                 the training rows before training
     score(said, truth)          the figures of an evaluation, cheap; MONITOR names the one to maximise
     SHOWN        the figures a person is shown
+    HEAD_LR      the peak rate of what learns above the encoder, where `layers.head_lr` does not say
 
 `finetune.finishing` says what it may have besides: tune, revise, finish, figures, details.
 The folder is the list: `head.name=X` means the file X.py here.

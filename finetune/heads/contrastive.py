@@ -22,7 +22,7 @@ from finetune import pooling
 from finetune.heads import classification
 
 KIND = "class"
-MONITOR, SHOWN = classification.MONITOR, classification.SHOWN
+MONITOR, SHOWN, HEAD_LR = classification.MONITOR, classification.SHOWN, 1e-3
 build, targets, score, details = classification.build, classification.targets, classification.score, classification.details
 tune, revise, finish, figures = classification.tune, classification.revise, classification.finish, classification.figures
 PARTNERS = 2  # texts of a class drawn at a time: each has a partner

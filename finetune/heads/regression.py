@@ -18,6 +18,7 @@ from finetune.network import Pooled
 
 KIND = "number"
 MONITOR = "spearman"
+HEAD_LR = 3e-4
 SHOWN = ("spearman", "pearson", "rmse")
 
 

@@ -23,6 +23,7 @@ from finetune import metrics, network
 KIND = "tags"
 SHOWN = ("f1", "precision", "recall")
 MONITOR = "f1"
+HEAD_LR = 1e-3
 NOT_LABELLED = -100  # what transformers' losses pass over
 
 
