@@ -27,6 +27,7 @@ from engine.record import Run
 from finetune import adapters, layers, probe, teaching
 from finetune.config import Finetune, Layers
 from finetune.texts import tokenise
+from finetune.train import resolved
 from finetune.trunk import Trunk, stack_of
 
 DEPTH, STEPS = 4, 7
@@ -66,7 +67,7 @@ def words(encoders: Path, *more: str, kind: str = "bert") -> list[str]:
 
 def teach(encoders: Path, folder: Path, *more: str, kind: str = "bert", megabytes: float | None = None) -> teaching.Taught:
     """A fine-tuning in `folder`, of 48 texts and 16 to validate and test on."""
-    config = load(Finetune, words(encoders, *more, kind=kind))
+    config = resolved(load(Finetune, words(encoders, *more, kind=kind)), kind, encoders / kind, 48)
     if megabytes:
         config = config.model_copy(update={"layers": config.layers.model_copy(update={"cache_mb": megabytes})})
     rows = [line.split(",") for line in (encoders / "labels.csv").read_text().splitlines()[1:]]
