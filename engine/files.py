@@ -79,11 +79,15 @@ def is_running(process: int) -> bool:
 
 
 def write_text(path: Path, content: str) -> None:
-    """A text file, whole or absent."""
-    beside = path.with_name(f".{path.name}.unfinished")
-    beside.write_text(content, encoding="utf-8")
-    sync(beside)
-    os.replace(beside, path)
+    """A text file, whole or absent; of several processes that write it at once, one's."""
+    beside = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    try:
+        beside.write_text(content, encoding="utf-8")
+        sync(beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

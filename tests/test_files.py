@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import environment
 
-from engine.files import whole
+from engine.files import whole, write_text
 
 # Fills the same folder again and again; whatever stands there at any moment holds both files, from the same process.
 WRITER = """
@@ -35,6 +35,31 @@ def test_two_writers_of_one_folder(tmp_path, keep):
     assert (folder / "a").read_text() == (folder / "b").read_text()
     number = int((folder / "a").read_text().split()[1])
     assert number == (0 if keep == "keep" else 59)
+
+
+TEXT_WRITER = """
+import sys
+from pathlib import Path
+from engine.files import write_text
+for number in range(300):
+    write_text(Path(sys.argv[1]), sys.argv[2] * 1000)
+"""
+
+
+def test_two_writers_of_one_file(tmp_path):
+    writers = [subprocess.Popen([sys.executable, "-c", TEXT_WRITER, str(tmp_path / "note"), name], env=environment(),
+                                stderr=subprocess.PIPE, text=True) for name in "ab"]
+    for writer in writers:
+        said = writer.communicate(timeout=120)[1]
+        assert writer.returncode == 0, said
+    assert (tmp_path / "note").read_text() in ("a" * 1000, "b" * 1000) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp_path):
+    write_text(tmp_path / "note", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "note", "\ud800")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("note", "old")]
 
 
 def test_a_folder_that_stays(tmp_path):
