@@ -51,7 +51,8 @@ class Task(Section):
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """What stands between several labels written as one text."""
     labels: PositiveInt | Literal["all"] = "all"
-    """Training labels taken, stratified, by seed; the validation and test rows never change with it."""
+    """Training labels taken, stratified, by seed; the validation and test rows never change with it. all: the validation rows
+    split off as well, where train.best=false has no use for them."""
     per_class: PositiveInt | None = None
     """Training labels taken of each class instead, by seed; all of a class that has fewer."""
     deduplicate: bool = False

@@ -74,9 +74,11 @@ def finetune(config: Finetune) -> None:
         folder = locate(encoder)
         rows = labelled.read(config.task, head_file.KIND)
     names = labelled.label_list(config.task, rows, head_file.KIND)
-    splits = {**rows, "train": labelled.few(rows["train"], config.task.labels, config.seed, config.task.per_class)}
     if not config.train.best:
-        del splits["validation"]  # no label of theirs is used, not even to tell a figure
+        validation = rows.pop("validation")  # no label of theirs is used, not even to tell a figure
+        if config.task.labels == "all" and not config.task.per_class and not config.task.validation:
+            rows["train"] = rows["train"] + validation  # split off for what is not done; what is all there is may as well teach
+    splits = {**rows, "train": labelled.few(rows["train"], config.task.labels, config.seed, config.task.per_class)}
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} is fewer than the"
                           f" {accelerator.num_processes} processes")

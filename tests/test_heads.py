@@ -461,6 +461,12 @@ def test_a_head_from_rows_to_a_plain_model(workplace, tiny, head, capsys):
     assert set(found["shown"]) <= found["test"].keys() & found["baselines"]["tfidf"]["test"].keys()
     settings = AutoConfig.from_pretrained(workplace / "out/runs/y/model")
     assert not hasattr(settings, "calibration") and not hasattr(settings, "thresholds"), "no validation row was used"
+    assert found["labels"] == found["labels_available"] == len(splits["train"]) + len(splits["validation"]), "but to learn from"
+    assert json.loads((folder / "metrics.json").read_text())["labels"] == len(splits["train"])
+    if head == "classification":  # nor where fewer are asked for: they are those they are in every other run
+        main([*words, "run=z", "train.best=false", "train.steps=2", "task.labels=20"])
+        found = json.loads((workplace / "out/runs/z/metrics.json").read_text())
+        assert (found["labels"], found["labels_available"]) == (20, len(splits["train"]))
 
 
 @pytest.mark.parametrize("words, told", [
