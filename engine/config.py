@@ -17,8 +17,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_a
 
 import yaml
 from pydantic import (BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat,
-                      PositiveInt, SerializeAsAny, SerializerFunctionWrapHandler, ValidationError, model_serializer,
+                      PositiveInt, SerializeAsAny, SerializerFunctionWrapHandler, ValidationError, ValidationInfo, model_serializer,
                       model_validator)
+from pydantic_core import PydanticCustomError
 
 from engine.errors import ConfigError, beside, first_line, nearest
 
@@ -50,6 +51,7 @@ class Section(BaseModel):
 Schema = TypeVar("Schema", bound=Section)
 Share = Annotated[float, Field(ge=0, le=1)]
 KIND = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
+LATER = "later"  # a first look at a configuration: a section chosen by nothing but a right name is put off
 RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
@@ -197,18 +199,28 @@ def load(schema: type[Schema], words: list[str]) -> Schema:
 
 def check(schema: type[Schema], tree: dict) -> Schema:
     """`tree` as a `schema`. Raises ConfigError with one line for each mistake."""
-    try:
-        return schema.model_validate(tree)
+    try:  # without what takes seconds to load, if there are mistakes that can be told so
+        return schema.model_validate(tree, context=LATER)
     except ValidationError as error:
-        from engine.explain import explain  # which reads the schema, and so imports this file
-        told: dict[str, dict[str, None]] = {}
-        for problem in error.errors():
-            # A key that takes one of two kinds of value has a problem for each, under pydantic's names for the kinds.
-            problem["loc"] = tuple(part for part in problem["loc"] if not KIND.fullmatch(str(part)))
-            key, _, message = explain(schema, problem).partition(": ")
-            told.setdefault(key, {})[message] = None
-        raise ConfigError("\n".join(
-            f"{key}: {', and '.join(messages)}".removeprefix(": ") for key, messages in told.items())) from None
+        problems = [problem for problem in error.errors() if problem["type"] != LATER]
+    if not problems:
+        try:
+            return schema.model_validate(tree)
+        except ValidationError as error:
+            problems = error.errors()
+    raise ConfigError(lines(schema, problems))
+
+
+def lines(schema: type[Section], problems: list[dict]) -> str:
+    """One line for each key that pydantic's problems are about."""
+    from engine.explain import explain  # which reads the schema, and so imports this file
+    told: dict[str, dict[str, None]] = {}
+    for problem in problems:
+        # A key that takes one of two kinds of value has a problem for each, under pydantic's names for the kinds.
+        problem["loc"] = tuple(part for part in problem["loc"] if not KIND.fullmatch(str(part)))
+        key, _, message = explain(schema, problem).partition(": ")
+        told.setdefault(key, {})[message] = None
+    return "\n".join(f"{key}: {', and '.join(messages)}".removeprefix(": ") for key, messages in told.items())
 
 
 def dump(config: Section) -> str:
@@ -232,7 +244,7 @@ class Choice(NamedTuple):
 
 def Plugin(package: str, default: str):
     """The type of a section whose `name` picks one file of `package`, checked by that file's `Config`."""
-    def choose(value: Any) -> Section:
+    def choose(value: Any, info: ValidationInfo) -> Section:
         if isinstance(value, Section):
             return value
         value = {"name": default, **value} if isinstance(value, dict) else value
@@ -240,5 +252,7 @@ def Plugin(package: str, default: str):
         if name not in plugins(package):
             what = package.rsplit(".", 1)[1]
             raise ValueError(f"no {name!r} among the {what}{nearest(name, plugins(package))}")
+        if info.context == LATER and len(value) == 1:
+            raise PydanticCustomError(LATER, LATER)
         return importlib.import_module(f"{package}.{name}").Config.model_validate(value)
     return Annotated[SerializeAsAny[Section], BeforeValidator(choose), Choice(package, default)]

@@ -1,6 +1,8 @@
 """Who may import whom, by reading the import statements."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,3 +92,17 @@ def test_what_help_needs_imports_nothing_heavy(module):
 
 def test_following_imports_does_reach_torch():
     assert "torch" in reached("pretrain.train") and "torch" in reached("finetune.train")
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_loaded():
+    said = subprocess.run([sys.executable, "-c", f"""
+import sys
+from engine.errors import ConfigError
+from finetune.__main__ import main
+try:
+    main(["configs/finetune/sentiment.yaml", "task.labelz=3", "train.lr=x"])
+except ConfigError as error:
+    print(error)
+print(sorted(set(sys.modules) & {HEAVY}))
+"""], capture_output=True, text=True, cwd=ROOT).stdout
+    assert said.splitlines() == ["task.labelz: no such key (nearest: task.label)", "train.lr: 'x' is not a number", "[]"]
