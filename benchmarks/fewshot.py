@@ -234,7 +234,8 @@ def main(words: list[str]) -> None:
         list(pool.map(run, asked))
     told = table(folder) + f" {threads} thread{'s' * (threads != '1')} a cell, {at_once} cell{'s' * (at_once > 1)} at a time."
     results.put(f"Few labels, beside SetFit{', on a GPU' * (folder.name == 'gpu')}",
-                f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}", told, where.read_text(encoding="utf-8"))
+                f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}", told,
+                where.read_text(encoding="utf-8"))
     print(told)
 
 

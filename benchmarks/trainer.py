@@ -76,7 +76,8 @@ def theirs(config) -> dict[str, float]:
         for example in examples]) for split, examples in (("train", few), ("test", rows["test"]))}
     with tempfile.TemporaryDirectory() as place:
         arguments = TrainingArguments(place, max_steps=steps, per_device_train_batch_size=config.train.batch_size,
-                                      seed=config.seed, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, report_to="none", save_strategy="no")
+                                      seed=config.seed, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, report_to="none",
+                                      save_strategy="no")
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names))
         trainer = Trainer(model, arguments, train_dataset=tables["train"], processing_class=tokenizer,
                           data_collator=DataCollatorWithPadding(tokenizer))
