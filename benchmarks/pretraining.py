@@ -5,13 +5,13 @@
 
 Every contender is a process of its own, so that memory is its own; they take turns of `seconds`, one working while the
 others wait, after a turn that is not counted (compiling falls into it). Told are medians and extremes over the rounds. Ours
-runs twice: doing what the peer does (AdamW, 15 % hidden, the rows said), and as the configuration has it.
-Tokens are real ones: no padding, and of a row what the documents fill. The peer trains at its default of 8 rows a step and
-at ours. `utilisation` is the share of the rate at which this machine multiplies square matrices of 4,096, measured between
-the turns, at the contender's precision, and counts only the products a step must make: ours projects the hidden tokens
-onto the vocabulary, and has its last layer work on those alone, the peer all. Other contenders, to be named: `ours compile as
-run_mlm, 64 rows`, and `ours undivided as run_mlm, 64 rows`, to which every row is one document. Writes its section of
-benchmarks/RESULTS.md.
+runs twice: doing what the peer does (AdamW, 15 % hidden, the rows said), and as the configuration has it. Tokens are real
+ones: no padding, and of a row what the documents fill. The peer trains at its default of 8 rows a step and at ours.
+`utilisation` is the share of the rate at which this machine multiplies square matrices of 4,096, measured between the
+turns, at the contender's precision, and counts only the products a step must make: ours projects the hidden tokens onto the
+vocabulary, and has its last layer work on those alone, the peer all. Other contenders, to be named: `ours compile as
+run_mlm, 64 rows`, and, on a GPU, `ours undivided as run_mlm, 64 rows`, to which every row is one document. Writes its
+section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -49,6 +49,16 @@ def test_products_of_a_step_are_those_that_torch_counts(architecture):
     assert step < 0.9 * pretraining.products(encoder.model, share, 32)
 
 
+def test_undivided_rows_are_one_document_each_and_otherwise_the_same():
+    batch = collate(mlm.Config())
+    rows, length = batch.inputs["input_ids"].shape
+    whole = pretraining.undivided(batch)
+    assert whole.tokens == batch.tokens and whole.inputs["document_bounds"].tolist() == [length * row for row in range(rows + 1)]
+    assert whole.inputs["document_bounds"].dtype == batch.inputs["document_bounds"].dtype
+    assert not whole.inputs["document_bounds"].equal(batch.inputs["document_bounds"])
+    assert all(whole.inputs[name] is tensor for name, tensor in batch.inputs.items() if name != "document_bounds")
+
+
 def test_contenders_take_turns(monkeypatch, sentences):
     words = [f"corpus={{name: turns, sources: [{{files: {sentences / 'corpus.txt'}}}], held_out: 0.2}}", "length=32",
              "tokenizer.vocab_size=300", "train.batch_size=4",
