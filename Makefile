@@ -23,8 +23,8 @@ corpus: .venv/ready  ## text to shards, with a report   [CORPUS=reviews] [ARGS="
 pretrain: .venv/ready  ## pretrain an encoder   [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200 run=mine"]
 	@$(PYTHON) -m pretrain configs/pretrain/$(CONFIG).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
 
-finetune: .venv/ready  ## teach it a task        [TASK=sentiment] [ENCODER=folder or hub name] [HOW=lora] [ARGS="task.labels=100"]
-	@$(PYTHON) -m finetune configs/finetune/$(TASK).yaml $(if $(HOW),configs/adapt/$(HOW).yaml run=$(TASK)-$(HOW)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+finetune: .venv/ready  ## teach it a task        [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
+	@$(PYTHON) -m finetune configs/finetune/$(TASK).yaml $(if $(HOW),configs/method/$(HOW).yaml run=$(TASK)-$(HOW)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 study: .venv/ready  ## what pretraining is worth in labels (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)

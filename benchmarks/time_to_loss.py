@@ -25,40 +25,47 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import results  # noqa: E402
 from pretraining import SIZES  # noqa: E402
 
-EVALUATIONS = 12
+NUM_EVALUATIONS = 12
 EVALUATION_SECONDS = 2  # what one takes of our clock, about
 
 
-def peer(words: list[str], minutes: float, lr: float, warmup: float, flags: str) -> None:
+def run_peer_worker(args: list[str], minutes: float, lr: float, warmup: float, flags: str) -> None:
     """Worker: train by the peer's recipe and print a line of JSON for each evaluation."""
+    import peer as recipe
     import torch
     from accelerate import Accelerator
     from transformers import AutoTokenizer
 
-    import peer as recipe
-    from data import curate
+    from data.corpus.build import build_corpus
     from data.prepare import prepare
-    from data.shards import Shards
-    from engine.config import load
+    from data.tokens.shards import Shards
+    from engine.config.loader import load_config
     from pretrain.config import Pretrain
-    from pretrain.encoder import Encoder
-    from pretrain.evaluation import HeldOut
-    from pretrain.train import new_encoder
+    from pretrain.model.encoder import Encoder
+    from pretrain.train import build_encoder
+    from pretrain.validation import Validator
 
-    config = load(Pretrain, [*words, "model.embeddings=random"])
-    init, folder, shards = prepare(config.corpus, config.tokenizer, config.init, config.length, config.model.positions)
+    config = load_config(Pretrain, [*args, "model.embeddings=random"])
+    init, folder, shards = prepare(
+        config.corpus, config.tokenizer, config.init, config.max_length, config.model.positions
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = recipe.prepare(recipe.documents(curate.documents(config.corpus)), tokenizer, config.length)
+    rows = recipe.prepare(recipe.documents(build_corpus(config.corpus)), tokenizer, config.max_length)
     torch.manual_seed(0)
-    model = recipe.plain(new_encoder(config, init, Shards(shards, "train")).model)
+    model = recipe.plain(build_encoder(config, init, Shards(shards, "train")).model)
     encoder, options = Encoder(model), dict(recipe.FLAGS[flags])
     batch_size = options["per_device_train_batch_size"] = recipe.BATCH_SIZE
-    apart, joined = (HeldOut(Shards(shards, "held_out"), config.evaluation_rows,
-                             Accelerator(mixed_precision="bf16" if options.get("bf16") else "no",
-                                         cpu=not torch.cuda.is_available())) for _ in range(2))
-    for batch in joined.batches:
+    apart, joined = (
+        Validator(
+            Shards(shards, "held_out"),
+            config.eval_rows,
+            Accelerator(mixed_precision="bf16" if options.get("bf16") else "no", cpu=not torch.cuda.is_available()),
+        )
+        for _ in range(2)
+    )
+    for batch in joined.mlm_batches:
         batch.inputs["document_ids"].clamp_(max=0)
-        batch.inputs["position_ids"][:] = torch.arange(config.length)
+        batch.inputs["position_ids"][:] = torch.arange(config.max_length)
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     times: list[float] = []
 
@@ -77,24 +84,41 @@ def peer(words: list[str], minutes: float, lr: float, warmup: float, flags: str)
             clock["began"] = time.perf_counter()
         seconds = time.perf_counter() - clock["began"] - clock["paused"]
         over = step >= steps or seconds > 1.1 * minutes * 60
-        if over or step % max(1, steps // EVALUATIONS) == 0:
+        if over or step % max(1, steps // NUM_EVALUATIONS) == 0:
             stopped = time.perf_counter()
             encoder.eval()
-            print(json.dumps({"step": step, "tokens": step * batch_size * config.length, "seconds": seconds,
-                              "loss": min(held_out(encoder)["loss"] for held_out in (apart, joined))}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "step": step,
+                        "tokens": step * batch_size * config.max_length,
+                        "seconds": seconds,
+                        "loss": min(held_out(encoder)["loss"] for held_out in (apart, joined)),
+                    }
+                ),
+                flush=True,
+            )
             encoder.train()
             clock["paused"] += time.perf_counter() - stopped
         return over
 
-    recipe.train(model, rows, tokenizer, told, max_steps=steps, learning_rate=lr, warmup_steps=round(warmup * steps), **options)
+    recipe.train(
+        model, rows, tokenizer, told, max_steps=steps, learning_rate=lr, warmup_steps=round(warmup * steps), **options
+    )
 
 
-def run_peer(words: list[str], minutes: str, lr: str, warmup: str, flags: str) -> list[dict]:
+def start_peer(args: list[str], minutes: str, lr: str, warmup: str, flags: str) -> list[dict]:
     """The peer's curve: a list of {"step", "tokens", "seconds", "loss"}."""
-    command = [sys.executable, __file__, "peer", minutes, lr, warmup, flags, *words]
+    command = [sys.executable, __file__, "peer", minutes, lr, warmup, flags, *args]
     curve = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-                          env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+    ) as process:
         for line in process.stdout:
             if line.startswith('{"step"'):
                 curve.append(json.loads(line))
@@ -104,12 +128,18 @@ def run_peer(words: list[str], minutes: str, lr: str, warmup: str, flags: str) -
     return curve
 
 
-def run_ours(words: list[str], seconds: float) -> tuple[list[dict], float]:
+def run_headstart(args: list[str], seconds: float) -> tuple[list[dict], float]:
     """(our curve, seconds before the first step): a trial of a few steps for the pace, then steps to fill `seconds`."""
+
     def run(name: str, *more: str) -> tuple[list[dict], float]:
         began, folder = time.time(), ROOT / "out" / "runs" / name
-        subprocess.run([sys.executable, "-m", "pretrain", *words, f"run={name}", "train.save_every=1000000", *more], cwd=ROOT,
-                       check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+        subprocess.run(
+            [sys.executable, "-m", "pretrain", *args, f"run={name}", "train.save_every=1000000", *more],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        )
         wall, metrics = time.time() - began, json.loads((folder / "metrics.json").read_text())
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         shutil.rmtree(folder)
@@ -118,13 +148,21 @@ def run_ours(words: list[str], seconds: float) -> tuple[list[dict], float]:
     name = f"time-to-loss-{os.getpid()}"
     trial, start = run(f"{name}-trial", "train.steps=60", "train.eval_every=60", "train.log_every=10")
     pace = (trial[4]["seconds"] - trial[1]["seconds"]) / 30
-    steps = round((seconds - start - EVALUATIONS * EVALUATION_SECONDS) / pace)
-    log, start = run(name, f"train.steps={steps}", f"train.eval_every={max(1, steps // EVALUATIONS)}")
-    return [{"step": entry["step"], "tokens": entry["tokens"], "seconds": start + entry["seconds"],
-             "loss": entry["evaluation"]["loss"]} for entry in log if "evaluation" in entry], start
+    steps = round((seconds - start - NUM_EVALUATIONS * EVALUATION_SECONDS) / pace)
+    log, start = run(name, f"train.steps={steps}", f"train.eval_every={max(1, steps // NUM_EVALUATIONS)}")
+    return [
+        {
+            "step": entry["step"],
+            "tokens": entry["tokens"],
+            "seconds": start + entry["seconds"],
+            "loss": entry["eval"]["loss"],
+        }
+        for entry in log
+        if "eval" in entry
+    ], start
 
 
-def reached(curve: list[dict], loss: float) -> float | None:
+def seconds_to_loss(curve: list[dict], loss: float) -> float | None:
     """Seconds after which the curve, straight between its points, is at `loss`; None when it never is."""
     for before, after in zip(curve, curve[1:]):
         if after["loss"] <= loss:
@@ -136,14 +174,22 @@ def reached(curve: list[dict], loss: float) -> float | None:
 def plot(curves: dict[str, list[dict]], path: Path) -> None:
     """Loss against minutes, readable in black and white."""
     import matplotlib
+
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "headstart"
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
     for (name, curve), style in zip(curves.items(), ("-o", "--s")):
-        axes.plot([point["seconds"] / 60 for point in curve], [point["loss"] for point in curve], style, color="black",
-                  markersize=4, markerfacecolor="white", label=name)
+        axes.plot(
+            [point["seconds"] / 60 for point in curve],
+            [point["loss"] for point in curve],
+            style,
+            color="black",
+            markersize=4,
+            markerfacecolor="white",
+            label=name,
+        )
     axes.set(xlabel="minutes on this machine", ylabel="held-out loss, 15 % hidden (nats)")
     last = list(curves.values())[-1][-1]["loss"]
     axes.axhline(last, color="black", linewidth=0.6, linestyle=":")
@@ -152,31 +198,48 @@ def plot(curves: dict[str, list[dict]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def main(words: list[str]) -> None:
-    if words[:1] == ["peer"]:
-        return peer(words[5:], *map(float, words[1:4]), words[4])
-    own = {"size": "scratch", "minutes": "20", "share": "0.25", "lr": "5e-4", "warmup": "0.06", "flags": "run_mlm bf16 compile"}
-    own |= dict(word.split("=", 1) for word in words if word.split("=")[0] in own)
-    rest = [*SIZES[own["size"]], *(word for word in words if word.split("=")[0] not in own)]
+def main(args: list[str]) -> None:
+    if args[:1] == ["peer"]:
+        return run_peer_worker(args[5:], *map(float, args[1:4]), args[4])
+    own = {
+        "size": "scratch",
+        "minutes": "20",
+        "share": "0.25",
+        "lr": "5e-4",
+        "warmup": "0.06",
+        "flags": "run_mlm bf16 compile",
+    }
+    own |= dict(word.split("=", 1) for word in args if word.split("=")[0] in own)
+    rest = [*SIZES[own["size"]], *(word for word in args if word.split("=")[0] not in own)]
     minutes = float(own["minutes"])
-    ours, start = run_ours(rest, minutes * 60 * float(own["share"]))
+    ours, start = run_headstart(rest, minutes * 60 * float(own["share"]))
     for point in ours:
         print(f"ours     {point['seconds']:6.0f} s  loss {point['loss']:.3f}", flush=True)
-    theirs = run_peer(SIZES[own["size"]], own["minutes"], own["lr"], own["warmup"], own["flags"])
+    theirs = start_peer(SIZES[own["size"]], own["minutes"], own["lr"], own["warmup"], own["flags"])
     loss, wanted = theirs[-1]["loss"], theirs[-1]["seconds"]
-    seconds = reached(ours, loss)
-    told = (f"run_mlm reaches {loss:.3f} in {wanted:.0f} s ({theirs[-1]['tokens']:,} tokens); ours "
-            + (f"in {seconds:.0f} s, {wanted / seconds:.1f} times sooner" if seconds else "does not")
-            + f" (its first {start:.0f} s before the first step), and ends at {ours[-1]['loss']:.3f} after"
-              f" {ours[-1]['seconds']:.0f} s ({ours[-1]['tokens']:,} tokens).")
+    seconds = seconds_to_loss(ours, loss)
+    told = (
+        f"run_mlm reaches {loss:.3f} in {wanted:.0f} s ({theirs[-1]['tokens']:,} tokens); ours "
+        + (f"in {seconds:.0f} s, {wanted / seconds:.1f} times sooner" if seconds else "does not")
+        + f" (its first {start:.0f} s before the first step), and ends at {ours[-1]['loss']:.3f} after"
+        f" {ours[-1]['seconds']:.0f} s ({ours[-1]['tokens']:,} tokens)."
+    )
     print(told)
-    plot({"Headstart": ours, f"run_mlm, {own['flags'].removeprefix('run_mlm ')}, lr {own['lr']}": theirs},
-         ROOT / "benchmarks" / "time_to_loss.svg")
-    curves = [[name, *(f"{point['loss']:.3f} ({point['seconds']:.0f} s)" for point in [*curve[1:-1:2], curve[-1]])]
-              for name, curve in (("ours", ours), ("run_mlm", theirs))]
-    results.put(f"Time to a loss, {own['size']}", " ".join(["python benchmarks/time_to_loss.py", *words]),
-                told + "\n\n![loss against minutes](time_to_loss.svg)\n\n"
-                + "\n".join("- " + curve[0] + ": " + ", ".join(curve[1:]) for curve in curves))
+    plot(
+        {"Headstart": ours, f"run_mlm, {own['flags'].removeprefix('run_mlm ')}, lr {own['lr']}": theirs},
+        ROOT / "benchmarks" / "time_to_loss.svg",
+    )
+    curves = [
+        [name, *(f"{point['loss']:.3f} ({point['seconds']:.0f} s)" for point in [*curve[1:-1:2], curve[-1]])]
+        for name, curve in (("ours", ours), ("run_mlm", theirs))
+    ]
+    results.write_section(
+        f"Time to a loss, {own['size']}",
+        " ".join(["python benchmarks/time_to_loss.py", *args]),
+        told
+        + "\n\n![loss against minutes](time_to_loss.svg)\n\n"
+        + "\n".join("- " + curve[0] + ": " + ", ".join(curve[1:]) for curve in curves),
+    )
 
 
 if __name__ == "__main__":

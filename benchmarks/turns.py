@@ -16,33 +16,43 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-class Turns:
+class TurnTaker:
     """A worker's side of taking turns: `step(done)` after each step, which waits while it is another's turn."""
 
-    def __init__(self, products: float):
+    def __init__(self, flops_per_item: float):
         """products: floating-point operations for one of what is counted."""
-        self.ends, self.done, self.began, self.products = 0.0, 0, 0.0, products
-        self.wait()
+        self.turn_end, self.num_done, self.start_time, self.flops_per_item = 0.0, 0, 0.0, flops_per_item
+        self.wait_for_turn()
 
-    def wait(self) -> None:
+    def wait_for_turn(self) -> None:
         line = sys.stdin.readline()
         if not line:
             sys.exit()
-        self.done, self.began = 0, time.perf_counter()
-        self.ends = self.began + float(line)
+        self.num_done, self.start_time = 0, time.perf_counter()
+        self.turn_end = self.start_time + float(line)
 
-    def step(self, done: int) -> None:
-        self.done += done
-        if time.perf_counter() >= self.ends:
+    def record_step(self, count: int) -> None:
+        self.num_done += count
+        if time.perf_counter() >= self.turn_end:
             synchronize()
-            seconds = time.perf_counter() - self.began
-            print(json.dumps({"done": self.done, "seconds": seconds, "peak_bytes": peak_bytes(),
-                              "products": self.products}), file=sys.stderr)
-            self.wait()
+            seconds = time.perf_counter() - self.start_time
+            print(
+                json.dumps(
+                    {
+                        "done": self.num_done,
+                        "seconds": seconds,
+                        "peak_bytes": peak_bytes(),
+                        "products": self.flops_per_item,
+                    }
+                ),
+                file=sys.stderr,
+            )
+            self.wait_for_turn()
 
 
 def synchronize() -> None:
     import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -50,15 +60,17 @@ def synchronize() -> None:
 def peak_bytes() -> int:
     """Of the GPU's memory where there is one, else of the process's."""
     import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def matrix_rate(precision: str, size: int = 4096) -> float:
+def matmul_flops_per_second(precision: str, size: int = 4096) -> float:
     """Floating-point operations a second of a product of two square matrices."""
     import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     one, other = (torch.randn(size, size, dtype=getattr(torch, precision), device=device) for _ in range(2))
     for times in (1, 2 if device == "cpu" else 50):
@@ -70,35 +82,48 @@ def matrix_rate(precision: str, size: int = 4096) -> float:
     return 2 * size**3 * times / (time.perf_counter() - began)
 
 
-def command(words: list[str], count: Callable, products: Callable = lambda *_: 0.0,
-            change: Callable = lambda batch: batch) -> None:
+def run_contender(
+    args: list[str],
+    count_items: Callable,
+    compute_flops: Callable = lambda *_: 0.0,
+    transform_batch: Callable = lambda batch: batch,
+) -> None:
     """`python -m pretrain WORDS` as a contender, run for ever.
 
-    count(batch): what is counted of a micro-batch; products(objective, configuration, a batch, whether on a GPU): as `Turns`
+    count(batch): what is counted of a micro-batch; products(objective, configuration, a batch, whether on a GPU): as `TurnTaker`
     has it; change(batch): the micro-batch that is trained on in its place.
     """
     import pretrain.train as stage
-    from engine.config import load
+    from engine.config.loader import load_config
     from pretrain.config import Pretrain
 
     name = f"bench-{os.getpid()}"
-    config = load(Pretrain, [*words[:1], "train.save_every=1000000", *words[1:], f"run={name}", "train.steps=1000000",
-                             "train.eval_every=1000000"])
+    config = load_config(
+        Pretrain,
+        [
+            *args[:1],
+            "train.save_every=1000000",
+            *args[1:],
+            f"run={name}",
+            "train.steps=1000000",
+            "train.eval_every=1000000",
+        ],
+    )
     atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
     fit = stage.fit
 
     def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
-        first = change(batches(0, train.micro_batch)[0])
-        taking, counts = Turns(products(module, config, first, accelerator.device.type == "cuda")), {}
+        first = transform_batch(batches(0, train.micro_batch)[0])
+        taking, counts = TurnTaker(compute_flops(module, config, first, accelerator.device.type == "cuda")), {}
 
         def counted(step: int, rows: int | None):
-            made = [change(batch) for batch in batches(step, rows)]
-            counts[step] = sum(count(batch) for batch in made)
+            made = [transform_batch(batch) for batch in batches(step, rows)]
+            counts[step] = sum(count_items(batch) for batch in made)
             return made
 
         def after(step: int) -> None:
             after_step(step)
-            taking.step(counts.pop(step))
+            taking.record_step(counts.pop(step))
 
         return fit(module, optimizer, counted, train, run, accelerator, after_step=after, **rest)
 
@@ -106,14 +131,20 @@ def command(words: list[str], count: Callable, products: Callable = lambda *_: 0
     stage.pretrain(config)
 
 
-def contend(script: str, name: str, words: list[str]) -> subprocess.Popen:
+def start_contender(script: str, name: str, args: list[str]) -> subprocess.Popen:
     """Start a contender; it answers each number of seconds on its input with a line on its error output."""
-    return subprocess.Popen([sys.executable, script, "worker", name, *words], stdin=subprocess.PIPE, text=True,
-                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT,
-                            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"})
+    return subprocess.Popen(
+        [sys.executable, script, "worker", name, *args],
+        stdin=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+    )
 
 
-def turn(process: subprocess.Popen, seconds: float) -> dict:
+def run_turn(process: subprocess.Popen, seconds: float) -> dict:
     """One turn's figures. Exits with what the contender said when it died."""
     said = []
     with contextlib.suppress(BrokenPipeError):
@@ -126,23 +157,23 @@ def turn(process: subprocess.Popen, seconds: float) -> dict:
     sys.exit("".join(said[-30:]))
 
 
-def compare(script: str, names: list[str], rounds: int, seconds: float, words: list[str]) -> dict[str, dict]:
+def compare_contenders(script: str, names: list[str], rounds: int, seconds: float, args: list[str]) -> dict[str, dict]:
     """`python SCRIPT worker NAME WORDS` for each name, measured in turns.
 
     Returns {name: {"rates": [what is counted a second, a round each], "peak_bytes", "products"}}, and under "float32" and
     "bfloat16" the rate of matrix products.
     """
-    processes = {name: contend(script, name, words) for name in names}
+    processes = {name: start_contender(script, name, args) for name in names}
     found: dict = {name: {"rates": []} for name in names} | {"float32": [], "bfloat16": []}
     for name in names:
-        turn(processes[name], seconds)
+        run_turn(processes[name], seconds)
     for _ in range(rounds):
         for name in names:
-            told = turn(processes[name], seconds)
+            told = run_turn(processes[name], seconds)
             found[name]["rates"].append(told["done"] / told["seconds"])
             found[name] |= {"peak_bytes": told["peak_bytes"], "products": told["products"]}
         for precision in ("float32", "bfloat16"):
-            found[precision].append(matrix_rate(precision))
+            found[precision].append(matmul_flops_per_second(precision))
     for process in processes.values():
         process.stdin.close()
         process.wait()

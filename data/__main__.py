@@ -6,19 +6,20 @@ The same command again goes on where it was stopped, or says what there is. `--h
 from __future__ import annotations
 
 from data.config import Prepare
-from engine.command import command, configuration
+from engine.cli import parse_config, run_command
 
 EXAMPLE = "configs/corpus/reviews.yaml init=minilm"
 
 
-def main(words: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Parse, and only then load what does the work."""
-    config = configuration(Prepare, words, "data", EXAMPLE)
+    config = parse_config(Prepare, argv, "data", EXAMPLE)
     if config is not None:
+        from data.corpus.report import format_summary
         from data.prepare import prepare
-        from data.report import summary
-        print(summary(prepare(config.corpus, config.tokenizer, config.init, config.length)[-1]))
+
+        print(format_summary(prepare(config.corpus, config.tokenizer, config.init, config.max_length)[-1]))
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -23,24 +23,24 @@ class HubError(UserError):
     """The hub cannot be reached, or does not take what it is sent."""
 
 
-class Leave(Exception):
+class CommandExit(Exception):
     """The command ends here with an exit code: all that was asked is done, or somebody asked it to stop."""
 
-    def __init__(self, text: str, code: int = 0):
-        super().__init__(text)
-        self.code = code
+    def __init__(self, message: str, exit_code: int = 0):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, choices: Iterable[str]) -> str:
     """` (nearest: X)`, or all that there is when few enough and nothing is near, or nothing."""
-    known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    choices = sorted(map(str, choices))
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     if close:
         return f" (nearest: {close[0]})"
-    return f" (there are: {', '.join(known)})" if 0 < len(known) <= 12 else ""
+    return f" (there are: {', '.join(choices)})" if 0 < len(choices) <= 12 else ""
 
 
-def beside(path: str | Path, pattern: str = "*") -> list[str]:
+def list_siblings(path: str | Path, pattern: str = "*") -> list[str]:
     """The names of what is in the folder that `path` would be in; none where there is no such folder, or can be none."""
     try:
         return [found.name for found in Path(path).parent.glob(pattern)]

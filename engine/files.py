@@ -15,14 +15,17 @@ from engine.errors import DataError, first_line
 
 
 @contextmanager
-def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+def atomic_folder(folder: Path, keep_existing: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
     """A folder beside `folder` to fill, which takes its place when all went well; an older one is replaced.
 
-    keep: says of a folder that stands there by then, another process's say, that it stays and this one is thrown away.
+    keep_existing: says of a folder that stands there by then, another process's say, that it stays and this one is thrown away.
     """
     # The process in the name keeps two that write the same folder apart; what dead ones left is cleared away.
-    for left in [*folder.parent.glob(f".{folder.name}.unfinished-*"), *folder.parent.glob(f".{folder.name}.replaced-*")]:
-        if not is_running(int(left.name.rsplit("-", 1)[1])):
+    for left in [
+        *folder.parent.glob(f".{folder.name}.unfinished-*"),
+        *folder.parent.glob(f".{folder.name}.replaced-*"),
+    ]:
+        if not is_other_process_running(int(left.name.rsplit("-", 1)[1])):
             shutil.rmtree(left, ignore_errors=True)
     beside = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
     beside.mkdir(parents=True)
@@ -32,7 +35,7 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
         shutil.rmtree(beside)
         raise
     for path in sorted(beside.rglob("*")) + [beside]:
-        sync(path)
+        fsync(path)
     old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
     while True:
         try:
@@ -40,7 +43,7 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            if keep(folder):
+            if keep_existing(folder):
                 shutil.rmtree(beside)
                 return
             # Another process may have moved it away first: then there is nothing to move. Or put its own there since.
@@ -48,12 +51,12 @@ def whole(folder: Path, keep: Callable[[Path], bool] = lambda folder: False) -> 
             with suppress(FileNotFoundError):
                 folder.rename(old)
             continue
-        sync(folder.parent)  # or a power cut may take back the renaming
+        fsync(folder.parent)  # or a power cut may take back the renaming
         shutil.rmtree(old, ignore_errors=True)
         return
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Have the disk hold what was written of a file, or of a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -62,20 +65,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Make `folder` hold what `fill(path)` writes, whole or not at all."""
-    with whole(folder) as beside:
+    with atomic_folder(folder) as beside:
         fill(beside)
     return folder
 
 
-def is_running(process: int) -> bool:
+def is_other_process_running(pid: int) -> bool:
     """Whether a process of that number is alive, other than this one."""
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except OSError:
         return False
-    return process != os.getpid()
+    return pid != os.getpid()
 
 
 def write_text(path: Path, content: str) -> None:
@@ -83,12 +86,12 @@ def write_text(path: Path, content: str) -> None:
     beside = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:
         beside.write_text(content, encoding="utf-8")
-        sync(beside)
+        fsync(beside)
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    fsync(path.parent)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -113,6 +116,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_full(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """Whether a file could not be written for want of room: on the disk, in a quota, or under a limit on file sizes."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

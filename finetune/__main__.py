@@ -1,25 +1,26 @@
-"""Fine-tune an encoder:  python -m finetune configs/finetune/sentiment.yaml run=NAME encoder=PATH task.labels=500 ...
+"""Fine-tune an encoder:  python -m finetune configs/finetune/sentiment.yaml run=NAME encoder=PATH task.num_examples=500 ...
 
-The same command again goes on where the run stopped. `--help` lists every key, `--check` only looks.
+The same command again goes on where the run stopped. `--help` lists every key, `--dry-run` only looks.
 """
 
 from __future__ import annotations
 
-from engine.command import command, configuration
+from engine.cli import parse_config, run_command
 from finetune.config import Finetune
 
-EXAMPLE = "configs/finetune/sentiment.yaml run=mine encoder=minilm task.labels=100"
+EXAMPLE = "configs/finetune/sentiment.yaml run=mine encoder=minilm task.num_examples=100"
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Parse, and only then load the stage itself."""
-    config = configuration(Finetune, words, "finetune", EXAMPLE)
+    config = parse_config(Finetune, args, "finetune", EXAMPLE)
     if config is not None:
-        from data.derived import looking
+        from data.cache import dry_run
         from finetune.train import finetune
-        with looking(config.train.check):
+
+        with dry_run(config.train.dry_run):
             finetune(config)
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from data.labelled import Task
-from engine.config import Plugin, RunName, Section, Share, Train
-from engine.tracking import Tracker
+from data.tasks.task import Task
+from engine.config.schema import Fraction, Plugin, RunName, Section
+from engine.runs.trackers import TrackerName
+from engine.training.settings import Train
+
+DEFAULT_HEADS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multilabel",
+    "regression": "regression",
+    "token_classification": "token_classification",
+}
+"""Name of the head that a task gets when none is named, by problem type."""
 
 
-class Training(Train):
+class FinetuneTrain(Train):
     """The training loop's settings; steps and rate may follow from the labels and the encoder."""
 
     steps: PositiveInt | None = None
@@ -26,15 +35,15 @@ class Training(Train):
     """Peak rate of the encoder's top layer; none: lr_fraction of the rate it was pretrained at."""
     lr_fraction: PositiveFloat = 1.0
     """Share of the pretraining rate, when lr is none."""
-    unrecorded_lr: PositiveFloat = 1e-4
+    default_pretrain_lr: PositiveFloat = 1e-4
     """The pretraining rate assumed of an encoder whose record does not say."""
     batch_size: PositiveInt = 16
-    """Examples of one optimizer step, over all processes. With sampling=classes no more than there are labels, or 16."""
-    sampling: Literal["rows", "classes"] = "rows"
+    """Examples of one optimizer step, over all processes. With sampling=class_balanced no more than there are labels, or 16."""
+    sampling: Literal["shuffle", "class_balanced"] = "shuffle"
     """What comes equally often: every row; or every class, in turn, however many rows it has."""
     eval_every: PositiveInt = 50
     """Steps between evaluations on the validation rows."""
-    best: bool = True
+    load_best: bool = True
     """Whether the weights that did best on the validation rows are kept; false: the last ones, no validation label used."""
     patience: PositiveInt | None = 6
     """Evaluations without a better one after which training stops; the best weights are kept either way."""
@@ -43,11 +52,11 @@ class Training(Train):
 class Layers(Section):
     """How the encoder's layers are taught: how fast, and from when."""
 
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.85
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Factor on the rate for each layer further down (Howard and Ruder 2018)."""
     head_lr: PositiveFloat | None = None
     """Peak rate of the head; none: what its kind was measured to want."""
-    embeddings: bool = False
+    train_embeddings: bool = False
     """Whether the embeddings learn too."""
     unfreeze_every: NonNegativeFloat = 0.0
     """How long the head learns alone, and then each group of layers from the top before the next joins; 0: all at once."""
@@ -55,20 +64,22 @@ class Layers(Section):
     """What unfreeze_every counts."""
     unfreeze_group: PositiveInt = 2
     """Layers in a group."""
-    freeze_at: list[Share] = []
+    freeze_at: list[Fraction] = []
     """Shares of the steps after which the lowest group stops learning, then the next one, and so on (Brock et al. 2017)."""
-    freeze_after: NonNegativeFloat = 0.0
+    freeze_min_epochs: NonNegativeFloat = 0.0
     """Passes over the labels before which none does: with labels enough for few passes, all layers have use for them."""
-    frozen: NonNegativeInt = 0
+    num_frozen: NonNegativeInt = 0
     """Lowest layers that never learn, nor the embeddings; all, if there are fewer."""
-    reinitialise: NonNegativeInt = 0
+    reinit_layers: NonNegativeInt = 0
     """Top layers that start from random weights, as their architecture draws them (Zhang et al. 2021)."""
-    cache: bool = True
+    cache_frozen: bool = True
     """Whether the outputs of frozen lowest layers are computed once for each text and kept; the numbers stay the same."""
     cache_mb: PositiveInt = 512
     """Megabytes of them kept in memory; the rest goes to a file that is removed at the end."""
-    probe: bool = False
+    linear_probe: bool = False
     """Nothing learns but the last linear layer, solved by logistic regression on what it reads; train.* is not used."""
+
+    resumable: ClassVar[tuple[str, ...]] = ("cache_frozen", "cache_mb")
 
 
 class Adapter(Section):
@@ -76,15 +87,15 @@ class Adapter(Section):
 
     name: Literal["none", "lora", "ia3"] = "none"
     """none; lora: matrices of low rank beside the linear layers (Hu et al. 2021); ia3: factors (Liu et al. 2022)."""
-    lr_factor: PositiveFloat = 10.0
+    lr_scale: PositiveFloat = 10.0
     """What the adapters' peak rate is over the one the encoder's layers would have."""
-    targets: list[str] | None = None
+    target_modules: list[str] | None = None
     """Endings of the adapted layers' names; none: lora: all linear layers of the encoder; ia3: keys, values, feed-forward."""
     rank: PositiveInt = 8
     """Rank of LoRA's matrices."""
     alpha: PositiveFloat = 16.0
     """LoRA's product is scaled by alpha / rank."""
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     """Dropout on what LoRA's matrices read."""
     dora: bool = False
     """Whether LoRA learns length and direction of the weights apart (Liu et al. 2024)."""
@@ -92,7 +103,7 @@ class Adapter(Section):
     """Whether LoRA is scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
 
 
-class Adapt(Section):
+class TaskAdaptive(Section):
     """Pretraining once more, on the task's own training texts without their labels (Gururangan et al. 2020)."""
 
     steps: NonNegativeInt = 0
@@ -108,9 +119,9 @@ class Augment(Section):
 
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a text's tokens left out."""
-    swap: Share = 0.0
+    swap: Fraction = 0.0
     """How often two stretches of the text change places."""
-    longest: PositiveInt = 4
+    max_span: PositiveInt = 4
     """Most tokens of such a stretch."""
 
 
@@ -119,19 +130,19 @@ class SelfTraining(Section):
 
     rounds: NonNegativeInt = 0
     """How often the model labels texts and is taught again; 0: never."""
-    texts: PositiveInt = 2000
+    max_texts: PositiveInt = 2000
     """Most unlabelled texts looked at, of the training rows whose label is not taken."""
     corpus: str | None = None
     """A YAML of a corpus whose documents are labelled in the rows' place; the sentences of one are all of its class."""
-    documents: PositiveInt = 8000
+    max_documents: PositiveInt = 8000
     """Most documents of it looked at, drawn by seed."""
-    sentences: PositiveInt = 10
+    sentences_per_document: PositiveInt = 10
     """Most sentences of a document looked at."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    top_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the texts, or documents, of each class that are learned from, the most confident ones."""
-    least: Share = 0.0
+    min_confidence: Fraction = 0.0
     """Least confidence of one that is learned from."""
-    labelled_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    labeled_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """How much of what is learned the labels that were given are, the model's own being the rest."""
     min_steps: PositiveInt = 1
     """Fewest optimizer steps of the second teaching and later ones, which take as many as the first unless this is more."""
@@ -142,7 +153,7 @@ class Finetune(Section):
 
     run: RunName
     """Name of the run: everything it writes is in out/runs/NAME."""
-    changed: bool = False
+    allow_changes: bool = False
     """Whether to go on with a run although its configuration, text or labels are others than it was started with."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Where every random number comes from, and which labels are taken."""
@@ -153,21 +164,33 @@ class Finetune(Section):
     max_length: Annotated[int, Field(ge=4)] = 256
     """Longest text in tokens; the rest is cut off."""
     head: Plugin("finetune.heads", "classification") = {}
-    """What is put on the encoder."""
-    dropout: Share = 0.1
+    """The head on the encoder; its default name follows from task.problem_type."""
+    dropout: Fraction = 0.1
     """Dropout in the encoder's layers and before the classifier."""
     layers: Layers = Layers()
     """How the layers are taught."""
     adapter: Adapter = Adapter()
     """What learns in the layers' place."""
-    adapt: Adapt = Adapt()
+    tapt: TaskAdaptive = TaskAdaptive()
     """What is learned from the task's own texts before."""
     augment: Augment = Augment()
     """How training texts are varied."""
     selftrain: SelfTraining = SelfTraining()
     """What is learned from texts without labels."""
-    tracker: Tracker = "none"
+    tracker: TrackerName = "none"
     """Where else the run can be watched, besides its log.jsonl and report.html; its package is installed by its name."""
-    train: Training = Training()
+    train: FinetuneTrain = FinetuneTrain()
     baselines: bool = True
     """Whether the two reference rows are measured in the same run."""
+
+    resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "tracker")
+
+    @model_validator(mode="before")
+    @classmethod
+    def set_default_head(cls, values: Any) -> Any:
+        """Fill in the head that learns the task's kind of label, unless one is named."""
+        task, head = (values.get(key) for key in ("task", "head")) if isinstance(values, dict) else (None, None)
+        problem_type = task.get("problem_type") if isinstance(task, dict) else getattr(task, "problem_type", None)
+        if problem_type in DEFAULT_HEADS and (head is None or isinstance(head, dict) and "name" not in head):
+            return {**values, "head": {"name": DEFAULT_HEADS[problem_type], **(head or {})}}
+        return values

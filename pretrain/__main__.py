@@ -1,25 +1,26 @@
 """Pretrain an encoder:  python -m pretrain configs/pretrain/default.yaml run=NAME train.steps=200 ...
 
-The same command again goes on where the run stopped. `--help` lists every key, `--check` only looks.
+The same command again goes on where the run stopped. `--help` lists every key, `--dry-run` only looks.
 """
 
 from __future__ import annotations
 
-from engine.command import command, configuration
+from engine.cli import parse_config, run_command
 from pretrain.config import Pretrain
 
 EXAMPLE = "configs/pretrain/default.yaml run=mine train.steps=200"
 
 
-def main(words: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Parse, and only then load the stage itself."""
-    config = configuration(Pretrain, words, "pretrain", EXAMPLE)
+    config = parse_config(Pretrain, argv, "pretrain", EXAMPLE)
     if config is not None:
-        from data.derived import looking
+        from data.cache import dry_run
         from pretrain.train import pretrain
-        with looking(config.train.check):
+
+        with dry_run(config.train.dry_run):
             pretrain(config)
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from data.config import Corpus
-from data.config import Tokenizer
-from engine.config import Plugin, RunName, Section, Share, Train
-from engine.tracking import Tracker
+from data.corpus.config import Corpus
+from data.tokens.config import TokenizerConfig
+from engine.config.schema import Fraction, Plugin, RunName, Section
+from engine.runs.trackers import TrackerName
+from engine.training.settings import Train
 
 
-class Model(Section):
+class ModelConfig(Section):
     """The network trained from nothing; one that continues from an encoder keeps that encoder's shape."""
 
     architecture: Literal["modernbert", "bert"] = "modernbert"
@@ -33,7 +34,7 @@ class Model(Section):
     """Longest text the network can ever take, in tokens."""
 
 
-class Training(Train):
+class PretrainTrain(Train):
     """The training loop's settings, and what only pretraining has a use for."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -45,13 +46,15 @@ class Training(Train):
     compile: bool = False
     """Whether torch.compile translates the network's layers first: half a minute, for about a tenth more speed on a CPU."""
 
+    resumable: ClassVar[tuple[str, ...]] = (*Train.resumable, "sharded")
+
 
 class Pretrain(Section):
     """Pretrain an encoder on unlabelled text."""
 
     run: RunName
     """Name of the run: everything it writes is in out/runs/NAME."""
-    changed: bool = False
+    allow_changes: bool = False
     """Whether to go on with a run although its configuration, text or labels are others than it was started with."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Where every random number comes from."""
@@ -59,26 +62,26 @@ class Pretrain(Section):
     """The encoder to continue from: a built-in name (minilm), a folder, a hub name; none: from nothing."""
     corpus: Corpus
     """The unlabelled text."""
-    length: Annotated[int, Field(ge=8)] = 128
+    max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens in a row; documents are cut and packed to fill it."""
-    short_rows: Share = 0.0
+    short_sequence_fraction: Fraction = 0.0
     """Share of the steps, the first ones, whose rows are half as long and twice as many; masked language modelling only."""
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     """Used when init is none."""
-    model: Model = Model()
+    model: ModelConfig = ModelConfig()
     """Used when init is none."""
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     """Dropout while pretraining."""
-    head_warmup: Share = 0.08
+    head_only_fraction: Fraction = 0.08
     """Share of the steps in which only what init did not bring (the head) is trained, when it brought anything."""
-    init_share: Share = 0.0
+    init_fraction: Fraction = 0.0
     """Share of init's weights in those that are written, which are the mean of init's and the learned ones (Wortsman et al. 2022):
     what init knew is kept better."""
     head_lr_scale: PositiveFloat = 10.0
     """Factor on the rate of what init did not bring, when it brought anything."""
     pooling: Literal["mean", "cls"] | None = None
     """How text vectors are made, written into the encoder folder; none: as init says, else mean."""
-    evaluation_rows: PositiveInt = 256
+    eval_rows: PositiveInt = 256
     """Held-out rows of an evaluation."""
     push_every: NonNegativeInt = 0
     """Steps, those at which train.save_every saves, between encoders sent to a hub while training goes on; 0: none."""
@@ -86,12 +89,14 @@ class Pretrain(Section):
     """OWNER/NAME on the hub: a private repository, its branch checkpoints."""
     objective: Plugin("pretrain.objectives", "mlm") = {}
     """What is learned."""
-    tracker: Tracker = "none"
+    tracker: TrackerName = "none"
     """Where else the run can be watched, besides its log.jsonl and report.html; its package is installed by its name."""
-    train: Training
+    train: PretrainTrain
+
+    resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "push_every", "push_to", "tracker")
 
     @model_validator(mode="after")
-    def pushed_somewhere(self):
+    def check_push(self):
         if self.push_every and not self.push_to:
             raise ValueError("push_every needs push_to=OWNER/NAME")
         if self.push_every % self.train.save_every:

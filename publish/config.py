@@ -6,21 +6,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.config import Section
+from engine.config.schema import Section
 
-Licensed = Annotated[str, Field(min_length=1)]
+LicenseName = Annotated[str, Field(min_length=1)]
 
 
-class Licences(Section):
+class Licenses(Section):
     """Licences that the run's record does not name, in their own words."""
 
-    model: Licensed | None = None
+    model: LicenseName | None = None
     """What is published is given away under it; none: that of the weights it began with, where it began with some."""
-    corpus: Licensed | None = None
+    corpus: LicenseName | None = None
     """The training text's, where its source names none (`licence` of a corpus's source)."""
-    labels: Licensed | None = None
+    labels: LicenseName | None = None
     """The labelled rows', likewise."""
-    base: Licensed | None = None
+    base: LicenseName | None = None
     """That of the weights it began with."""
 
 
@@ -46,7 +46,7 @@ class Publish(Destination):
     """Whether peft's adapter is published, with what it was trained beside, instead of the merged model."""
     dry_run: bool = False
     """Check, list every file and show the card; nothing is sent, no token is needed."""
-    licence: Licences = Licences()
+    license: Licenses = Licenses()
     """Licences that the record does not name."""
     allow: list[str] = []
     """What is no secret, * standing for anything: paths or a user's name that may stand in what is published."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 
-def as_keys(words: list[str], bare: str, many: bool = False) -> list[str]:
-    """The words with `--key value` and `--key=value` as key=value, and a first word without a key under the key `bare`.
+def flags_to_keys(args: list[str], positional_key: str, allow_many: bool = False) -> list[str]:
+    """The words with `--key value` and `--key=value` as key=value, and a first word without a key under the key `positional_key`.
 
-    many: so are all of them, as a list. What stays without a key `engine.config.load` will tell to be a mistake.
+    allow_many: so are all of them, as a list. What stays without a key `engine.config.loader.load_config` will tell to be a mistake.
     """
-    found, named, waiting = [], [], list(words)
+    found, named, waiting = [], [], list(args)
     while waiting:
         word = waiting.pop(0)
         if word.startswith("--") and word != "--help":
             key = word[2:].replace("-", "_")
             found.append(key if "=" in key or not waiting else f"{key}={waiting.pop(0)}")
-        elif word in ("-h", "--help") or "=" in word or word.endswith((".yaml", ".yml")) or (named and not many):
+        elif word in ("-h", "--help") or "=" in word or word.endswith((".yaml", ".yml")) or (named and not allow_many):
             found.append(word)
         else:
             named.append("'" + word.replace("'", "''") + "'")
-    return [*found, *([f"{bare}={'[' + ', '.join(named) + ']' if many else named[0]}"] if named else [])]
+    return [
+        *found,
+        *([f"{positional_key}={'[' + ', '.join(named) + ']' if allow_many else named[0]}"] if named else []),
+    ]

@@ -11,14 +11,22 @@ from pathlib import Path
 
 import pytest
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")
+CHROMIUM_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
-def loaded(page: Path, profile: Path) -> tuple[str, list[str]]:
+def load_page(page: Path, profile_folder: Path) -> tuple[str, list[str]]:
     """(the page's DOM as HTML, the paths it asked its server for). Skips where no Chromium is installed.
 
-    profile: an empty folder for the browser.
+    profile_folder: an empty folder for the browser.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
@@ -32,9 +40,18 @@ def loaded(page: Path, profile: Path) -> tuple[str, list[str]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(page.parent))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            told = subprocess.run([chromium, *FLAGS, f"--user-data-dir={profile}", "--dump-dom",
-                                   f"http://127.0.0.1:{server.server_port}/{page.name}"],
-                                  capture_output=True, text=True, timeout=120)
+            told = subprocess.run(
+                [
+                    chromium,
+                    *CHROMIUM_FLAGS,
+                    f"--user-data-dir={profile_folder}",
+                    "--dump-dom",
+                    f"http://127.0.0.1:{server.server_port}/{page.name}",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
         finally:
             server.shutdown()
     assert told.returncode == 0, told.stderr

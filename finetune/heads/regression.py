@@ -10,39 +10,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from data.labelled import Example
+from data.tasks.task import Example
 from engine.errors import DataError
-from engine.gradient import Output
-from finetune import metrics, network
-from finetune.network import Pooled
+from engine.training.step import Output
+from finetune.evaluation import metrics
+from finetune.model.build import SequenceHeadConfig, build_sequence_classifier, get_last_linear, scale_output
 
-KIND = "number"
-MONITOR = "spearman"
-HEAD_LR = 3e-4
-SHOWN = ("spearman", "pearson", "rmse")
+PROBLEM_TYPE = "regression"
+METRIC_FOR_BEST = "spearman"
+DEFAULT_HEAD_LR = 3e-4
+REPORT_METRICS = ("spearman", "pearson", "rmse")
 
 
-class Config(Pooled):
+class Config(SequenceHeadConfig):
     """Regression."""
 
     name: Literal["regression"] = "regression"
     """regression: a number."""
 
 
-def build(config: Config, folder: Path, labels: list[str], dropout: float,
-          random: bool = False) -> tuple[PreTrainedModel, list[nn.Parameter]]:
+def build(
+    config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
+) -> tuple[PreTrainedModel, list[nn.Parameter]]:
     """(a plain sequence classifier of one output on the encoder in `folder`, its parameters that are constants).
 
-    random: the same network with random weights. Raises DataError when transformers cannot load it, or its last layer
+    random_init: the same network with random weights. Raises DataError when transformers cannot load it, or its last layer
     cannot add a number.
     """
-    model, constant = network.of_texts(config, folder, labels, dropout, random, "regression", "regression")
-    if network.last_linear(model).bias is None:
+    model, constant = build_sequence_classifier(
+        config, folder, label_names, dropout, random_init, "regression", "regression"
+    )
+    if get_last_linear(model).bias is None:
         raise DataError(f"{folder}: the head of {model.config.model_type} has no bias, which regression needs")
     return model, constant
 
 
-def targets(examples: list[Example], names: list[str]) -> np.ndarray:
+def encode_labels(examples: list[Example], label_names: list[str]) -> np.ndarray:
     """float64 (texts,): the numbers."""
     return np.array([example.label for example in examples], dtype=np.float64)
 
@@ -52,29 +55,29 @@ class Head(nn.Module):
 
     def __init__(self, config: Config, model: PreTrainedModel):
         super().__init__()
-        self.model, self.mean, self.spread = model, 0.0, 1.0
+        self.model, self.label_mean, self.label_std = model, 0.0, 1.0
 
-    def observe(self, labels: np.ndarray) -> None:
+    def set_label_stats(self, labels: np.ndarray) -> None:
         """Told the training numbers (texts,) before training."""
-        self.mean, self.spread = float(labels.mean()), float(labels.std()) or 1.0
+        self.label_mean, self.label_std = float(labels.mean()), float(labels.std()) or 1.0
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> Output:
-        """labels float64 (texts,); inputs as the tokenizer makes them, (texts, length)."""
+        """Labels float64 (texts,); inputs as the tokenizer makes them, (texts, length)."""
         logits = self.model(**inputs).logits.float().squeeze(-1)
-        loss = F.mse_loss(logits, ((labels - self.mean) / self.spread).float(), reduction="sum")
+        loss = F.mse_loss(logits, ((labels - self.label_mean) / self.label_std).float(), reduction="sum")
         return Output(loss, loss.new_tensor(len(labels)))
 
     def predict(self, **inputs: Tensor) -> Tensor:
         """The numbers, float64 (texts,)."""
-        return self.model(**inputs).logits.double().squeeze(-1) * self.spread + self.mean
+        return self.model(**inputs).logits.double().squeeze(-1) * self.label_std + self.label_mean
 
 
-def score(said: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+def quick_metrics(predictions: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
     """Figures of numbers said of the texts against the true ones (texts,)."""
-    return metrics.correlations(said, labels)
+    return metrics.regression_metrics(predictions, labels)
 
 
-def finish(head: Head, tuned: dict) -> None:
+def fold_into_weights(head: Head, fitted_params: dict) -> None:
     """Undo the standardisation in the weights: the network then gives the number itself."""
-    network.fold(head.model, head.spread, head.mean)
-    head.mean, head.spread = 0.0, 1.0
+    scale_output(head.model, head.label_std, head.label_mean)
+    head.label_mean, head.label_std = 0.0, 1.0

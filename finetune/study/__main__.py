@@ -6,19 +6,20 @@ and test rows. The same command again goes on where it was stopped. `--help` lis
 
 from __future__ import annotations
 
-from engine.command import command, configuration
+from engine.cli import parse_config, run_command
 from finetune.study.config import Study
 
-EXAMPLE = "configs/finetune/sentiment.yaml encoder=minilm study.labels=[8,32] study.seeds=2"
+EXAMPLE = "configs/finetune/sentiment.yaml encoder=minilm study.shots=[8,32] study.seeds=2"
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Parse, and only then load what does the work."""
-    config = configuration(Study, words, "finetune.study", EXAMPLE)
+    config = parse_config(Study, args, "finetune.study", EXAMPLE)
     if config is not None:
-        from finetune.study.run import study
-        study(config, words)
+        from finetune.study.run import run_study
+
+        run_study(config, args)
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -12,14 +12,14 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from data.shards import Shards
-from engine.gradient import Output
-from engine.tied import everyone
-from pretrain.contrast import Said
-from pretrain.encoder import Encoder
+from data.tokens.shards import Shards
+from engine.training.gradcache import all_gather_rows
+from engine.training.step import Output
+from pretrain.info_nce import CachedGrads
 from pretrain.masking import Masking
+from pretrain.model.encoder import Encoder
 from pretrain.objectives import contrastive
-from pretrain.views import Examples as Pairs
+from pretrain.views import PairDataset as Pairs
 
 
 class Config(contrastive.Config):
@@ -29,49 +29,68 @@ class Config(contrastive.Config):
     """joint: both, on the same texts."""
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of each text's tokens to predict."""
-    weight: NonNegativeFloat = 0.1
+    contrastive_weight: NonNegativeFloat = 0.1
     """Weight of the contrastive loss, a mean over pairs, beside the masked one, a mean over hidden tokens."""
 
 
-class Examples(Pairs):
+class Dataset(Pairs):
     """Pairs of texts, hidden."""
 
-    def __init__(self, config: Config, shards: Shards, tokenizer: Path):
-        super().__init__(config, shards, tokenizer, Masking(mask_rate=config.mask_rate))
+    def __init__(self, config: Config, shards: Shards, tokenizer_folder: Path):
+        super().__init__(config, shards, tokenizer_folder, Masking(mask_rate=config.mask_rate))
 
 
 class Objective(contrastive.Objective):
     """mean cross-entropy of hidden tokens + weight * mean InfoNCE; counted are hidden tokens, the means are the step's."""
 
-    teaches_vocabulary = True
+    trains_mlm_head = True
 
     def __init__(self, config: Config, encoder: Encoder):
         super().__init__(config, encoder)
-        self.weight = config.weight
+        self.weight = config.contrastive_weight
 
-    def represent(self, keys: Tensor, places: Tensor, targets: Tensor, **rows: Tensor):
-        """(vectors, keys, how many tokens are hidden) of one micro-batch."""
-        return *super().represent(keys, **rows), len(places)
+    def embed(self, group_ids: Tensor, masked_indices: Tensor, targets: Tensor, **rows: Tensor):
+        """(vectors, group_ids, how many tokens are hidden) of one micro-batch."""
+        return *super().embed(group_ids, **rows), len(masked_indices)
 
-    def tie(self, represented: list[tuple[Tensor, Tensor, int]]) -> list[dict]:
+    def cache_gradients(self, embedded: list[tuple[Tensor, Tensor, int]]) -> list[dict]:
         """As in contrastive learning, and how many tokens of the step are hidden for each of its pairs."""
-        keys = represented[0][1]
-        counts, _ = everyone(keys.new_tensor([[sum(hidden for *_, hidden in represented),
-                                               sum(len(own) for own, *_ in represented)]]))
+        keys = embedded[0][1]
+        counts, _ = all_gather_rows(
+            keys.new_tensor([[sum(hidden for *_, hidden in embedded), sum(len(own) for own, *_ in embedded)]])
+        )
         hidden, pairs = counts.sum(0)
-        return [more | {"hidden_a_pair": hidden / pairs} for more in super().tie([part[:2] for part in represented])]
+        return [
+            more | {"masked_tokens_per_pair": hidden / pairs}
+            for more in super().cache_gradients([part[:2] for part in embedded])
+        ]
 
-    def forward(self, keys: Tensor, places: Tensor, targets: Tensor, said: Said | None = None,
-                hidden_a_pair: Tensor | None = None, **rows: Tensor) -> Output:
-        """Inputs as `Examples.collate` makes them, and what `tie` said if they are not the whole step."""
+    def forward(
+        self,
+        group_ids: Tensor,
+        masked_indices: Tensor,
+        targets: Tensor,
+        cached: CachedGrads | None = None,
+        masked_tokens_per_pair: Tensor | None = None,
+        **rows: Tensor,
+    ) -> Output:
+        """Inputs as `Examples.collate` makes them, and what `cache_gradients` said if they are not the whole step."""
         seen: list[Tensor] = []
-        masked = self.encoder.vocabulary_loss(places, targets, look=seen.append, **rows)
-        vectors = self.vectors(seen[0], rows["document_ids"], keys)
-        if said is None:
-            said, hidden_a_pair = self.tie([(vectors, keys, len(places))])[0].values()
-        loss, pairs, figures = contrastive.contrasted(vectors, said)
-        count = pairs.new_full((), len(places))
+        masked = self.encoder.mlm_loss(masked_indices, targets, on_hidden=seen.append, **rows)
+        vectors = self.pool_pairs(seen[0], rows["document_ids"], group_ids)
+        if cached is None:
+            cached, masked_tokens_per_pair = self.cache_gradients([(vectors, group_ids, len(masked_indices))])[
+                0
+            ].values()
+        loss, pairs, figures = contrastive.surrogate_loss(vectors, cached)
+        count = pairs.new_full((), len(masked_indices))
         # The loop divides by the hidden tokens of the step: so many for each pair make of the sum over pairs their mean.
-        return Output(masked + self.weight * hidden_a_pair * loss, count, {
-            "masked": torch.stack([masked.detach().float(), count]),
-            "contrastive": torch.stack([loss.detach(), pairs]), **figures})
+        return Output(
+            masked + self.weight * masked_tokens_per_pair * loss,
+            count,
+            {
+                "mlm_loss": torch.stack([masked.detach().float(), count]),
+                "contrastive_loss": torch.stack([loss.detach(), pairs]),
+                **figures,
+            },
+        )

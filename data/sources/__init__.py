@@ -1,0 +1,1 @@
+"""Rows from wheels, hub datasets and files."""

@@ -1,0 +1,1 @@
+"""Labeled tasks: rows, splits, label sets."""

@@ -1,0 +1,1 @@
+"""Checkpoints: their format, and a thread that writes them."""

@@ -1,0 +1,1 @@
+"""Configuration: YAML files and `key=value` words into frozen, validated sections."""

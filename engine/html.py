@@ -1,0 +1,64 @@
+"""The one frame and look of every report: a page that needs nothing else, readable in black and white, on paper too."""
+
+from __future__ import annotations
+
+import html
+
+STYLE = """
+:root{color-scheme:light}
+body{font:15px/1.5 Georgia,'Times New Roman',serif;max-width:54rem;margin:2rem auto;padding:0 1.2rem;
+color:#111;background:#fff}
+h1{font-size:1.05rem;font-weight:normal;color:#555;margin:0}
+h2{font-size:1.05rem;margin:1.9rem 0 .5rem;border-top:1px solid #111;padding-top:.4rem}
+.sentence{font-size:1.55rem;line-height:1.3;margin:.3rem 0 .8rem}
+.beneath{color:#444;margin:.2rem 0}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.28rem .5rem;text-align:right;vertical-align:top;border-bottom:1px solid #ccc}
+th{font-weight:normal;color:#444;vertical-align:bottom}td:first-child,th:first-child{text-align:left;padding-left:0}
+tr.ours td{font-weight:bold}td small,th small{font-weight:normal;color:#555;display:block;white-space:nowrap}
+svg{width:100%;height:auto;display:block;margin:.6rem 0}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;background:#f5f5f5;padding:.6rem;margin:.5rem 0}
+li{overflow-wrap:anywhere}details{margin:.5rem 0}
+@media print{body{margin:0;max-width:none;font-size:11px}.sentence{font-size:1.3rem}@page{margin:14mm}
+h2{margin:1rem 0 .3rem;break-after:avoid}tr,svg{break-inside:avoid}pre{background:none;border:1px solid #ccc}}
+"""
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """HTML of `body`, HTML already, under `title`, which is text; style: what this page has of its own."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head><body>
+<h1>{html.escape(title)}</h1>
+{body}
+</body></html>
+"""
+
+
+def table(header: list[str], rows: list[list[str]], css_class: str = "", highlight_first: bool = False) -> str:
+    """HTML of cells that are HTML already; css_class: the table's class; highlight_first: whether the first row stands out."""
+
+    def line(row: list[str], tag: str, first: bool) -> str:
+        return f"<tr{' class=ours' if first else ''}>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in row) + "</tr>"
+
+    body = "".join(line(row, "td", highlight_first and not number) for number, row in enumerate(rows))
+    return f"<table class='{css_class}'><thead>{line(header, 'th', False)}</thead><tbody>{body}</tbody></table>"
+
+
+def bullet_list(lines: list[str]) -> str:
+    """HTML of a list of texts."""
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def declutter(heights: list[float], min_gap: float, low: float, high: float) -> list[float]:
+    """The heights moved as little as makes them `min_gap` from each other, in their order, between low and high: names beside
+    the ends of lines.
+    """
+    order, moved = sorted(range(len(heights)), key=heights.__getitem__), list(heights)
+    for _ in range(200):
+        for below, above in zip(order, order[1:]):
+            lacking = min_gap - (moved[above] - moved[below])
+            if lacking > 1e-9:
+                moved[below], moved[above] = moved[below] - lacking / 2, moved[above] + lacking / 2
+        moved = [min(max(height, low), high) for height in moved]
+    return moved

@@ -1,0 +1,1 @@
+"""Attention, dropout and the output projection, each by the fastest exact method of its device."""

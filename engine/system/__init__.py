@@ -1,0 +1,1 @@
+"""Hardware, OpenMP and file locks."""

@@ -1,0 +1,1 @@
+"""A model for a task: loading, layer-wise learning rates and freezing, adapters, pooling."""

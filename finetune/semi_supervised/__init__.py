@@ -1,0 +1,1 @@
+"""Learning from unlabeled text: self-training, documents, task-adaptive pretraining."""

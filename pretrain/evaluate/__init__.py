@@ -1,0 +1,1 @@
+"""Evaluate the embeddings of an encoder folder."""

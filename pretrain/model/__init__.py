@@ -1,0 +1,1 @@
+"""The encoder in training: where it comes from, how it starts, what it computes."""

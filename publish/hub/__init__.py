@@ -1,0 +1,1 @@
+"""Check a run folder and upload it to a model hub."""

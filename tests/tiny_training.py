@@ -1,0 +1,90 @@
+"""A training of a few numbers, for tests of the loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from data.sampling import shard_batch
+from engine.config.schema import Section
+from engine.runs.run import Run
+from engine.training.optimizers import adamw, muon
+from engine.training.settings import Train
+from engine.training.step import MicroBatch, Output
+from engine.training.trainer import TrainResult, fit
+
+ROWS = 8
+
+
+class Settings(Section):
+    train: Train
+
+
+class TinyNet(nn.Module):
+    """Three numbers to four, of which each row counts some."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.first, self.dropout, self.last = nn.Linear(3, 6), nn.Dropout(dropout), nn.Linear(6, 4)
+
+    def forward(self, x, y, mask):
+        found = self.last(self.dropout(torch.tanh(self.first(x))))
+        return Output(((found - y) ** 2 * mask).sum(), mask.sum())
+
+
+def full_batch(step: int) -> dict[str, torch.Tensor]:
+    x = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(step))
+    # From none to four a row, so that micro-batches count very differently.
+    counted = torch.arange(4) < torch.arange(ROWS)[:, None] * 4 // (ROWS - 1)
+    return {"x": x, "y": torch.sin(2 * x @ torch.ones(3, 4)), "mask": counted}
+
+
+def train_settings(**overrides) -> Train:
+    return Train(
+        **{
+            "steps": 10,
+            "lr": 0.01,
+            "batch_size": ROWS,
+            "weight_decay": 0.1,
+            "warmup": 0.3,
+            "log_every": 2,
+            "eval_every": 4,
+            "save_every": 3,
+        }
+        | overrides
+    )
+
+
+def run_training(
+    folder,
+    cpu_accelerator,
+    config: Train,
+    dropout: float = 0.0,
+    fail_at_step: int | None = None,
+    make_hooks=lambda module: {},
+    use_muon: bool = False,
+    **fit_kwargs,
+) -> tuple[TinyNet, Run, TrainResult]:
+    """A training in a folder, begun or gone on with."""
+    torch.manual_seed(0)
+    module, run = TinyNet(dropout), Run(Settings(train=config), "r", folder=folder)
+    run.start()
+
+    def batches(step: int, rows: int | None) -> list[MicroBatch]:
+        if step == fail_at_step:
+            raise InterruptedError
+        return [
+            MicroBatch({name: value[places] for name, value in full_batch(step).items()}, num_tokens=len(places))
+            for places in shard_batch(ROWS, 0, 1, rows)
+        ]
+
+    def scale(name: str) -> float:
+        return 0.5 if name.startswith("first") else 1.0
+
+    optimizer = (
+        muon(module.named_parameters(), config, 0.03, {module.first.weight}, scale)
+        if use_muon
+        else adamw(module.named_parameters(), config, scale)
+    )
+    fit_kwargs |= {"seed": 7, "title": "t"} | make_hooks(module)
+    return module, run, fit(module, optimizer, batches, config, run, cpu_accelerator, **fit_kwargs)
