@@ -109,7 +109,7 @@ def worker(name: str, args: list[str]) -> None:
     path, batch_size, *rest = args
     if name.startswith("ours"):
         return turns.run_contender(
-            [*headstart_args(path, int(batch_size), name), *rest], lambda batch: len(batch.inputs["keys"])
+            [*headstart_args(path, int(batch_size), name), *rest], lambda batch: len(batch.inputs["group_ids"])
         )
     taking = turns.TurnTaker(0.0)
     train_sentence_transformer(path, int(batch_size), "bf16" in name, 1_000_000, lambda: taking.step(int(batch_size)))

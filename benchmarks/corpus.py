@@ -193,7 +193,7 @@ def benchmark_scale(gigabytes: list[float]) -> None:
         (folder / "corpus.yaml").write_text("corpus: {name: large, sources: [{files: text.jsonl}]}\n")
         seconds, megabytes = measure_command([sys.executable, "-m", "data", "corpus.yaml", "init=minilm"], folder)
         print(f"{size} GB: {seconds:.0f} s, {seconds / size:.0f} s a GB, {megabytes:.0f} MB", flush=True)
-        print((folder / "output.txt").read_text().split("made out/shards")[-1], flush=True)
+        print((folder / "output.txt").read_text().split("built out/shards")[-1], flush=True)
         shutil.rmtree(folder)
 
 

@@ -80,7 +80,7 @@ def run_headstart(args: list[str], transform_batch: Callable = lambda batch: bat
     def products_of(module, config, batch, on_gpu: bool) -> float:
         # Under a mask a token's products with the whole row are made; on a GPU, those with its own document alone.
         sizes = batch.inputs["cu_seqlens"].diff().double()
-        attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.length
+        attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.max_length
         return flops_per_token(module.encoder.model, config.objective.mask_rate, attended, module.encoder.sparse_ffn)
 
     turns.run_contender(
@@ -102,7 +102,7 @@ def run_peer_worker(name: str, args: list[str]) -> None:
     from data.tokens.shards import Shards
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
-    from pretrain.train import build_encoder
+    from pretrain.model.build import build_encoder
 
     config = load_config(Pretrain, args)
     init, folder, shards = prepare(

@@ -4,7 +4,8 @@
                                       [flags="run_mlm bf16 compile"]
 
 First `python -m pretrain`, its steps filled to `share` of the minutes after a short trial; then the peer, its steps filled to
-`minutes`, its linear decay ending there, at the rate `lr` and with a warm-up, the best of those tried (LOG.md; at its own
+`minutes`, its linear decay ending there, at the rate `lr` and with a warm-up, the best of those tried
+(docs/lab-notebook; at its own
 default, 5e-5, a network from nothing learns next to nothing in that time). The loss is the fixed one: 15 % of the same
 held-out tokens hidden; of the peer, the lower of two: with documents kept apart, and with rows read as it reads them in
 training. The peer's clock stands still while it is evaluated and before its first step; ours runs from the command on.
@@ -42,7 +43,7 @@ def run_peer_worker(args: list[str], minutes: float, lr: float, warmup: float, f
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
     from pretrain.model.encoder import Encoder
-    from pretrain.train import build_encoder
+    from pretrain.model.build import build_encoder
     from pretrain.validation import Validator
 
     config = load_config(Pretrain, [*args, "model.embeddings=random"])

@@ -113,7 +113,7 @@ def run_contender(
     fit = stage.fit
 
     def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
-        first = transform_batch(batches(0, train.micro_batch)[0])
+        first = transform_batch(batches(0, train.micro_batch_size)[0])
         taking, counts = TurnTaker(compute_flops(module, config, first, accelerator.device.type == "cuda")), {}
 
         def counted(step: int, rows: int | None):

@@ -1,1 +1,1 @@
-"""From raw text and labelled rows to numbered batches. It knows no objectives, and of heads how each reads a label."""
+"""Data: raw text and labeled rows to token batches, independent of objectives and heads."""

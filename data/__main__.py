@@ -1,6 +1,6 @@
-"""Turn raw text into shards:  python -m data configs/corpus/reviews.yaml key=value ...
+"""Prepare raw text for pretraining:  python -m data configs/corpus/reviews.yaml key=value ...
 
-The same command again goes on where it was stopped, or says what there is. `--help` lists every key.
+Rerun the command to resume; when everything is built it prints the summary. `--help` lists every key.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ EXAMPLE = "configs/corpus/reviews.yaml init=minilm"
 
 
 def main(argv: list[str]) -> None:
-    """Parse, and only then load what does the work."""
+    """Parse the arguments, then import and run the preparation."""
     config = parse_config(Prepare, argv, "data", EXAMPLE)
     if config is not None:
         from data.corpus.report import format_summary

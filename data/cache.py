@@ -1,6 +1,6 @@
-"""Derived data, named by a fingerprint of what it is made from: `out/KIND/NAME-FINGERPRINT/`.
+"""Cache of derived data, named by a fingerprint of its inputs: `out/KIND/NAME-FINGERPRINT/`.
 
-The manifest is written last and the folder renamed whole, so nothing is computed twice and nothing half-written is read.
+The manifest is written last and the folder renamed as a whole, so that only finished results are ever read.
 """
 
 from __future__ import annotations
@@ -17,82 +17,75 @@ from engine.errors import CommandExit
 from engine.files import atomic_folder, file_hash, read_json, write_json, write_text
 
 OUTPUT_DIR = Path("out")
+DRY_RUN: ContextVar[bool] = ContextVar("dry_run", default=False)
 
 
 def fingerprint(inputs: object) -> str:
-    """Twelve hexadecimal digits that change whenever `inputs` (anything JSON can hold) do."""
+    """Return twelve hexadecimal digits that identify `inputs` (anything JSON can hold)."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
 def cached_file_hash(path: Path) -> str:
-    """`file_hash`, read once for each size and time of change of a file."""
-    path, known = path.resolve(), OUTPUT_DIR / "cache" / "hashes"
+    """Return `file_hash` of a file, cached until its size or modification time changes."""
+    path, cache = path.resolve(), OUTPUT_DIR / "cache" / "hashes"
     status = path.stat()
-    note = known / fingerprint([str(path), status.st_size, status.st_mtime_ns, status.st_ino])
-    if not note.is_file():
-        known.mkdir(parents=True, exist_ok=True)
-        write_text(note, file_hash(path))
-    return note.read_text()
-
-
-DRY_RUN: ContextVar[bool] = ContextVar("looking", default=False)
+    entry = cache / fingerprint([str(path), status.st_size, status.st_mtime_ns, status.st_ino])
+    if not entry.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        write_text(entry, file_hash(path))
+    return entry.read_text()
 
 
 @contextmanager
 def dry_run(enabled: bool = True) -> Iterator[None]:
-    """Within it nothing is derived: Leave is raised where something would be."""
-    before = DRY_RUN.set(enabled)
+    """Build nothing within this context: CommandExit is raised instead."""
+    token = DRY_RUN.set(enabled)
     try:
         yield
     finally:
-        DRY_RUN.reset(before)
+        DRY_RUN.reset(token)
 
 
 def stop_if_dry_run(folder: Path) -> None:
-    """Called before something is derived. Raises Leave when we are only looking."""
+    """Raise CommandExit in a dry run, where `folder` would be built."""
     if DRY_RUN.get():
-        raise CommandExit(
-            f"text     all that is named is there; {folder} is still to be made from it, and then the rest can be"
-            " looked at"
-        )
+        raise CommandExit(f"text     inputs found; {folder} is not built yet, so the remaining checks are skipped")
 
 
 def get_or_build(kind: str, name: str, inputs: dict, build: Callable[[Path], dict], quiet: bool = False) -> Path:
-    """The folder that `make(folder)` fills and describes (its manifest), made only if it is not there yet."""
-    started, there = time.time(), is_cached(cache_path(kind, name, inputs))
-    (folder,) = get_or_build_many(kind, [(name, inputs)], lambda which, folders: [build(folders[0])])
-    if not quiet and not there:
-        print(f"made {folder} in {time.time() - started:.0f} s", flush=True)
+    """Return the cached folder; `build(folder)` fills it and returns its manifest if it does not exist yet."""
+    start, exists = time.time(), is_cached(cache_path(kind, name, inputs))
+    (folder,) = get_or_build_many(kind, [(name, inputs)], lambda missing, folders: [build(folders[0])])
+    if not quiet and not exists:
+        print(f"built {folder} in {time.time() - start:.0f} s", flush=True)
     return folder
 
 
 def cache_path(kind: str, name: str, inputs: dict) -> Path:
-    """The folder that `get_or_build` makes."""
+    """Return the folder that `get_or_build` uses."""
     return OUTPUT_DIR / kind / f"{name}-{fingerprint(inputs)}"
 
 
 def is_cached(folder: Path) -> bool:
-    """Whether a derived folder is finished."""
+    """Return whether a derived folder is finished."""
     return (folder / "manifest.json").is_file()
 
 
 def get_or_build_many(
     kind: str, requests: list[tuple[str, dict]], build: Callable[[list[int], list[Path]], list[dict]]
 ) -> list[Path]:
-    """As `get_or_build` for several (name, inputs) at once: `make(which, folders)` fills those that are not there yet."""
-    folders = [cache_path(kind, *each) for each in requests]
-    missing = [number for number, folder in enumerate(folders) if not is_cached(folder)]
+    """Return the folders of several (name, inputs); `build(indices, folders)` fills those that do not exist yet."""
+    folders = [cache_path(kind, *request) for request in requests]
+    missing = [index for index, folder in enumerate(folders) if not is_cached(folder)]
     if missing:
         stop_if_dry_run(folders[missing[0]])
         with ExitStack() as stack:
-            beside = [
-                stack.enter_context(atomic_folder(folders[number], keep_existing=is_cached)) for number in missing
-            ]
-            for number, path, told in zip(missing, beside, build(missing, beside)):
-                write_json(path / "manifest.json", {**told, "inputs": requests[number][1]})
+            parts = [stack.enter_context(atomic_folder(folders[index], keep_existing=is_cached)) for index in missing]
+            for index, part, manifest in zip(missing, parts, build(missing, parts), strict=True):
+                write_json(part / "manifest.json", {**manifest, "inputs": requests[index][1]})
     return folders
 
 
 def read_manifest(folder: Path) -> dict:
-    """What a derived folder says of itself. Raises DataError for one that says nothing readable."""
+    """Read the manifest of a derived folder. Raises DataError when it cannot be read."""
     return read_json(folder / "manifest.json")

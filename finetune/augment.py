@@ -1,4 +1,4 @@
-"""Other versions of a text: tokens left out, stretches that change places (Wei and Zou 2019). Nothing is downloaded."""
+"""Augmentation of a training text by dropping tokens and swapping spans (Wei and Zou 2019)."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ from finetune.config import Augment
 
 
 def augment_tokens(is_special: np.ndarray, config: Augment, generator: np.random.Generator) -> np.ndarray:
-    """Which tokens of a text are shown, in what order: int64, numbers of its tokens.
+    """Return the indices of the tokens to keep, int64, in their new order.
 
-    is_special: bool (length,), the tokens that stay where they are: those the tokenizer puts around texts. One of the others,
-    where there are any, is always left. Stretches change places within what lies between two special tokens, so that a
-    pair of texts stays one.
+    is_special: bool (length,), tokens that stay in place: those the tokenizer adds around texts. At least one of the
+    others is kept. Spans are swapped only between two special tokens, so that a pair of texts stays a pair.
     """
     order = np.arange(len(is_special))
     if generator.random() < config.swap:
         bounds = np.flatnonzero(np.concatenate([[True], is_special, [True]]))
-        rooms = [(start, end) for start, end in zip(bounds[:-1], bounds[1:] - 1) if end - start >= 2]
-        if rooms:
-            start, end = rooms[generator.integers(len(rooms))]
+        segments = [(a, b) for a, b in zip(bounds[:-1], bounds[1:] - 1, strict=True) if b - a >= 2]
+        if segments:
+            start, end = segments[generator.integers(len(segments))]
             size = int(generator.integers(1, min(config.max_span, (end - start) // 2) + 1))
             first, second = np.sort(generator.choice(end - start - 2 * size + 1, 2)) + start
-            second += size
-            order[first : first + size], order[second : second + size] = (
-                np.arange(second, second + size),
-                np.arange(first, first + size),
-            )
-    kept = is_special | (generator.random(len(is_special)) >= config.drop)
-    if not is_special.all() and not (kept & ~is_special).any():
-        kept[generator.choice(np.flatnonzero(~is_special))] = True
-    return order[kept[order]]
+            first, second = first + np.arange(size), second + size + np.arange(size)
+            order[first], order[second] = second, first
+    keep = is_special | (generator.random(len(is_special)) >= config.drop)
+    if not is_special.all() and not (keep & ~is_special).any():
+        keep[generator.choice(np.flatnonzero(~is_special))] = True
+    return order[keep[order]]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Prediction with a head, over all processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.runs.progress import Progress
 from engine.training.distributed import gather_list, shard_list
 from finetune.dataset import TextDataset
 
-EVAL_BATCH_SIZE = 64  # texts predicted together
+EVAL_BATCH_SIZE = 64
 
 
 @torch.no_grad()
@@ -21,22 +21,20 @@ def predict(
     batch_size: int = EVAL_BATCH_SIZE,
     progress_title: str | None = None,
 ) -> list[np.ndarray]:
-    """What the head says of every text, in their order, the same on every process.
+    """Return the head's prediction for every text, in order, the same on every process.
 
-    progress_title: under which a person is told how far it is; none: nobody is.
+    progress_title: title of the progress bar; None: no progress bar.
     """
     head.eval()
-    ordered = np.argsort(dataset.lengths, kind="stable")
-    batches = [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
-    found, own = [], shard_list(batches, accelerator)
-    with Progress(
-        progress_title, len(own), 0, progress_title is not None and accelerator.is_main_process, "batch"
-    ) as progress:
-        for places in own:
-            inputs = {name: tensor.to(accelerator.device) for name, tensor in dataset.get_inputs(places).items()}
+    order = np.argsort(dataset.lengths, kind="stable")
+    batches = shard_list([order[start : start + batch_size] for start in range(0, len(order), batch_size)], accelerator)
+    visible, outputs = progress_title is not None and accelerator.is_main_process, []
+    with Progress(progress_title, len(batches), 0, visible, "batch") as progress:
+        for indices in batches:
+            inputs = {name: tensor.to(accelerator.device) for name, tensor in dataset.get_inputs(indices).items()}
             with accelerator.autocast():
-                found.append((places, head.predict(**inputs).cpu().numpy()))
-            progress.update(len(found), f"{batch_size * progress.rate(len(found)):,.0f} texts/s")
-    found = gather_list(found, accelerator)
-    by_place = {place: value for places, values in found for place, value in zip(places, values)}
-    return [by_place[place] for place in range(len(ordered))]
+                outputs.append((indices, head.predict(**inputs).cpu().numpy()))
+            progress.update(len(outputs), f"{batch_size * progress.rate(len(outputs)):,.0f} texts/s")
+    outputs = gather_list(outputs, accelerator)
+    by_index = {index: row for indices, rows in outputs for index, row in zip(indices, rows, strict=True)}
+    return [by_index[index] for index in range(len(order))]

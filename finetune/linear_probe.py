@@ -1,7 +1,7 @@
-"""A linear probe: the encoder as it is, and the last linear layer solved exactly on what it reads.
+"""Linear probe: freeze the encoder and fit the last linear layer exactly.
 
-Logistic regression, its strength chosen by cross-validation on the training labels, so no validation label is used. The
-solution is written into the layer: what is left is a model like any other, made in the time of reading the texts once.
+Logistic regression with C chosen by cross-validation on the training labels, so no validation label is used. It is
+copied into the layer: the result is an ordinary model, trained in the time of one forward pass over the texts.
 """
 
 from __future__ import annotations
@@ -20,48 +20,45 @@ FOLDS = 5
 
 
 class LastLayerInputs(nn.Module):
-    """In a head's place: what the last linear layer reads."""
+    """A head whose predictions are the inputs of the model's last linear layer."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
     def predict(self, **inputs: Tensor) -> Tensor:
-        """(texts, width)."""
-        read = []
-        hook = get_last_linear(self.model).register_forward_pre_hook(lambda module, given: read.append(given[0]))
+        """Return the features, (texts, width)."""
+        captured = []
+        hook = get_last_linear(self.model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
         try:
             self.model(**inputs)
         finally:
             hook.remove()
-        return read[0].float()
+        return captured[0].float()
 
 
 def fit_logistic_regression(
-    features: np.ndarray, labels: np.ndarray, seed: int, C: float | None = None
+    features: np.ndarray, labels: np.ndarray, seed: int, c: float | None = None
 ) -> LogisticRegression:
-    """The regression of class ids (texts,) on (texts, width), at `C`; none: the best by held-out log-likelihood.
+    """Fit logistic regression of class ids (texts,) on features (texts, width).
 
-    The fewest texts of a class are the most folds; a class of one text leaves nothing to choose by, and the strength 1.
+    c: inverse regularization strength; None: the best by cross-validated log-likelihood, with no more folds than the
+    rarest class has texts, or 1 if a class has only one text.
     """
     folds = min(FOLDS, np.bincount(labels).min())
-    if C is None and folds < 2:
-        C = 1.0
-    if C is None:
-        split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        told = [
-            cross_val_score(
-                LogisticRegression(C=C, max_iter=2_000), features, labels, cv=split, scoring="neg_log_loss"
-            ).mean()
-            for C in PROBE_C_VALUES
-        ]
-        C = float(PROBE_C_VALUES[int(np.argmax(told))])
-    return LogisticRegression(C=C, max_iter=2_000).fit(features, labels)
+    if c is None and folds < 2:
+        c = 1.0
+    if c is None:
+        split, scoring = StratifiedKFold(folds, shuffle=True, random_state=seed), "neg_log_loss"
+        models = [LogisticRegression(C=value, max_iter=2_000) for value in PROBE_C_VALUES]
+        scores = [cross_val_score(model, features, labels, cv=split, scoring=scoring).mean() for model in models]
+        c = float(PROBE_C_VALUES[int(np.argmax(scores))])
+    return LogisticRegression(C=c, max_iter=2_000).fit(features, labels)
 
 
 @torch.no_grad()
 def copy_to_last_layer(classifier: LogisticRegression, model: PreTrainedModel) -> None:
-    """Put a solution into the last linear layer; of two classes it has one row, the second's, and each takes half."""
+    """Copy a solution into the last linear layer; the single row of a two-class solution is split over both classes."""
     weight, bias = torch.from_numpy(classifier.coef_), torch.from_numpy(classifier.intercept_)
     if len(weight) == 1:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -1,4 +1,4 @@
-"""One fine-tuning: a head put on an encoder and taught what some labelled texts say."""
+"""One fine-tuning run: put a head on an encoder and train it on labeled texts."""
 
 from __future__ import annotations
 
@@ -31,62 +31,172 @@ from finetune.model import layerwise, mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
 from finetune.validate_config import validate_config
 
-MEGA_BATCH_MULT = 8  # batches dealt out by length together: more pads less, but makes batches less random
-STANDARDIZATION_TEXTS = 512  # training texts the pooled coordinates are standardised over
-POOLER_SCALE = 0.1  # what a head solved afterwards reads is the mean vector this small, where tanh is nearly straight
+MEGA_BATCH_MULT = 8  # batches grouped by length together: more means less padding, but less random batches
+STANDARDIZATION_TEXTS = 512  # training texts that the pooled coordinates are standardized on
+POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
 
 
 class FineTuneOutput(NamedTuple):
-    """What a fine-tuning leaves."""
+    """A fine-tuned model, its metrics and predictions."""
 
     model: PreTrainedModel
-    """Plain transformers."""
+    """Plain transformers model."""
     head: torch.nn.Module
-    """The module that was trained, which holds the model."""
+    """The trained module, which wraps the model."""
     metrics: dict[str, dict[str, float]]
-    """Of the test and the validation rows."""
+    """Metrics of the test and validation sets."""
     predictions: dict[str, np.ndarray]
-    """What the head says of them."""
+    """Predictions on both."""
     train_result: TrainResult
-    """How the training went."""
+    """Steps, tokens and seconds of training."""
     details: dict
-    """What else there is to tell of the test rows."""
+    """Further results on the test set."""
     peft_model: torch.nn.Module | None = None
-    """The model with peft's adapters, where there are some: one and the same until they are merged."""
+    """The model with peft's adapters, if it has any: the same object as `model` until they are merged."""
 
 
-def fit_last_layer(
-    head: torch.nn.Module,
-    model: PreTrainedModel,
-    dataset: TextDataset,
-    seed: int,
-    accelerator: Accelerator,
-    cross_validate: bool = True,
-) -> TrainResult:
-    """Solve the last linear layer on what it reads of the texts, instead of a training, or after one.
-
-    cross_validate: whether its strength is chosen by cross-validation: not where the encoder has learned these labels already.
-    """
-    began = time.time()
-    features = np.stack(predict(linear_probe.LastLayerInputs(model), dataset, accelerator))
-    strength = None if cross_validate else 1 / np.square(features).sum(1).mean()
-    linear_probe.copy_to_last_layer(
-        linear_probe.fit_logistic_regression(features, dataset.labels, seed, strength), model
-    )
-    head.eval()
-    return TrainResult(0, int(dataset.lengths.sum()), time.time() - began, {})
+def standardize_on_sample(model: PreTrainedModel, dataset: TextDataset) -> None:
+    """Standardize the output of the added pooling layer to mean 0 and variance 1 on a sample of the texts."""
+    num_texts = len(dataset.lengths)
+    # Rows are sorted by label, so take them at even distances.
+    sample = np.linspace(0, num_texts - 1, min(num_texts, STANDARDIZATION_TEXTS)).astype(int)
+    batches = np.array_split(sample, -(-len(sample) // EVAL_BATCH_SIZE))
+    mean_pooling.standardize_pooling(model, map(dataset.get_inputs, batches))
 
 
-def standardize_on_sample(
-    model: PreTrainedModel, dataset: TextDataset, constant_parameters: list[torch.nn.Parameter]
-) -> None:
-    """Bring what the added pooling layer gives, where there is one, to mean 0 and variance 1 over some of the texts."""
-    if constant_parameters:
-        count = len(dataset.lengths)  # rows stand label by label: take them from all along
-        some = np.linspace(0, count - 1, min(count, STANDARDIZATION_TEXTS)).astype(int)
-        mean_pooling.standardize_pooling(
-            model, map(dataset.get_inputs, np.array_split(some, -(-len(some) // EVAL_BATCH_SIZE)))
+class FineTuner:
+    """The model, data and schedules of one fine-tuning run. Raise ConfigError if nothing would be trained."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Finetune,
+        splits: dict[str, list[Example]],
+        label_names: list[str],
+        run: Run,
+        accelerator: Accelerator,
+        random_init: bool,
+    ):
+        self.config, self.run, self.accelerator, self.head_file = config, run, accelerator, load_head_file(config)
+        is_tagging = self.head_file.PROBLEM_TYPE == "token_classification"
+        encode_labels, task, layers = self.head_file.encode_labels, config.task.name, config.layers
+        self.texts = {
+            split: tokenize_examples(
+                rows, folder, config.max_length, f"task {task}, {split}", encode_labels, label_names, is_tagging
+            )
+            for split, rows in splits.items()
+        }
+        torch.manual_seed(config.seed)
+        self.model, constant = self.head_file.build(config.head, folder, label_names, config.dropout, random_init)
+        self.num_layers = self.model.config.num_hidden_layers - bool(constant)
+        if layers.reinit_layers:
+            layerwise.reinitialize_top_layers(self.model, layers.reinit_layers, self.num_layers)
+        self.head = self.head_file.Head(config.head, self.model)
+        train_texts = self.texts["train"]
+        if hasattr(self.head, "set_label_stats"):
+            self.head.set_label_stats(train_texts.labels)
+        self.fits_last_layer = getattr(self.head_file, "FITS_LAST_LAYER", False)
+        if constant and not self.fits_last_layer:
+            standardize_on_sample(self.model, train_texts)
+        self.peft_model = None
+        if config.adapter.name != "none":
+            from finetune.model import adapters  # peft takes a second to load
+
+            self.peft_model = adapters.add_adapters(self.model, config.adapter, self.num_layers)
+            constant = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+            self.head.keys_to_ignore_on_save = {
+                name for name, parameter in self.head.named_parameters() if not parameter.requires_grad
+            }
+        self.always_frozen = set(constant)
+        only_layers = self.fits_last_layer and not config.head.cross_entropy_weight  # no gradient above the encoder
+        if only_layers and layers.num_frozen >= self.num_layers:
+            raise ConfigError(
+                f"layers.num_frozen: {layers.num_frozen} freezes all layers, and head.name={config.head.name} trains"
+                " nothing else; freeze fewer, or set head.cross_entropy_weight=1"
+            )
+        epoch = len(train_texts.lengths) / config.train.batch_size
+        self.schedule = layerwise.freeze_schedule(
+            config.train.steps, self.num_layers, layers, epoch, min_depth=int(only_layers)
         )
+        cached_splits = [train_texts, *([self.texts["validation"]] if config.train.load_best else [])]
+        self.frozen_cache = FrozenLayerCache(self.model, cached_splits, run.folder, layers.cache_mb)
+
+    def before_step(self, step: int) -> None:
+        """Freeze the layers that are not trained at this step."""
+        depth, is_stable = self.schedule[step]
+        layerwise.freeze_below(self.model, depth, self.num_layers, self.always_frozen)
+        self.frozen_cache.set_boundary(self.num_layers - depth if self.config.layers.cache_frozen and is_stable else 0)
+
+    def get_micro_batches(self, step: int, rows: int | None) -> list[MicroBatch]:
+        """Return this process's micro-batches of a step, `rows` rows each."""
+        texts, seed, size, accelerator = (
+            self.texts["train"],
+            self.config.seed,
+            self.config.train.batch_size,
+            self.accelerator,
+        )
+        if self.config.train.sampling == "class_balanced":
+            per_class = getattr(self.head_file, "SAMPLES_PER_CLASS", 1)
+            batch = class_balanced_batch(step, size, texts.labels, seed, per_class)
+        else:
+            batch = length_grouped_batch(step, size, texts.lengths, seed, MEGA_BATCH_MULT)
+        augment = self.config.augment if self.config.augment.drop or self.config.augment.swap else None
+        return [
+            texts.get_batch(batch[indices], augment, [row_generator(seed, step, index) for index in indices])
+            for indices in shard_batch(size, accelerator.process_index, accelerator.num_processes, rows)
+        ]
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metrics on the validation set, or none if it is not used."""
+        if not self.config.train.load_best:
+            return {}
+        validation = self.texts["validation"]
+        return self.head_file.quick_metrics(predict(self.head, validation, self.accelerator), validation.labels)
+
+    def lr_scale(self, name: str) -> float:
+        """Return the factor on the scheduled learning rate of a parameter."""
+        scale = self.config.adapter.lr_scale if self.peft_model else 1.0
+        return layerwise.lr_scale(name, self.num_layers, self.config.layers, self.config.train.lr, scale)
+
+    def fit_last_layer(self, cross_validate: bool) -> TrainResult:
+        """Fit the last linear layer by logistic regression on its inputs, instead of training or after it.
+
+        cross_validate: choose C by cross-validation. Not if the encoder has already been trained on these labels.
+        """
+        start, model, texts = time.time(), self.model, self.texts["train"]
+        features = np.stack(predict(linear_probe.LastLayerInputs(model), texts, self.accelerator))
+        c = None if cross_validate else 1 / np.square(features).sum(1).mean()
+        classifier = linear_probe.fit_logistic_regression(features, texts.labels, self.config.seed, c)
+        linear_probe.copy_to_last_layer(classifier, model)
+        self.head.eval()
+        return TrainResult(0, int(texts.lengths.sum()), time.time() - start, {})
+
+    def train(self, title: str) -> TrainResult:
+        """Train the head and the layers, or only fit the last layer if the configuration is a linear probe."""
+        train = self.config.train
+        optimizer = adamw(self.head.named_parameters(), train, self.lr_scale)
+        if self.config.layers.linear_probe and not train.dry_run:
+            self.head.to(self.accelerator.device)
+            return self.fit_last_layer(cross_validate=True)
+        result = fit(
+            self.head,
+            optimizer,
+            self.get_micro_batches,
+            train,
+            self.run,
+            self.accelerator,
+            seed=self.config.seed,
+            title=title,
+            before_step=self.before_step,
+            evaluate=self.evaluate,
+            monitor=self.head_file.METRIC_FOR_BEST if train.load_best else None,
+            patience=train.patience if train.load_best else None,
+        )
+        if not self.fits_last_layer:
+            return result
+        if mean_pooling.has_mean_pooling_layer(self.model):
+            mean_pooling.init_pooler(self.model, POOLER_SCALE)
+        return replace(result, seconds=result.seconds + self.fit_last_layer(cross_validate=False).seconds)
 
 
 def finetune_model(
@@ -101,122 +211,23 @@ def finetune_model(
     on_train_end: Callable[[torch.nn.Module], None] = lambda head: None,
     text_fingerprint: str | None = None,
 ) -> FineTuneOutput:
-    """Put the head on the encoder in `folder` and train it in `run`; random_init: from random weights.
+    """Put the head on the encoder in `folder` and train it in `run`.
 
-    on_train_end: given the head once it is trained, before its figures are taken. text_fingerprint: fingerprint of what besides the task's
-    rows is learned from.
+    random_init: start from random weights. on_train_end: called with the trained head before evaluation.
+    text_fingerprint: fingerprint of training text other than the task's rows.
     """
-    head_file = load_head_file(config)
     validate_config(config)
-    texts = {
-        split: tokenize_examples(
-            examples,
-            folder,
-            config.max_length,
-            f"task {config.task.name}, {split}",
-            head_file.encode_labels,
-            label_names,
-            word_labels=head_file.PROBLEM_TYPE == "token_classification",
-        )
-        for split, examples in splits.items()
-    }
-    torch.manual_seed(config.seed)
-    model, constant = head_file.build(config.head, folder, label_names, config.dropout, random_init)
-    depth_of_encoder = model.config.num_hidden_layers - bool(constant)
-    if config.layers.reinit_layers:
-        layerwise.reinitialize_top_layers(model, config.layers.reinit_layers, depth_of_encoder)
-    head = head_file.Head(config.head, model)
-    if hasattr(head, "set_label_stats"):
-        head.set_label_stats(texts["train"].labels)
-    solved = getattr(head_file, "FITS_LAST_LAYER", False)
-    if not solved:
-        standardize_on_sample(model, texts["train"], constant)
-    adapted = None
-    if config.adapter.name != "none":
-        from finetune.model import adapters  # peft takes a second to load
-
-        adapted = adapters.add_adapters(model, config.adapter, depth_of_encoder)
-        constant = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-        head.keys_to_ignore_on_save = {
-            name for name, parameter in head.named_parameters() if not parameter.requires_grad
-        }
-    train, size, unmoved, lengths = config.train, config.train.batch_size, set(constant), texts["train"].lengths
-    layers_alone = solved and not config.head.cross_entropy_weight  # nothing of the head learns before it is solved
-    if layers_alone and config.layers.num_frozen >= depth_of_encoder:
-        raise ConfigError(
-            f"layers.num_frozen: {config.layers.num_frozen} are all layers, and head.name={config.head.name} has nothing else that"
-            " learns; freeze fewer, or take head.cross_entropy_weight=1"
-        )
-    plan = layerwise.freeze_schedule(
-        train.steps, depth_of_encoder, config.layers, len(lengths) / size, min_depth=int(layers_alone)
-    )
-    run.start(
-        labels=fingerprint(fingerprint_inputs(config.task)), **({"text": text_fingerprint} if text_fingerprint else {})
-    )
-    trunk = FrozenLayerCache(
-        model, [texts["train"], *([texts["validation"]] if train.load_best else [])], run.folder, config.layers.cache_mb
-    )
-
-    def before_step(step: int) -> None:
-        deepest, stays = plan[step]
-        layerwise.freeze_below(model, deepest, depth_of_encoder, unmoved)
-        trunk.set_boundary(depth_of_encoder - deepest if config.layers.cache_frozen and stays else 0)
-
-    def batches(step: int, rows: int | None) -> list[MicroBatch]:
-        chosen = (
-            class_balanced_batch(
-                step, size, texts["train"].labels, config.seed, getattr(head_file, "SAMPLES_PER_CLASS", 1)
-            )
-            if train.sampling == "class_balanced"
-            else length_grouped_batch(step, size, lengths, config.seed, MEGA_BATCH_MULT)
-        )
-        augment = config.augment if config.augment.drop or config.augment.swap else None
-        return [
-            texts["train"].get_batch(
-                chosen[places], augment, [row_generator(config.seed, step, place) for place in places]
-            )
-            for places in shard_batch(size, accelerator.process_index, accelerator.num_processes, rows)
-        ]
-
-    def evaluate(split: str) -> dict[str, float]:
-        return head_file.quick_metrics(predict(head, texts[split], accelerator), texts[split].labels)
-
-    optimizer = adamw(
-        head.named_parameters(),
-        train,
-        lambda name: layerwise.lr_scale(
-            name, depth_of_encoder, config.layers, train.lr, config.adapter.lr_scale if adapted else 1.0
-        ),
-    )
-    with mean_pooling.pool_first_token_only(model):
-        if config.layers.linear_probe and not train.dry_run:
-            result = fit_last_layer(head.to(accelerator.device), model, texts["train"], config.seed, accelerator)
-        else:
-            result = fit(
-                head,
-                optimizer,
-                batches,
-                train,
-                run,
-                accelerator,
-                seed=config.seed,
-                title=title,
-                before_step=before_step,
-                evaluate=lambda: evaluate("validation") if train.load_best else {},
-                monitor=head_file.METRIC_FOR_BEST if train.load_best else None,
-                patience=train.patience if train.load_best else None,
-            )
-            if solved:
-                if mean_pooling.has_mean_pooling_layer(model):
-                    mean_pooling.init_pooler(model, POOLER_SCALE)
-                solving = fit_last_layer(head, model, texts["train"], config.seed, accelerator, cross_validate=False)
-                result = replace(result, seconds=result.seconds + solving.seconds)
+    tuner = FineTuner(folder, config, splits, label_names, run, accelerator, random_init)
+    extra = {"text": text_fingerprint} if text_fingerprint else {}
+    run.start(labels=fingerprint(fingerprint_inputs(config.task)), **extra)
+    head, texts = tuner.head, tuner.texts
+    with mean_pooling.pool_first_token_only(tuner.model):
+        result = tuner.train(title)
         on_train_end(head)
-        predicted = {
+        outputs = {
             split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts
         }
-    told = postprocess(
-        head_file, head, predicted, {split: texts[split].labels for split in predicted}, label_names, train.load_best
-    )
-    trunk.close()
-    return FineTuneOutput(model, head, told.metrics, told.predictions, result, told.details, adapted)
+    labels = {split: texts[split].labels for split in outputs}
+    final = postprocess(tuner.head_file, head, outputs, labels, label_names, config.train.load_best)
+    tuner.frozen_cache.close()
+    return FineTuneOutput(tuner.model, head, final.metrics, final.predictions, result, final.details, tuner.peft_model)

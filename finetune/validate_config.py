@@ -1,4 +1,4 @@
-"""TODO."""
+"""Checks of a fine-tuning configuration that span several sections."""
 
 from __future__ import annotations
 
@@ -6,51 +6,67 @@ from engine.errors import ConfigError
 from finetune.config import Finetune
 from finetune.heads import load_head_file
 
+LOSS_KEYS = ("class_weights", "focal_gamma", "label_smoothing")
+LORA_KEYS = ("rank", "alpha", "dropout", "dora", "rslora")
+
 
 def validate_config(config: Finetune) -> None:
-    """Raises ConfigError when the head and the way it is to be taught do not go together."""
-    head_file, name = load_head_file(config), config.head.name
-    if head_file.PROBLEM_TYPE != config.task.problem_type:
-        raise ConfigError(
-            f"head.name: {name} learns {head_file.PROBLEM_TYPE}, and task.problem_type is"
-            f" {config.task.problem_type}; set task.problem_type={head_file.PROBLEM_TYPE}, or leave head.name out"
-        )
-    if getattr(head_file, "FITS_LAST_LAYER", False) and config.train.load_best:
-        raise ConfigError(
-            f"train.load_best: the last layer of head.name={name} is solved after training, so that no"
-            " evaluation before can tell which weights are best; set train.load_best=false"
-        )
-    if head_file.PROBLEM_TYPE != "single_label_classification" and config.selftrain.rounds:
-        raise ConfigError(f"selftrain.rounds: a text of head.name={name} is not of one class; leave it 0")
-    if config.selftrain.rounds and config.selftrain.corpus and not isinstance(config.task.text, str):
-        raise ConfigError(
-            "selftrain.corpus: a document's sentences are one text each, and the task's rows are of"
-            f" {' and '.join(config.task.text)}; leave it out"
-        )
-    if head_file.PROBLEM_TYPE != "single_label_classification" and config.train.sampling == "class_balanced":
-        raise ConfigError(f"train.sampling: rows of head.name={name} are not of one class each; set shuffle")
-    if head_file.PROBLEM_TYPE == "token_classification" and (config.augment.drop or config.augment.swap):
-        raise ConfigError(
-            "augment: tags belong to words, which it would leave out or move; head.name=token_classification goes without"
-        )
-    if config.layers.linear_probe and (config.adapter.name != "none" or name != "classification"):
-        raise ConfigError("layers.linear_probe: wants head.name=classification and adapter.name=none")
-    changed = [
-        f"head.{key}" for key in ("class_weights", "focal_gamma", "label_smoothing") if getattr(config.head, key, None)
+    """Raise ConfigError if the head, the task and the training settings do not fit together."""
+    head_file, name, selftrain, adapter = load_head_file(config), config.head.name, config.selftrain, config.adapter
+    problem_type, task, probe = head_file.PROBLEM_TYPE, config.task, config.layers.linear_probe
+    is_single_label = problem_type == "single_label_classification"
+    augments = config.augment.drop or config.augment.swap
+    loss_keys = [f"head.{key}" for key in LOSS_KEYS if getattr(config.head, key, None)]
+    no_cross_entropy = name == "supcon" and not config.head.cross_entropy_weight
+    without_loss = "layers.linear_probe" if probe else "head.name=supcon with head.cross_entropy_weight=0"
+    defaults = type(adapter).model_fields
+    lora_keys = [key for key in LORA_KEYS if getattr(adapter, key) != defaults[key].default]
+    checks = [
+        (
+            problem_type != task.problem_type,
+            f"head.name: {name} is for {problem_type}, and task.problem_type is {task.problem_type}; set"
+            f" task.problem_type={problem_type}, or leave head.name out",
+        ),
+        (
+            getattr(head_file, "FITS_LAST_LAYER", False) and config.train.load_best,
+            f"train.load_best: head.name={name} fits its last layer after training, so checkpoints cannot be compared;"
+            " set train.load_best=false",
+        ),
+        (
+            selftrain.rounds and not is_single_label,
+            f"selftrain.rounds: head.name={name} does not assign one class to a text; leave it 0",
+        ),
+        (
+            selftrain.rounds and selftrain.corpus and not isinstance(task.text, str),
+            "selftrain.corpus: a sentence of a document is one text, and the task's rows have"
+            f" {' and '.join(task.text)}; leave it out",
+        ),
+        (
+            config.train.sampling == "class_balanced" and not is_single_label,
+            f"train.sampling: rows of head.name={name} do not have one class each; set shuffle",
+        ),
+        (
+            augments and problem_type == "token_classification",
+            "augment: not available for head.name=token_classification, because it drops and moves tagged words",
+        ),
+        (
+            probe and (adapter.name != "none" or name != "classification"),
+            "layers.linear_probe: requires head.name=classification and adapter.name=none",
+        ),
+        (
+            loss_keys and (probe or no_cross_entropy),
+            f"{''.join(loss_keys[:1])}: {without_loss} has no loss that it could change; leave it out",
+        ),
+        (probe and augments, "augment: layers.linear_probe reads each text once, unchanged; leave it out"),
+        (
+            selftrain.corpus and not selftrain.rounds,
+            "selftrain.corpus: selftrain.rounds=0 labels no text; set it to 1 or more",
+        ),
+        (
+            lora_keys and adapter.name != "lora",
+            f"adapter.{''.join(lora_keys[:1])}: only for adapter.name=lora, not {adapter.name}; leave it out",
+        ),
     ]
-    if changed and (config.layers.linear_probe or name == "supcon" and not config.head.cross_entropy_weight):
-        where = (
-            "layers.linear_probe" if config.layers.linear_probe else "head.name=supcon with head.cross_entropy_weight=0"
-        )
-        raise ConfigError(f"{changed[0]}: {where} has no loss that it could change; leave it out")
-    if config.layers.linear_probe and (config.augment.drop or config.augment.swap):
-        raise ConfigError("augment: layers.linear_probe reads every text once, as it is; leave it out")
-    if config.selftrain.corpus and not config.selftrain.rounds:
-        raise ConfigError("selftrain.corpus: nothing is labelled in selftrain.rounds=0; give 1 or more")
-    of_lora = [
-        key
-        for key in ("rank", "alpha", "dropout", "dora", "rslora")
-        if getattr(config.adapter, key) != type(config.adapter).model_fields[key].default
-    ]
-    if of_lora and config.adapter.name != "lora":
-        raise ConfigError(f"adapter.{of_lora[0]}: is of adapter.name=lora, not {config.adapter.name}; leave it out")
+    for failed, message in checks:
+        if failed:
+            raise ConfigError(message)

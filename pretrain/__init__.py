@@ -1,1 +1,1 @@
-"""Stage one: an encoder from unlabelled text. `python -m pretrain configs/pretrain/default.yaml`."""
+"""Pretrain an encoder on unlabeled text: `python -m pretrain configs/pretrain/default.yaml`."""

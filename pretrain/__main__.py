@@ -1,6 +1,6 @@
 """Pretrain an encoder:  python -m pretrain configs/pretrain/default.yaml run=NAME train.steps=200 ...
 
-The same command again goes on where the run stopped. `--help` lists every key, `--dry-run` only looks.
+The same command resumes the run. `--help` lists every key, `--dry-run` checks the configuration.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ EXAMPLE = "configs/pretrain/default.yaml run=mine train.steps=200"
 
 
 def main(argv: list[str]) -> None:
-    """Parse, and only then load the stage itself."""
+    """Parse the configuration, then import and run the stage."""
     config = parse_config(Pretrain, argv, "pretrain", EXAMPLE)
     if config is not None:
         from data.cache import dry_run

@@ -1,4 +1,4 @@
-"""What a pretraining leaves: the encoder folder, its record and figures, a sample of what it says; on the way, what is pushed."""
+"""Outputs of a pretraining run: encoder folder, record, metrics, sample outputs, report, and pushed checkpoints."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from engine.system import hardware
 from engine.training.trainer import TrainResult
 from pretrain.config import Pretrain
 from pretrain.model.encoder import Encoder, save_encoder
-from pretrain.summary import summary
+from pretrain.summary import format_summary
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
 
 
 class Artifacts:
-    """The main process's part of `pretrain` that writes; `finish` once, `push` after each checkpoint."""
+    """Writer of a run's outputs, for the main process: `push` after each checkpoint, `finish` at the end."""
 
     def __init__(
         self,
@@ -38,27 +38,22 @@ class Artifacts:
         accelerator: Accelerator,
         with_head: bool,
     ):
-        self.config, self.run, self.encoder, self.init_folder, self.tokenizer_folder = (
-            config,
-            run,
-            encoder,
-            init_folder,
-            tokenizer_folder,
-        )
-        self.shards_folder, self.accelerator, self.with_head = shards_folder, accelerator, with_head
-        self.push_job = BackgroundCommand(run.folder / "push.log")
+        self.config, self.run, self.encoder, self.with_head = config, run, encoder, with_head
+        self.init_folder, self.tokenizer_folder, self.shards_folder = init_folder, tokenizer_folder, shards_folder
+        self.accelerator, self.push_job = accelerator, BackgroundCommand(run.folder / "push.log")
 
     def build_record(self, result: TrainResult) -> dict:
-        """All that is known of the encoder as it is after `result.step`."""
-        config = self.config
+        """Build record.json: the encoder's configuration, data, training and environment as of `result.step`."""
+        config, init_folder, shards_folder = self.config, self.init_folder, self.shards_folder
+        manifest = read_manifest(shards_folder)
         return {
             "kind": "encoder",
             "run": config.run,
             "config": config.model_dump(mode="json"),
             "init": config.init,
-            "init_record": read_record(self.init_folder) if self.init_folder else {},
-            "documents": {key: value for key, value in read_manifest(self.shards_folder).items() if key != "inputs"},
-            "shards": self.shards_folder.name,
+            "init_record": read_record(init_folder) if init_folder else {},
+            "shards_manifest": {key: value for key, value in manifest.items() if key != "inputs"},
+            "shards": shards_folder.name,
             "steps": result.step,
             "tokens": result.tokens,
             "seconds": round(result.seconds, 1),
@@ -68,54 +63,47 @@ class Artifacts:
             "max_length": config.max_length,
             "versions": package_versions(),
             "hardware": hardware.hardware_info(),
-            "text": corpus_summary(self.shards_folder),
+            "corpus_summary": corpus_summary(shards_folder),
             "pooling": self.encoder.pooling,
             "has_mlm_head": self.with_head,
-            "licenses": {
-                "corpus": source_licenses(config.corpus),
-                "base": base_model_info(config.init, self.init_folder),
-            },
+            "licenses": {"corpus": source_licenses(config.corpus), "base": base_model_info(config.init, init_folder)},
         }
 
     def save_encoder(self, folder: Path, result: TrainResult) -> None:
-        """Write the encoder folder."""
-        made = self.build_record(result)
-        save_encoder(self.encoder, folder, self.tokenizer_folder, made, build_model_card(made), self.with_head)
+        """Write the encoder folder, with its record and model card."""
+        record = self.build_record(result)
+        save_encoder(self.encoder, folder, self.tokenizer_folder, record, build_model_card(record), self.with_head)
 
     def push(self, result: TrainResult) -> None:
-        """Have the encoder of now sent to a hub beside the training, when its turn has come and none is under way."""
+        """Push the current encoder to a hub in the background, every `push_every` steps if no push is running."""
         every, folder = self.config.push_every, self.run.folder / "pushing"
-        # The folder must not change under the one that sends it.
+        # A running push still reads the folder.
         if every and result.step % every == 0 and not self.push_job.is_running():
             self.save_encoder(folder, result)
             self.push_job.start(["publish.hub.push_checkpoint", f"folder={folder}", f"repo={self.config.push_to}"])
 
     def finish(self, result: TrainResult) -> None:
-        """Write figures, the sample and the encoder folder, and tell of the run."""
-        write_json(
-            self.run.folder / "metrics.json",
-            {
-                "held_out": result.metrics,
-                "steps": result.step,
-                "tokens": result.tokens,
-                "seconds": round(result.seconds, 1),
-                "tokens_per_second": round(result.tokens / result.seconds),
-            },
-        )
-        pooled = (
-            (lambda output: output.last_hidden_state[0].mean(0))
-            if self.encoder.pooling == "mean"
-            else lambda output: output.last_hidden_state[0, 0]
-        )
-        texts = reference_outputs.decode_texts(Shards(self.shards_folder, "held_out"), self.tokenizer_folder)
-        write_json(
-            self.run.folder / "sample.json",
-            reference_outputs.record_outputs(
-                self.encoder.model.base_model, self.tokenizer_folder, texts, self.config.max_length, pooled
-            ),
-        )
-        self.save_encoder(self.run.folder / "encoder", result)
-        write_text(self.run.folder / "report.html", render_run_report(self.run))
-        print(summary(self.run))
+        """Write metrics, sample outputs, encoder folder and report, and print the summary."""
+        folder, encoder, tokenizer_folder = self.run.folder, self.encoder, self.tokenizer_folder
+        metrics = {
+            "eval": result.metrics,
+            "steps": result.step,
+            "tokens": result.tokens,
+            "seconds": round(result.seconds, 1),
+            "tokens_per_second": round(result.tokens / result.seconds),
+        }
+        write_json(folder / "metrics.json", metrics)
+
+        def pool(output):
+            states = output.last_hidden_state[0]
+            return states.mean(0) if encoder.pooling == "mean" else states[0]
+
+        model, max_length = encoder.model.base_model, self.config.max_length
+        texts = reference_outputs.decode_texts(Shards(self.shards_folder, "held_out"), tokenizer_folder)
+        sample = reference_outputs.record_outputs(model, tokenizer_folder, texts, max_length, pool)
+        write_json(folder / "sample.json", sample)
+        self.save_encoder(folder / "encoder", result)
+        write_text(folder / "report.html", render_run_report(self.run))
+        print(format_summary(self.run))
         if pushed := self.push_job.wait():
             print(f"  pushed          {pushed}")

@@ -1,4 +1,4 @@
-"""What can be set for pretraining. Every key, with its default and meaning: `python -m pretrain --help`."""
+"""Configuration of pretraining. `python -m pretrain --help` lists every key with its default and meaning."""
 
 from __future__ import annotations
 
@@ -14,91 +14,93 @@ from engine.training.settings import Train
 
 
 class ModelConfig(Section):
-    """The network trained from nothing; one that continues from an encoder keeps that encoder's shape."""
+    """The shape of a new model; with `init`, the shape is that of the existing encoder."""
 
     architecture: Literal["modernbert", "bert"] = "modernbert"
     """modernbert: rotary positions, GeGLU, pre-norm, local attention (Warner et al. 2024); bert: Devlin et al. 2019."""
     layers: PositiveInt = 4
-    """Transformer layers."""
+    """Number of transformer layers."""
     hidden_size: PositiveInt = 256
-    """Width of a token's vector."""
+    """Width of the hidden states."""
     attention_heads: PositiveInt = 4
-    """Attention heads of a layer; they divide the width."""
+    """Attention heads per layer; must divide hidden_size."""
     intermediate_size: PositiveInt = 512
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layers."""
     local_attention: PositiveInt = 128
-    """Window in tokens of modernbert's local layers; every third layer attends to all."""
+    """Attention window, in tokens, of modernbert's local layers; every third layer is global."""
     embeddings: Literal["cooccurrence", "random"] = "cooccurrence"
-    """What token vectors start at; cooccurrence: vectors counted from the text, in seconds (Levy and Goldberg 2014)."""
+    """Initial token embeddings; cooccurrence: computed from corpus statistics in seconds (Levy and Goldberg 2014)."""
     positions: PositiveInt = 512
-    """Longest text the network can ever take, in tokens."""
+    """Maximum text length of the model, in tokens."""
 
 
 class PretrainTrain(Train):
-    """The training loop's settings, and what only pretraining has a use for."""
+    """Training loop settings, including those only of pretraining."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw; muon: Muon for the matrices inside the network, AdamW for the rest (Jordan et al. 2024)."""
+    """adamw, or muon: Muon for the hidden weight matrices, AdamW for the rest (Jordan et al. 2024)."""
     matrix_lr: PositiveFloat = 0.02
-    """Peak rate of those matrices, under muon."""
+    """Peak learning rate of the hidden weight matrices with muon."""
     sharded: bool = False
-    """Whether several processes hold a share each of weights, gradients and optimizer state (FSDP2), not a copy (DDP)."""
+    """Whether to shard weights, gradients and optimizer state over the processes (FSDP2) instead of copying them (DDP)."""
     compile: bool = False
-    """Whether torch.compile translates the network's layers first: half a minute, for about a tenth more speed on a CPU."""
+    """Whether to use torch.compile on the layers: takes half a minute, and is about 10 % faster on a CPU."""
 
     resumable: ClassVar[tuple[str, ...]] = (*Train.resumable, "sharded")
 
 
 class Pretrain(Section):
-    """Pretrain an encoder on unlabelled text."""
+    """Pretrain an encoder on unlabeled text."""
 
     run: RunName
-    """Name of the run: everything it writes is in out/runs/NAME."""
+    """Name of the run; its outputs are in out/runs/NAME."""
     allow_changes: bool = False
-    """Whether to go on with a run although its configuration, text or labels are others than it was started with."""
+    """Whether to resume a run with a different configuration, text or tokenizer than it was started with."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Where every random number comes from."""
+    """Seed of all random numbers."""
     init: str | None = None
-    """The encoder to continue from: a built-in name (minilm), a folder, a hub name; none: from nothing."""
+    """The encoder to continue from: a built-in name (minilm), a folder or a hub name; none: a new model."""
     corpus: Corpus
-    """The unlabelled text."""
+    """The unlabeled text."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens in a row; documents are cut and packed to fill it."""
+    """Tokens per row; documents are split and packed to fill it."""
     short_sequence_fraction: Fraction = 0.0
-    """Share of the steps, the first ones, whose rows are half as long and twice as many; masked language modelling only."""
+    """Fraction of the steps, at the start, with twice as many rows of half the length; masked language modeling only."""
     tokenizer: TokenizerConfig = TokenizerConfig()
-    """Used when init is none."""
+    """Only used without init."""
     model: ModelConfig = ModelConfig()
-    """Used when init is none."""
+    """Only used without init."""
     dropout: Fraction = 0.0
-    """Dropout while pretraining."""
+    """Dropout during pretraining."""
     head_only_fraction: Fraction = 0.08
-    """Share of the steps in which only what init did not bring (the head) is trained, when it brought anything."""
+    """Fraction of the steps, at the start, that train only the new parameters (the head), with init."""
     init_fraction: Fraction = 0.0
-    """Share of init's weights in those that are written, which are the mean of init's and the learned ones (Wortsman et al. 2022):
-    what init knew is kept better."""
+    """Fraction of init's weights in the saved ones, an average with the trained ones that forgets less (Wortsman et al.
+    2022)."""
     head_lr_scale: PositiveFloat = 10.0
-    """Factor on the rate of what init did not bring, when it brought anything."""
+    """Learning rate multiplier of the new parameters (the head), with init."""
     pooling: Literal["mean", "cls"] | None = None
-    """How text vectors are made, written into the encoder folder; none: as init says, else mean."""
+    """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
     eval_rows: PositiveInt = 256
-    """Held-out rows of an evaluation."""
+    """Held-out rows per evaluation."""
     push_every: NonNegativeInt = 0
-    """Steps, those at which train.save_every saves, between encoders sent to a hub while training goes on; 0: none."""
+    """Steps between pushes of the encoder to a hub during training, a multiple of train.save_every; 0: never."""
     push_to: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
-    """OWNER/NAME on the hub: a private repository, its branch checkpoints."""
+    """Hub repository to push to, OWNER/NAME: private, branch `checkpoints`."""
     objective: Plugin("pretrain.objectives", "mlm") = {}
-    """What is learned."""
+    """The pretraining objective."""
     tracker: TrackerName = "none"
-    """Where else the run can be watched, besides its log.jsonl and report.html; its package is installed by its name."""
+    """Experiment tracker, in addition to log.jsonl and report.html; its package must be installed."""
     train: PretrainTrain
 
+    help_first: ClassVar[tuple[str, ...]] = ("run", "init", "objective", "train")
     resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "push_every", "push_to", "tracker")
 
     @model_validator(mode="after")
-    def check_push(self):
+    def check_push(self) -> Pretrain:
+        """Reject a push_every without push_to, or between checkpoints."""
         if self.push_every and not self.push_to:
             raise ValueError("push_every needs push_to=OWNER/NAME")
         if self.push_every % self.train.save_every:
-            raise ValueError(f"push_every={self.push_every} is no multiple of train.save_every={self.train.save_every}")
+            raise ValueError(f"push_every={self.push_every} is not a multiple of train.save_every={self.train.save_every}")
         return self

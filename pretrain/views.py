@@ -1,4 +1,4 @@
-"""Pairs of texts that mean the same: two views of a text nobody has labelled, or the columns of a table."""
+"""Positive pairs of texts: two views of an unlabeled text, or the columns of a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from data.tokens.collate import add_special_tokens, pack_texts
-from data.tokens.pairs import PairSource, PairTable, load_pairs as read_pairs
+from data.tokens.pairs import PairSource, PairTable, load_pairs
 from data.tokens.shards import Shards
 from engine.config.schema import Section
 from engine.errors import ConfigError
@@ -22,98 +22,93 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Views(Section):
-    """What the two texts of a pair are."""
+    """The two texts of a positive pair."""
 
     views: Literal["span", "mask", "dropout", "pairs"] = "span"
-    """span: two stretches of one document (Giorgi et al. 2021); mask: one text hidden twice; dropout: one text under two
-    dropout masks (Gao et al. 2021), which needs dropout; pairs: columns of your own table."""
+    """span: two spans of one document (Giorgi et al. 2021); mask: one text masked twice; dropout: one text under two
+    dropout masks (Gao et al. 2021), needs dropout; pairs: columns of your own table."""
     pairs: PairSource | None = None
-    """With views=pairs, where the table is (files, hub or wheel) and its columns: first, second, and hard if it has one."""
+    """The table for views=pairs (files, hub or wheel) and its columns: anchor, positive, and optionally negative."""
     min_span: PositiveInt = 16
-    """Fewest tokens of a span, where the document has as many."""
+    """Minimum tokens of a span, if the document has as many."""
     max_span: PositiveInt = 48
-    """Most tokens of a span."""
+    """Maximum tokens of a span."""
     max_gap: NonNegativeInt = 64
-    """Most tokens between the two spans of a pair."""
+    """Maximum tokens between the two spans of a pair."""
     overlap: bool = False
-    """Whether the two spans may overlap; where a document has no room beside the first, they do."""
+    """Whether the two spans may overlap; they do in a document too short for two separate spans."""
     mask_rate: OpenFraction = 0.3
-    """Share of each text's tokens hidden, with views=mask."""
+    """Fraction of each text's tokens to mask, with views=mask."""
     projection_dim: PositiveInt | None = None
-    """Width of a two-layer network between the text vectors and the loss, thrown away afterwards; none: the vectors."""
+    """Width of a two-layer projection between embeddings and loss, not saved; none: no projection."""
 
     @model_validator(mode="after")
-    def check_spans(self):
+    def check_spans(self) -> Views:
+        """Reject contradictory settings."""
         if self.min_span > self.max_span:
-            raise ValueError(f"shortest {self.min_span} is more than longest {self.max_span}")
+            raise ValueError(f"min_span={self.min_span} is more than max_span={self.max_span}")
         if (self.views == "pairs") != (self.pairs is not None):
             raise ValueError("views=pairs and pairs.files (or hub, or wheel) go together")
         return self
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
-        """Raises ConfigError when the rest of the configuration leaves nothing to learn."""
+        """Raise ConfigError if these views leave nothing to learn with the rest of the configuration."""
         if self.views == "dropout" and dropout == 0:
-            raise ConfigError("objective.views: dropout makes two views of a text by dropout; set dropout=0.1, say")
-        if self.views == "span" and self.max_span > max_length - 2:
             raise ConfigError(
-                f"objective.max_span: {self.max_span} tokens and two special ones do not fit max_length={max_length}"
+                "objective.views: dropout makes two views of a text by dropout; set for example dropout=0.1"
             )
+        if self.views == "span" and self.max_span > max_length - 2:
+            limit = f"{self.max_span} tokens and two special ones do not fit max_length={max_length}"
+            raise ConfigError(f"objective.max_span: {limit}")
 
 
 class PairDataset:
-    """What steps are made of: pairs of texts, drawn from the shards' pieces or from a table."""
+    """Pairs of texts from the shards' pieces or from a table, optionally masked."""
 
     def __init__(self, config: Views, shards: Shards, tokenizer_folder: Path, masking: Masking | None = None):
-        """masking: how both texts are hidden; none: they are not."""
         self.config, self.shards, self.masking = config, shards, masking
-        self.table: PairTable | None = read_pairs(config.pairs, tokenizer_folder) if config.pairs else None
+        self.table: PairTable | None = load_pairs(config.pairs, tokenizer_folder) if config.pairs else None
 
     def __len__(self) -> int:
         return len(self.shards.pieces if self.table is None else self.table)
 
     def warning(self) -> str:
-        """What a person should know of this text before it is learned from; mostly nothing."""
+        """Return a warning about an unsuitable corpus, usually empty."""
         if self.config.views != "span":
             return ""
         sizes = np.diff(self.shards.documents, prepend=0)
         document = np.searchsorted(self.shards.documents, self.shards.pieces[:, 0], side="right")
         short = float((sizes[document] < 2 * self.config.min_span).mean())
-        return (
-            ""
-            if short < 0.5
-            else (
-                f"{short:.0%} of the text stands in documents too short for two spans of"
-                f" objective.min_span={self.config.min_span} beside each other; such texts are better"
-                " served by objective.name=mlm"
-            )
-        )
+        spans = f"two spans of objective.min_span={self.config.min_span}"
+        text = f"{short:.0%} of the text is in documents too short for {spans}; use objective.name=mlm for short texts"
+        return text if short >= 0.5 else ""
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
-        """Packed rows, whose documents are the texts, pair by pair; `keys` int64 (pairs, texts of a pair), the same for
-        texts not to be held against each other; and where texts are hidden, `places` and `targets` as in masked language
-        modelling.
+        """Make a micro-batch of packed rows with one document per text, pair by pair.
+
+        `group_ids`, int64 (pairs, texts per pair), is the same for texts that are not negatives of each other. With
+        masking, `masked_indices` and `targets` are as in masked language modeling.
         """
-        drawn = [self.sample_pair(number, generator) for number, generator in zip(indices, generators)]
-        special, size = self.shards.special_ids, self.shards.max_length
-        texts = [add_special_tokens(text, special, size) for pair, _ in drawn for text in pair]
-        shown, hidden = texts, []
+        pairs = [self.sample_pair(*item) for item in zip(indices, generators, strict=True)]
+        special_ids, max_length = self.shards.special_ids, self.shards.max_length
+        texts = [add_special_tokens(text, special_ids, max_length) for pair, _ in pairs for text in pair]
+        shown, masks = texts, []
         if self.masking:
-            kinds = len(texts) // len(drawn)
-            shown, hidden = zip(
-                *(
-                    mask_tokens(self.masking, text, np.zeros(len(text)), self.shards, generators[number // kinds])
-                    for number, text in enumerate(texts)
-                )
-            )
-        inputs, at = pack_texts(list(shown), size, special["pad"])
-        inputs["keys"] = np.array([keys for _, keys in drawn], np.int64)
+            per_pair = len(texts) // len(pairs)
+            masked = [
+                mask_tokens(self.masking, text, np.zeros(len(text)), self.shards, generators[number // per_pair])
+                for number, text in enumerate(texts)
+            ]
+            shown, masks = zip(*masked, strict=True)
+        inputs, positions = pack_texts(list(shown), max_length, special_ids["pad"])
+        inputs["group_ids"] = np.array([group_ids for _, group_ids in pairs], np.int64)
         if self.masking:
-            hidden = np.concatenate(hidden)
-            inputs |= {"places": at[hidden], "targets": np.concatenate(texts)[hidden]}
-        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, len(at))
+            mask = np.concatenate(masks)
+            inputs |= {"masked_indices": positions[mask], "targets": np.concatenate(texts)[mask]}
+        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, len(positions))
 
     def sample_pair(self, index: int, generator: np.random.Generator) -> tuple[list[np.ndarray], list[int]]:
-        """(the texts of one pair, token ids without special ones; their keys)."""
+        """Return (token ids of the texts of one pair, without special tokens; their group ids)."""
         if self.table is not None:
             pair = self.table[index]
             return pair, [hash_tokens(text) for text in pair]
@@ -122,29 +117,29 @@ class PairDataset:
             text = self.shards.tokens[start : start + size]
             return [text, text], [hash_tokens(text)] * 2
         document = int(np.searchsorted(self.shards.documents, start, side="right"))
-        begin = int(self.shards.documents[document - 1]) if document else 0
-        first, second = sample_spans(int(self.shards.documents[document]) - begin, self.config, generator)
-        return [self.shards.tokens[begin + span.start : begin + span.stop] for span in (first, second)], [document] * 2
+        offset = int(self.shards.documents[document - 1]) if document else 0
+        spans = sample_spans(int(self.shards.documents[document]) - offset, self.config, generator)
+        return [self.shards.tokens[offset + span.start : offset + span.stop] for span in spans], [document] * 2
 
 
 def sample_spans(document_length: int, config: Views, generator: np.random.Generator) -> tuple[slice, slice]:
-    """Two stretches of a document of `document_length` tokens: lengths and places uniform, the second within reach of the first."""
+    """Sample two spans of a document, with uniform lengths and positions, at most `max_gap` tokens apart."""
     lengths = np.minimum(generator.integers(config.min_span, config.max_span + 1, size=2), document_length)
-    first = int(generator.integers(0, document_length - lengths[0] + 1))
-    earliest = max(0, first - config.max_gap - int(lengths[1]))
-    latest = min(document_length - int(lengths[1]), first + int(lengths[0]) + config.max_gap)
-    beside = [range(earliest, first - int(lengths[1]) + 1), range(first + int(lengths[0]), latest + 1)]
-    room = sum(map(len, beside))
-    if config.overlap or not room:
+    first_length, second_length = map(int, lengths)
+    first = int(generator.integers(0, document_length - first_length + 1))
+    earliest = max(0, first - config.max_gap - second_length)
+    latest = min(document_length - second_length, first + first_length + config.max_gap)
+    before, after = range(earliest, first - second_length + 1), range(first + first_length, latest + 1)
+    num_separate = len(before) + len(after)
+    if config.overlap or not num_separate:
         second = int(generator.integers(earliest, latest + 1))
     else:
-        place = int(generator.integers(0, room))
-        second = beside[0][place] if place < len(beside[0]) else beside[1][place - len(beside[0])]
-    return slice(first, first + int(lengths[0])), slice(second, second + int(lengths[1]))
+        index = int(generator.integers(0, num_separate))
+        second = before[index] if index < len(before) else after[index - len(before)]
+    return slice(first, first + first_length), slice(second, second + second_length)
 
 
 def hash_tokens(ids: np.ndarray) -> int:
-    """The same number for the same tokens."""
-    return int.from_bytes(
-        hashlib.blake2b(ids.astype(np.int64).tobytes(), digest_size=8).digest(), "little", signed=True
-    )
+    """Hash token ids to a signed 64-bit integer."""
+    digest = hashlib.blake2b(ids.astype(np.int64).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

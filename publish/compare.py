@@ -1,6 +1,6 @@
-"""Compare runs:  python -m publish.compare out/runs/A out/runs/B ...   (one will do, and one that still trains).
+"""Compare runs:  python -m publish.compare out/runs/A out/runs/B ...
 
-A table in the terminal, and a page of overlaid curves that needs nothing else. `--help` lists the keys.
+Prints a table and writes a self-contained HTML page of overlaid curves. One run is enough, and it may still be training.
 """
 
 from __future__ import annotations
@@ -16,118 +16,106 @@ from pydantic import Field
 from engine.cli import parse_config, run_command
 from engine.config.schema import Section
 from engine.files import write_text
-from engine.html import page as framed, table
+from engine.html import page as html_page, table
 from engine.runs.run import RUNS_FOLDER
 from publish.report import charts, runs
 from publish.report.run_report import format_duration
-from publish.words import flags_to_keys
 
-MAX_DIFFERENCES = 40  # configuration keys that differ, on the page
+MAX_DIFFERENCES = 40  # differing configuration keys on the page
 
 
 class Compare(Section):
-    """Hold runs against each other."""
+    """Compare runs."""
 
     runs: Annotated[list[str], Field(min_length=1)]
-    """Their folders, or names in out/runs; bare words are taken for these."""
+    """Folders of the runs, or their names in out/runs; also positional arguments."""
     page: str | None = None
-    """Where the page goes; none: out/compared/ and the runs' names."""
+    """Path of the HTML page; none: in out/compared/, named after the runs."""
 
 
 def run_names(folders: list[Path]) -> list[str]:
-    """What each run is called: the end of its path from where the paths differ on."""
+    """Return the shortest distinct names: as many trailing parts of each path as make them differ."""
     parts = [folder.resolve().parts for folder in folders]
-    long = next(
-        (
-            length
-            for length in range(1, max(map(len, parts)) + 1)
-            if len({each[-length:] for each in parts}) == len(parts)
-        ),
-        1,
-    )
-    return ["/".join(each[-long:]) for each in parts]
+    lengths = range(1, max(map(len, parts)) + 1)
+    length = next((length for length in lengths if len({path[-length:] for path in parts}) == len(parts)), 1)
+    return ["/".join(path[-length:]) for path in parts]
 
 
 def summarize_run(run: runs.LoadedRun) -> dict[str, str]:
-    """What the table tells of a run: the end of training, the last evaluation, the figures on test rows."""
-    log = run.log
-    if not log:
+    """Return a run's column of the table: its last log line, its last evaluation and its test metrics."""
+    if not run.log:
         return {"steps": "0"}
-    evaluated = next((entry for entry in reversed(log) if any("/" in name for name in entry)), {})
-    speeds = [entry["tokens_per_second"] for entry in log if "tokens_per_second" in entry]
-    found = {
-        "steps": f"{log[-1]['step']:,}",
-        "tokens": f"{log[-1].get('tokens', 0):,}",
-        "time": format_duration(log[-1].get("seconds", 0)),
+    last = run.log[-1]
+    evaluation = next((entry for entry in reversed(run.log) if any("/" in name for name in entry)), {})
+    speeds = [entry["tokens_per_second"] for entry in run.log if "tokens_per_second" in entry]
+    return {
+        "steps": f"{last['step']:,}",
+        "tokens": f"{last.get('tokens', 0):,}",
+        "time": format_duration(last.get("seconds", 0)),
         "tokens/s": f"{median(speeds):,.0f}" if speeds else "–",
-        "loss": f"{log[-1].get('loss', float('nan')):.3f}",
+        "loss": f"{last.get('loss', float('nan')):.3f}",
+        **{name: runs.format_number(value) for name, value in evaluation.items() if "/" in name},
+        **{f"test/{name}": runs.format_number(value) for name, value in run.metrics.get("test", {}).items()},
     }
-    found |= {name: runs.format_number(value) for name, value in evaluated.items() if "/" in name}
-    if "test" in run.metrics:
-        found |= {f"test/{name}": runs.format_number(value) for name, value in run.metrics["test"].items()}
-    return found
 
 
 def table_rows(loaded_runs: dict[str, runs.LoadedRun]) -> tuple[list[str], list[list[str]]]:
-    """(the header, a line for each figure) of the table, a column a run."""
-    found = {name: summarize_run(run) for name, run in loaded_runs.items()}
-    figures = dict.fromkeys(figure for each in found.values() for figure in each)
-    return ["", *found], [[figure, *(each.get(figure, "–") for each in found.values())] for figure in figures]
+    """Return (header, rows) of the table: a column for each run, a row for each metric."""
+    columns = {name: summarize_run(run) for name, run in loaded_runs.items()}
+    metrics = dict.fromkeys(metric for column in columns.values() for metric in column)
+    return ["", *columns], [[metric, *(column.get(metric, "–") for column in columns.values())] for metric in metrics]
 
 
 def config_differences(loaded_runs: dict[str, runs.LoadedRun]) -> list[list[str]]:
-    """The configuration's keys in which the runs differ, with each run's value."""
+    """Return the configuration keys in which the runs differ, each with the value in each run."""
     keys = dict.fromkeys(key for run in loaded_runs.values() for key in run.config)
     rows = [[key, *(str(run.config.get(key, "–")) for run in loaded_runs.values())] for key in keys if key != "run"]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def render_comparison(loaded_runs: dict[str, runs.LoadedRun]) -> str:
-    """The whole page: which line is which run, the curves, the table, and what was set differently."""
-    logs = {name: run.log for name, run in loaded_runs.items()}
-    header, rows = table_rows(loaded_runs)
-    heads = ["", *(f"{charts.legend_key(place)}{html.escape(name)}" for place, name in enumerate(loaded_runs))]
-    escaped = [[html.escape(cell) for cell in row] for row in rows]
-    differ = [[html.escape(cell) for cell in row] for row in config_differences(loaded_runs)[:MAX_DIFFERENCES]]
-    return framed(
-        "Runs compared: " + ", ".join(loaded_runs),
-        table(heads, escaped)
-        + f"<h2>Curves</h2>{runs.metric_charts(logs)}"
-        + (f"<h2>What was set differently</h2>{table(heads, differ)}" if differ else ""),
-        charts.STYLE,
+    """Return the page: a table with a legend, the curves, and the differences in configuration."""
+
+    def escape(rows: list[list[str]]) -> list[list[str]]:
+        return [[html.escape(cell) for cell in row] for row in rows]
+
+    header = ["", *(f"{charts.legend_key(index)}{html.escape(name)}" for index, name in enumerate(loaded_runs))]
+    differences = escape(config_differences(loaded_runs)[:MAX_DIFFERENCES])
+    body = (
+        table(header, escape(table_rows(loaded_runs)[1]))
+        + f"<h2>Curves</h2>{runs.metric_charts({name: run.log for name, run in loaded_runs.items()})}"
+        + (f"<h2>Configuration differences</h2>{table(header, differences)}" if differences else "")
     )
+    return html_page("Runs compared: " + ", ".join(loaded_runs), body, charts.STYLE)
 
 
 def comparison_table(loaded_runs: dict[str, runs.LoadedRun]) -> str:
-    """The table in the terminal."""
+    """Return the table for the terminal."""
     header, rows = table_rows(loaded_runs)
-    widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
-    lines = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        for row in [header, *rows]
-    ]
-    return "\n".join("  " + "   ".join(line).rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for name, *cells in [header, *rows]:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  " + "   ".join([name.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join(lines)
 
 
 def compare(config: Compare) -> None:
-    """Print the table and write the page. Raises ConfigError for a folder that is no run."""
-    folders = [
-        Path(run) if "/" in run or Path(run).is_dir() else RUNS_FOLDER / run for run in dict.fromkeys(config.runs)
-    ]
-    names = run_names(folders)
-    told = {name: runs.load_run(folder) for name, folder in zip(names, folders)}
-    short = "-".join(name.replace("/", "-") for name in names)[:100]
-    path = Path(config.page) if config.page else Path("out/compared") / f"{short}.html"
+    """Print the table and write the page. Raises ConfigError for a folder that is not a run."""
+    names = dict.fromkeys(config.runs)
+    folders = [Path(run) if "/" in run or Path(run).is_dir() else RUNS_FOLDER / run for run in names]
+    loaded_runs = dict(zip(run_names(folders), map(runs.load_run, folders), strict=True))
+    short_name = "-".join(name.replace("/", "-") for name in loaded_runs)[:100]
+    path = Path(config.page) if config.page else Path("out/compared") / f"{short_name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render_comparison(told))
-    print(f"\n{comparison_table(told)}\n\n  page  {os.fspath(path)}")
+    write_text(path, render_comparison(loaded_runs))
+    print(f"\n{comparison_table(loaded_runs)}\n\n  page  {os.fspath(path)}")
 
 
 def main(args: list[str]) -> None:
-    config = parse_config(
-        Compare, flags_to_keys(args, "runs", allow_many=True), "publish.compare", "out/runs/A out/runs/B"
-    )
-    if config is not None:
+    """Compare the runs that the command line names."""
+    config = parse_config(Compare, args, "publish.compare", "out/runs/A out/runs/B", positional="runs")
+    if config:
         compare(config)
 
 

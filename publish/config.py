@@ -1,4 +1,4 @@
-"""What can be set for publishing. Every key, with its default and meaning: `python -m publish --help`."""
+"""Configuration of publishing. For every key with its default and meaning, run `python -m publish --help`."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ LicenseName = Annotated[str, Field(min_length=1)]
 
 
 class Licenses(Section):
-    """Licences that the run's record does not name, in their own words."""
+    """Licenses that the run's record does not name."""
 
     model: LicenseName | None = None
-    """What is published is given away under it; none: that of the weights it began with, where it began with some."""
+    """License of what is published; none: that of the initial weights, if there were any."""
     corpus: LicenseName | None = None
-    """The training text's, where its source names none (`licence` of a corpus's source)."""
+    """License of the training text, if its source names none (`license` of a corpus's source)."""
     labels: LicenseName | None = None
-    """The labelled rows', likewise."""
+    """License of the labeled examples, if their source names none."""
     base: LicenseName | None = None
-    """That of the weights it began with."""
+    """License of the initial weights, if they name none."""
 
 
 class Destination(Section):
-    """Where on which hub: HF_ENDPOINT names the hub, HF_TOKEN or `hf auth login` says who you are."""
+    """Repository on a model hub. HF_ENDPOINT sets the hub, HF_TOKEN or `hf auth login` the account."""
 
     repo: str
-    """OWNER/NAME on the hub; made if it is not there."""
+    """OWNER/NAME on the hub; created if missing."""
     private: bool = False
-    """Whether only its owner may see it; one that is there already must be private then."""
+    """Whether the repository is private; an existing one must then be private already."""
     revision: str = "main"
-    """The branch; made from main if it is not there."""
+    """Branch; created from main if missing."""
     replace: bool = False
-    """Whether a repository that holds something else is overwritten."""
+    """Whether to overwrite a repository that holds something else."""
 
 
 class Publish(Destination):
-    """Check a finished run's folder, and send it to a model hub."""
+    """Check a finished run and upload it to a model hub."""
 
     run: str
-    """The run: its folder, or its name in out/runs."""
+    """Run: its folder, or its name in out/runs."""
     adapter: bool = False
-    """Whether peft's adapter is published, with what it was trained beside, instead of the merged model."""
+    """Whether to publish the PEFT adapter and its base model instead of the merged model."""
     dry_run: bool = False
-    """Check, list every file and show the card; nothing is sent, no token is needed."""
+    """Whether to only run the checks, list the files and print the card; needs no token."""
     license: Licenses = Licenses()
-    """Licences that the record does not name."""
+    """Licenses that the record does not name."""
     allow: list[str] = []
-    """What is no secret, * standing for anything: paths or a user's name that may stand in what is published."""
+    """Paths and user names that may appear in what is published; * matches anything."""

@@ -47,7 +47,7 @@ def test_products_of_a_step_are_those_that_torch_counts(architecture):
     encoder.model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         mlm.Objective(mlm.Config(), encoder)(**inputs).loss.backward()
-    share = len(inputs["places"]) / inputs["input_ids"].numel()
+    share = len(inputs["masked_indices"]) / inputs["input_ids"].numel()
     step = pretraining.flops_per_item(encoder.model, share, 32, encoder.sparse_ffn)
     assert counter.get_total_flops() == pytest.approx(inputs["input_ids"].numel() * step, rel=0.02)
     assert step < 0.9 * pretraining.flops_per_item(encoder.model, share, 32)

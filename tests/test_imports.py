@@ -1,14 +1,15 @@
-"""Who may import whom, by reading the import statements."""
+"""Which package may import which, by reading the import statements."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = ("engine", "data", "pretrain", "finetune", "publish")
 MAY_IMPORT = {
     "engine": set(),
@@ -17,129 +18,126 @@ MAY_IMPORT = {
     "finetune": {"engine", "data", "publish"},
     "publish": {"engine"},
 }
-SHARED = (
-    "publish.card.card",
-    "publish.report.run_report",
-)  # all that the stages know of publishing: from records and logs to text
-HEAVY = {
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "peft",
-    "sklearn",
-    "daft",
-    "ray",
-    "pyarrow",
-    "pandas",
-    "scipy",
-    "ftfy",
+# The order of sub-packages and top-level modules inside a package: each imports only those before it.
+ORDER = {
+    "engine": "errors html kernels files config system cli runs checkpointing training",
+    "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config prepare reference_outputs __main__",
+    "pretrain": "masking config summary info_nce model views evaluate objectives validation artifacts"
+    " validate_config train __main__",
+    "finetune": "config augment dataset model evaluation heads inference linear_probe validate_config training artifacts"
+    " semi_supervised train study __main__",
+    "publish": "config card report hub export compare __main__",
 }
+# All that the stages import of publishing: from records and logs to text.
+SHARED = ("publish.card.card", "publish.report.run_report")
+HEAVY = set("torch transformers accelerate datasets tokenizers peft sklearn daft ray pyarrow pandas scipy ftfy".split())
 LIGHT = (
-    "engine.config.loader",
-    "engine.errors",
-    "engine.config.help",
-    "engine.cli",
-    "data.sources.source",
-    "data.config",
-    "data.tasks.task",
-    "data.sources.readers",
-    "data.__main__",
-    "pretrain.config",
-    "finetune.config",
-    "pretrain.__main__",
-    "finetune.__main__",
-    "finetune.study.config",
-    "finetune.study.__main__",
-    "publish.config",
-    "publish.__main__",
-    "engine.runs.trackers",
-    "engine.html",
-    "publish.report.run_report",
-    "publish.compare",
-    "publish.export",
-)
+    "engine.errors engine.cli engine.html engine.config.loader engine.config.help engine.config.messages"
+    " engine.runs.trackers data.config data.__main__ data.sources.source data.sources.readers data.tasks.task"
+    " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
+    " publish.config publish.__main__ publish.compare publish.export publish.report.run_report"
+).split()
 
 
 def file_of(module: str) -> Path | None:
-    """The file of one of our modules; None for anybody else's."""
+    """Return the file of a module of this project; None for any other module."""
     path = ROOT / module.replace(".", "/")
     if module.partition(".")[0] not in PACKAGES:
         return None
     return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
 
 
-def statements(node: ast.AST, inside_functions: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The import statements below a node."""
+def import_statements(node: ast.AST, inside_functions: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the import statements below a node."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child
         elif inside_functions or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            yield from statements(child, inside_functions)
+            yield from import_statements(child, inside_functions)
 
 
-def imported(path: Path, inside_functions: bool) -> set[str]:
-    """The modules that a file names in its imports; `from data import batches` names data and data.tokens.collate."""
-    found = set()
-    for statement in statements(ast.parse(path.read_text(encoding="utf-8")), inside_functions):
+def imported_names(path: Path, inside_functions: bool) -> set[str]:
+    """Return the dotted names that a file imports; `from data import sampling` gives data and data.sampling."""
+    names = set()
+    for statement in import_statements(ast.parse(path.read_text(encoding="utf-8")), inside_functions):
         if isinstance(statement, ast.Import):
-            found |= {alias.name for alias in statement.names}
+            names |= {alias.name for alias in statement.names}
         else:
             assert statement.level == 0, f"{path}: a relative import, which this test does not follow"
-            found |= {statement.module} | {f"{statement.module}.{alias.name}" for alias in statement.names}
-    return found
+            names |= {statement.module} | {f"{statement.module}.{alias.name}" for alias in statement.names}
+    return names
 
 
-def reached(module: str) -> set[str]:
-    """Everything that importing a module imports at module level, followed through our own files."""
-    seen, waiting = set(), [module]
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if file_of(name):
-            # Importing a.b runs a/__init__.py first.
-            waiting += [*imported(file_of(name), inside_functions=False), *filter(None, [name.rpartition(".")[0]])]
+def imported_modules(module: str, inside_functions: bool) -> set[str]:
+    """Return the modules of this project that a module imports; of a package and a module in it, the module alone."""
+    names = {name for name in imported_names(file_of(module), inside_functions) if file_of(name)}
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)} - {module}
+
+
+def all_modules(package: str) -> list[str]:
+    """Return every module of a package, by dotted name."""
+    paths = sorted((ROOT / package).rglob("*.py"))
+    assert paths
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+
+
+def reachable_modules(module: str) -> set[str]:
+    """Return everything that importing a module imports at module level."""
+    seen, queue = set(), [module]
+    while queue:
+        name = queue.pop()
+        if name not in seen:
+            seen.add(name)
+            if file_of(name):  # importing a.b runs a/__init__.py first
+                queue += [*imported_names(file_of(name), inside_functions=False), *filter(None, [name.rpartition(".")[0]])]
     return seen
 
 
-def test_the_reader_finds_imports_in_functions_classes_and_branches(tmp_path):
+def test_imports_are_found_in_functions_classes_and_branches(tmp_path):
     path = tmp_path / "example.py"
     path.write_text("import a.b\nif a:\n    from c import d\nclass K:\n    import e\ndef f():\n    import g as h\n")
-    assert imported(path, inside_functions=False) == {"a.b", "c", "c.d", "e"}
-    assert imported(path, inside_functions=True) == {"a.b", "c", "c.d", "e", "g"}
+    assert imported_names(path, inside_functions=False) == {"a.b", "c", "c.d", "e"}
+    assert imported_names(path, inside_functions=True) == {"a.b", "c", "c.d", "e", "g"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_point_one_way(package):
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files
-    for path in files:
-        names = imported(path, inside_functions=True)
-        ours = {name.partition(".")[0] for name in names} & set(PACKAGES)
-        assert ours <= MAY_IMPORT[package] | {package}, f"{path.relative_to(ROOT)} imports {ours}"
-        outside = {name for name in names if file_of(name) and name.startswith("publish.") and name not in SHARED}
-        assert package == "publish" or not outside, f"{path.relative_to(ROOT)} imports {outside}"
+def test_packages_import_only_those_below_them(package):
+    for module in all_modules(package):
+        imported = imported_modules(module, inside_functions=True)
+        assert {name.partition(".")[0] for name in imported} <= MAY_IMPORT[package] | {package}, module
+        outside = {name for name in imported if name.startswith("publish.") and name not in SHARED}
+        assert package == "publish" or not outside, f"{module} imports {outside}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_sub_packages_import_only_those_before_them(package):
+    order = ORDER[package].split()
+    for module in all_modules(package):
+        own = module.split(".")[1:2]
+        if own:
+            assert own[0] in order, f"{module}: give it a place in ORDER"
+            for name in imported_modules(module, inside_functions=True):
+                if name.startswith(f"{package}.") and (other := name.split(".")[1]) != own[0]:
+                    assert order.index(other) < order.index(own[0]), f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_through_others():
+    modules = [module for package in PACKAGES for module in all_modules(package)]
+    tuple(TopologicalSorter({module: imported_modules(module, True) for module in modules}).static_order())
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_what_help_needs_imports_nothing_heavy(module):
+def test_the_command_line_imports_nothing_heavy(module):
     assert file_of(module)
-    assert not {name.partition(".")[0] for name in reached(module)} & HEAVY
+    assert not {name.partition(".")[0] for name in reachable_modules(module)} & HEAVY
 
 
-def test_following_imports_does_reach_torch():
-    assert "torch" in reached("pretrain.train") and "torch" in reached("finetune.train")
+def test_following_imports_reaches_torch():
+    assert "torch" in reachable_modules("pretrain.train") and "torch" in reachable_modules("finetune.train")
 
 
-def test_a_mistake_is_told_before_anything_heavy_is_loaded():
-    said = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"""
+def test_a_mistyped_key_is_reported_before_anything_heavy_is_loaded():
+    script = f"""
 import sys
 from engine.errors import ConfigError
 from finetune.__main__ import main
@@ -148,13 +146,9 @@ try:
 except ConfigError as error:
     print(error)
 print(sorted(set(sys.modules) & {HEAVY}))
-""",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    ).stdout
-    assert said.splitlines() == [
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT).stdout
+    assert output.splitlines() == [
         "task.labelz: no such key (nearest: task.label)",
         "train.lr: 'x' is not a number",
         "[]",

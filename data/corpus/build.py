@@ -1,4 +1,14 @@
-"""TODO."""
+"""The corpus pipeline: read and clean, compute signals, then select the documents that are kept.
+
+out/corpus/NAME-FINGERPRINT/
+    dropped.bin     uint8   per text, in the order of the text folders: 0 if kept, else the index of its drop reason in
+                            the manifest's `reasons`
+    sentences.bin   uint8   per sentence of a kept text: 1 if dropped; only with sentence deduplication
+    manifest.json   the text folders, and the counts of every step
+
+The texts themselves stay in the text folders. If no step drops texts, none are stored: the manifest then holds the
+configuration to read them again, and counts.json the counts of the last pass.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +17,36 @@ from pathlib import Path
 from data.cache import cache_path, get_or_build, is_cached, stop_if_dry_run
 from data.corpus import decontaminate, runner, signals
 from data.corpus.config import Corpus
-from data.corpus.extract import Bucket, extract, split_into_buckets
+from data.corpus.extract import Bucket, extract, split_corpus
 from data.corpus.select import select_documents
 
 
 def fingerprint_inputs(corpus: Corpus, buckets: list[Bucket]) -> dict:
-    """What the fingerprint of the documents is made of."""
-    told = corpus.model_dump(mode="json", include={"filter", "deduplicate", "decontaminate"})
+    """Return what determines the documents of a corpus."""
+    inputs = corpus.model_dump(mode="json", include={"filter", "deduplicate", "decontaminate"})
     if corpus.decontaminate.tasks:
-        told["index"] = decontaminate.build_index(corpus).name
-    return {
-        **told,
-        "parts": [[part.fingerprint_inputs, part.source.weight, part.source.language] for part in buckets],
-        "version": 4,
-    }
+        inputs["index"] = decontaminate.build_index(corpus).name
+    parts = [[bucket.fingerprint_inputs, bucket.source.weight, bucket.source.language] for bucket in buckets]
+    return {**inputs, "parts": parts, "version": 4}
 
 
 def build_corpus(corpus: Corpus) -> Path:
-    """The folder of the corpus's documents. Raises DataError when none is left."""
-    parts = [part for source in corpus.sources for part in split_into_buckets(source, corpus.clean)]
-    inputs = fingerprint_inputs(corpus, parts)
-    if is_cached(cache_path("corpus", corpus.name, inputs)):
-        return cache_path("corpus", corpus.name, inputs)
-    if is_streaming(corpus, parts):
-        return get_or_build("corpus", corpus.name, inputs, lambda folder: {"stream": corpus.model_dump(mode="json")})
-    stop_if_dry_run(cache_path("corpus", corpus.name, inputs))
+    """Return the folder of the corpus's documents. Raises DataError when none is left."""
+    buckets = split_corpus(corpus)
+    inputs = fingerprint_inputs(corpus, buckets)
+    folder = cache_path("corpus", corpus.name, inputs)
+    if is_cached(folder):
+        return folder
+    if is_streaming(corpus, buckets):
+        manifest = {"streamed_corpus": corpus.model_dump(mode="json")}
+        return get_or_build("corpus", corpus.name, inputs, lambda _: manifest)
+    stop_if_dry_run(folder)
     runner.start_runner(corpus)
-    texts = runner.run_parallel(extract, parts, [part.total_bytes for part in parts], corpus)
-    return get_or_build("corpus", corpus.name, inputs, lambda folder: select_documents(folder, corpus, parts, texts))
+    texts = runner.run_parallel(extract, buckets, [bucket.total_bytes for bucket in buckets], corpus)
+    return get_or_build("corpus", corpus.name, inputs, lambda made: select_documents(made, corpus, buckets, texts))
 
 
 def is_streaming(corpus: Corpus, buckets: list[Bucket]) -> bool:
-    """Whether texts go straight from their files into shards: nothing is to be decided, so nothing needs to be kept."""
-    return not (
-        signals.needs_signals(corpus) or corpus.deduplicate.sentences or any(not part.files for part in buckets)
-    )
+    """Return whether texts go straight from files into shards, since no step drops any and they need not be stored."""
+    only_files = all(bucket.files for bucket in buckets)
+    return only_files and not signals.needs_signals(corpus) and not corpus.deduplicate.sentences

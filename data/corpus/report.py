@@ -101,7 +101,7 @@ def shard_facts(report: dict) -> list[tuple[str, str]]:
         ),
         (
             "rows",
-            f"{train['rows']:,} of {report['length']} positions, {train['fill']:.1%} of them filled;"
+            f"{train['rows']:,} of {report['max_length']} positions, {train['fill_fraction']:.1%} of them filled;"
             f" {held_out['rows']:,} held out",
         ),
         ("tokens", f"{train['tokens']:,}, {train['tokens_per_epoch']:,} in a pass; {held_out['tokens']:,} held out"),
@@ -109,7 +109,7 @@ def shard_facts(report: dict) -> list[tuple[str, str]]:
             "tokenizer",
             f"{report['vocab_size']:,} tokens, {report['tokenizer']['tokens_per_word']:.2f} for a word,"
             f" {report['tokenizer']['tokens_per_character']:.2f} for a character,"
-            f" {report['tokenizer']['unknown']:.3%} unknown",
+            f" {report['tokenizer']['unknown_fraction']:.3%} unknown",
         ),
     ]
 
@@ -181,7 +181,7 @@ def to_html(report: dict) -> str:
     parts = [
         table(["", "documents", "words", "tokens"], rows),
         bullet_list([f"{what}: {how_much}" for what, how_much in shard_facts(report)] + format_notes(report)),
-        histogram(report["lengths"]),
+        histogram(report["length_histogram"]),
     ]
     if report["most_duplicated"]:
         parts += [

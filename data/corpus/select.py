@@ -1,4 +1,4 @@
-"""Which texts of a corpus are kept, by what they were marked with; and what a person should see of those that are not."""
+"""Selection of the documents of a corpus by their signals, with the counts and examples of those that are dropped."""
 
 from __future__ import annotations
 
@@ -20,97 +20,82 @@ NO_CONTAMINATION: dict = {"tasks": [], "documents": {}}
 
 
 def select_documents(folder: Path, corpus: Corpus, buckets: list[Bucket], text_folders: list[Path]) -> dict:
-    """Fill the corpus folder: decide for every text whether it is kept; returns the manifest."""
-    told = [read_manifest(text) for text in text_folders]
-    sizes = [each["documents"] for each in told]
-    if not sum(sizes):
-        raise DataError(empty_corpus_message(corpus, buckets, told))
+    """Decide which texts are kept, write dropped.bin to the corpus folder, and return the manifest."""
+    manifests = [read_manifest(text_folder) for text_folder in text_folders]
+    sizes = [manifest["documents"] for manifest in manifests]
+    total = sum(sizes)
+    if not total:
+        raise DataError(empty_corpus_message(corpus, buckets, manifests))
     index = decontaminate.build_index(corpus) if corpus.decontaminate.tasks else None
     if signals.needs_signals(corpus):
-        marked = signals.compute_signals(text_folders, corpus, index)
-        decontaminate.load_index.cache_clear()  # some hundred megabytes that nobody asks for again
-        dropped, first, reasons, found = assign_drop_reasons(corpus, marked, sizes, index)
-        words = signals.concatenate_column(marked, "words").to_numpy()
+        signal_folders = signals.compute_signals(text_folders, corpus, index)
+        decontaminate.load_index.cache_clear()  # frees hundreds of megabytes
+        dropped, first, reasons, contamination = assign_drop_reasons(corpus, signal_folders, sizes, index)
+        words = signals.concatenate_column(signal_folders, "num_words").to_numpy()
     else:
-        dropped, first, reasons, found = (
-            np.zeros(sum(sizes), np.uint8),
-            np.arange(sum(sizes)),
-            ["kept"],
-            NO_CONTAMINATION,
-        )
-        words = np.zeros(sum(sizes), np.uint32)
+        dropped, first, words = np.zeros(total, np.uint8), np.arange(total), np.zeros(total, np.uint32)
+        reasons, contamination = ["kept"], NO_CONTAMINATION
     if not (dropped == 0).any():
         counts = {reasons[number]: int(count) for number, count in enumerate(np.bincount(dropped)) if count}
         raise DataError(f"corpus {corpus.name}: no text is left of {join_source_names(buckets)} ({counts})")
     (folder / "dropped.bin").write_bytes(dropped.tobytes())
 
-    counts = {
-        reason: {"documents": int((dropped == number).sum()), "words": int(words[dropped == number].sum())}
-        for number, reason in enumerate(reasons)
-        if number
-    }
-    result = initial_manifest(buckets, [text.name for text in text_folders], told) | {
-        "reasons": reasons,
-        "dropped": counts,
-        "contamination": found["tasks"],
-    }
-    for what in ("documents", "words"):
-        result["kept"][what] -= sum(each[what] for each in counts.values())
-    shown = {
-        reason: np.flatnonzero(dropped == number)[:MAX_EXAMPLES] for number, reason in enumerate(reasons) if number
-    }
-    shown["contamination"] = np.array(sorted(found["documents"])[:MAX_EXAMPLES], np.int64)
-    origins, copies = np.unique(first[first != np.arange(len(first))], return_counts=True)
+    result = initial_manifest(buckets, [text_folder.name for text_folder in text_folders], manifests)
+    result |= {"reasons": reasons, "contamination": contamination["tasks"]}
+    examples = {}
+    for number, reason in enumerate(reasons[1:], 1):
+        is_dropped = dropped == number
+        result["dropped"][reason] = {"documents": int(is_dropped.sum()), "words": int(words[is_dropped].sum())}
+        examples[reason] = np.flatnonzero(is_dropped)[:MAX_EXAMPLES]
+    for unit in ("documents", "words"):
+        result["kept"][unit] -= sum(counts[unit] for counts in result["dropped"].values())
+    examples["contamination"] = np.array(sorted(contamination["documents"])[:MAX_EXAMPLES], np.int64)
+    originals, copies = np.unique(first[first != np.arange(total)], return_counts=True)
     most = np.argsort(-copies, kind="stable")[:MAX_EXAMPLES]
-    snippets = read_snippets(text_folders, sizes, np.concatenate([*shown.values(), origins[most]]))
-    result["examples"] = {
-        reason: [snippets[number] for number in numbers.tolist()] for reason, numbers in shown.items()
-    }
-    result["most_duplicated"] = [{"copies": int(copies[at]) + 1, "text": snippets[int(origins[at])]} for at in most]
+    snippets = read_snippets(text_folders, sizes, np.concatenate([*examples.values(), originals[most]]))
+    result["examples"] = {reason: [snippets[at] for at in indices.tolist()] for reason, indices in examples.items()}
+    result["most_duplicated"] = [{"copies": int(copies[at]) + 1, "text": snippets[int(originals[at])]} for at in most]
     if corpus.deduplicate.sentences:
         from data.corpus.sentence_dedup import deduplicate_sentences
 
-        result["sentences"] = deduplicate_sentences(folder, text_folders, sizes, dropped)
+        result["sentences"] = deduplicate_sentences(folder, text_folders, dropped)
     return result
 
 
 def join_source_names(buckets: list[Bucket]) -> str:
-    """The sources, as an error names them."""
-    return ", ".join(dict.fromkeys(corpus_source_name(part.source) for part in buckets))
+    """Join the names of the sources, for messages."""
+    return ", ".join(dict.fromkeys(corpus_source_name(bucket.source) for bucket in buckets))
 
 
 def empty_corpus_message(corpus: Corpus, buckets: list[Bucket], manifests: list[dict]) -> str:
-    """What is said of sources without any text."""
-    problems = "".join(f"\n{each['problems'][0]}" for each in manifests if each["problems"])[:300]
-    return (
-        f"corpus {corpus.name}: no text in {join_source_names(buckets)} ({sum(each['rows'] for each in manifests)} rows read,"
-        f" all empty){problems}"
-    )
+    """Format the error for sources without any text, with the first problem of each bucket."""
+    problems = "".join(f"\n{manifest['problems'][0]}" for manifest in manifests if manifest["problems"])[:300]
+    rows = sum(manifest["rows"] for manifest in manifests)
+    names = join_source_names(buckets)
+    return f"corpus {corpus.name}: no text in {names} ({rows} rows read, all empty){problems}"
 
 
 def initial_manifest(buckets: list[Bucket], folder_names: list[str], manifests: list[dict]) -> dict:
-    """What reading counted, as the manifest has it when nothing is dropped."""
-    read = {what: sum(each[what] for each in manifests) for what in ("files", "rows", "empty", "documents", "words")}
-    mended = sum((Counter(each["fixed"]) for each in manifests), Counter())
+    """Build the manifest of a corpus from which nothing is dropped, from the manifests of its text folders."""
+    keys = ("files", "rows", "empty_rows", "documents", "words")
+    read = {key: sum(manifest[key] for manifest in manifests) for key in keys}
+    fixed = sum((Counter(manifest["fixed"]) for manifest in manifests), Counter())
+    problems = [problem for manifest in manifests for problem in manifest["problems"]]
     return {
-        "texts": [
+        "text_folders": [
             {
                 "folder": folder,
-                "documents": each["documents"],
-                "weight": part.source.weight,
-                "language": part.source.language,
-                "source": corpus_source_name(part.source),
+                "documents": manifest["documents"],
+                "weight": bucket.source.weight,
+                "language": bucket.source.language,
+                "source": corpus_source_name(bucket.source),
             }
-            for folder, each, part in zip(folder_names, manifests, buckets)
+            for folder, manifest, bucket in zip(folder_names, manifests, buckets, strict=True)
         ],
-        "read": {
-            **read,
-            "fixed": dict(mended),
-            "problems": [problem for each in manifests for problem in each["problems"]],
-        },
+        "read": {**read, "fixed": dict(fixed), "problems": problems},
         "reasons": ["kept"],
         "dropped": {},
-        "kept": {what: read[what] for what in ("documents", "words")},
+        "kept": {unit: read[unit] for unit in ("documents", "words")},
         "contamination": [],
         "examples": {},
         "most_duplicated": [],
@@ -119,89 +104,84 @@ def initial_manifest(buckets: list[Bucket], folder_names: list[str], manifests: 
 
 def assign_drop_reasons(
     corpus: Corpus, signal_folders: list[Path], document_counts: list[int], index_folder: Path | None
-) -> tuple:
-    """(dropped, uint8: the number of the reason or 0; first, int64: the document each repeats; the reasons; test text)."""
+) -> tuple[np.ndarray, np.ndarray, list[str], dict]:
+    """Return (dropped, first, reasons, contamination).
+
+    dropped: uint8 (documents,), 0 or an index into `reasons`. first: int64 (documents,), the document that each
+    duplicates, or itself. contamination: see `summarize_contamination`.
+    """
     from data.corpus import deduplicate
 
-    reasons = [
-        "kept",
-        *read_manifest(signal_folders[0])["rules"],
-        "exact duplicate",
-        "near duplicate",
-        "contains test text",
-    ]
-    dropped = signals.concatenate_column(signal_folders, "reason").to_numpy()
-    first = np.arange(len(dropped))
+    rules = read_manifest(signal_folders[0])["rules"]
+    reasons = ["kept", *rules, "exact duplicate", "near duplicate", "contains test text"]
+    dropped = signals.concatenate_column(signal_folders, "failed_rule").to_numpy()
+    documents = first = np.arange(len(dropped))
     if corpus.deduplicate.exact:
-        first = deduplicate.find_exact_duplicates(signals.concatenate_column(signal_folders, "exact"), dropped == 0)
-        dropped[first != np.arange(len(first))] = reasons.index("exact duplicate")
+        hashes = signals.concatenate_column(signal_folders, "text_hash")
+        first = deduplicate.find_exact_duplicates(hashes, dropped == 0)
+        dropped[first != documents] = reasons.index("exact duplicate")
     if corpus.deduplicate.near:
+        signatures = signals.concatenate_column(signal_folders, "signature")
         with Progress(f"compare {corpus.name}", deduplicate.NUM_BANDS, 0, True, "band") as progress:
             linked = deduplicate.find_near_duplicates(
-                signals.concatenate_column(signal_folders, "signature"),
+                signatures,
                 dropped == 0,
                 corpus.deduplicate.similarity,
                 lambda band: progress.update(band, f"{progress.rate(band):.1f} bands/s"),
             )
-        dropped[linked != np.arange(len(linked))] = reasons.index("near duplicate")
+        dropped[linked != documents] = reasons.index("near duplicate")
         first = linked[first]
-    found = (
-        summarize_contamination(corpus, signal_folders, document_counts, dropped, index_folder)
-        if index_folder
-        else NO_CONTAMINATION
-    )
+    if not index_folder:
+        return dropped, first, reasons, NO_CONTAMINATION
+    contamination = summarize_contamination(corpus, signal_folders, document_counts, dropped, index_folder)
     if corpus.decontaminate.action == "remove":
-        dropped[[number for number in found["documents"] if not dropped[number]]] = reasons.index("contains test text")
-    return dropped, first, reasons, found
+        contaminated = [number for number in contamination["documents"] if not dropped[number]]
+        dropped[contaminated] = reasons.index("contains test text")
+    return dropped, first, reasons, contamination
 
 
 def summarize_contamination(
     corpus: Corpus, signal_folders: list[Path], document_counts: list[int], dropped: np.ndarray, index_folder: Path
 ) -> dict:
-    """{"tasks": what was found of each task's test set, "documents": {number of a document: its test texts}}."""
-    told, documents, start = read_manifest(index_folder)["tasks"], {}, 0
-    for mark, size in zip(signal_folders, document_counts):
-        if (mark / "found.jsonl").is_file():
-            for line in (mark / "found.jsonl").read_text().splitlines():
-                row, tests = json.loads(line)
-                # Of a text that stands twice the copy that is kept is the one that counts.
-                if not dropped[start + row]:
-                    documents[start + row] = tests
+    """Return {"tasks": the counts of each task's test set, "documents": {document: its test texts}}."""
+    documents, start = {}, 0
+    for folder, size in zip(signal_folders, document_counts, strict=True):
+        if (folder / "test_texts.jsonl").is_file():
+            for line in (folder / "test_texts.jsonl").read_text().splitlines():
+                row, matches = json.loads(line)
+                if not dropped[start + row]:  # of duplicates, only the one that is kept counts
+                    documents[start + row] = matches
         start += size
-    tests, tasks = 0, []
-    for task in told:
-        own = [
-            (number, test)
-            for number, found in documents.items()
-            for test in found
-            if tests <= test // 2 < tests + task["num_test_texts"]
-        ]
+    start, tasks = 0, []
+    for task in read_manifest(index_folder)["tasks"]:
+        end = start + task["num_test_texts"]
+        # A match is 2 x test text, + 1 if the whole test text was found.
+        pairs = [(at, match) for at, matches in documents.items() for match in matches if start <= match // 2 < end]
+        full = {match // 2 for _, match in pairs if match % 2}
         tasks.append(
             {
                 **task,
-                "full_matches": len({test for _, test in own if test % 2}),
-                "partial_matches": len({test // 2 for _, test in own} - {test // 2 for _, test in own if test % 2}),
-                "documents": len({number for number, _ in own}),
+                "full_matches": len(full),
+                "partial_matches": len({match // 2 for _, match in pairs} - full),
+                "documents": len({at for at, _ in pairs}),
                 "removed": corpus.decontaminate.action == "remove",
             }
         )
-        tests += task["num_test_texts"]
+        start = end
     return {"tasks": tasks, "documents": documents}
 
 
 def read_snippets(text_folders: list[Path], document_counts: list[int], document_indices: np.ndarray) -> dict[int, str]:
-    """The beginnings of the texts with these numbers."""
-    wanted, found, start = np.unique(document_indices), {}, 0
-    for text, size in zip(text_folders, document_counts):
-        own = wanted[(wanted >= start) & (wanted < start + size)] - start
-        if len(own):
-            at, row = 0, 0
-            for batch in iter_text_batches(text):
-                while at < len(own) and own[at] < row + len(batch):
-                    found[int(own[at]) + start] = batch[int(own[at]) - row][:SNIPPET_CHARS]
-                    at += 1
-                row += len(batch)
-                if at == len(own):
-                    break
+    """Return {document index: the first characters of its text}."""
+    wanted, snippets, start = np.unique(document_indices), {}, 0
+    for text_folder, size in zip(text_folders, document_counts, strict=True):
+        remaining, row = wanted[(wanted >= start) & (wanted < start + size)].tolist(), start
+        for batch in iter_text_batches(text_folder) if remaining else []:
+            while remaining and remaining[0] < row + len(batch):
+                index = remaining.pop(0)
+                snippets[index] = batch[index - row][:SNIPPET_CHARS]
+            row += len(batch)
+            if not remaining:
+                break
         start += size
-    return found
+    return snippets

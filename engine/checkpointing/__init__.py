@@ -1,1 +1,1 @@
-"""Checkpoints: their format, and a thread that writes them."""
+"""The checkpoint format and the thread that writes checkpoints."""

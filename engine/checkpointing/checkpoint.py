@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent: `step-000200/` with weights, optimizer state, counters, and the hashes of them all.
+"""Atomic checkpoints: `step-000200/` with weights, optimizer state, counters and the hashes of all files.
 
-Only safetensors and JSON, so nothing is ever unpickled. A folder is written beside, synced, then renamed; one whose files
-are not what its manifest says, a disk having lost a part, is named and passed over. Written by `engine.checkpointing.async_saver`.
+Files are safetensors and JSON, so nothing is unpickled. A folder is written under a temporary name, synced and renamed.
+Folders that do not match their manifest are reported and skipped. `engine.checkpointing.async_saver` does the writing.
 """
 
 from __future__ import annotations
@@ -22,61 +22,55 @@ WEIGHTS_NAME, OPTIMIZER_NAME, AVERAGE_NAME = "model.safetensors", "optimizer.saf
 
 
 def model_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters (tied ones once, under their first name) and saved buffers, by name.
+    """Return parameters (tied ones once, under their first name) and persistent buffers by name.
 
-    Left out are the names in `module.keys_to_ignore_on_save`, if it has such a set: what building the module anew gives again.
+    Names in `module.keys_to_ignore_on_save`, if there is such a set, are left out: rebuilding the module restores them.
     """
-    state = {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if name not in getattr(module, "keys_to_ignore_on_save", ())
-    }
-    parameters = dict(module.named_parameters())
-    every_name = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    return {name: tensor.detach() for name, tensor in state.items() if name in parameters or name not in every_name}
+    ignored = getattr(module, "keys_to_ignore_on_save", ())
+    parameters = {name for name, _ in module.named_parameters()}
+    duplicates = {name for name, _ in module.named_parameters(remove_duplicate=False)} - parameters
+    state = module.state_dict().items()
+    return {name: tensor.detach() for name, tensor in state if name not in ignored and name not in duplicates}
 
 
 def load_model_state(module: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:
-    """Copy what `model_state` gave into the module. Raises DataError when names or shapes differ, naming `path`."""
-    own, expected = module.state_dict(), model_state(module)
-    if differing := sorted(state_dict.keys() ^ expected.keys()):
-        raise DataError(
-            f"{path}: not the weights of this network ({differing[0]} and {len(differing) - 1} more differ)"
-        )
+    """Load a `model_state` in place. Raises DataError, naming `path`, if names or shapes differ."""
+    targets = module.state_dict()
+    if names := sorted(state_dict.keys() ^ model_state(module).keys()):
+        raise DataError(f"{path}: not the weights of this network ({names[0]} and {len(names) - 1} more differ)")
     with torch.no_grad():
         for name, tensor in state_dict.items():
-            if own[name].shape != tensor.shape:
-                raise DataError(
-                    f"{path}: {name} has shape {tuple(tensor.shape)}, this network {tuple(own[name].shape)}"
-                )
-            own[name].copy_(tensor)
+            shape, expected = tuple(tensor.shape), tuple(targets[name].shape)
+            if shape != expected:
+                raise DataError(f"{path}: {name} has shape {shape}, this network {expected}")
+            targets[name].copy_(tensor)
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors, keyed `parameter name|what`. Parameters never updated have none."""
+    """Return the optimizer's tensors, keyed `parameter name|state key`. Parameters never updated have none."""
     return {
-        f"{name}|{what}": tensor.detach()
+        f"{name}|{key}": tensor.detach()
         for name, parameter in module.named_parameters()
         if parameter in optimizer.state
-        for what, tensor in optimizer.state[parameter].items()
+        for key, tensor in optimizer.state[parameter].items()
     }
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state_dict: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave."""
+    """Load an `optimizer_state`."""
     parameters = dict(module.named_parameters())
-    for key, tensor in state_dict.items():
-        name, what = key.split("|")
-        optimizer.state[parameters[name]][what] = tensor.to(parameters[name].device)
+    for full_key, tensor in state_dict.items():
+        name, key = full_key.split("|")
+        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
 
 
 def copy_to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in memory of this machine, which training does not change."""
+    """Copy tensors to host memory, where training does not change them."""
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def save(folder: Path, tensors_by_file: dict[str, dict[str, Tensor]], state: dict) -> None:
-    """Make `folder` hold tensors by the name of their file, `state.json`, and the manifest; whole or not at all."""
+    """Write tensors by file name, `state.json` and the manifest to `folder`, atomically."""
 
     def fill(path: Path) -> None:
         for name, tensors in tensors_by_file.items():
@@ -87,77 +81,78 @@ def save(folder: Path, tensors_by_file: dict[str, dict[str, Tensor]], state: dic
 
 
 def finalize(folder: Path, state: dict) -> None:
-    """Finish a checkpoint whose tensors are written."""
+    """Write the state and the manifest, after the tensors."""
     write_json(folder / "state.json", state)
     write_json(folder / "manifest.json", {"sha256": {file.name: file_hash(file) for file in sorted(folder.iterdir())}})
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None when its files are what its manifest says."""
+    """Describe the damage of a checkpoint; None if its files match the manifest."""
     try:
-        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
-        for name, expected in told.items():
+        hashes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
+        for name, expected in hashes.items():
             if file_hash(folder / Path(name).name) != expected:
-                return f"{name} is not what was written"
+                return f"{name} does not match its hash"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None if WEIGHTS_NAME in told or any(name.startswith("shard-") for name in told) else "no weights"
+    return None if WEIGHTS_NAME in hashes or any(name.startswith("shard-") for name in hashes) else "no weights"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    """List the finished checkpoints of a run, oldest first."""
+    paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
+    return sorted(paths, key=lambda path: int(path.name[5:]))
 
 
 def quarantine_damaged(folder: Path) -> None:
-    """Set damaged checkpoints of a run aside, as `step-000200.damaged`, and say so. The newest that is left is whole.
+    """Rename a run's damaged checkpoints to `step-000200.damaged`, with a warning, until the newest is undamaged.
 
-    Raises DataError when none is left: beginning anew is for a person to decide.
+    Raises DataError if none is undamaged: only the user can decide to start over.
     """
-    found = list_checkpoints(folder)
-    for number, path in enumerate(reversed(found)):
-        if (wrong := find_damage(path)) is None:
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        if (damage := find_damage(path)) is None:
             return
-        print(f"{path}: damaged ({wrong}); passed over", file=sys.stderr, flush=True)
-        if number + 1 == len(found):
+        print(f"{path}: damaged ({damage}); skipped", file=sys.stderr, flush=True)
+        if path == paths[0]:
             raise DataError(
-                f"{folder}: no checkpoint is whole, {path.name} being the last of them.\n"
-                "Put one back from a copy, or remove the folder to begin anew."
+                f"{folder}: all checkpoints are damaged; the last one is {path.name}.\n"
+                "Restore one from a backup, or remove the folder to start over."
             )
         path.rename(path.with_name(f"{path.name}.damaged"))
 
 
 def load_best(module: nn.Module, folder: Path) -> bool:
-    """Load the best weights of a run; False, and said so, when they are damaged."""
-    if wrong := find_damage(folder / "best"):
-        print(f"{folder / 'best'}: damaged ({wrong}); the last weights are taken instead", file=sys.stderr, flush=True)
+    """Load the best weights of a run; warn and return False if they are damaged."""
+    if damage := find_damage(folder / "best"):
+        print(f"{folder / 'best'}: damaged ({damage}); using the last weights instead", file=sys.stderr, flush=True)
         return False
     load_model_state(module, load_file(folder / "best" / WEIGHTS_NAME), folder / "best")
     return True
 
 
 def load_latest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Load the newest checkpoint of a run; returns its state, or None when there is none."""
-    found = list_checkpoints(folder)
-    if not found:
+    """Load the newest checkpoint of a run; return its state, or None if there is none."""
+    paths = list_checkpoints(folder)
+    if not paths:
         return None
-    if (found[-1] / WEIGHTS_NAME).is_file():
-        load_model_state(module, load_file(found[-1] / WEIGHTS_NAME), found[-1])
-        load_optimizer_state(module, optimizer, load_file(found[-1] / OPTIMIZER_NAME))
+    path = paths[-1]
+    if (path / WEIGHTS_NAME).is_file():
+        load_model_state(module, load_file(path / WEIGHTS_NAME), path)
+        load_optimizer_state(module, optimizer, load_file(path / OPTIMIZER_NAME))
     else:
-        together = load_sharded(found[-1])
-        load_model_state(module, {name: tensor for name, tensor in together.items() if "|" not in name}, found[-1])
-        load_optimizer_state(module, optimizer, {name: tensor for name, tensor in together.items() if "|" in name})
-    return json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+        tensors = load_sharded(path)
+        load_model_state(module, {name: tensor for name, tensor in tensors.items() if "|" not in name}, path)
+        load_optimizer_state(module, optimizer, {name: tensor for name, tensor in tensors.items() if "|" in name})
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
 def load_sharded(folder: Path) -> dict[str, Tensor]:
-    """The whole tensors of a checkpoint that several processes wrote their shares of, however many are there now."""
-    import torch.distributed.checkpoint as distributed
+    """Load the full tensors of a sharded checkpoint, for any number of processes."""
+    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    found = {name: torch.empty(told.size, dtype=told.properties.dtype) for name, told in known.items()}
-    distributed.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    return found
+    infos = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(info.size, dtype=info.properties.dtype) for name, info in infos.items()}
+    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return tensors

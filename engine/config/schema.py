@@ -28,6 +28,8 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
     )
+    help_first: ClassVar[tuple[str, ...]] = ()
+    """Keys and sections that `--help` lists first."""
     resumable: ClassVar[tuple[str, ...]] = ()
     """Keys a run may be resumed with other values of: they change what is written when, not what is learned."""
     added_later: ClassVar[tuple[str, ...]] = ()

@@ -1,1 +1,1 @@
-"""Attention, dropout and the output projection, each by the fastest exact method of its device."""
+"""Fast exact kernels: attention, dropout, and the output projection with its cross-entropy."""

@@ -1,7 +1,7 @@
-"""Dropout in bf16 on a CPU, by four values a draw.
+"""Fast dropout in bf16 on a CPU.
 
-torch draws each value by itself there, which is a tenth of a fine-tuning step (LOG.md). 64 random bits are four numbers of
-16 instead: a value is kept where its own is not among the smallest, a share of 65,536 of them.
+torch draws each value separately there, a tenth of a fine-tuning step (LOG.md). Here one 64-bit draw gives four 16-bit
+numbers, and a value is dropped if its number is among the smallest of the 65,536 levels.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ NUM_LEVELS = 2**16
 
 
 def scaled_dropout_mask(shape: torch.Size, p: float) -> Tensor:
-    """bf16 of that shape: 0 at a share `p` of the places, 1 / (1 - rate) at the others. By torch's own generator."""
+    """Draw a bf16 mask from torch's generator: 0 with probability `p`, otherwise 1 / (1 - p)."""
     count = shape.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count].view(shape)
-    kept = torch.tensor(1 / (1 - p), dtype=torch.bfloat16).view(torch.int16).item()
-    # 1 or 0, times the bits of the factor: the number itself, without a pass that converts.
-    return bits.ge_(round(p * NUM_LEVELS) - NUM_LEVELS // 2).mul_(kept).view(torch.bfloat16)
+    scale_bits = torch.tensor(1 / (1 - p), dtype=torch.bfloat16).view(torch.int16).item()
+    # 1 or 0 times the bits of the scale are the bits of the result: no conversion pass.
+    return bits.ge_(round(p * NUM_LEVELS) - NUM_LEVELS // 2).mul_(scale_bits).view(torch.bfloat16)
 
 
 class FastDropout(nn.Dropout):
-    """torch's dropout (Srivastava et al. 2014), faster where it can be."""
+    """Dropout (Srivastava et al. 2014), faster in bf16 on a CPU and torch's own elsewhere."""
 
     def forward(self, states: Tensor) -> Tensor:
-        """States of any shape."""
-        drawn = self.training and 0 < self.p < 1 and states.dtype == torch.bfloat16 and states.device.type == "cpu"
-        if not drawn or torch.compiler.is_compiling():
+        """Drop values of a tensor of any shape."""
+        active = self.training and 0 < self.p < 1 and states.dtype == torch.bfloat16 and states.device.type == "cpu"
+        if not active or torch.compiler.is_compiling():
             return super().forward(states)
         return states * scaled_dropout_mask(states.shape, self.p)
 
 
 def replace_dropout(model: nn.Module, rate_by_name: Callable[[str], float]) -> None:
-    """Let every dropout of `model` be this one, and drop the share that `rate_by_name` gives for its name."""
+    """Replace every dropout module of `model` by `FastDropout` with the rate `rate_by_name(its name)`."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Dropout):
             model.set_submodule(name, FastDropout(rate_by_name(name)).train(module.training))

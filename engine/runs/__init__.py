@@ -1,1 +1,1 @@
-"""A run's folder, log, progress and trackers."""
+"""A run's folder, log, progress bar and trackers."""

@@ -1,8 +1,8 @@
-"""A command beside the training, in a process of its own: never two at once, and never the training's end.
+"""A command in a child process during training: one at a time, and its failure never ends the training.
 
-beside = Background(run.folder / "push.log")
-beside.start(["publish.hub.push_checkpoint", "folder=...", "repo=me/name"])     each time there is something to do
-print(beside.end())                                              once, at the end
+    push = BackgroundCommand(run.folder / "push.log")
+    push.start(["publish.hub.push_checkpoint", "folder=...", "repo=me/name"])     whenever there is something to do
+    print(push.wait())                                                            once, at the end
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from engine.system import openmp
 
 
 class BackgroundCommand:
-    """`python -m WORDS...`; what it says, or why it failed, is added to the file `log`."""
+    """Runs `python -m ARGS...` and appends its output to `log_path`."""
 
     def __init__(self, log_path: Path):
         self.log_path, self.process, self.last_error = log_path, None, ""
         self.num_succeeded = self.num_failed = self.num_skipped = 0
 
     def is_running(self) -> bool:
-        """Whether the last one is still at it. Counts it once it is not."""
+        """Return whether the last command is still running; count its result once it is not."""
         if self.process is not None and self.process.poll() is not None:
             if self.process.returncode:
                 self.num_failed, self.last_error = self.num_failed + 1, last_line(self.log_path)
@@ -32,42 +32,29 @@ class BackgroundCommand:
         return self.process is not None
 
     def start(self, args: list[str]) -> bool:
-        """Begin, unless the last one still runs: whether it did. Nothing that goes wrong is raised."""
+        """Start a command unless the last one is still running; return whether it started. Raises nothing."""
         if self.is_running():
             self.num_skipped += 1
             return False
+        command, env = [sys.executable, "-m", *args], openmp.passive_env()
         try:
             with open(self.log_path, "a", encoding="utf-8") as file:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", *args],
-                    stdout=file,
-                    stderr=file,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                    env=openmp.passive_env(),
+                    command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True, env=env
                 )
         except OSError as error:
             self.num_failed, self.last_error = self.num_failed + 1, str(error)
         return self.process is not None
 
     def wait(self, timeout: float = 600) -> str:
-        """Wait for the last one, and tell in a line how they went; empty when there was none."""
+        """Wait for the last command and return a one-line summary of all; empty if there was none."""
+        running = False
         if self.is_running():
             try:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
-                return f"{self.num_succeeded} done, {self.num_failed} failed, the last one is still under way; see {self.log_path}"
-            self.is_running()
-        if not self.num_succeeded + self.num_failed:
-            return ""
-        return (
-            f"{self.num_succeeded} done, {self.num_failed} failed"
-            + f", {self.num_skipped} passed over" * bool(self.num_skipped)
-            + f": {self.last_error}" * bool(self.num_failed)
-        )
-
-
-def last_line(path: Path) -> str:
-    """The last line of a file that says anything."""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.is_file() else []
-    return lines[-1] if lines else f"see {path}"
+                running = True
+        if not running and self.is_running():
+            pass
+        counts = f"{self.num_succeeded} done, {self.num_failed} failed"
+        return counts

@@ -86,7 +86,7 @@ class Run:
             differing = [name for name in fingerprints if old.get(name, fingerprints[name]) != fingerprints[name]]
             if differing:
                 self.reject(f"another {' and '.join(differing)}")
-        if not self.is_main or self.config.train.check:
+        if not self.is_main or self.config.train.dry_run:
             return check_writable(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

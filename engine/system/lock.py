@@ -1,4 +1,4 @@
-"""One process at a time writes a folder: a lock that the kernel takes back when its holder ends, however that comes about."""
+"""A lock that lets one process at a time write a folder; the kernel releases it when its owner ends in any way."""
 
 from __future__ import annotations
 
@@ -14,32 +14,29 @@ from engine.errors import ConfigError
 
 
 def acquire(folder: Path) -> TextIO:
-    """Take the lock of a folder, held as long as the result is. Raises ConfigError naming the process that has it.
+    """Lock a folder for as long as the returned file is open. Raises ConfigError naming the owner if it is locked.
 
-    A lock that a dead process left is free. Where the file system knows no locks there is none.
+    File systems without locks are not protected.
     """
     file = open(folder / ".lock", "a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
-        raise ConfigError(
-            f"{folder}: {describe_owner(file.read())} is at work in it.\n"
-            f"Wait for it, or give this one a name of its own, run={folder.name}-2."
-        ) from None
+        message = f"{folder}: in use by {describe_owner(file.read())}.\nWait, or choose another name: run={folder.name}-2."
+        raise ConfigError(message) from None
     except OSError:
         return file
     file.truncate(0)
-    file.write(
-        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-    )
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    file.write(json.dumps(owner))
     file.flush()
     return file
 
 
 def describe_owner(lock_text: str) -> str:
-    """Who holds a lock, by what stands in it."""
+    """Describe the owner of a lock from the lock file's content."""
     try:
-        return "process {process} on {host}, since {since},".format(**json.loads(lock_text))
+        return "process {pid} on {host} (since {since})".format(**json.loads(lock_text))
     except (ValueError, KeyError, TypeError):
         return "another process"

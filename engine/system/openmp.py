@@ -1,9 +1,8 @@
-"""How a process's threads wait for each other: told to OpenMP by its environment, so before torch is loaded.
+"""Choose how OpenMP threads wait for work. This is set in the environment, before torch is loaded.
 
-A step is some thousand pieces of work dealt out to all threads. Threads that keep looking for the next piece make it a
-quarter faster, and take the processor from whatever else wants it: two such processes on one machine are each three times
-slower than two whose threads sleep (LOG.md). So they look, a millisecond at most, where a training finds the machine idle,
-no other training awake, and nobody has said otherwise.
+A training step is thousands of small tasks. Spinning threads make it up to 25 % faster but slow down other processes: two
+such trainings on one machine are each three times slower than two with sleeping threads (LOG.md). So threads spin, for at
+most a millisecond, only if the machine is idle, no other training spins, and the user has not set otherwise.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from engine.errors import ConfigError
 from engine.system import lock
 
 USER_VARS = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE"}
-"""Whoever has set one of these knows of others on the machine, or is several processes."""
+"""If one is set, the user shares the machine deliberately or starts several processes."""
 SPIN_COUNT = "20000"
-MAX_CPU_PERCENT = 15  # per cent of the processors in use, over a tenth of a second
-held_locks: list[TextIO] = []  # the lock of the one training that is awake, to the end of its process
+MAX_CPU_PERCENT = 15  # CPU usage over 0.1 s below which the machine is idle
+held_locks: list[TextIO] = []  # keeps the spinning training's lock until the process ends
 
 
 def claim_spinning() -> bool:
-    """Whether no other training of this person is awake on this machine, which from now on none will be."""
-    folder = Path(tempfile.gettempdir()) / f"headstart-awake-{os.getuid()}"
+    """Claim the right to spin, which one training per user and machine can have; return whether that worked."""
+    folder = Path(tempfile.gettempdir()) / f"headstart-spinning-{os.getuid()}"
     try:
         folder.mkdir(exist_ok=True)
         held_locks.append(lock.acquire(folder))
@@ -37,20 +36,15 @@ def claim_spinning() -> bool:
 
 
 def set_wait_policy(training: bool) -> None:
-    """Set it for this process and those it starts; what a person has set stays."""
-    if (
-        training
-        and not USER_VARS & os.environ.keys()
-        and psutil.cpu_percent(0.1) < MAX_CPU_PERCENT
-        and claim_spinning()
-    ):
+    """Set the wait policy of this process and its children, unless the user has set one."""
+    user_set = USER_VARS & os.environ.keys()
+    if training and not user_set and psutil.cpu_percent(0.1) < MAX_CPU_PERCENT and claim_spinning():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def passive_env() -> dict[str, str]:
-    """The environment for a process that works beside this one."""
-    return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | {
-        "OMP_WAIT_POLICY": "PASSIVE"
-    }
+    """Return an environment without spinning, for a child process that runs during training."""
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    return env | {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -1,1 +1,1 @@
-"""The training loop, and what a step of it consists of."""
+"""The training loop and its parts."""

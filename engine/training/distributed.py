@@ -1,8 +1,7 @@
-"""What several processes share: a module, all of it on each (DDP) or a share on each (FSDP2; Zhao et al. 2023); lists that are
-divided among them; figures that they agree on.
+"""Distributed training: process groups, DDP and FSDP2 (Zhao et al. 2023), and helpers for lists and metrics.
 
-Both ways of spreading a module offer `trained`, the one that learns; calling it; `follow()` before a step, `pull()` before the
-caller's own module is looked at, and `save`. All processes call them together.
+A strategy is called for a forward pass and trains `train_module`. Call `sync_frozen()` before each step, and
+`gather_weights()` before reading the caller's own module. All processes call its methods together.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from engine.checkpointing import checkpoint
 from engine.checkpointing.async_saver import AsyncSaver
@@ -26,56 +26,54 @@ from engine.files import atomic_folder
 from engine.system import hardware
 from engine.training.optimizers import unwrap_optimizer
 
-RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # to find each other
-POLL_ATTEMPTS = 20  # that an answer is looked for, a tenth of a second apart, before the name is read again
-PROCESS_GROUP_TIMEOUT = timedelta(hours=12)  # for each other, once connected: one prepares a corpus while the others do
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+POLL_ATTEMPTS = 20  # checks for an answer, 0.1 s apart, before the prefix is read again
+PROCESS_GROUP_TIMEOUT = timedelta(hours=12)  # long, because one process prepares a corpus while the others wait
 
 
 def init_distributed(use_gpu: bool) -> None:
-    """Connect the processes of a distributed run, as Accelerate would, but so that a restart finds no trace of those before it.
+    """Initialize the process group of a distributed run under a fresh store prefix.
 
-    torchrun keeps one store through all restarts, and in it the addresses of dead processes, which the new ones would wait for,
-    for ever (seen: LOG.md). Here they meet under a name of their own first.
+    torchrun keeps one store across restarts, including the addresses of dead processes. Accelerate's own
+    initialization would wait for them forever (LOG.md).
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        store, rank, size = next(distributed.rendezvous("env://"))
-        distributed.init_process_group(
-            "nccl" if use_gpu else "gloo",
-            store=distributed.PrefixStore(agree_on_store_prefix(store, rank, size), store),
-            rank=rank,
-            world_size=size,
-            timeout=PROCESS_GROUP_TIMEOUT,
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        store, rank, size = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(agree_on_store_prefix(store, rank, size), store)
+        dist.init_process_group(
+            "nccl" if use_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PROCESS_GROUP_TIMEOUT
         )
 
 
-def agree_on_store_prefix(store: distributed.Store, rank: int, size: int) -> str:
-    """A name that all processes know, and none that is dead. Raises what the store does when one does not come.
+def agree_on_store_prefix(store: dist.Store, rank: int, size: int) -> str:
+    """Return a prefix that all live processes, and no dead ones, know. Raises the store's error on a timeout.
 
-    Rank 0 makes it up and answers each that reports under it. Who has read an older name is not answered, and reads again.
+    Rank 0 chooses it and answers each process that reports under it. A process that read an older prefix gets no answer
+    and reads again.
     """
-    own = uuid.uuid4().hex
+    own_id = uuid.uuid4().hex
     if rank == 0:
-        store.set("headstart/name", own)
-        others = [f"{own}/{other}" for other in range(1, size)]
-        store.wait(others, RENDEZVOUS_TIMEOUT)
-        for other in others:
-            store.set(f"{other}/{store.get(other).decode()}", "")
-        return own
-    ends = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
-    while time.monotonic() < ends:
-        name = store.get("headstart/name").decode()
-        store.set(f"{name}/{rank}", own)
+        store.set("headstart/name", own_id)
+        reports = [f"{own_id}/{other}" for other in range(1, size)]
+        store.wait(reports, RENDEZVOUS_TIMEOUT)
+        for report in reports:
+            store.set(f"{report}/{store.get(report).decode()}", "")
+        return own_id
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
+    while time.monotonic() < deadline:
+        prefix = store.get("headstart/name").decode()
+        store.set(f"{prefix}/{rank}", own_id)
         for _ in range(POLL_ATTEMPTS):
-            if store.check([f"{name}/{rank}/{own}"]):
-                return name
+            if store.check([f"{prefix}/{rank}/{own_id}"]):
+                return prefix
             time.sleep(0.1)
-    raise TimeoutError(f"rank {rank} was not answered by rank 0")
+    raise TimeoutError(f"rank {rank}: no answer from rank 0")
 
 
 def make_strategy(
     module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, sharded: bool
 ) -> DDPStrategy:
-    """`module`, and what the optimizer knows of it by now, on all processes."""
+    """Distribute `module` and the optimizer's state over all processes."""
     return (FSDPStrategy if sharded and accelerator.num_processes > 1 else DDPStrategy)(module, optimizer, accelerator)
 
 
@@ -87,24 +85,25 @@ class DDPStrategy:
         self.wrapped_module, self.optimizer = accelerator.prepare(module, optimizer)
 
     def __call__(self, **inputs: Tensor):
+        """Run a forward pass."""
         return self.wrapped_module(**inputs)
 
     def sync_frozen(self) -> None:
-        """What the caller has frozen is frozen."""
+        """Freeze in `train_module` what the caller froze in its own module."""
 
     def gather_weights(self) -> None:
-        """The caller's module has the weights of now."""
+        """Update the caller's module to the current weights."""
 
     def save_checkpoint(self, saver: AsyncSaver, state: dict, averaged_weights: dict[str, Tensor]) -> None:
-        """Begin a checkpoint."""
+        """Start writing a checkpoint."""
         if self.accelerator.is_main_process:
             saver.save(self.module, unwrap_optimizer(self.optimizer), state, averaged_weights)
 
 
 class FSDPStrategy(DDPStrategy):
-    """A share of weights, gradients and optimizer state on every process; layers are gathered as they are needed.
+    """Weights, gradients and optimizer state are sharded; layers are gathered when needed. AdamW only.
 
-    What is sharded is a copy: the caller's module stays whole, for evaluation and for what is saved at the end. AdamW only.
+    A copy is sharded. The caller's module stays complete, for evaluation and for saving at the end.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator):
@@ -112,85 +111,82 @@ class FSDPStrategy(DDPStrategy):
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
         from torch.distributed.tensor import distribute_tensor
 
-        self.module, self.accelerator = module.to(accelerator.device), accelerator
+        self.module, self.accelerator, self.optimizer = module.to(accelerator.device), accelerator, optimizer
         self.train_module = self.wrapped_module = copy.deepcopy(self.module)
-        self.optimizer = optimizer
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        for stack in [part for part in self.train_module.modules() if isinstance(part, nn.ModuleList)]:
-            for layer in stack:
+        for layers in [part for part in self.train_module.modules() if isinstance(part, nn.ModuleList)]:
+            for layer in layers:
                 fully_shard(layer, mesh=mesh)
         fully_shard(self.train_module, mesh=mesh)
-        if hasattr(self.train_module, "embed"):  # the other way into it (engine.training.gradcache)
+        if hasattr(self.train_module, "embed"):  # a second forward method (engine.training.gradcache)
             register_fsdp_forward_method(self.train_module, "embed")
-        self.parameter_pairs = list(zip(module.parameters(), self.train_module.parameters()))
-        shares = dict(self.parameter_pairs)
+        self.parameter_pairs = list(zip(module.parameters(), self.train_module.parameters(), strict=True))
+        shards = dict(self.parameter_pairs)
         for group in optimizer.param_groups:
-            group["params"] = [shares[parameter] for parameter in group["params"]]
-        for parameter, known in list(optimizer.state.items()):
-            share = shares[parameter]
-            optimizer.state[share] = {
-                what: distribute_tensor(tensor, mesh, share.placements) if tensor.ndim else tensor
-                for what, tensor in optimizer.state.pop(parameter).items()
+            group["params"] = [shards[parameter] for parameter in group["params"]]
+        for parameter in list(optimizer.state):
+            shard = shards[parameter]
+            optimizer.state[shard] = {
+                key: distribute_tensor(tensor, mesh, shard.placements) if tensor.ndim else tensor
+                for key, tensor in optimizer.state.pop(parameter).items()
             }
 
     def __call__(self, **inputs: Tensor):
+        """Run a forward pass."""
         with self.accelerator.autocast():
             return self.train_module(**inputs)
 
     def sync_frozen(self) -> None:
-        for parameter, share in self.parameter_pairs:
-            share.requires_grad_(parameter.requires_grad)
+        """Freeze in `train_module` what the caller froze in its own module."""
+        for parameter, shard in self.parameter_pairs:
+            shard.requires_grad_(parameter.requires_grad)
 
     @torch.no_grad()
     def gather_weights(self) -> None:
-        for parameter, share in self.parameter_pairs:
-            parameter.copy_(share.full_tensor())
+        """Update the caller's module to the current weights."""
+        for parameter, shard in self.parameter_pairs:
+            parameter.copy_(shard.full_tensor())
 
     def save_checkpoint(self, saver: AsyncSaver, state: dict, averaged_weights: dict[str, Tensor]) -> None:
-        """Write a checkpoint, each process its own share (torch.distributed.checkpoint, as safetensors: nothing is pickled)."""
-        import torch.distributed.checkpoint as sharded
+        """Write a checkpoint; each process writes its shards, as safetensors, by torch.distributed.checkpoint."""
+        import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-        tensors = checkpoint.model_state(self.train_module) | checkpoint.optimizer_state(
-            self.train_module, self.optimizer
-        )
-        main, folder = self.accelerator.is_main_process, saver.checkpoint_path(state)
-        with atomic_folder(folder) if main else nullcontext() as beside:
-            path = Path(broadcast_object_list([str(beside)])[0])
-            sharded.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
-            if main:
+        tensors = checkpoint.model_state(self.train_module)
+        tensors |= checkpoint.optimizer_state(self.train_module, self.optimizer)
+        is_main = self.accelerator.is_main_process
+        with atomic_folder(saver.checkpoint_path(state)) if is_main else nullcontext() as temp:
+            path = Path(broadcast_object_list([str(temp)])[0])
+            dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
+            if is_main:
                 checkpoint.finalize(path, state)
-        if main:
+        if is_main:
             saver.prune()
         self.accelerator.wait_for_everyone()
 
 
 def shard_list(items: list, accelerator: Accelerator) -> list:
-    """This process's share of a list that all processes hold."""
+    """Return this process's share of a list that all processes hold."""
     return items[accelerator.process_index :: accelerator.num_processes]
 
 
 def gather_list(items: list, accelerator: Accelerator) -> list:
-    """The lists of all processes, joined: the inverse of `shard_list` but for the order."""
+    """Concatenate the lists of all processes: the inverse of `shard_list` except for the order."""
     return gather_object(items) if accelerator.num_processes > 1 else items
 
 
 def broadcast_metrics(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """The main process's figures, on all: what follows from them is decided by none alone."""
+    """Return the main process's metrics on all processes, so that all take the same decisions."""
     return broadcast_object_list([metrics])[0] if accelerator.num_processes > 1 else metrics
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Accelerate for this machine. Everything is trainable when wrapped; freezing later needs find_unused_parameters."""
-    on_gpu = torch.cuda.is_available()
-    init_distributed(on_gpu)
+    """Make an Accelerator for this machine; find_unused_parameters allows freezing layers after wrapping."""
+    use_gpu = torch.cuda.is_available()
+    init_distributed(use_gpu)
     if precision == "native":
         precision = "bf16" if hardware.has_native_bf16() else "float32"
-    return Accelerator(
-        cpu=not on_gpu,
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
-        ],
-    )
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    handlers = [ddp, InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)]
+    mixed_precision = "bf16" if precision == "bf16" else "no"
+    return Accelerator(cpu=not use_gpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)

@@ -1,13 +1,11 @@
-"""Losses that tie all examples of a step together, such as one in which every example is held against every other.
+"""Losses over all examples of a step, such as in-batch negatives, which are not a sum over micro-batches.
 
-Such a loss is no sum over micro-batches. It is reached in two passes (GradCache; Gao et al. 2021): the module represents
-each micro-batch without gradients, the loss's gradient with respect to all representations follows, and training's own pass
-takes each micro-batch's share of it further back. Memory is that of one micro-batch, and the gradient is exact.
+GradCache (Gao et al. 2021) computes their exact gradient with the memory of one micro-batch: embed all micro-batches
+without gradients, compute the gradient with respect to all embeddings, and backpropagate it through each micro-batch.
+Besides `forward`, a module with such a loss has:
 
-A module with such a loss has, beside `forward`:
-
-    represent(**inputs) -> tensors of one micro-batch, examples first
-    tie(represented)    -> what `forward` takes besides, for each micro-batch
+    embed(**inputs)             -> tensors of one micro-batch, examples first
+    cache_gradients(embeddings) -> further arguments of `forward` for each micro-batch
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from torch import Tensor
 
 
 def all_gather_rows(rows: Tensor) -> tuple[Tensor, slice]:
-    """The rows of all processes' tensors laid end to end, and which of them are `rows`; no gradient goes through.
+    """Concatenate the rows of all processes, without gradients; return them and the slice that holds `rows`.
 
-    The processes may bring different numbers of rows.
+    Processes may have different numbers of rows.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows, slice(0, len(rows))
@@ -31,5 +29,5 @@ def all_gather_rows(rows: Tensor) -> tuple[Tensor, slice]:
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
-    before = sum(sizes[: dist.get_rank()])
-    return torch.cat([part[:size] for part, size in zip(parts, sizes)]), slice(before, before + len(rows))
+    start = sum(sizes[: dist.get_rank()])
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), slice(start, start + len(rows))

@@ -1,4 +1,4 @@
-"""Optimizers over named parameters with a rate of their own each, and the learning-rate schedule as a pure function."""
+"""Optimizers with a learning-rate scale per parameter, and the learning-rate schedule as a pure function."""
 
 from __future__ import annotations
 
@@ -12,42 +12,39 @@ from engine.training.settings import Train
 
 
 def lr_at(step: int, total_steps: int, train: Train) -> float:
-    """The rate of optimizer step `step` (from 0) of `total_steps`: linear warm-up to `train.lr`, then `train.schedule`."""
+    """Return the learning rate of `step` (from 0): linear warmup to `train.lr`, then `train.schedule`."""
     warmup = round(train.warmup_fraction * total_steps)
     if step < warmup:
         return train.lr * (step + 1) / warmup
     done = (step - warmup) / max(1, total_steps - warmup)
-    return (
-        train.lr * {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[train.schedule]
-    )
+    factors = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+    return train.lr * factors[train.schedule]
 
 
 def adamw(
     parameters: Iterable[tuple[str, nn.Parameter]], train: Train, lr_scale: Callable[[str], float] = lambda name: 1.0
 ) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov and Hutter 2019). Vectors (biases, norms) are not decayed.
+    """Make a fused AdamW (Loshchilov and Hutter 2019) without weight decay on vectors (biases, norms).
 
-    Each group carries `lr_scale`, the factor its parameters' rate has over the schedule's.
+    lr_scale: a parameter's learning-rate multiplier by name, stored as its group's `lr_scale`.
     """
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in parameters:
         scale, decayed = lr_scale(name), parameter.ndim > 1
-        group = groups.setdefault(
-            (scale, decayed), {"params": [], "lr_scale": scale, "weight_decay": train.weight_decay if decayed else 0.0}
-        )
-        group["params"].append(parameter)
+        group = {"params": [], "lr_scale": scale, "weight_decay": train.weight_decay if decayed else 0.0}
+        groups.setdefault((scale, decayed), group)["params"].append(parameter)
     return torch.optim.AdamW(list(groups.values()), lr=train.lr, betas=(0.9, train.beta2), fused=True)
 
 
 def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that Accelerate has wrapped, which does nothing that is needed here; or itself."""
+    """Return the optimizer inside Accelerate's wrapper, which is not needed here."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Step, unless `skip`, a boolean scalar on the parameters' device: then weights and state stay bit for bit.
+    """Update the weights unless `skip`, a boolean scalar on their device; skipping leaves weights and state unchanged.
 
-    AdamW's fused kernel reads it where it lies. Muon has no such kernel, and waits for it.
+    The fused AdamW kernel reads `skip` on the device; Muon has no such kernel and waits for it.
     """
     optimizer = unwrap_optimizer(optimizer)
     for part in getattr(optimizer, "optimizers", [optimizer]):
@@ -59,7 +56,7 @@ def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 class OptimizersContainer(torch.optim.Optimizer):
-    """Two optimizers as one: their groups in a row, one state; each still steps its own parameters."""
+    """Several optimizers as one, with concatenated groups and a shared state; each steps its own parameters."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer):
         self.optimizers = optimizers
@@ -67,7 +64,7 @@ class OptimizersContainer(torch.optim.Optimizer):
         self.assign_param_groups()
 
     def assign_param_groups(self) -> None:
-        """Let each have its part of the groups, and all the one state."""
+        """Give each optimizer its groups and the shared state."""
         start = 0
         for optimizer in self.optimizers:
             end = start + len(optimizer.param_groups)
@@ -75,12 +72,12 @@ class OptimizersContainer(torch.optim.Optimizer):
             start = end
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As every optimizer's, which puts new groups and a new state in place of the old."""
+        """Load a state, which replaces the groups and state of all optimizers."""
         super().load_state_dict(state_dict)
         self.assign_param_groups()
 
     def step(self, closure: None = None) -> None:
-        """One step of each."""
+        """Step each optimizer."""
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -92,10 +89,10 @@ def muon(
     matrices: set[nn.Parameter],
     lr_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> OptimizersContainer:
-    """Muon for `matrices`, AdamW for the rest.
+    """Make Muon (Jordan et al. 2024) for `matrices` and AdamW for the other parameters.
 
-    Muon (Jordan et al. 2024) steps along the momentum's nearest orthogonal matrix, so that all its directions are learned
-    at one pace; `matrix_lr` is its peak rate for a square matrix.
+    Muon steps along the orthogonal matrix nearest to the momentum, so all directions move at the same rate.
+    matrix_lr: Muon's peak learning rate for a square matrix.
     """
     parameters = list(parameters)
     groups: dict[float, dict] = {}
@@ -103,7 +100,8 @@ def muon(
         if parameter in matrices:
             scale = lr_scale(name) * matrix_lr / train.lr
             groups.setdefault(scale, {"params": [], "lr_scale": scale})["params"].append(parameter)
-    rest = adamw([(name, parameter) for name, parameter in parameters if parameter not in matrices], train, lr_scale)
-    return OptimizersContainer(
-        torch.optim.Muon(list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95), rest
+    matrix_optimizer = torch.optim.Muon(
+        list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95
     )
+    others = [(name, parameter) for name, parameter in parameters if parameter not in matrices]
+    return OptimizersContainer(matrix_optimizer, adamw(others, train, lr_scale))

@@ -1,17 +1,17 @@
-"""Looked at before hours of work: room on the disk for checkpoints, memory for a batch.
+"""Checks before hours of training: disk space for checkpoints and memory for a batch.
 
-What a batch needs is measured, not guessed: two rows go through the network once, and what its backward pass keeps of them is
-added up. Weights, gradients, the optimizer's state and the copy a checkpoint is written from are counted beside it.
+A batch's memory is measured: two rows run forward once, and the tensors that autograd saves are added up. Weights,
+gradients, optimizer state and a checkpoint's copy are counted separately.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -21,108 +21,97 @@ from engine.checkpointing.async_saver import free_disk
 from engine.errors import ConfigError
 from engine.training.settings import Train
 
-PROBE_ROWS = 2  # that are measured
-OPTIMIZER_STATES = 2  # numbers that AdamW keeps for each weight; Muon keeps one
+PROBE_ROWS = 2
+OPTIMIZER_STATES = 2  # numbers per weight in AdamW; Muon has one
 
 
 def check(module: nn.Module, inputs: dict[str, Tensor], folder: Path, train: Train, accelerator: Accelerator) -> str:
-    """What `check_disk` and `check_memory` say. inputs: a micro-batch of `PROBE_ROWS` rows."""
-    return "\n".join(
-        [
-            check_disk(folder, module, train),
-            check_memory(module, inputs, rows_per_forward(train, accelerator), accelerator),
-        ]
-    )
+    """Run `check_disk` and `check_memory`; return their findings. inputs: a micro-batch of `PROBE_ROWS` rows."""
+    disk = check_disk(folder, module, train)
+    return f"{disk}\n{check_memory(module, inputs, rows_per_forward(train, accelerator), accelerator)}"
 
 
 def rows_per_forward(train: Train, accelerator: Accelerator) -> int:
-    """Rows that a process puts through the network at once."""
+    """Return how many rows a process runs through the network at once."""
     share = -(-train.batch_size // accelerator.num_processes)
     return min(share, train.micro_batch_size or share)
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters."""
+    """Return the size of all parameters in bytes."""
     return sum(parameter.nbytes for parameter in module.parameters())
 
 
 def check_disk(folder: Path, module: nn.Module, train: Train) -> str:
-    """What checkpoints need, in words. Raises ConfigError when the disk has less."""
-    learning = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
-    each = parameter_bytes(module) + learning * (OPTIMIZER_STATES + bool(train.average_fraction))
-    there = sum(path.stat().st_size for kept in checkpoint.list_checkpoints(folder) for path in kept.iterdir())
-    needed, left = each * (train.keep_checkpoints + 1) - there, free_disk(folder)
-    told = f"{(train.keep_checkpoints + 1) * each / 1e9:,.2f} GB for {train.keep_checkpoints} checkpoints and one being written"
-    if needed > left:
+    """Describe the disk space that checkpoints need. Raises ConfigError if less is free."""
+    trainable = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    size = parameter_bytes(module) + trainable * (OPTIMIZER_STATES + bool(train.average_fraction))
+    existing = sum(file.stat().st_size for path in checkpoint.list_checkpoints(folder) for file in path.iterdir())
+    keep, free = train.keep_checkpoints, free_disk(folder)
+    needed = f"{(keep + 1) * size / 1e9:,.2f} GB for {keep} checkpoints and one being written"
+    if size * (keep + 1) - existing > free:
         raise ConfigError(
-            f"train.keep_checkpoints: the disk of {folder.parent} has {left / 1e9:,.2f} GB left, fewer than {told}.\n"
-            "Make room, or keep fewer."
+            f"train.keep_checkpoints: the disk of {folder.parent} has {free / 1e9:,.2f} GB free but needs {needed}.\n"
+            "Free some space, or keep fewer checkpoints."
         )
-    return f"disk     {told}; {left / 1e9:,.1f} GB are free"
+    return f"disk     {needed}; {free / 1e9:,.1f} GB free"
 
 
 def activation_bytes(module: nn.Module, inputs: dict[str, Tensor], accelerator: Accelerator) -> int:
-    """Bytes that a forward pass keeps for its backward pass, weights left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    seen: dict[int, int] = {}
+    """Return the bytes that a forward pass saves for the backward pass, without the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    sizes: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = max(seen.get(storage.data_ptr(), 0), storage.nbytes())
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = max(sizes.get(storage.data_ptr(), 0), storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), accelerator.autocast():
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor), accelerator.autocast():
         module(**inputs)
-    return sum(seen.values())
+    return sum(sizes.values())
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had of the device's memory, or of this machine's, or of its container's."""
+    """Return the free bytes of the GPU, or of this machine or its container, whichever has less."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    left, limit, used = sys.maxsize, Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    with suppress(OSError, ValueError, IndexError):  # not on every system, nor in every container
-        left = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
-        left = min(left, int(limit.read_text()) - int(used.read_text()))
-    return left
+    free, limit, used = psutil.virtual_memory().available, "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return free
 
 
 def check_memory(module: nn.Module, inputs: dict[str, Tensor], rows: int, accelerator: Accelerator) -> str:
-    """What a step needs, in words. Raises ConfigError when the machine has less, naming the rows that would fit.
+    """Describe the memory that a step needs. Raises ConfigError, with the rows that would fit, if less is free.
 
-    inputs: a micro-batch of `PROBE_ROWS` rows; rows: how many the training puts through the network at once.
+    inputs: a micro-batch of `PROBE_ROWS` rows; rows: the rows that training runs through the network at once.
     """
     device, on_gpu = accelerator.device, accelerator.device.type == "cuda"
     module.to(device).train()
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-    a_row = activation_bytes(module, inputs, accelerator) / PROBE_ROWS
-    # Weights, gradients, the optimizer's state; and a checkpoint's copy, which for a GPU lies in the machine's memory.
-    standing = parameter_bytes(module) * (2 + OPTIMIZER_STATES if on_gpu else 3 + 2 * OPTIMIZER_STATES)
+    row = activation_bytes(module, inputs, accelerator) / PROBE_ROWS
+    # Weights, gradients, optimizer state, and a checkpoint's copy, which is in host memory when training on a GPU.
+    fixed = parameter_bytes(module) * (2 + OPTIMIZER_STATES if on_gpu else 3 + 2 * OPTIMIZER_STATES)
     processes = 1 if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    left, needed = (free_memory(device) + parameter_bytes(module)) / processes, standing + a_row * rows
-    said = f"{needed / 1e9:,.1f} GB for {rows} rows at once, {a_row / 1e6:,.1f} MB each"
-    if needed > left:
-        fitting = int((left - standing) / a_row)
+    free, needed = (free_memory(device) + parameter_bytes(module)) / processes, fixed + row * rows
+    summary = f"about {needed / 1e9:,.1f} GB for {rows} rows at once, {row / 1e6:,.1f} MB each"
+    if needed > free:
+        fitting, advice = int((free - fixed) / row), "Not even one row fits: use a shorter length or a smaller network."
+        if fitting > 0:
+            fitting_batch = 2 ** (fitting.bit_length() - 1)
+            advice = f"{fitting} rows would fit: train.micro_batch_size={fitting_batch} gives the same result"
         raise ConfigError(
-            f"train.micro_batch_size: a step needs about {said}; {left / 1e9:,.1f} GB of memory are free.\n"
-            + (
-                f"{fitting} rows would fit: train.micro_batch_size={2 ** (fitting.bit_length() - 1)} gives the same result"
-                if fitting > 0
-                else "Not even one row would fit: take a shorter length or a smaller network."
-            )
+            f"train.micro_batch_size: a step needs {summary}; {free / 1e9:,.1f} GB of memory are free.\n{advice}"
         )
-    return f"memory   about {said}; {left / 1e9:,.1f} GB are free"
+    return f"memory   {summary}; {free / 1e9:,.1f} GB free"
 
 
 def explain_oom(error: RuntimeError, rows: int) -> RuntimeError | ConfigError:
-    """What is raised when a step with that many rows at once has failed: a ConfigError when memory was what it lacked."""
+    """Return a ConfigError with advice if a step with `rows` rows at once ran out of memory, else `error` itself."""
     if not re.search("out of memory|allocate memory|not enough memory", str(error), re.IGNORECASE):
         return error
-    smaller = (
-        f"train.micro_batch_size={max(1, rows // 2)} gives the same result" if rows > 1 else "take a shorter length"
-    )
-    return ConfigError(
-        f"train.micro_batch_size: memory ran out with {rows} rows at once; {smaller}, and the same command goes on from"
-        " the last checkpoint"
-    )
+    smaller = f"train.micro_batch_size={rows // 2} gives the same result" if rows > 1 else "use a shorter length"
+    message = f"out of memory with {rows} rows at once; {smaller}; rerun the command to resume from the last checkpoint"
+    return ConfigError(f"train.micro_batch_size: {message}")

@@ -1,7 +1,6 @@
-"""A bad batch looked at again: `train.replay=12` puts the batch of `nan-step-12/` through the weights kept beside it.
+"""Rerun a bad batch: `train.replay=12` runs the batch of `nan-step-12/` through the weights saved with it.
 
-Told are the loss of each micro-batch, the first part of the network whose result is not finite, and the gradients that are
-not. Nothing is trained or changed.
+Reports each micro-batch's loss, the first module with a non-finite output, and non-finite gradients. Trains nothing.
 """
 
 from __future__ import annotations
@@ -19,44 +18,43 @@ from engine.errors import ConfigError, suggest
 
 
 def replay(module: nn.Module, folder: Path, step: int, accelerator: Accelerator) -> str:
-    """What a person is told. Raises ConfigError when the run has kept no bad batch of that step."""
-    kept = folder / f"nan-step-{step}"
-    batches = sorted(kept.glob("batch-*.safetensors"))
-    if not batches or not (kept / checkpoint.WEIGHTS_NAME).is_file():
-        there = [path.name.removeprefix("nan-step-") for path in folder.glob("nan-step-*")]
-        raise ConfigError(f"train.replay: {folder} has kept no bad batch of step {step}{suggest(str(step), there)}")
-    checkpoint.load_model_state(module, load_file(kept / checkpoint.WEIGHTS_NAME), kept)
+    """Rerun the bad batch of `step` and return a report. Raises ConfigError if none was saved."""
+    dump = folder / f"nan-step-{step}"
+    batches = sorted(dump.glob("batch-*.safetensors"))
+    if not batches or not (dump / checkpoint.WEIGHTS_NAME).is_file():
+        saved = [path.name.removeprefix("nan-step-") for path in folder.glob("nan-step-*")]
+        raise ConfigError(f"train.replay: {folder} has no saved batch of step {step}{suggest(str(step), saved)}")
+    checkpoint.load_model_state(module, load_file(dump / checkpoint.WEIGHTS_NAME), dump)
     module.to(accelerator.device).train()
     lines = []
     for path in batches:
         inputs = {name: tensor.to(accelerator.device) for name, tensor in load_file(path).items()}
         module.zero_grad(set_to_none=True)
-        first: list[str] = []
-        with ExitStack() as hooks:
+        non_finite: list[str] = []
+        with ExitStack() as hooks, accelerator.autocast():
             for name, part in module.named_modules():
-                hook = part.register_forward_hook(
-                    lambda part, given, result, name=name: None if all_finite(result) else first.append(name)
-                )
-                hooks.callback(hook.remove)
-            with accelerator.autocast():
-                output = module(**inputs)
+
+                def record(part, args, output, name=name, names=non_finite) -> None:
+                    if not all_finite(output):
+                        names.append(name)
+
+                hooks.callback(part.register_forward_hook(record).remove)
+            output = module(**inputs)
         output.loss.backward()
-        bad = [
-            name
-            for name, parameter in module.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        count = output.count.item()
         lines += [
-            f"{path.name}: loss {output.loss.item() / max(1, output.count.item()):.4f} over {output.count.item():,.0f}",
-            f"  first result that is not finite: {first[0] or 'the loss'}" if first else "  every result is finite",
-            f"  gradients that are not finite: {len(bad)}" + (f", {', '.join(bad[:4])}" if bad else ""),
+            f"{path.name}: loss {output.loss.item() / max(1, count):.4f} over {count:,.0f}",
+            f"  first non-finite output: {non_finite[0] or 'the loss'}" if non_finite else "  all outputs are finite",
+            f"  non-finite gradients: {len(bad)}" + (f", {', '.join(bad[:4])}" if bad else ""),
         ]
     return "\n".join(lines)
 
 
-def all_finite(result: object) -> bool:
-    """Whether all numbers in a module's result, a tensor or a collection of them, are finite."""
-    if isinstance(result, torch.Tensor):
-        return not result.is_floating_point() or bool(result.isfinite().all())
-    parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else ()
+def all_finite(output: object) -> bool:
+    """Return whether all numbers in a module's output, a tensor or a collection of tensors, are finite."""
+    if isinstance(output, torch.Tensor):
+        return not output.is_floating_point() or bool(output.isfinite().all())
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
     return all(map(all_finite, parts))

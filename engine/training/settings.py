@@ -1,4 +1,4 @@
-"""TODO."""
+"""Settings of the training loop, shared by both stages."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from engine.config.schema import Fraction, Section
 
 
 class Train(Section):
-    """The training loop's settings, the same for both stages."""
+    """Training loop settings."""
 
     steps: PositiveInt
     """Optimizer steps."""
     lr: PositiveFloat
     """Peak learning rate."""
     batch_size: PositiveInt
-    """Rows (or examples) of one optimizer step, over all processes."""
+    """Rows (or examples) per optimizer step, over all processes."""
     micro_batch_size: PositiveInt | None = None
-    """Rows a process takes through the network at once; none: its whole share. Changes memory, and dropout's draws."""
+    """Rows per forward pass and process; none: the process's whole share. Affects memory and the dropout masks only."""
     warmup_fraction: Fraction = 0.1
-    """Share of the steps over which the learning rate rises linearly."""
+    """Fraction of the steps over which the learning rate rises linearly."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after warm-up; linear is Howard and Ruder's slanted triangle."""
+    """Learning-rate decay after warmup; linear is the slanted triangle of Howard and Ruder (2018)."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay of AdamW, on matrices only."""
+    """Decoupled weight decay of AdamW, applied to matrices only."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of AdamW's second moment."""
+    """Decay rate of AdamW's second moment."""
     max_grad_norm: PositiveFloat = 1.0
-    """Largest gradient norm; larger gradients are scaled down to it."""
+    """Gradient clipping: larger gradients are scaled down to this norm."""
     average_fraction: Fraction = 0.0
-    """Share of the steps, the last ones, whose weights are averaged; the mean is what is evaluated and kept."""
+    """Final fraction of the steps over which weights are averaged; the average is evaluated and saved."""
     precision: Literal["native", "bf16", "float32"] = "native"
-    """Arithmetic of the matrix products; native: bf16 where the machine multiplies it in hardware, else float32."""
+    """Precision of matrix products; native: bf16 where the hardware supports it, else float32."""
     log_every: PositiveInt = 10
     """Steps between lines of log.jsonl."""
     eval_every: PositiveInt = 100
@@ -41,15 +41,15 @@ class Train(Section):
     save_every: PositiveInt = 200
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints kept, the newest ones."""
+    """Number of newest checkpoints to keep."""
     max_skipped_steps: PositiveInt = 10
-    """Steps in a row without a finite loss and gradient, whose updates are left out, after which the run ends."""
+    """Consecutive steps skipped for a non-finite loss or gradient after which training aborts."""
     max_loss_ratio: Annotated[float, Field(gt=1)] | None = None
-    """A step whose loss is so many times the usual one is left out too; none: any finite loss is learned from."""
+    """Also skip steps with a loss above this multiple of the running mean; none: never skip a finite loss."""
     replay: PositiveInt | None = None
-    """A step whose batch was kept in nan-step-N: it is looked at again, and nothing is trained."""
+    """Step with a batch saved in nan-step-N to run again for inspection, without training."""
     dry_run: bool = False
-    """Whether only to look: is everything there, and is there room and memory? --dry-run says the same."""
+    """Whether to only check inputs, disk space and memory, as --dry-run does."""
 
     resumable: ClassVar[tuple[str, ...]] = (
         "log_every",

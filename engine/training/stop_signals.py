@@ -1,6 +1,4 @@
-"""Asked to stop: SIGTERM (a scheduler, a shutdown) or SIGINT (a person at the keyboard) ends a training after the step at
-hand, its checkpoint saved. A second one of the same kind does what it always did.
-"""
+"""SIGTERM or SIGINT stops training after the current step, with a checkpoint; a second signal acts as usual."""
 
 from __future__ import annotations
 
@@ -15,36 +13,33 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Which signal has come, if any."""
+    """The signal received, if any."""
 
     signal: signal.Signals | None = None
 
 
 @contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Within it the signals are noted. Only a process's main thread can listen; in another nothing is noted."""
-    asked = StopRequest()
+    """Record signals inside the context. Only a process's main thread can; other threads record nothing."""
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield request
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def note(number: int, frame: object) -> None:
-        asked.signal = signal.Signals(number)
-        signal.signal(number, before[number])
+    def record(number: int, frame: object) -> None:
+        request.signal = signal.Signals(number)
+        signal.signal(number, previous[number])
 
     for number in SIGNALS:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
-        yield asked
+        yield request
     finally:
         for number in SIGNALS:
-            signal.signal(number, before[number])
+            signal.signal(number, previous[number])
 
 
 def exit_on_signal(stop_request: StopRequest, message: str) -> None:
-    """Raises Leave with the exit code that a shell gives a process which the signal ended: 143 or 130.
-
-    A process that was not asked itself goes as another was.
-    """
+    """Raise CommandExit with a shell's exit code for the signal, 143 or 130; 143 if another process received it."""
     raise CommandExit(message, 128 + (stop_request.signal or signal.SIGTERM))

@@ -1,8 +1,6 @@
-"""The one training loop. It knows neither text nor tasks: batches come from a function of the step, losses from a module.
+"""The training loop, independent of text and tasks: batches are a function of the step, losses come from a module.
 
-    fit(module, optimizer, batches, train, run, accelerator, ...)
-
-What a module returns and how a step's gradient is added up: `engine.training.step`.
+`engine.training.step` defines a module's output and adds up the gradients of a step.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -34,13 +33,13 @@ from engine.training.weight_averaging import WeightAverage
 
 @dataclass
 class TrainResult:
-    """How a training went."""
+    """Outcome of a training, or of the part of it that is done."""
 
     step: int
     tokens: int
     seconds: float
     metrics: dict[str, float]
-    """The evaluation of the weights the module now has."""
+    """The evaluation of the module's current weights."""
 
 
 def fit(
@@ -61,165 +60,133 @@ def fit(
     patience: int | None = None,
     sharded: bool = False,
 ) -> TrainResult:
-    """Train `module` for `train.steps` steps, going on from the run's newest checkpoint that is whole.
+    """Train `module` for `train.steps` steps, resuming from the run's newest undamaged checkpoint.
 
-    batches(step, rows): this process's micro-batches of that step, of so many rows each, a pure function of both.
-    before_step(step), after_step(step): where a stage freezes layers, or an objective keeps a teacher.
-    after_save(how it has gone so far): called by the main process once a checkpoint has been begun.
-    evaluate(): figures of the present weights.
-    monitor: the figure to maximise; the best weights seen are the ones the module ends with.
+    get_micro_batches(step, rows): this process's micro-batches of a step, `rows` rows each; a pure function of both.
+    before_step(step), after_step(step): hooks, for example to freeze layers or to update a teacher.
+    after_save(result so far): called by the main process after each checkpoint is submitted.
+    evaluate(): metrics of the current weights.
+    monitor: the metric to maximize; training ends with the best weights seen.
     patience: evaluations without a better `monitor` after which training stops.
-    sharded: whether weights, gradients and optimizer state are spread over the processes (FSDP2) instead of copied (DDP).
-    Raises ConfigError and DataError for what keeps it from going on, Leave when it was asked to stop or only to look.
+    sharded: whether weights, gradients and optimizer state are sharded over the processes (FSDP2) or replicated (DDP).
+    Raises ConfigError or DataError if training cannot continue, CommandExit after a signal, a dry run or a replay.
     """
     hardware.tune_malloc()
-    steps, device, micro_batch = train.steps, accelerator.device, train.micro_batch_size
+    steps, device, micro_batch_size = train.steps, accelerator.device, train.micro_batch_size
     if train.replay:
         raise CommandExit(replay(module, run.folder, train.replay, accelerator))
 
-    def look(step: int) -> str:
-        return preflight.check(
-            module, get_micro_batches(step, preflight.PROBE_ROWS)[0].inputs, run.folder, train, accelerator
-        )
+    def dry_run_check(step: int) -> str:
+        inputs = get_micro_batches(step, preflight.PROBE_ROWS)[0].inputs
+        return preflight.check(module, inputs, run.folder, train, accelerator)
 
     if train.dry_run:
-        raise CommandExit(look(0))
-    with accelerator.main_process_first():  # which sets aside what is damaged
-        if accelerator.is_main_process:
-            checkpoint.quarantine_damaged(run.folder)
-    state = checkpoint.load_latest(run.folder, module, optimizer) or {
-        "step": 0,
-        "tokens": 0,
-        "seconds": 0.0,
-        "checkpoint_seconds": 0.0,
-        "metric_sums": {},
-        "best_metrics": None,
-        "evals_without_improvement": 0,
-        "eval": {},
-        "skipped_steps": 0,
-        "consecutive_skips": 0,
-        "ema_loss": [0.0, 0.0],
-    }
-    enough = patience is not None and state["evals_without_improvement"] >= patience
-    upcoming = range(steps if enough else state["step"], steps)
-    if upcoming:
-        look(upcoming[0])
-    run.resume_at(state["step"])
-    way = distributed.make_strategy(module, optimizer, accelerator, sharded)
-    optimizer, parameters = way.optimizer, list(way.train_module.parameters())  # to find them takes a millisecond
+        raise CommandExit(dry_run_check(0))
+    state = load_state(module, optimizer, run.folder, accelerator)
 
-    def weights() -> dict[str, Tensor]:
-        way.gather_weights()
+    def out_of_patience() -> bool:
+        return patience is not None and state["evals_without_improvement"] >= patience
+
+    early_stop = out_of_patience()
+    steps_to_run = range(steps if early_stop else state["step"], steps)
+    if steps_to_run:
+        dry_run_check(steps_to_run[0])
+    run.resume_at(state["step"])
+    strategy = distributed.make_strategy(module, optimizer, accelerator, sharded)
+    optimizer = strategy.optimizer
+    parameters = list(strategy.train_module.parameters())  # listing them takes a millisecond
+
+    def gather_model_state() -> dict[str, Tensor]:
+        strategy.gather_weights()
         return checkpoint.model_state(module)
+
+    def make_batches(step: int) -> list[MicroBatch]:
+        return get_micro_batches(step, micro_batch_size)
 
     average = WeightAverage(module, steps - round(train.average_fraction * steps))
     average.load_latest(run.folder)
-    window = {
-        name: torch.tensor(sums, dtype=torch.float64, device=device) for name, sums in state["metric_sums"].items()
-    }
-    in_parts = micro_batch is not None and train.batch_size > micro_batch * accelerator.num_processes
-    tokens_told, began, told = 0, time.time() - state["seconds"], time.time()
+    sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in state["metric_sums"].items()}
+    is_accumulating = bool(micro_batch_size) and train.batch_size > micro_batch_size * accelerator.num_processes
+    new_tokens, start_time, last_log_time = 0, time.time() - state["seconds"], time.time()
 
     with (
         Progress(title, steps, state["step"], accelerator.is_main_process) as progress,
-        stop_signals.catch_signals() as asked,
+        stop_signals.catch_signals() as stop_request,
         AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"]) as saver,
     ):
-        guard = LossGuard(weights, lambda step: get_micro_batches(step, micro_batch), train, saver, accelerator, state)
-        for step, micro_batches in prefetch(lambda step: get_micro_batches(step, micro_batch), upcoming, device):
-            way.train_module.train()  # and then what is frozen is set apart
+        guard = LossGuard(gather_model_state, make_batches, train, saver, accelerator, state)
+        for step, micro_batches in prefetch(make_batches, steps_to_run, device):
+            strategy.train_module.train()  # before the hook, which may set frozen parts to eval mode
             before_step(step)
-            way.sync_frozen()
-            rate = lr_at(step, steps, train)
+            strategy.sync_frozen()
+            lr = lr_at(step, steps, train)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
+                group["lr"] = lr * group["lr_scale"]
             try:
-                counted, tokens = forward_backward(way, micro_batches, accelerator, seed, step, in_parts, asked)
+                totals, num_tokens = forward_backward(
+                    strategy, micro_batches, accelerator, seed, step, is_accumulating, stop_request
+                )
             except RuntimeError as error:
                 raise preflight.explain_oom(error, preflight.rows_per_forward(train, accelerator)) from None
             guard.resolve()
-            norm = scale_and_clip_gradients(
-                parameters, accelerator.num_processes / counted["loss"][1].clamp(min=1), train.max_grad_norm
-            )
-            bad = guard.check(step, counted["loss"], norm, counted.pop("asked")[0])
+            factor = accelerator.num_processes / totals["loss"][1].clamp(min=1)
+            grad_norm = scale_and_clip_gradients(parameters, factor, train.max_grad_norm)
+            bad = guard.check(step, totals["loss"], grad_norm, totals.pop("stop_requests")[0])
             step_unless(bad, optimizer)
             optimizer.zero_grad(set_to_none=True)
             after_step(step)
             average.update(step)
-            tokens_told += tokens
-            window = {name: window.get(name, 0) + sums.where(~bad, 0) for name, sums in counted.items()}
+            new_tokens += num_tokens
+            sums = {name: sums.get(name, 0) + pair.where(~bad, 0) for name, pair in totals.items()}
 
             done = step + 1
-            # With several processes all learn at the same step that one of them was asked to stop.
-            stop = asked.signal is not None if accelerator.num_processes == 1 else guard.stop_requested
+            # With several processes, all of them learn at the same step that one received a signal.
+            stop = stop_request.signal is not None if accelerator.num_processes == 1 else guard.stop_requested
             evaluating = done % train.eval_every == 0 or done == steps
             logging = evaluating or done % train.log_every == 0
             saver.raise_if_failed()
             if logging or done % train.save_every == 0 or stop:
                 guard.resolve()
-                sums = torch.stack(list(window.values()))
-                (loss, *figures), now = (sums[:, 0] / sums[:, 1]).tolist(), time.time()
-                tokens = int(accelerator.reduce(torch.tensor(tokens_told, device=device), "sum"))
-                per_second = tokens / (now - told)
+                stacked = torch.stack(list(sums.values()))
+                (loss, *others), now = (stacked[:, 0] / stacked[:, 1]).tolist(), time.time()
+                tokens = int(accelerator.reduce(torch.tensor(new_tokens, device=device), "sum"))
+                per_second = tokens / (now - last_log_time)
                 progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
-                entry = {
-                    "step": done,
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": norm.item(),
-                    "tokens": state["tokens"] + tokens,
-                    "tokens_per_second": round(per_second),
-                    "seconds": round(now - began, 2),
-                    "checkpoint_seconds": round(saver.checkpoint_seconds, 2),
-                    "skipped_steps": guard.skipped_steps,
-                    **dict(zip(list(window)[1:], figures)),
-                }
+                tokens += state["tokens"]
+                entry = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm.item(), "tokens": tokens}
+                entry |= {"tokens_per_second": round(per_second), "seconds": round(now - start_time, 2)}
+                entry |= {"checkpoint_seconds": round(saver.checkpoint_seconds, 2)}
+                entry |= {"skipped_steps": guard.skipped_steps, **dict(zip(list(sums)[1:], others, strict=True))}
                 if evaluating:
-                    way.gather_weights()
+                    strategy.gather_weights()
                     module.eval()
                     with average.average_parameters():
-                        entry["eval"] = state["eval"] = broadcast_metrics(evaluate(), accelerator)
-                        score = state["eval"].get(monitor) if monitor else None
-                        if score is not None and (
-                            state["best_metrics"] is None or score > state["best_metrics"][monitor]
-                        ):
-                            state["best_metrics"], state["evals_without_improvement"] = (
-                                {**state["eval"], "step": done},
-                                0,
-                            )
-                            if accelerator.is_main_process:
-                                saver.save_best(module, state["best_metrics"])
-                        elif monitor:
-                            state["evals_without_improvement"] += 1
-                    enough = patience is not None and state["evals_without_improvement"] >= patience
+                        entry["eval"] = broadcast_metrics(evaluate(), accelerator)
+                        if update_best(state, entry["eval"], done, monitor) and accelerator.is_main_process:
+                            saver.save_best(module, state["best_metrics"])
+                    early_stop = out_of_patience()
                 if logging:
                     run.log(entry)
-                    window = {}
-                state |= {
-                    "step": done,
-                    "tokens": state["tokens"] + tokens,
-                    "seconds": time.time() - began,
-                    "checkpoint_seconds": saver.checkpoint_seconds,
-                    **guard.state_dict(),
-                    "metric_sums": {name: sums.tolist() for name, sums in window.items()},
-                }
-                tokens_told, told = 0, time.time()
-                if done % train.save_every == 0 or enough or stop or done == steps:
-                    way.save_checkpoint(saver, state, average.state_dict())
-                    way.gather_weights()
+                    sums = {}
+                state |= {"step": done, "tokens": tokens, "seconds": time.time() - start_time}
+                state |= {"checkpoint_seconds": saver.checkpoint_seconds, **guard.state_dict()}
+                state["metric_sums"] = {name: pair.tolist() for name, pair in sums.items()}
+                new_tokens, last_log_time = 0, time.time()
+                if done % train.save_every == 0 or early_stop or stop or done == steps:
+                    strategy.save_checkpoint(saver, state, average.state_dict())
+                    strategy.gather_weights()
                     if accelerator.is_main_process:
                         with average.average_parameters():
                             after_save(TrainResult(done, state["tokens"], state["seconds"], state["eval"]))
-                if stop and not enough and done < steps:
+                if stop and not early_stop and done < steps:
                     saver.wait()
-                    stop_signals.exit_on_signal(
-                        asked, f"{run.folder}: stopped after step {done} of {steps}, saved; the same command goes on"
-                    )
-            if enough:
+                    message = f"{run.folder}: stopped after step {done} of {steps}, saved; rerun the command to resume"
+                    stop_signals.exit_on_signal(stop_request, message)
+            if early_stop:
                 break
     run.finish()
     accelerator.wait_for_everyone()
-    way.gather_weights()
+    strategy.gather_weights()
     if monitor and state["best_metrics"] and checkpoint.load_best(module, run.folder):
         state["eval"] = state["best_metrics"]
     else:
@@ -228,24 +195,44 @@ def fit(
     return TrainResult(state["step"], state["tokens"], state["seconds"], state["eval"])
 
 
+def load_state(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, accelerator: Accelerator) -> dict:
+    """Load the newest undamaged checkpoint of a run and return its state, or the state of a new run."""
+    with accelerator.main_process_first():  # the main process renames damaged checkpoints
+        if accelerator.is_main_process:
+            checkpoint.quarantine_damaged(folder)
+    new = {"step": 0, "tokens": 0, "seconds": 0.0, "checkpoint_seconds": 0.0, "metric_sums": {}, "best_metrics": None}
+    new |= {"evals_without_improvement": 0, "eval": {}}
+    new |= {"skipped_steps": 0, "consecutive_skips": 0, "ema_loss": [0.0, 0.0]}
+    return checkpoint.load_latest(folder, module, optimizer) or new
+
+
+def update_best(state: dict, metrics: dict[str, float], step: int, monitor: str | None) -> bool:
+    """Store an evaluation after `step` steps in `state`; return whether it is the best so far by `monitor`."""
+    state["eval"] = metrics
+    score, best = metrics.get(monitor) if monitor else None, state["best_metrics"]
+    if score is not None and (best is None or score > best[monitor]):
+        state |= {"best_metrics": {**metrics, "step": step}, "evals_without_improvement": 0}
+        return True
+    state["evals_without_improvement"] += bool(monitor)
+    return False
+
+
 def prefetch(
     get_micro_batches: Callable[[int], list[MicroBatch]], steps: range, device: torch.device
 ) -> Iterator[tuple[int, list[MicroBatch]]]:
-    """(step, its micro-batches) for each of `steps`, the next ones made, and on a GPU pinned, while a step is computed."""
+    """Yield (step, its micro-batches); a thread makes the next ones, and pins them for a GPU, during a step."""
 
     def make(step: int) -> list[MicroBatch]:
-        made = get_micro_batches(step)
+        batches = get_micro_batches(step)
         if device.type != "cuda":
-            return made
-        return [
-            MicroBatch({name: tensor.pin_memory() for name, tensor in batch.inputs.items()}, batch.num_tokens)
-            for batch in made
-        ]
+            return batches
+        pinned = [{name: tensor.pin_memory() for name, tensor in batch.inputs.items()} for batch in batches]
+        return [MicroBatch(inputs, batch.num_tokens) for inputs, batch in zip(pinned, batches, strict=True)]
 
     with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(make, steps[0]) if steps else None
+        future = thread.submit(make, steps[0]) if steps else None
         for step in steps:
-            current = following.result()
+            micro_batches = future.result()
             if step + 1 < steps.stop:
-                following = thread.submit(make, step + 1)
-            yield step, current
+                future = thread.submit(make, step + 1)
+            yield step, micro_batches

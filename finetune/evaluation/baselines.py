@@ -1,10 +1,12 @@
-"""What the figures are held against: a linear model on word counts, with the same labels and the same test rows."""
+"""Baselines on the same labels and test rows: TF-IDF + a linear model, and the same network without our pretraining."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -12,80 +14,115 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
+from data.encoders import original_init, read_record, resolve_encoder
 from data.tasks.task import Example
+from engine.errors import DataError
+from finetune.config import Finetune
 from finetune.evaluation import metrics
 from finetune.evaluation.postprocess import postprocess
+from finetune.heads import load_head_file
 
 TFIDF_C_VALUES = (0.1, 1.0, 10.0, 100.0)
-DEFAULT_C = 10.0  # the strength where there are no validation rows to choose it on
+DEFAULT_C = 10.0  # when there is no validation set
 BASELINE_NAMES = {
     "single_label_classification": "TF-IDF + logistic regression",
     "multi_label_classification": "TF-IDF + one logistic regression a label",
     "regression": "TF-IDF + ridge regression",
 }
-"""Of the linear model of each kind of label that has one."""
+"""Name of the linear model, by problem type."""
+
+
+def measure_baselines(
+    config: Finetune,
+    folder: Path,
+    splits: dict[str, list[Example]],
+    label_names: list[str],
+    train_reference: Callable[[Path, str, bool], dict],
+) -> dict[str, dict]:
+    """Return the name and metrics of each baseline.
+
+    train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics.
+    """
+    head_file, results = load_head_file(config), {}
+    if head_file.PROBLEM_TYPE in BASELINE_NAMES:
+        results["tfidf"] = tfidf_baseline(splits, label_names, head_file)
+    if head_file.PROBLEM_TYPE == "token_classification":
+        results["majority_tag"] = majority_tag_baseline(splits)
+    try:
+        reference, random_init, name = reference_encoder(folder)
+        results["without_pretraining"] = {"name": name, **train_reference(reference, f"  {name}", random_init)}
+    except DataError as error:
+        results["without_pretraining"] = {"name": f"not measured: {error}"}
+    return results
+
+
+def reference_encoder(folder: Path) -> tuple[Path, bool, str]:
+    """Return (folder, whether to use random weights, name) of the same network without our pretraining."""
+    if init := original_init(read_record(folder)):
+        return resolve_encoder(init), False, f"{init}, the same network without our pretraining"
+    return folder, True, "the same network from random weights"
 
 
 def fit_tfidf_vectorizer(texts: list[str]) -> TfidfVectorizer:
-    """TF-IDF of the words of these texts and their pairs; where no text has a word of two letters, of what spaces part."""
+    """Fit TF-IDF of words and word pairs; if no text has a word of two letters, of whitespace-separated tokens."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     if not any(map(re.compile(vectorizer.token_pattern).search, texts)):
         vectorizer.set_params(token_pattern=r"\S+")
     return vectorizer.fit(texts)
 
 
-def fit_linear_model(problem_type: str, C: float, vectors, labels: np.ndarray, label_names: list[str]):
-    """A function from vectors to what a head of that kind would say of them."""
+def fit_linear_model(problem_type: str, c: float, vectors, labels: np.ndarray, label_names: list[str]) -> Callable:
+    """Return a function from vectors to predictions, as a head of the problem type makes them."""
     if problem_type == "regression":
-        return Ridge(alpha=1 / C).fit(vectors, labels).predict
+        return Ridge(alpha=1 / c).fit(vectors, labels).predict
     if problem_type == "single_label_classification":
-        model = LogisticRegression(C=C, max_iter=1_000).fit(vectors, labels)
+        model = LogisticRegression(C=c, max_iter=1_000).fit(vectors, labels)
 
-        def probabilities(some) -> np.ndarray:
-            found = np.zeros((some.shape[0], len(label_names)))
-            found[:, model.classes_] = model.predict_proba(some)
-            return found
+        def predict_proba(rows) -> np.ndarray:
+            probabilities = np.zeros((rows.shape[0], len(label_names)))
+            probabilities[:, model.classes_] = model.predict_proba(rows)
+            return probabilities
 
-        return probabilities
+        return predict_proba
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a label that no text, or every one, has: it is said always or never
-        model = OneVsRestClassifier(LogisticRegression(C=C, max_iter=1_000, class_weight="balanced")).fit(
-            vectors, labels
-        )
-    return lambda some: model.predict_proba(some)[:, -len(label_names) :]  # of a single label it gives no and yes
+        warnings.simplefilter("ignore")  # about labels that no text has, or every text
+        binary = LogisticRegression(C=c, max_iter=1_000, class_weight="balanced")
+        model = OneVsRestClassifier(binary).fit(vectors, labels)
+    return lambda rows: model.predict_proba(rows)[:, -len(label_names) :]  # two columns, no and yes, for a single label
 
 
 def tfidf_baseline(splits: dict[str, list[Example]], label_names: list[str], head_file: ModuleType) -> dict:
-    """TF-IDF of words and word pairs + a linear model, its strength chosen on validation: its name, and figures by split.
+    """Return the name and the metrics by split of TF-IDF + a linear model.
 
-    What the head tunes on the validation rows is tuned here too. Without such rows the strength is UNTOLD.
+    C and the head's postprocessing are fitted on the validation set; without one, C is DEFAULT_C.
     """
     validate = "validation" in splits
     texts = {split: ["\n".join(example.texts) for example in examples] for split, examples in splits.items()}
-    truth = {split: head_file.encode_labels(examples, label_names) for split, examples in splits.items()}
+    labels = {split: head_file.encode_labels(examples, label_names) for split, examples in splits.items()}
     vectorizer = fit_tfidf_vectorizer(texts["train"])
     vectors = {split: vectorizer.transform(texts[split]) for split in texts}
-    figures = []
-    for strength in TFIDF_C_VALUES if validate else (DEFAULT_C,):
-        say = fit_linear_model(head_file.PROBLEM_TYPE, strength, vectors["train"], truth["train"], label_names)
-        predicted = {split: say(vectors[split]) for split in texts if split != "train"}
-        figures.append(postprocess(head_file, None, predicted, truth, label_names, validate).metrics)
-    best = max(figures, key=lambda each: each["validation"][head_file.METRIC_FOR_BEST]) if validate else figures[0]
+    results = []
+    for c in TFIDF_C_VALUES if validate else (DEFAULT_C,):
+        predict = fit_linear_model(head_file.PROBLEM_TYPE, c, vectors["train"], labels["train"], label_names)
+        predictions = {split: predict(vectors[split]) for split in texts if split != "train"}
+        results.append(postprocess(head_file, None, predictions, labels, label_names, validate).metrics)
+    best = max(results, key=lambda result: result["validation"][head_file.METRIC_FOR_BEST]) if validate else results[0]
     return {"name": BASELINE_NAMES[head_file.PROBLEM_TYPE], **best}
 
 
 def majority_tag_baseline(splits: dict[str, list[Example]]) -> dict:
-    """Each word with the tag it has most often in training, O for one not met there: the name, and figures by split."""
-    seen: dict[str, Counter] = defaultdict(Counter)
+    """Return the name and the metrics by split of each word's most frequent training tag, O for an unseen word."""
+    counts: dict[str, Counter] = defaultdict(Counter)
     for example in splits["train"]:
-        for word, tag in zip(example.texts[0].split(" "), example.label):
-            seen[word][tag] += 1
-    commonest = {word: max(sorted(tags), key=tags.get) for word, tags in seen.items()}
-    return {"name": "the commonest tag of each word"} | {
+        for word, tag in zip(example.texts[0].split(" "), example.label, strict=False):
+            counts[word][tag] += 1
+    majority = {word: max(sorted(tags), key=tags.get) for word, tags in counts.items()}
+    results = {
         split: metrics.entity_metrics(
-            [[commonest.get(word, "O") for word in example.texts[0].split(" ")] for example in splits[split]],
+            [[majority.get(word, "O") for word in example.texts[0].split(" ")] for example in splits[split]],
             [list(example.label) for example in splits[split]],
         )
         for split in ("test", "validation")
         if split in splits
     }
+    return {"name": "the most frequent tag of each word", **results}

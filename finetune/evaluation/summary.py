@@ -39,7 +39,7 @@ def format_run_summary(run: Run) -> str:
     return "\n".join(
         [
             "",
-            f"  {metrics['task']}: {metrics['labels']:,} labels of {metrics['num_available_examples']:,},"
+            f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"
             f" {metrics['test']['n']:,} test rows",
             "",
             *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),

@@ -20,7 +20,7 @@ from finetune.model.build import SequenceHeadConfig, build_sequence_classifier, 
 
 PROBLEM_TYPE = "single_label_classification"
 METRIC_FOR_BEST = "accuracy"
-# One that knows the labels by heart leaves the layers nothing to learn from, and the lowest settle soon (LOG.md).
+# One that knows the labels by heart leaves the layers nothing to learn from, and they settle soon (docs/lab-notebook).
 DEFAULT_HEAD_LR = 3e-4
 REPORT_METRICS = ("accuracy", "f1_macro")
 MAX_CONFUSION_CLASSES = 100  # classes; the table of more is not read by anybody
@@ -63,7 +63,7 @@ class Head(nn.Module):
     def __init__(self, config: Config, model: PreTrainedModel):
         super().__init__()
         self.model, self.config = model, config
-        self.register_buffer("weights", torch.ones(model.config.num_labels), persistent=False)
+        self.register_buffer("class_weights", torch.ones(model.config.num_labels), persistent=False)
 
     def set_label_stats(self, labels: np.ndarray) -> None:
         """Weigh each class by the training rows it has, so that the mean weight of a row is 1."""

@@ -18,7 +18,7 @@ from finetune.model.build import SequenceHeadConfig, build_sequence_classifier
 
 PROBLEM_TYPE = "multi_label_classification"
 METRIC_FOR_BEST = "f1_macro"
-DEFAULT_HEAD_LR = 1e-3  # two dozen questions want a faster head than one does (LOG.md)
+DEFAULT_HEAD_LR = 1e-3  # two dozen questions want a faster head than one does (docs/lab-notebook)
 REPORT_METRICS = ("f1_macro", "f1_micro", "exact_match")
 DEFAULT_THRESHOLD = 0.5  # of a label that no validation row has
 
@@ -59,7 +59,7 @@ class Head(nn.Module):
     def __init__(self, config: Config, model: PreTrainedModel):
         super().__init__()
         self.model, self.balance_labels = model, config.class_weights
-        self.register_buffer("yes_weight", torch.ones(model.config.num_labels), persistent=False)
+        self.register_buffer("pos_weight", torch.ones(model.config.num_labels), persistent=False)
 
     def set_label_stats(self, labels: np.ndarray) -> None:
         """Told the training labels (texts, labels) before training: how rare a yes is; a label never seen weighs 1."""

@@ -100,6 +100,6 @@ class Head(classification.Head):
         gradient, losses = cached or self.cache_gradients([(vectors, labels)])[0]["cached"]
         pull = (vectors.float() * gradient).sum()
         loss, count = losses.sum() + pull - pull.detach(), losses.new_tensor(len(labels))
-        if self.config.beside:
-            loss = loss + self.config.beside * self.cross_entropy(logits, labels).loss
+        if self.config.cross_entropy_weight:
+            loss = loss + self.config.cross_entropy_weight * self.cross_entropy(logits, labels).loss
         return Output(loss, count)

@@ -1,9 +1,9 @@
-"""Self-training: the model labels texts nobody has labelled, and a new one learns from those it is surest of.
+"""Self-training: the model pseudo-labels unlabeled texts, and a new one also trains on its most confident predictions.
 
-(Scudder 1965; Lee 2013; Xie et al. 2020.) A round: teach; read the unlabelled texts once; let a logistic regression on what
-the last layer reads take in more and more of them, which costs no network; keep of each class the most confident ones; then
-teach the encoder again from its pretrained weights with these beside the labels. Texts are labelled as they are, and learned
-under dropout and `augment`: that is the consistency of two views.
+(Scudder 1965; Lee 2013; Xie et al. 2020.) A round: fine-tune; extract the last layer's inputs for the unlabeled texts;
+fit a logistic regression on them that takes in more and more of the texts, which needs no forward pass; keep the most
+confident texts of each class; fine-tune again from the pretrained weights on these and the labels. Texts are labeled
+unchanged and trained on with dropout and `augment`, as in consistency training.
 """
 
 from __future__ import annotations
@@ -38,69 +38,59 @@ from finetune.model import mean_pooling
 from finetune.semi_supervised import documents
 from finetune.training import FineTuneOutput, finetune_model
 
-NUM_PASSES = 6  # of the regression over the unlabelled texts, each taking in more of them
-FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # share of the texts of each class that the first and the last pass take in
+NUM_PASSES = 6  # of the regression over the unlabeled texts
+FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # of the texts of each class that the first and the last pass train on
 
 
 def sample_unlabeled(rows: list[Example], labeled: list[Example], count: int, seed: int) -> list[Example]:
-    """`count` of the training rows whose label was not taken, by seed. Their labels are not looked at.
-
-    Rows without a letter or digit say nothing, and may have no token at all: they are left out.
-    """
-    known = set(map(id, labeled))
-    left = [
-        example
-        for example in rows
-        if id(example) not in known and all(any(map(str.isalnum, text)) for text in example.texts)
-    ]
-    order = np.random.Generator(np.random.Philox(key=[seed, 2**35])).permutation(len(left))
-    return [left[place] for place in order[:count]]
+    """Sample `count` training rows that are not in `labeled` and have a letter or digit, without using their labels."""
+    used = set(map(id, labeled))
+    unlabeled = [row for row in rows if id(row) not in used and all(any(map(str.isalnum, text)) for text in row.texts)]
+    order = np.random.Generator(np.random.Philox(key=[seed, 2**35])).permutation(len(unlabeled))
+    return [unlabeled[index] for index in order[:count]]
 
 
 def select_most_confident(
     probabilities: np.ndarray, top_fraction: float, min_confidence: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places, classes) of the most confident `top_fraction` of the texts of each predicted class, none below `min_confidence`.
+    """Return (indices, classes) of the most confident `top_fraction` of the texts of each predicted class.
 
-    probabilities: (texts, classes). At least one text of every class that is predicted at all.
+    probabilities: (texts, classes). At least one text of every predicted class, but none below `min_confidence`.
     """
-    said, confidence = probabilities.argmax(1), probabilities.max(1)
-    places = []
-    for name in np.unique(said):
-        own = np.flatnonzero(said == name)
-        own = own[np.argsort(-confidence[own], kind="stable")][: max(1, round(top_fraction * len(own)))]
-        places.append(own[confidence[own] >= min_confidence])
-    places = np.concatenate(places)
-    return places, said[places]
+    predictions, confidence, selected = probabilities.argmax(1), probabilities.max(1), []
+    for class_id in np.unique(predictions):
+        indices = np.flatnonzero(predictions == class_id)
+        indices = indices[np.argsort(-confidence[indices], kind="stable")]
+        indices = indices[: max(1, round(top_fraction * len(indices)))]
+        selected.append(indices[confidence[indices] >= min_confidence])
+    selected = np.concatenate(selected)
+    return selected, predictions[selected]
 
 
 def propagate_labels(
     labeled_features: np.ndarray, labels: np.ndarray, unlabeled_features: np.ndarray, labeled_fraction: float
 ) -> np.ndarray:
-    """Class probabilities of `unlabeled_features` (texts, width) by a regression that learns from `labeled_features`, and then from others too.
+    """Return class probabilities of unlabeled texts by a regression that takes in more of them at each pass.
 
-    labels: class ids of `labeled_features`; together they weigh `labeled_fraction` of all that a pass learns from, or more.
+    features: (texts, width); labels: class ids. The labeled texts have at least `labeled_fraction` of a pass's weight.
     """
-    size = np.sqrt(np.square(labeled_features).sum(1).mean())
-    labeled_features, unlabeled_features = labeled_features / size, unlabeled_features / size
+    scale = np.sqrt(np.square(labeled_features).sum(1).mean())
+    labeled_features, unlabeled_features = labeled_features / scale, unlabeled_features / scale
     model = LogisticRegression(C=10, max_iter=2_000).fit(labeled_features, labels)
-    for share in np.linspace(FIRST_FRACTION, LAST_FRACTION, NUM_PASSES):
-        found = model.predict_proba(unlabeled_features)
-        places, classes = select_most_confident(found, share)
-        weights = np.ones(len(labels) + len(places))
-        weights[: len(labels)] = max(1.0, labeled_fraction / (1 - labeled_fraction) * len(places) / len(labels))
-        model = LogisticRegression(C=1, max_iter=2_000).fit(
-            np.concatenate([labeled_features, unlabeled_features[places]]),
-            np.concatenate([labels, model.classes_[classes]]),
-            weights,
-        )
-    found = np.zeros((len(unlabeled_features), labels.max() + 1))
-    found[:, model.classes_] = model.predict_proba(unlabeled_features)
-    return found
+    for fraction in np.linspace(FIRST_FRACTION, LAST_FRACTION, NUM_PASSES):
+        indices, classes = select_most_confident(model.predict_proba(unlabeled_features), fraction)
+        weights = np.ones(len(labels) + len(indices))
+        weights[: len(labels)] = max(1.0, labeled_fraction / (1 - labeled_fraction) * len(indices) / len(labels))
+        features = np.concatenate([labeled_features, unlabeled_features[indices]])
+        targets = np.concatenate([labels, model.classes_[classes]])
+        model = LogisticRegression(C=1, max_iter=2_000).fit(features, targets, weights)
+    probabilities = np.zeros((len(unlabeled_features), labels.max() + 1))
+    probabilities[:, model.classes_] = model.predict_proba(unlabeled_features)
+    return probabilities
 
 
 class UnlabeledTexts(NamedTuple):
-    """What may be labelled: texts of the task, one by one."""
+    """A pool of the task's own texts."""
 
     texts: list[Example]
     text_fingerprint: str | None = None
@@ -113,33 +103,30 @@ class UnlabeledTexts(NamedTuple):
         config: Finetune,
         predict_fn: Callable[..., np.ndarray],
     ) -> np.ndarray:
-        """Class probabilities, (texts, classes). labels: class ids of `labeled`; predict_fn: what a module predicts of texts, and
-        whether a person is told how far it is.
+        """Return class probabilities, (texts, classes).
+
+        labels: class ids of `labeled`. predict_fn: (module, texts, whether to show progress) -> predictions.
         """
-        features = linear_probe.LastLayerInputs(finetuned.model)
-        return propagate_labels(
-            predict_fn(features, labeled),
-            labels,
-            predict_fn(features, self.texts, True),
-            config.selftrain.labeled_fraction,
-        )
+        extractor = linear_probe.LastLayerInputs(finetuned.model)
+        labeled_features, features = predict_fn(extractor, labeled), predict_fn(extractor, self.texts, True)
+        return propagate_labels(labeled_features, labels, features, config.selftrain.labeled_fraction)
 
     def get_texts(self, index: int) -> list[Example]:
-        """The text at that place."""
+        """Return the text at `index`."""
         return [self.texts[index]]
 
     def all_texts(self) -> list[Example]:
-        """All there are."""
+        """Return all texts."""
         return self.texts
 
 
 class UnlabeledDocuments(NamedTuple):
-    """What may be labelled: documents, all sentences of one alike."""
+    """A pool of documents. All sentences of a document get the same label."""
 
     sentences: list[Example]
     document_ids: np.ndarray
     text_fingerprint: str | None = None
-    """Which text they are of: the name of the corpus's folder."""
+    """Fingerprint of their text: the name of the corpus's folder."""
 
     def predict_proba(
         self,
@@ -149,52 +136,50 @@ class UnlabeledDocuments(NamedTuple):
         config: Finetune,
         predict_fn: Callable[..., np.ndarray],
     ) -> np.ndarray:
-        """Class probabilities, (documents, classes); the rest as for rows."""
-        said = predict_fn(finetuned.head, self.sentences, True)
-        return documents.document_probabilities(
-            said, self.document_ids, np.bincount(labels, minlength=said.shape[1]) / len(labels)
-        )
+        """Return class probabilities, (documents, classes); the arguments are those of `UnlabeledTexts`."""
+        probabilities = predict_fn(finetuned.head, self.sentences, True)
+        class_priors = np.bincount(labels, minlength=probabilities.shape[1]) / len(labels)
+        return documents.document_probabilities(probabilities, self.document_ids, class_priors)
 
     def get_texts(self, index: int) -> list[Example]:
-        """The sentences of the document at that place."""
+        """Return the sentences of the document at `index`."""
         first, end = np.searchsorted(self.document_ids, [index, index + 1])
         return self.sentences[first:end]
 
     def all_texts(self) -> list[Example]:
-        """All sentences there are."""
+        """Return all sentences."""
         return self.sentences
 
 
 def load_corpus(config: Finetune) -> Corpus:
-    """The corpus that `selftrain.corpus` names. Raises ConfigError when there is none of that name."""
+    """Load the corpus configuration at `selftrain.corpus`. Raise ConfigError if it does not exist."""
     return load_config(CorpusFile, [config.selftrain.corpus]).corpus
 
 
 def build_pool(
     config: Finetune, unlabeled: list[Example], accelerator: Accelerator
 ) -> UnlabeledTexts | UnlabeledDocuments:
-    """What is labelled in rounds: sentences of the corpus's documents, or else `unlabeled`.
+    """Return the texts to label: sentences of the corpus's documents, or else `unlabeled`.
 
-    Raises ConfigError or DataError where that is nothing.
+    Raise ConfigError or DataError if there are none.
     """
     settings = config.selftrain
     if settings.corpus is None:
         if not unlabeled:
             raise ConfigError(
-                "selftrain.rounds: every training row has its label taken; there is no unlabelled text left"
+                "selftrain.rounds: all training rows are used with their label; no unlabeled text is left"
             )
         return UnlabeledTexts(unlabeled)
     corpus = load_corpus(config)
     with accelerator.main_process_first():
         folder = build_corpus(corpus)
     texts = (document["text"] for document in iter_documents(folder))
-    drawn = documents.reservoir_sample(texts, settings.max_documents, config.seed)
-    sentences, whose = documents.sample_sentences(drawn, settings.sentences_per_document, config.seed)
+    sample = documents.reservoir_sample(texts, settings.max_documents, config.seed)
+    sentences, document_ids = documents.sample_sentences(sample, settings.sentences_per_document, config.seed)
     if not sentences:
-        raise DataError(
-            f"selftrain.corpus: {settings.corpus} has no sentence of {documents.SENTENCE_WORD_RANGE[0]} to {documents.SENTENCE_WORD_RANGE[1]} words"
-        )
-    return UnlabeledDocuments(sentences, whose, folder.name)
+        low, high = documents.SENTENCE_WORD_RANGE
+        raise DataError(f"selftrain.corpus: {settings.corpus} has no sentence of {low} to {high} words")
+    return UnlabeledDocuments(sentences, document_ids, folder.name)
 
 
 def self_train(
@@ -208,91 +193,66 @@ def self_train(
     title: str,
     random_init: bool = False,
 ) -> FineTuneOutput:
-    """`teach` in rounds; train_rows: all training rows, whose texts may be used, of which splits["train"] have their label.
+    """Fine-tune in rounds of self-training.
 
-    random_init: each teaching begins with random weights. A round's labels are kept in `round-N/labels.json`: one that is
-    finished is not done again, unless it was of other texts or from other labels. Raises ConfigError and DataError where there is no text to label.
+    train_rows: all training rows; those not in splits["train"] are unlabeled text. random_init: start each round from
+    random weights. The pseudo-labels of a round are stored in `round-N/labels.json`; a finished round is not repeated,
+    unless its texts or labels have changed. Raise ConfigError or DataError if there is no text to label.
     """
-    settings, head_file, own, seconds = config.selftrain, load_head_file(config), splits["train"], 0.0
-    others = sample_unlabeled(train_rows, own, settings.max_texts, config.seed)
-    pool = build_pool(config, others, accelerator)
-    labels, splits = head_file.encode_labels(own, label_names), dict(splits)
-    of = fingerprint(
-        [[list(example.texts), example.label] for example in own]
-        + [list(example.texts) for example in pool.all_texts()]
-    )
-    seen = {split: splits[split] for split in ("train", "validation") if split in splits}
+    settings, labeled, seconds = config.selftrain, splits["train"], 0.0
+    unlabeled = sample_unlabeled(train_rows, labeled, settings.max_texts, config.seed)
+    pool = build_pool(config, unlabeled, accelerator)
+    labels = load_head_file(config).encode_labels(labeled, label_names)
+    all_texts = [list(example.texts) for example in pool.all_texts()]
+    inputs = fingerprint([[list(example.texts), example.label] for example in labeled] + all_texts)
+    train_steps = max(settings.min_steps, config.train.steps)
+    later_config = config.model_copy(update={"train": config.train.model_copy(update={"steps": train_steps})})
 
-    def read(head: torch.nn.Module, examples: list[Example], aloud: bool = False) -> np.ndarray:
-        with mean_pooling.pool_first_token_only(head.model):
-            return np.stack(
-                predict(
-                    head,
-                    tokenize_examples(examples, folder, config.max_length, config.task.name),
-                    accelerator,
-                    progress_title=f"{title}, round {number}, reads" if aloud else None,
-                )
-            )
+    def train(config: Finetune, splits: dict[str, list[Example]], run: Run, title: str, **hooks) -> FineTuneOutput:
+        hooks["text_fingerprint"] = pool.text_fingerprint
+        return finetune_model(folder, config, splits, label_names, run, accelerator, title, random_init, **hooks)
 
-    def brought_back(head: torch.nn.Module) -> None:
-        if isinstance(pool, UnlabeledDocuments) and others:
-            documents.match_class_priors(
-                head.model, read(head, others), np.bincount(labels, minlength=len(label_names)) / len(labels)
-            )
+    def predict_texts(module: torch.nn.Module, examples: list[Example], show_progress: bool = False) -> np.ndarray:
+        dataset = tokenize_examples(examples, folder, config.max_length, config.task.name)
+        progress_title = f"{title}, round {number}, predicting" if show_progress else None
+        with mean_pooling.pool_first_token_only(module.model):
+            return np.stack(predict(module, dataset, accelerator, progress_title=progress_title))
 
-    later = config.model_copy(
-        update={"train": config.train.model_copy(update={"steps": max(settings.min_steps, config.train.steps)})}
-    )
+    def match_class_priors(head: torch.nn.Module) -> None:
+        if isinstance(pool, UnlabeledDocuments) and unlabeled:
+            class_priors = np.bincount(labels, minlength=len(label_names)) / len(labels)
+            documents.match_class_priors(head.model, predict_texts(head, unlabeled), class_priors)
+
+    train_set = labeled
     for number in range(1, settings.rounds + 1):
-        beside = Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
-        path = beside.folder / "labels.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("of") != of:
-            taught = finetune_model(
-                folder,
-                config if number == 1 else later,
-                {**seen, "train": splits["train"]},
-                label_names,
-                beside,
-                accelerator,
-                f"{title}, round {number}",
-                random_init,
-                text_fingerprint=pool.text_fingerprint,
-            )
-            began = time.time()
-            places, classes = select_most_confident(
-                pool.predict_proba(taught, own, labels, config, read), settings.top_fraction, settings.min_confidence
-            )
+        round_run = Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
+        path = round_run.folder / "labels.json"
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("fingerprint") != inputs:
+            round_splits = {split: splits[split] for split in splits if split != "test"} | {"train": train_set}
+            round_config = config if number == 1 else later_config
+            output = train(round_config, round_splits, round_run, f"{title}, round {number}")
+            start = time.time()
+            probabilities = pool.predict_proba(output, labeled, labels, config, predict_texts)
+            indices, classes = select_most_confident(probabilities, settings.top_fraction, settings.min_confidence)
+            content = {
+                "fingerprint": inputs,
+                "indices": indices.tolist(),
+                "class_ids": classes.tolist(),
+                "seconds": output.train_result.seconds + time.time() - start,
+            }
             if accelerator.is_main_process:
-                write_json(
-                    path,
-                    {
-                        "of": of,
-                        "places": places.tolist(),
-                        "classes": classes.tolist(),
-                        "seconds": taught.train_result.seconds + time.time() - began,
-                    },
-                )
+                write_json(path, content)
             accelerator.wait_for_everyone()
-        told = json.loads(path.read_text(encoding="utf-8"))
-        seconds += told.get("seconds", 0.0)
-        guessed = [
-            text._replace(label=label_names[name])
-            for place, name in zip(told["places"], told["classes"])
-            for text in pool.get_texts(place)
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        seconds += saved.get("seconds", 0.0)
+        pseudo_labeled = [
+            text._replace(label=label_names[class_id])
+            for index, class_id in zip(saved["indices"], saved["class_ids"], strict=True)
+            for text in pool.get_texts(index)
         ]
-        # The labels that were given stand as often as makes them their share of what is learned.
-        times = max(1, round(settings.labeled_fraction / (1 - settings.labeled_fraction) * len(guessed) / len(own)))
-        splits["train"] = own * times + guessed
-    taught = finetune_model(
-        folder,
-        later,
-        splits,
-        label_names,
-        run,
-        accelerator,
-        title,
-        random_init,
-        on_train_end=brought_back,
-        text_fingerprint=pool.text_fingerprint,
-    )
-    return taught._replace(result=replace(taught.train_result, seconds=seconds + taught.train_result.seconds))
+        # Repeat the labeled rows to their fraction of the training set.
+        ratio = settings.labeled_fraction / (1 - settings.labeled_fraction)
+        train_set = labeled * max(1, round(ratio * len(pseudo_labeled) / len(labeled))) + pseudo_labeled
+    output = train(later_config, splits | {"train": train_set}, run, title, on_train_end=match_class_priors)
+    result = output.train_result
+    return output._replace(train_result=replace(result, seconds=seconds + result.seconds))

@@ -1,6 +1,4 @@
-"""Task-adaptive pretraining: stage one once more, on the task's own training texts without their labels (Gururangan et al.
-2020). It is the command `python -m pretrain`, a run of its own; the link is the encoder folder it leaves, as always.
-"""
+"""Task-adaptive pretraining on the unlabeled training texts (TAPT, Gururangan et al. 2020), as a `python -m pretrain` run."""
 
 from __future__ import annotations
 
@@ -15,41 +13,38 @@ from engine.files import write_text
 from engine.runs.run import RUNS_FOLDER
 from finetune.config import Finetune
 
-TASK_FILENAME = "task.yaml"  # in the run's folder: whose texts its encoder was adapted to
-# What tells a process that it is one of several: the command below is not.
+TASK_FILENAME = "task.yaml"  # marks the run folder of an encoder adapted to one task
 LAUNCHER_ENV_VARS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which a process knows that it is one of several. The pretraining command is not."""
 
 
 def run_task_adaptive_pretraining(config: Finetune, encoder: str, is_main: bool = True) -> str:
-    """The encoder folder of `encoder` pretrained on the task's texts for `tapt.steps` steps more.
+    """Pretrain `encoder` for `tapt.steps` steps on the task's texts and return the new encoder's folder.
 
-    A run that was stopped goes on, one that is finished is taken as it is. Called by the main process first. Raises
-    DataError when pretraining could not be done; it has then said why.
+    An interrupted run is resumed and a finished one reused. The main process must call this first. Raise DataError if
+    pretraining fails; the command has then printed the reason.
     """
     name = f"{config.run}-adapted"
-    found = RUNS_FOLDER / name / "encoder"
+    folder, task_file = RUNS_FOLDER / name / "encoder", RUNS_FOLDER / name / TASK_FILENAME
     if not is_main:
-        return str(found)
-    task = RUNS_FOLDER / name / TASK_FILENAME
-    task.parent.mkdir(parents=True, exist_ok=True)
-    write_text(task, dump_config(TaskFile(task=config.task)))
-    words = [
+        return str(folder)
+    task_file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(task_file, dump_config(TaskFile(task=config.task)))
+    args = [
         config.tapt.config,
         f"run={name}",
         f"init={encoder}",
         f"train.steps={config.tapt.steps}",
         f"seed={config.seed}",
         f"corpus.name={name}",
-        f"corpus.sources=[{{task: {task}}}]",
+        f"corpus.sources=[{{task: {task_file}}}]",
         *config.tapt.keys,
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pretrain", *words],
-        env={key: value for key, value in os.environ.items() if key not in LAUNCHER_ENV_VARS},
-    )
-    if done.returncode or not (found / "record.json").is_file():
+    env = {key: value for key, value in os.environ.items() if key not in LAUNCHER_ENV_VARS}
+    process = subprocess.run([sys.executable, "-m", "pretrain", *args], env=env)
+    if process.returncode or not (folder / "record.json").is_file():
         raise DataError(
-            f"tapt.steps: pretraining on the task's texts was not finished; the command was python -m pretrain"
-            f" {' '.join(words)}"
+            "tapt.steps: pretraining on the task's texts did not finish; the command was python -m pretrain"
+            f" {' '.join(args)}"
         )
-    return str(found)
+    return str(folder)

@@ -1,1 +1,1 @@
-"""What pretraining is worth in labels: a figure against their number, for ours and its references."""
+"""Label-efficiency study: test scores against the number of labels, for the pretrained encoder and its baselines."""

@@ -1,7 +1,7 @@
-"""What the pretraining is worth in labels:  python -m finetune.study configs/finetune/sentiment.yaml encoder=PATH ...
+"""Measure what pretraining is worth in labels:  python -m finetune.study configs/finetune/sentiment.yaml encoder=...
 
-Ours beside the same network without our pretraining, random weights, a linear probe and TF-IDF, with the same labels
-and test rows. The same command again goes on where it was stopped. `--help` lists every key.
+Compares the encoder with the same network without our pretraining, random weights, a linear probe and TF-IDF, on the
+same labels and test rows. Rerun the command to resume. `--help` lists every key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ EXAMPLE = "configs/finetune/sentiment.yaml encoder=minilm study.shots=[8,32] stu
 
 
 def main(args: list[str]) -> None:
-    """Parse, and only then load what does the work."""
+    """Run the command; heavy modules are imported only after the arguments are valid."""
     config = parse_config(Study, args, "finetune.study", EXAMPLE)
     if config is not None:
         from finetune.study.run import run_study

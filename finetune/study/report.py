@@ -1,15 +1,15 @@
-"""The study for a person: a page that needs nothing else, and the terminal's table. Every number is study.json's."""
+"""Render study.json as a self-contained HTML page and as the terminal's table."""
 
 from __future__ import annotations
 
-import html
+from html import escape
 from pathlib import Path
 
-from engine.html import page as framed, table
+from engine.html import bullet_list, page, table
 from finetune.study.contamination import describe_contamination
 from finetune.study.statistics import format_percent, format_points
 
-MAX_TEXT_CHARS = 400  # characters of a text that are shown
+MAX_TEXT_CHARS = 400
 STYLE = """
 .second{font-size:1.12rem;margin:.2rem 0 .8rem}
 .matrix{width:auto}.matrix td.right{font-weight:bold;background:#eee}
@@ -19,166 +19,138 @@ STYLE = """
 """
 
 
-def format_interval(point: dict) -> str:
-    """A mean's interval, and what it is over."""
+def format_mean(point: dict) -> str:
+    """Format a mean and its interval as HTML."""
+    interval = "deterministic" if point["deterministic"] else "one seed"
     if point["low"] is not None:
-        return f"{100 * point['low']:.1f} to {100 * point['high']:.1f}"
-    return "deterministic" if point["certain"] else "one seed"
+        interval = f"{100 * point['low']:.1f} to {100 * point['high']:.1f}"
+    return f"{100 * point['mean']:.1f}<small>{interval}</small>"
 
 
-def format_significance(gain: dict) -> str:
-    """A difference's interval and p."""
+def format_gain(gain: dict) -> str:
+    """Format a difference, its interval and its p-value as HTML."""
+    difference = format_points(gain["difference"])
     if gain["low"] is None:
-        return "one seed"
-    return f"{format_points(gain['low'])} to {format_points(gain['high'])}</small><small>{format_p_value(gain['p'])}"
+        return f"{difference}<small>one seed</small>"
+    p_value = "p < 0.001" if gain["p"] < 0.001 else f"p = {gain['p']:.3f}"
+    interval = f"{format_points(gain['low'])} to {format_points(gain['high'])}"
+    return f"{difference}<small>{interval}</small><small>{p_value}</small>"
 
 
 def truncate(text: str) -> str:
-    """The beginning of a text."""
+    """Truncate a text to MAX_TEXT_CHARS."""
     return text if len(text) <= MAX_TEXT_CHARS else text[: MAX_TEXT_CHARS - 3] + "..."
 
 
-def format_p_value(p_value: float | None) -> str:
-    return "" if p_value is None else "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+def list_sizes(study: dict) -> list[int]:
+    """Return the numbers of labels on the curve."""
+    return sorted({point["num_examples"] for points in study["curve"].values() for point in points})
 
 
 def render_results(study: dict) -> str:
-    """Means with their intervals, then ours less each other way."""
-    sizes = sorted({point["labels"] for points_of in study["curve"].values() for point in points_of})
-    head = ["", *(f"{size:,}<small>labels</small>" for size in sizes)]
+    """Render the means with their intervals and the gain over each baseline."""
+    sizes = list_sizes(study)
+    header = ["", *(f"{size:,}<small>labels</small>" for size in sizes)]
 
-    def row(title: str, found: dict[int, str]) -> list[str]:
-        return [html.escape(title), *(found.get(size, "–") for size in sizes)]
+    def row(variant: str, cells: dict[int, str]) -> list[str]:
+        return [escape(study["variants"][variant]), *(cells.get(size, "–") for size in sizes)]
 
-    means = [
-        row(
-            study["ways"][way],
-            {point["labels"]: f"{100 * point['mean']:.1f}<small>{format_interval(point)}</small>" for point in own},
-        )
-        for way, own in study["curve"].items()
-    ]
-    gains = [
-        row(
-            study["ways"][way],
-            {
-                each["labels"]: f"{format_points(each['difference'])}<small>{format_significance(each)}</small>"
-                for each in own
-            },
-        )
-        for way, own in study["paired"].items()
-    ]
-    above = list(next(iter(study["sentences"].values()), {}).values())  # they stand at the top of the page
-    said = "".join(
-        f"<li>{html.escape(sentence)}</li>"
-        for told in study["sentences"].values()
-        for sentence in (told["match"], told["gain"])
-        if sentence and sentence not in above
+    means, gains = (
+        [row(variant, {point["num_examples"]: cell(point) for point in points}) for variant, points in curves.items()]
+        for curves, cell in ((study["curve"], format_mean), (study["paired_differences"], format_gain))
     )
+    first, *others = study["sentences"].values() or [{}]
+    sentences = [text for pair in others for text in pair.values() if text and text not in first.values()]
     return (
-        f"<h2>{html.escape(study['figure'].capitalize())}, %</h2>{table(head, means, 'curve', highlight_first=True)}"
-        "<p class=beneath>Means over seeds; beneath them 95 % intervals (Student's t).</p>"
-        f"<h2>Ours less each of the others, in points</h2>{table(head, gains, 'gains')}"
-        "<p class=beneath>Paired: the same labels, the same seeds. 95 % intervals and p of the paired t-test, for"
-        f" each number of labels by itself.</p><ul>{said}</ul>"
+        f"<h2>{escape(study['metric'].capitalize())}, %</h2>{table(header, means, 'curve', highlight_first=True)}"
+        "<p class=beneath>Means over seeds, with 95% intervals (Student's t).</p>"
+        f"<h2>Gain over each baseline, percentage points</h2>{table(header, gains, 'gains')}"
+        "<p class=beneath>Paired by labels and seed, with 95% intervals and p-values of the paired t-test at each"
+        f" number of labels.</p>{bullet_list(sentences)}"
     )
 
 
 def render_mistakes(study: dict) -> str:
-    """The confusion matrix and the most confident mistakes."""
-    told = study.get("shown")
-    if not told:
+    """Render the confusion matrix and the most confident mistakes."""
+    errors = study.get("errors")
+    if not errors:
         return ""
-    names = [html.escape(name) for name in told["names"]]
-    head = "<th></th>" + "".join(f"<th><small>said</small>{name}</th>" for name in names)
-    body = "".join(
-        f"<tr><td><small>is</small>{name}</td>"
-        + "".join(f"<td{' class=right' if at == number else ''}>{count:,}</td>" for at, count in enumerate(counts))
-        + "</tr>"
-        for number, (name, counts) in enumerate(zip(names, told["confusion_matrix"]))
+    names = [escape(name) for name in errors["label_names"]]
+    header = "".join(f"<th><small>predicted</small>{name}</th>" for name in names)
+    body = ""
+    for index, (name, counts) in enumerate(zip(names, errors["confusion_matrix"], strict=True)):
+        cells = (f"<td{' class=right' if i == index else ''}>{count:,}</td>" for i, count in enumerate(counts))
+        body += f"<tr><td><small>label</small>{name}</td>{''.join(cells)}</tr>"
+    mistakes = "".join(
+        f"<div class=mistake><small>predicted {escape(one['prediction'])} ({format_percent(one['confidence'])}),"
+        f" label {escape(one['label'])}</small>{escape(truncate(one['text']))}</div>"
+        for one in errors["mistakes"]
     )
-    matrix = f"<table class=matrix><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    each = "".join(
-        f"<div class=mistake><small>said {html.escape(one['said'])}, {format_percent(one['confidence'])} sure;"
-        f" is {html.escape(one['true'])}</small>{html.escape(truncate(one['text']))}</div>"
-        for one in told["mistakes"]
-    )
-    of = f"Ours with {told['labels']:,} labels, seed {told['seed']}"
+    caption = f"<p class=beneath>Our encoder with {errors['num_examples']:,} labels, seed {errors['seed']}.</p>"
     return (
-        f"<h2>Which classes are taken for which</h2><p class=beneath>{of}.</p>{matrix}"
-        f"<h2>The most confident mistakes</h2><p class=beneath>{of}.</p>{each}"
+        f"<h2>Confusion matrix</h2>{caption}<table class=matrix><thead><tr><th></th>{header}</tr></thead>"
+        f"<tbody>{body}</tbody></table><h2>Most confident mistakes</h2>{caption}{mistakes}"
     )
 
 
 def render_page(study: dict, svg: str) -> str:
-    """The whole page. svg: the plot as SVG."""
-    repeat, unfinished = study["repeat"], ""
-    if study["cells"]["done"] < study["cells"]["planned"]:
-        unfinished = (
-            f"<p class=beneath><b>Not finished:</b> {study['cells']['done']} of {study['cells']['planned']}"
-            " cells are measured.</p>"
-        )
-    title = f"What pretraining is worth: {study['task']}"
+    """Render the report. svg: the plot."""
+    reproduction, trials, overlaps = study["reproduction"], study["trials"], study["contamination"]
     first = next(iter(study["sentences"].values()), {"match": None})
-    second = f"<p class=second>{html.escape(first['gain'])}</p>" if first["match"] else ""
-    left_out = "".join(
-        f"<li>{html.escape(study['titles'][way])}: {html.escape(why)}</li>" for way, why in study["left_out"].items()
+    second = f"<p class=second>{escape(first['gain'])}</p>" if first["match"] else ""
+    unfinished = f"<b>Not finished:</b> {trials['completed']} of {trials['planned']} trials are complete."
+    unfinished = f"<p class=beneath>{unfinished}</p>" if trials["completed"] < trials["planned"] else ""
+    skipped = bullet_list([f"{study['titles'][variant]}: {why}" for variant, why in study["skipped"].items()])
+    pairs = "".join(
+        f"<div class=mistake><small>test text</small>{escape(test)}<small>training text</small>{escape(train)}</div>"
+        for test, train in overlaps["training_overlap"]["examples"]
     )
-    looked = "".join(f"<li>{html.escape(line)}</li>" for line in describe_contamination(study["contamination"]))
-    alike = "".join(
-        f"<div class=mistake><small>a test text</small>{html.escape(one)}<small>a training text</small>"
-        f"{html.escape(other)}</div>"
-        for one, other in study["contamination"]["labels"]["examples"]
-    )
-    weights = "".join(
-        f"{html.escape(way)} {html.escape(name)} {value}\n"
-        for way, files in repeat["weights"].items()
-        for name, value in files.items()
-    )
-    packages = ", ".join(f"{name} {version}" for name, version in repeat["versions"].items())
-    # Only what matplotlib wrote after its XML head may stand inside a page.
-    svg = svg[svg.index("<svg") :].replace(
-        "<svg", f'<svg role="img" aria-label="{html.escape(study["figure"])} against the number of labels"', 1
-    )
-    return framed(
-        title,
-        f"""<p class="sentence" id="sentence">{html.escape(study["sentence"])}</p>{second}{unfinished}
-<p class="beneath">Encoder: {html.escape(study["encoder"])}. Every way learns from the same labels and is measured on
-the same {study["contamination"]["measured"]:,} test rows. No way uses a validation label: the number of labels told is
-the number used.</p>
+    hashes = reproduction["weight_hashes"].items()
+    weights = [f"{variant} {name} {value}\n" for variant, files in hashes for name, value in files.items()]
+    packages = ", ".join(f"{name} {version}" for name, version in reproduction["versions"].items())
+    label = f'<svg role="img" aria-label="{escape(study["metric"])} against the number of labels"'
+    # The XML header in front of the <svg> element is not valid inside HTML.
+    svg = svg[svg.index("<svg") :].replace("<svg", label, 1)
+    return page(
+        f"What pretraining is worth: {study['task']}",
+        f"""<p class="sentence" id="sentence">{escape(study["sentence"])}</p>{second}{unfinished}
+<p class="beneath">Encoder: {escape(study["encoder"])}. All variants are trained on the same labels and measured on the
+same {overlaps["num_measured_rows"]:,} test rows. No validation labels are used.</p>
 {svg}
-{render_results(study)}{f"<ul>{left_out}</ul>" if left_out else ""}
+{render_results(study)}{skipped if study["skipped"] else ""}
 {render_mistakes(study)}
-<h2>Test rows that might have been seen</h2><ul>{looked}</ul>
-{f"<details><summary>Nearly the same, for example</summary>{alike}</details>" if alike else ""}
-<h2>To repeat it</h2><pre>{html.escape(repeat["command"])}</pre>
-<p class="beneath">{html.escape(packages)}.
-{repeat["threads"]} thread{"s" * (repeat["threads"] > 1)}, {html.escape(repeat["precision"])}.
-Labelled rows {repeat["data"]}, measured rows {repeat["rows"]}. The whole configuration is in study.json beside this
-page.</p>
-<details><summary>SHA-256 of the weights</summary><pre>{weights}</pre></details>""",
+<h2>Contamination of the test rows</h2>{bullet_list(describe_contamination(overlaps))}
+{f"<details><summary>Examples of near matches</summary>{pairs}</details>" if pairs else ""}
+<h2>Reproduction</h2><pre>{escape(reproduction["command"])}</pre>
+<p class="beneath">{escape(packages)}.
+{reproduction["threads"]} thread{"s" * (reproduction["threads"] > 1)}, {escape(reproduction["precision"])}.
+Task {reproduction["task_fingerprint"]}, measured rows {reproduction["rows_fingerprint"]}. The full configuration is in
+study.json.</p>
+<details><summary>SHA-256 of the weights</summary><pre>{escape("".join(weights))}</pre></details>""",
         STYLE,
     )
 
 
 def format_study_summary(study: dict, folder: Path) -> str:
-    """What the terminal shows at the end."""
-    sizes = sorted({point["labels"] for own in study["curve"].values() for point in own})
-    wide = max(len(study["ways"][way]) for way in study["curve"]) + 2
-    out = ["", f"  {study['figure'] + ', %':<{wide}}" + "".join(f"{size:>14,}" for size in sizes) + "   labels"]
-    for way, own in study["curve"].items():
-        told = {
-            point["labels"]: f"{100 * point['mean']:.1f}"
-            + (f" ± {100 * (point['high'] - point['mean']):.1f}" if point["high"] is not None else "")
-            for point in own
-        }
-        out.append(f"  {study['ways'][way]:<{wide}}" + "".join(f"{told.get(size, '-'):>14}" for size in sizes))
-    out += [
+    """Format the terminal's summary."""
+    sizes, variants = list_sizes(study), study["variants"]
+    width = max(map(len, variants.values())) + 2
+
+    def mean(point: dict) -> str:
+        half = "" if point["high"] is None else f" ± {100 * (point['high'] - point['mean']):.1f}"
+        return f"{100 * point['mean']:.1f}{half}"
+
+    lines = ["", f"  {study['metric'] + ', %':<{width}}{''.join(f'{size:>14,}' for size in sizes)}   labels"]
+    for variant, points in study["curve"].items():
+        cells = {point["num_examples"]: mean(point) for point in points}
+        lines.append(f"  {variants[variant]:<{width}}" + "".join(f"{cells.get(size, '-'):>14}" for size in sizes))
+    lines += [
         "",
         f"  {study['sentence']}",
-        *(f"  {study['titles'][way]}: {why}" for way, why in study["left_out"].items()),
+        *(f"  {study['titles'][variant]}: {why}" for variant, why in study["skipped"].items()),
         "",
         f"  report  {folder / 'report.html'}",
         f"  curve   {folder / 'study.png'}, {folder / 'study.svg'}",
         f"  all     {folder / 'study.json'}",
     ]
-    return "\n".join(out)
+    return "\n".join(lines)

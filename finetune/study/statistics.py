@@ -1,7 +1,6 @@
-"""Means and intervals over seeds, ours against each other way seed by seed, and what follows from it in words.
+"""Means and intervals over seeds (Student's t), paired comparisons with our encoder, and sentences that describe them.
 
-Intervals are those of Student's t, 95 %. A way is held against ours on the same labels and the same seeds, so that what
-is tested is the mean of the differences (the paired t-test), not the difference of two means.
+Comparisons use the same labels and seeds, so the paired t-test applies to the mean difference.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ VARIANT_PHRASES = {
 
 
 def estimate_mean(values: list[float]) -> dict:
-    """{"mean", "low", "high", "n"}; one value has no interval."""
+    """Return {"mean", "low", "high", "n"}; low and high are None for a single value."""
     values = np.array(values, float)
     mean, n = float(values.mean()), len(values)
     if n < 2:
@@ -29,190 +28,176 @@ def estimate_mean(values: list[float]) -> dict:
 
 
 def paired_difference(ours: dict[int, float], other: dict[int, float]) -> dict | None:
-    """The mean difference over the seeds both have, its interval, p of the paired t-test; none without such seeds."""
+    """Return the mean difference over shared seeds, its interval and paired t-test p-value; None without such seeds."""
     gains = np.array([ours[seed] - other[seed] for seed in sorted(ours.keys() & other.keys())])
     if not len(gains):
         return None
-    told, p = estimate_mean(gains.tolist()), None
+    estimate, p = estimate_mean(gains.tolist()), None
     if len(gains) > 1:
-        # Differences all alike have no spread to test against.
+        # The t-test is undefined if all differences are equal.
         p = float(stats.ttest_1samp(gains, 0).pvalue) if np.ptp(gains) > 1e-12 else float(abs(gains[0]) < 1e-12)
-    return {"difference": told.pop("mean"), **told, "p": p}
+    return {"difference": estimate.pop("mean"), **estimate, "p": p}
 
 
 def build_curves(results: list[dict], trained_variants: tuple[str, ...]) -> dict[str, list[dict]]:
-    """{way: its points, fewest labels first} of finished cells.
+    """Return {variant: points in order of labels}. A linear model on all labels is deterministic."""
+    points: dict[str, dict[int, dict]] = {}
+    for result in results:
+        count = result["num_examples"]
+        empty = {"shots": result["shots"], "num_examples": count, "scores": {}}
+        point = points.setdefault(result["variant"], {}).setdefault(count, empty)
+        point["scores"][result["seed"]] = result["score"]
 
-    A linear model on all labels is the same for every seed: its one figure stands against each of ours.
-    """
-    found: dict[str, dict[int, dict]] = {}
-    for cell in results:
-        point = found.setdefault(cell["way"], {}).setdefault(
-            cell["labels"], {"size": cell["size"], "labels": cell["labels"], "scores": {}}
-        )
-        point["scores"][cell["seed"]] = cell["score"]
+    def summarize(variant: str, point: dict) -> dict:
+        deterministic = point["shots"] == "all" and variant not in trained_variants
+        return {**point, **estimate_mean(list(point["scores"].values())), "deterministic": deterministic}
+
     return {
-        way: [
-            {
-                **point,
-                **estimate_mean(list(point["scores"].values())),
-                "certain": point["size"] == "all" and way not in trained_variants,
-            }
-            for _, point in sorted(points.items())
-        ]
-        for way, points in found.items()
+        variant: [summarize(variant, point) for _, point in sorted(by_count.items())]
+        for variant, by_count in points.items()
     }
 
 
 def paired_against(ours: dict, other: dict) -> dict | None:
-    """`paired_difference` of two points."""
+    """Return `paired_difference` of two points; a deterministic score is paired with every seed."""
     scores = other["scores"]
-    if other["certain"]:
+    if other["deterministic"]:
         scores = dict.fromkeys(ours["scores"], *scores.values())
     return paired_difference(ours["scores"], scores)
 
 
+def match_points(ours: list[dict], other: list[dict]) -> list[tuple[dict, dict]]:
+    """Return the pairs of points with the same number of labels."""
+    by_count = {point["num_examples"]: point for point in other}
+    return [(point, by_count[point["num_examples"]]) for point in ours if point["num_examples"] in by_count]
+
+
 def paired_differences(ours: list[dict], other: list[dict]) -> list[dict]:
-    """Ours against another way at every size both have."""
-    by_labels = {point["labels"]: point for point in other}
+    """Return the paired difference at every number of labels that both curves have."""
     return [
-        {"size": point["size"], "labels": point["labels"], **told}
-        for point in ours
-        if point["labels"] in by_labels and (told := paired_against(point, by_labels[point["labels"]]))
+        {"shots": point["shots"], "num_examples": point["num_examples"], **difference}
+        for point, reference in match_points(ours, other)
+        if (difference := paired_against(point, reference))
     ]
 
 
 def find_label_savings(ours: list[dict], other: list[dict]) -> tuple[dict, dict] | None:
-    """(our point with the fewest labels, the other's with the most) where ours reaches, in the mean, all that the other
-    reached up to there, with fewer labels; none if there is no such pair.
-    """
-    for number in range(len(other) - 1, -1, -1):
-        reached = max(point["mean"] for point in other[: number + 1])
+    """Return our first and the other's last point where fewer of our labels reach its best mean so far, or None."""
+    for index in range(len(other) - 1, -1, -1):
+        best = max(point["mean"] for point in other[: index + 1])
         for point in ours:
-            if point["labels"] < other[number]["labels"] and point["mean"] >= reached:
-                return point, other[number]
+            if point["num_examples"] < other[index]["num_examples"] and point["mean"] >= best:
+                return point, other[index]
     return None
 
 
 def pooled_difference(ours: list[dict], other: list[dict]) -> dict | None:
-    """`paired_difference` of each seed's mean over the sizes that the most seeds were measured at: one test instead of many."""
-    by_labels = {point["labels"]: point for point in other if not point["certain"]}
-    both = [(point, by_labels[point["labels"]]) for point in ours if point["labels"] in by_labels]
-    seeds = [point["scores"].keys() & beside["scores"].keys() for point, beside in both]
+    """Return one `paired_difference` of the seeds' means over the label counts that have the most shared seeds."""
+    pairs = match_points(ours, [point for point in other if not point["deterministic"]])
+    seeds = [point["scores"].keys() & reference["scores"].keys() for point, reference in pairs]
     most = max(map(len, seeds), default=0)
     if not most:
         return None
-    both = [pair for pair, own in zip(both, seeds) if len(own) == most]
-    shared = set.intersection(*(own for own in map(set, seeds) if len(own) == most))
-    means = [
-        {seed: float(np.mean([pair[side]["scores"][seed] for pair in both])) for seed in shared} for side in (0, 1)
-    ]
-    told = paired_difference(*means)
-    return told and {**told, "sizes": len(both), "fewest": both[0][0]["labels"], "most": both[-1][0]["labels"]}
+    pairs = [pair for pair, shared in zip(pairs, seeds, strict=True) if len(shared) == most]
+    shared = set.intersection(*(each for each in seeds if len(each) == most))
+    means = [{seed: float(np.mean([pair[i]["scores"][seed] for pair in pairs])) for seed in shared} for i in (0, 1)]
+    first, last = pairs[0][0]["num_examples"], pairs[-1][0]["num_examples"]
+    difference = paired_difference(*means)
+    return difference and {**difference, "num_sizes": len(pairs), "min_examples": first, "max_examples": last}
 
 
 def format_percent(value: float) -> str:
-    """A share as a person reads it."""
-    return f"{100 * value:.1f} %"
+    """Format a fraction as a percentage."""
+    return f"{100 * value:.1f}%"
 
 
 def format_points(value: float) -> str:
-    """A difference in percentage points, with its sign."""
+    """Format a difference in percentage points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def describe_interval(difference: dict) -> str:
-    """The interval of a difference."""
+    """Describe the interval of a difference."""
     if difference["low"] is None:
-        return "one seed: no interval"
-    return f"95 % interval {format_points(difference['low'])} to {format_points(difference['high'])}"
+        return "one seed, no interval"
+    return f"95% interval {format_points(difference['low'])} to {format_points(difference['high'])}"
 
 
 def match_sentence(ours: list[dict], other: list[dict], ours_phrase: str, other_phrase: str) -> str | None:
-    """What fewer labels of ours do that more of the other's do; none when they never do."""
-    found = find_label_savings(ours, other)
-    if not found:
+    """Describe how few of our labels match more labels of the other variant; None if they never do."""
+    savings = find_label_savings(ours, other)
+    if not savings:
         return None
-    less, more = found
-    told = paired_against(less, more)
-    surely = told and told["low"] is not None and told["low"] > 0
-    does = "beat" if surely else "match"
+    less, more = savings
+    difference = paired_against(less, more)
+    has_interval = difference and difference["low"] is not None
+    beats = has_interval and difference["low"] > 0
     sentence = (
-        f"{less['labels']:,} labels {ours_phrase} {does} {more['labels']:,} {other_phrase}:"
-        f" {format_percent(less['mean'])} against {format_percent(more['mean'])}"
+        f"{less['num_examples']:,} labels {ours_phrase} {'beat' if beats else 'match'} {more['num_examples']:,}"
+        f" {other_phrase}: {format_percent(less['mean'])} vs. {format_percent(more['mean'])}"
     )
-    if not told or told["low"] is None:
-        return f"{sentence}, in the mean; too few seeds for an interval."
-    chance = "" if surely else ", so which is better cannot be told"
-    return f"{sentence} ({format_points(told['difference'])} points, {describe_interval(told)}{chance})."
+    if not has_interval:
+        return f"{sentence} on average; too few seeds for an interval."
+    note = "" if beats else "; the difference is not significant"
+    return f"{sentence} ({format_points(difference['difference'])} points, {describe_interval(difference)}{note})."
 
 
 def gain_sentence(ours: list[dict], other: list[dict], ours_phrase: str, other_phrase: str, has_match: bool) -> str:
-    """What ours gains with the same labels; and that there is nothing, where there is nothing."""
-    told = pooled_difference(ours, other)
-    if not told:
-        return f"Nothing was measured both {ours_phrase} and {other_phrase}."
-    span = (
-        f"with {told['fewest']:,} labels"
-        if told["sizes"] == 1
-        else f"in the mean of {told['sizes']} sizes from {told['fewest']:,} to {told['most']:,} labels"
-    )
-    size = f"{100 * abs(told['difference']):.1f} points"
-    no_match = "" if has_match else f"; at no size do fewer labels {ours_phrase} reach what more do {other_phrase}"
-    if told["low"] is None:
-        how = "no difference" if not told["difference"] else f"{size} {'more' if told['difference'] > 0 else 'less'}"
-        return f"With the same labels, {how} {ours_phrase} than {other_phrase} {span} ({describe_interval(told)}){no_match}."
-    if told["low"] > 0:
-        return f"With the same labels, {size} more {ours_phrase} than {other_phrase} {span} ({describe_interval(told)}){no_match}."
-    if told["high"] < 0:
-        return (
-            f"No gain: with the same labels, {size} less {ours_phrase} than {other_phrase} {span}"
-            f" ({describe_interval(told)}){no_match}."
-        )
-    return (
-        f"No gain can be told: with the same labels, {format_points(told['difference'])} points {ours_phrase} over those"
-        f" {other_phrase} {span} ({describe_interval(told)}){no_match}."
-    )
+    """Describe the gain with the same labels, or its absence."""
+    pooled = pooled_difference(ours, other)
+    if not pooled:
+        return f"No seed was measured both {ours_phrase} and {other_phrase}."
+    fewest, value = f"{pooled['min_examples']:,}", pooled["difference"]
+    span = f"with {fewest} labels"
+    if pooled["num_sizes"] > 1:
+        span = f"averaged over {pooled['num_sizes']} label counts from {fewest} to {pooled['max_examples']:,}"
+    how = f"{100 * abs(value):.1f} points {'higher' if value > 0 else 'lower'} {ours_phrase} than {other_phrase}"
+    if not value:
+        how = f"the same {ours_phrase} and {other_phrase}"
+    no_match = "" if has_match else f"; at no label count do fewer labels {ours_phrase} match more {other_phrase}"
+    start = "With"
+    if pooled["low"] is not None and pooled["low"] <= 0:
+        start = "No gain: with" if pooled["high"] < 0 else "No significant gain: with"
+    return f"{start} the same labels, the score is {how}, {span} ({describe_interval(pooled)}){no_match}."
 
 
 def build_sentences(curve: dict[str, list[dict]], ours_phrase: str, phrases: dict[str, str]) -> dict[str, dict]:
-    """{way: {"match": or none, "gain"}} for each way that ours is held against, the one that matters first."""
-    found = {}
-    for way, with_other in phrases.items():
-        if way in curve and "ours" in curve:
-            match = match_sentence(curve["ours"], curve[way], ours_phrase, with_other)
-            gain = gain_sentence(curve["ours"], curve[way], ours_phrase, with_other, bool(match))
-            found[way] = {"match": match, "gain": gain}
-    return found
+    """Return {variant: {"match": sentence or None, "gain"}} for each measured variant, in the order of `phrases`."""
+    sentences = {}
+    for variant, phrase in phrases.items():
+        if variant in curve and "ours" in curve:
+            match = match_sentence(curve["ours"], curve[variant], ours_phrase, phrase)
+            gain = gain_sentence(curve["ours"], curve[variant], ours_phrase, phrase, bool(match))
+            sentences[variant] = {"match": match, "gain": gain}
+    return sentences
 
 
 def headline(sentences: dict[str, dict]) -> str:
-    """The sentence that matters: against the first way, what is matched, else what is gained."""
+    """Return the main result, which compares with the first variant: the label savings if any, else the gain."""
     first = next(iter(sentences.values()), None)
-    return "Nothing was measured to hold ours against." if first is None else first["match"] or first["gain"]
+    return "No baseline was measured." if first is None else first["match"] or first["gain"]
 
 
 def summarize_mistakes(
     result: dict, labels: np.ndarray, texts: list[str], label_names: list[str], max_mistakes: int
 ) -> dict:
-    """The confusion matrix (rows: what is true) and the most confident mistakes of a cell that kept its predictions."""
-    said, sure = np.array(result["predicted"].split(), int), np.array(result["confidence"].split(), float)
+    """Return a trial's confusion matrix (rows are labels, columns predictions) and its most confident mistakes."""
+    predictions, confidence = (
+        np.array(result["predictions"].split(), int),
+        np.array(result["confidence"].split(), float),
+    )
     matrix = np.zeros((len(label_names), len(label_names)), int)
-    np.add.at(matrix, (labels, said), 1)
-    wrong = np.flatnonzero(said != labels)
-    wrong = wrong[np.lexsort((wrong, -sure[wrong]))][:max_mistakes]
-    return {
-        "labels": result["labels"],
-        "seed": result["seed"],
-        "names": label_names,
-        "confusion_matrix": matrix.tolist(),
-        "mistakes": [
-            {
-                "text": texts[place],
-                "true": label_names[labels[place]],
-                "said": label_names[said[place]],
-                "confidence": float(sure[place]),
-            }
-            for place in wrong.tolist()
-        ],
-    }
+    np.add.at(matrix, (labels, predictions), 1)
+    wrong = np.flatnonzero(predictions != labels)
+    wrong = wrong[np.lexsort((wrong, -confidence[wrong]))][:max_mistakes]
+    mistakes = [
+        {
+            "text": texts[row],
+            "label": label_names[labels[row]],
+            "prediction": label_names[predictions[row]],
+            "confidence": float(confidence[row]),
+        }
+        for row in wrong.tolist()
+    ]
+    trial = {"num_examples": result["num_examples"], "seed": result["seed"], "label_names": label_names}
+    return {**trial, "confusion_matrix": matrix.tolist(), "mistakes": mistakes}

@@ -1,1 +1,1 @@
-"""The encoder in training: where it comes from, how it starts, what it computes."""
+"""The encoder: building, initialization and forward passes."""

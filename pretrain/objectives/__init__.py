@@ -1,5 +1,4 @@
-"""One file an objective: its `Config`, its `Examples` (what a step is drawn from, and
-numbers of them to a batch, in NumPy) and its `Objective` (the module).
+"""Pretraining objectives, one file each, with a `Config`, a `Dataset` (makes micro-batches, in NumPy) and an `Objective`.
 
 The folder is the list: `objective.name=X` means the file X.py here.
 """

@@ -1,7 +1,7 @@
-"""Contrastive learning: a text's vector is nearer to its partner's than to every other text's of the step.
+"""Contrastive learning: pull the two texts of a pair together and push them away from the other texts of the step.
 
-InfoNCE (van den Oord et al. 2018) on pooled last hidden states, as in SimCSE (Gao et al. 2021) and DeCLUTR (Giorgi et al.
-2021). The step's texts are held against each other however they are cut into micro-batches and processes (`engine.training.gradcache`).
+InfoNCE (van den Oord et al. 2018) on pooled last hidden states, as in SimCSE (Gao et al. 2021) and DeCLUTR (Giorgi et
+al. 2021). Negatives come from all micro-batches and processes of a step (`engine.training.gradcache`).
 """
 
 from __future__ import annotations
@@ -20,42 +20,40 @@ from engine.training.step import MicroBatch, Output
 from pretrain.info_nce import CachedGrads, cached_info_nce
 from pretrain.masking import Masking
 from pretrain.model.encoder import Encoder
-from pretrain.views import PairDataset as Pairs, Views
+from pretrain.views import PairDataset, Views
 
 
 class Config(Views):
     """Contrastive learning."""
 
     name: Literal["contrastive"] = "contrastive"
-    """contrastive: tell which two texts belong together."""
+    """contrastive: find the other text of a pair among all texts of the step."""
     temperature: Annotated[float, Field(gt=0)] = 0.05
-    """What similarities, cosines, are divided by."""
+    """Divisor of the cosine similarities."""
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
-        """As of every pair of views; and a pair alone has nothing to be told from."""
+        """Raise ConfigError if there are no negatives, or if the views leave nothing to learn."""
         if batch_size < 2:
-            raise ConfigError("train.batch_size: a pair alone has nothing to be told from; give at least 2")
+            raise ConfigError("train.batch_size: in-batch negatives need at least 2 pairs per step")
         super().validate_training(batch_size, dropout, max_length)
 
 
-class Dataset(Pairs):
-    """Pairs of texts, hidden with views=mask."""
+class Dataset(PairDataset):
+    """Pairs of texts, masked with views=mask."""
 
     def __init__(self, config: Config, shards: Shards, tokenizer_folder: Path):
-        super().__init__(
-            config, shards, tokenizer_folder, Masking(mask_rate=config.mask_rate) if config.views == "mask" else None
-        )
+        masking = Masking(mask_rate=config.mask_rate) if config.views == "mask" else None
+        super().__init__(config, shards, tokenizer_folder, masking)
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
-        """As `pretrain.views` makes them; what was hidden is not asked for."""
-        batch = super().collate(indices, generators)
-        return batch._replace(
-            inputs={name: batch.inputs[name] for name in batch.inputs if name not in ("places", "targets")}
-        )
+        """Make a micro-batch as in `pretrain.views`, without the masked tokens to predict."""
+        inputs, num_tokens = super().collate(indices, generators)
+        unused = ("masked_indices", "targets")
+        return MicroBatch({name: inputs[name] for name in inputs if name not in unused}, num_tokens)
 
 
 class Objective(nn.Module):
-    """InfoNCE, summed over pairs; counted are pairs. Views of one text seek each other; of a table, firsts seek seconds."""
+    """Summed InfoNCE and the number of pairs; symmetric for views of one text, anchor to positive for a table."""
 
     trains_mlm_head = False
 
@@ -65,43 +63,37 @@ class Objective(nn.Module):
         self.projection = build_projection(encoder, config.projection_dim)
 
     def pool_pairs(self, hidden_states: Tensor, document_ids: Tensor, group_ids: Tensor) -> Tensor:
-        """(pairs, texts of a pair, width) of last hidden states, (rows, length, width)."""
-        return self.projection(self.encoder.pool(hidden_states, document_ids, group_ids.numel())).unflatten(
-            0, group_ids.shape
-        )
+        """Pool last hidden states, (rows, length, width), to embeddings, (pairs, texts per pair, width)."""
+        pooled = self.encoder.pool(hidden_states, document_ids, group_ids.numel())
+        return self.projection(pooled).unflatten(0, group_ids.shape)
 
     def embed(self, group_ids: Tensor, **rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(vectors, keys) of one micro-batch."""
+        """Return (embeddings, group_ids) of one micro-batch."""
         return self.pool_pairs(self.encoder.last_hidden_state(**rows), rows["document_ids"], group_ids), group_ids
 
     def cache_gradients(self, embedded: list[tuple[Tensor, Tensor]]) -> list[dict]:
-        """What `forward` takes besides its inputs, for each micro-batch."""
-        return [{"cached": each} for each in cached_info_nce(embedded, self.temperature, self.symmetric)]
+        """Return the additional arguments of `forward` for each micro-batch."""
+        return [{"cached": grads} for grads in cached_info_nce(embedded, self.temperature, self.symmetric)]
 
     def forward(self, group_ids: Tensor, cached: CachedGrads | None = None, **rows: Tensor) -> Output:
-        """Inputs as `Examples.collate` makes them, and what `cache_gradients` said if they are not the whole step."""
-        vectors, group_ids = self.embed(group_ids, **rows)
-        loss, count, figures = surrogate_loss(
-            vectors, cached or self.cache_gradients([(vectors, group_ids)])[0]["cached"]
-        )
-        return Output(loss, count, figures)
+        """Compute the loss of inputs from `Dataset.collate`; `cached` is needed unless they are the whole step."""
+        embeddings, group_ids = self.embed(group_ids, **rows)
+        cached = cached or self.cache_gradients([(embeddings, group_ids)])[0]["cached"]
+        return Output(*surrogate_loss(embeddings, cached))
 
     def after_step(self, step: int) -> None:
-        """Nothing to keep."""
+        """Do nothing."""
 
 
 def surrogate_loss(embeddings: Tensor, cached: CachedGrads) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(summed loss of these pairs, whose gradient is that of the whole step's loss; how many; figures for the log)."""
-    pull, count = (embeddings.float() * cached.gradient).sum(), cached.losses.new_full((), len(cached.losses))
-    return (
-        cached.losses.sum() + pull - pull.detach(),
-        count,
-        {name: torch.stack([figure * count, count]) for name, figure in cached.stats.items()},
-    )
+    """Return (summed loss of these pairs, with the gradient of the whole step's loss; their count; metrics to log)."""
+    dot, count = (embeddings.float() * cached.gradient).sum(), cached.losses.new_full((), len(cached.losses))
+    metrics = {name: torch.stack([stat * count, count]) for name, stat in cached.stats.items()}
+    return cached.losses.sum() + dot - dot.detach(), count, metrics
 
 
 def build_projection(encoder: Encoder, dim: int | None) -> nn.Module:
-    """Two layers to `dim` (Chen et al. 2020), or the vectors as they are. Never part of the encoder folder."""
+    """Build a two-layer projection to `dim` (Chen et al. 2020), or the identity. Not saved with the encoder."""
     if dim is None:
         return nn.Identity()
     hidden = encoder.model.config.hidden_size

@@ -1,6 +1,6 @@
-"""Masked language modelling and contrastive learning in one forward pass.
+"""Masked language modeling and contrastive learning in one forward pass.
 
-Both texts of a pair are hidden in part: each is an example of masked language modelling and the other's partner.
+Both texts of a pair are masked: each is an example of masked language modeling and the positive of the other.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pretrain.info_nce import CachedGrads
 from pretrain.masking import Masking
 from pretrain.model.encoder import Encoder
 from pretrain.objectives import contrastive
-from pretrain.views import PairDataset as Pairs
+from pretrain.views import PairDataset
 
 
 class Config(contrastive.Config):
-    """Masked language modelling and contrastive learning at once."""
+    """Masked language modeling and contrastive learning."""
 
     name: Literal["joint"] = "joint"
     """joint: both, on the same texts."""
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of each text's tokens to predict."""
+    """Fraction of each text's tokens to predict."""
     contrastive_weight: NonNegativeFloat = 0.1
-    """Weight of the contrastive loss, a mean over pairs, beside the masked one, a mean over hidden tokens."""
+    """Weight of the mean contrastive loss per pair, added to the mean masked loss per token."""
 
 
-class Dataset(Pairs):
-    """Pairs of texts, hidden."""
+class Dataset(PairDataset):
+    """Pairs of masked texts."""
 
     def __init__(self, config: Config, shards: Shards, tokenizer_folder: Path):
         super().__init__(config, shards, tokenizer_folder, Masking(mask_rate=config.mask_rate))
 
 
 class Objective(contrastive.Objective):
-    """mean cross-entropy of hidden tokens + weight * mean InfoNCE; counted are hidden tokens, the means are the step's."""
+    """Mean cross-entropy of masked tokens + weight * mean InfoNCE, summed over the step's masked tokens."""
 
     trains_mlm_head = True
 
@@ -50,20 +50,16 @@ class Objective(contrastive.Objective):
         self.weight = config.contrastive_weight
 
     def embed(self, group_ids: Tensor, masked_indices: Tensor, targets: Tensor, **rows: Tensor):
-        """(vectors, group_ids, how many tokens are hidden) of one micro-batch."""
+        """Return (embeddings, group_ids, number of masked tokens) of one micro-batch."""
         return *super().embed(group_ids, **rows), len(masked_indices)
 
     def cache_gradients(self, embedded: list[tuple[Tensor, Tensor, int]]) -> list[dict]:
-        """As in contrastive learning, and how many tokens of the step are hidden for each of its pairs."""
-        keys = embedded[0][1]
-        counts, _ = all_gather_rows(
-            keys.new_tensor([[sum(hidden for *_, hidden in embedded), sum(len(own) for own, *_ in embedded)]])
-        )
-        hidden, pairs = counts.sum(0)
-        return [
-            more | {"masked_tokens_per_pair": hidden / pairs}
-            for more in super().cache_gradients([part[:2] for part in embedded])
-        ]
+        """Return the arguments that contrastive learning needs, and the step's masked tokens per pair."""
+        local = [[sum(masked for *_, masked in embedded), sum(len(embeddings) for embeddings, *_ in embedded)]]
+        counts, _ = all_gather_rows(embedded[0][1].new_tensor(local))
+        masked, pairs = counts.sum(0)
+        cached = super().cache_gradients([part[:2] for part in embedded])
+        return [arguments | {"masked_tokens_per_pair": masked / pairs} for arguments in cached]
 
     def forward(
         self,
@@ -74,23 +70,19 @@ class Objective(contrastive.Objective):
         masked_tokens_per_pair: Tensor | None = None,
         **rows: Tensor,
     ) -> Output:
-        """Inputs as `Examples.collate` makes them, and what `cache_gradients` said if they are not the whole step."""
-        seen: list[Tensor] = []
-        masked = self.encoder.mlm_loss(masked_indices, targets, on_hidden=seen.append, **rows)
-        vectors = self.pool_pairs(seen[0], rows["document_ids"], group_ids)
+        """Compute the loss of inputs from `Dataset.collate`; `cached` is needed unless they are the whole step."""
+        hidden: list[Tensor] = []
+        mlm_loss = self.encoder.mlm_loss(masked_indices, targets, on_hidden=hidden.append, **rows)
+        embeddings = self.pool_pairs(hidden[0], rows["document_ids"], group_ids)
         if cached is None:
-            cached, masked_tokens_per_pair = self.cache_gradients([(vectors, group_ids, len(masked_indices))])[
-                0
-            ].values()
-        loss, pairs, figures = contrastive.surrogate_loss(vectors, cached)
+            embedded = [(embeddings, group_ids, len(masked_indices))]
+            cached, masked_tokens_per_pair = self.cache_gradients(embedded)[0].values()
+        loss, pairs, metrics = contrastive.surrogate_loss(embeddings, cached)
         count = pairs.new_full((), len(masked_indices))
-        # The loop divides by the hidden tokens of the step: so many for each pair make of the sum over pairs their mean.
-        return Output(
-            masked + self.weight * masked_tokens_per_pair * loss,
-            count,
-            {
-                "mlm_loss": torch.stack([masked.detach().float(), count]),
-                "contrastive_loss": torch.stack([loss.detach(), pairs]),
-                **figures,
-            },
-        )
+        metrics = {
+            "mlm_loss": torch.stack([mlm_loss.detach().float(), count]),
+            "contrastive_loss": torch.stack([loss.detach(), pairs]),
+            **metrics,
+        }
+        # The trainer divides by the step's masked tokens, so the sum over pairs is scaled to become a mean over pairs.
+        return Output(mlm_loss + self.weight * masked_tokens_per_pair * loss, count, metrics)

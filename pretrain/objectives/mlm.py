@@ -1,6 +1,6 @@
-"""Masked language modelling (Devlin et al. 2019): predict the tokens that were hidden, from both sides.
+"""Masked language modeling (Devlin et al. 2019): predict masked tokens from both sides.
 
-Evaluation always hides the same 15 %, so that runs compare.
+Evaluation always masks the same 15 %, so that runs are comparable.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ EVAL_MASK_RATE = 0.15
 
 
 class Config(Masking):
-    """Masked language modelling."""
+    """Masked language modeling."""
 
     name: Literal["mlm"] = "mlm"
-    """mlm: predict the hidden tokens."""
+    """mlm: predict masked tokens."""
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
-        """Whatever the rest of the configuration says."""
+        """Accept any configuration."""
 
 
 class Dataset:
-    """What steps are made of: rows of the shards, each hidden by its own generator."""
+    """Rows of the shards, each masked by its own generator."""
 
     def __init__(self, config: Config, shards: Shards, tokenizer_folder: Path | None = None):
         self.config, self.shards = config, shards
@@ -41,28 +41,25 @@ class Dataset:
         return len(self.shards)
 
     def warning(self) -> str:
-        """Nothing to say: any text will do."""
+        """Return nothing: any corpus is suitable."""
         return ""
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
-        """Packed rows, and int64 (hidden tokens,) `places`, numbers into the rows laid end to end, and `targets`."""
+        """Make packed rows, and `masked_indices` (into the flattened rows) and `targets`, both int64 (masked,)."""
         inputs = collate_rows(self.shards, indices)
-        ids, document = inputs["input_ids"], inputs["document_ids"]
-        shown, at = (
-            np.stack(column)
-            for column in zip(
-                *(
-                    mask_tokens(self.config, *row, self.shards, generator)
-                    for *row, generator in zip(ids, document, generators)
-                )
-            )
-        )
-        inputs |= {"input_ids": shown, "places": np.flatnonzero(at), "targets": ids[at]}
-        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, int((document >= 0).sum()))
+        ids, document_ids = inputs["input_ids"], inputs["document_ids"]
+        rows = [
+            mask_tokens(self.config, *row, self.shards, generator)
+            for *row, generator in zip(ids, document_ids, generators, strict=True)
+        ]
+        masked, mask = (np.stack(column) for column in zip(*rows, strict=True))
+        inputs |= {"input_ids": masked, "masked_indices": np.flatnonzero(mask), "targets": ids[mask]}
+        num_tokens = int((document_ids >= 0).sum())
+        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, num_tokens)
 
 
 class Objective(nn.Module):
-    """Cross-entropy of the hidden tokens, summed; counted are the hidden tokens."""
+    """Summed cross-entropy of the masked tokens, and their count."""
 
     trains_mlm_head = True
 
@@ -71,10 +68,9 @@ class Objective(nn.Module):
         self.encoder = encoder
 
     def forward(self, masked_indices: Tensor, targets: Tensor, **rows: Tensor) -> Output:
-        """All inputs as `Examples.collate` makes them."""
-        return Output(
-            self.encoder.mlm_loss(masked_indices, targets, **rows), masked_indices.new_full((), len(masked_indices))
-        )
+        """Compute the loss of inputs from `Dataset.collate`."""
+        loss = self.encoder.mlm_loss(masked_indices, targets, **rows)
+        return Output(loss, masked_indices.new_full((), len(masked_indices)))
 
     def after_step(self, step: int) -> None:
-        """Nothing to keep."""
+        """Do nothing."""

@@ -1,7 +1,7 @@
-"""SimSiam (Chen and He 2021): two views of a text predict each other's vector; no text is held against another.
+"""SimSiam (Chen and He 2021): two views of a text predict each other's embedding, without negatives.
 
-What keeps all vectors from becoming the same is that no gradient goes through the vector that is predicted. Layer
-normalisation stands where the paper has batch normalisation, which would tie a text's loss to its micro-batch.
+Stopping the gradient of the predicted embedding prevents a collapse. Layer normalization replaces the batch
+normalization of the paper, with which a text's loss would depend on its micro-batch.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Config(Views):
     """Two views that predict each other."""
 
     name: Literal["simsiam"] = "simsiam"
-    """simsiam: predict the vector of a text's other view."""
+    """simsiam: predict the embedding of a text's other view."""
     predictor_dim: PositiveInt = 64
-    """Width of the predictor's inner layer, a bottleneck."""
+    """Width of the predictor's bottleneck."""
 
 
 Dataset = contrastive.Dataset
 
 
 class Objective(nn.Module):
-    """Negative cosine of prediction and vector, mean of both directions, summed over pairs; counted are pairs."""
+    """Negative cosine of prediction and embedding, averaged over both directions, summed over pairs."""
 
     trains_mlm_head = False
 
@@ -57,22 +57,19 @@ class Objective(nn.Module):
         )
 
     def forward(self, group_ids: Tensor, **rows: Tensor) -> Output:
-        """Inputs as `Examples.collate` makes them."""
+        """Compute the loss of inputs from `Dataset.collate`."""
         pooled = self.encoder.pool(self.encoder.last_hidden_state(**rows), rows["document_ids"], group_ids.numel())
         with torch.autocast(pooled.device.type, enabled=False):
-            vectors = self.projection(pooled).unflatten(0, group_ids.shape)
-            predicted = self.predictor(vectors)
+            embeddings = self.projection(pooled).unflatten(0, group_ids.shape)
+            predicted = self.predictor(embeddings)
             first, second = (
-                F.cosine_similarity(predicted[:, one], vectors[:, other].detach(), dim=-1)
+                F.cosine_similarity(predicted[:, one], embeddings[:, other].detach(), dim=-1)
                 for one, other in ((0, 1), (1, 0))
             )
         count = pooled.new_full((), len(group_ids))
-        told = embedding_stats(pooled.detach().unflatten(0, group_ids.shape))
-        return Output(
-            -(first + second).sum() / 2,
-            count,
-            {name: torch.stack([figure * count, count]) for name, figure in told.items()},
-        )
+        stats = embedding_stats(pooled.detach().unflatten(0, group_ids.shape))
+        metrics = {name: torch.stack([stat * count, count]) for name, stat in stats.items()}
+        return Output(-(first + second).sum() / 2, count, metrics)
 
     def after_step(self, step: int) -> None:
-        """Nothing to keep."""
+        """Do nothing."""

@@ -1,35 +1,23 @@
-"""How what is published came about, section by section of its card: text, training, compute, limits, licences."""
+"""Provenance of what is published, for the sections of its card: data, training, compute, limitations, licenses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-UNSPECIFIED = "not named"
-# Of a training's settings: what does not change what is learned, or has already been resolved into what is told.
-OMITTED_SETTINGS = (
-    "log_every",
-    "eval_every",
-    "save_every",
-    "keep",
-    "micro_batch",
-    "steps",
-    "epochs",
-    "min_steps",
-    "max_steps",
-    "lr_fraction",
-    "unrecorded_lr",
-    "name",
-)
+UNSPECIFIED = "not specified"
+# Settings that do not change the result, or that the card gives in resolved form.
+OMITTED_SETTINGS = """log_every eval_every save_every keep_checkpoints micro_batch_size steps epochs min_steps max_steps
+lr_fraction default_pretrain_lr dry_run name""".split()
 TASK_LIMITATIONS = {
-    "single_label_classification": "It answers with one of its labels whatever the text is about, also where none applies.",
-    "multi_label_classification": "It knows no label but those above.",
-    "regression": "Its number means what the labels it learned from meant, and little outside their range.",
-    "token_classification": "It knows no kind of entity but those above, and text unlike that of the task is harder for it.",
+    "single_label_classification": "It always predicts one of its labels, even for texts to which none applies.",
+    "multi_label_classification": "It predicts only the labels listed above.",
+    "regression": "Its predictions are on the scale of the training labels and unreliable outside their range.",
+    "token_classification": "It finds only the entity types listed above, and is weaker on text unlike the task's.",
 }
 
 
 def training_stages(record: dict, key_path: str = "") -> list[tuple[dict, str]]:
-    """(record, where it stands inside this one) of every training that led here, the first one first."""
+    """Return (record, its path of subscripts inside this one) of every training stage, the first stage first."""
     key = next((key for key in ("encoder_record", "init_record") if record.get(key)), None)
     return [*(training_stages(record[key], f"{key_path}['{key}']") if key else []), (record, key_path)]
 
@@ -37,164 +25,169 @@ def training_stages(record: dict, key_path: str = "") -> list[tuple[dict, str]]:
 def collect_licenses(
     record: dict, default_licenses: Mapping[str, str | None] = {}
 ) -> list[tuple[str, str, str | None]]:
-    """(kind, name, licence) of all the text, labels and weights that this came from; kind: corpus, labels or base.
+    """Return (kind, name, license) of all text, labels and initial weights; kind: corpus, labels or base.
 
-    default_licenses: licences by kind, for what does not name its own. A record older than that names no source at all.
+    default_licenses: licenses by kind, for sources without one of their own.
     """
     found: dict[tuple[str, str], str | None] = {}
     for stage, _ in training_stages(record):
-        told, config = stage.get("licenses", {}), stage["config"]
+        licenses, config = stage.get("licenses", {}), stage["config"]
         if stage["kind"] == "encoder":
-            learned = {"corpus": {config["corpus"]["name"]: None}}
-            outside = None if stage["init_record"] else stage["init"]
+            unlicensed = {"corpus": {config["corpus"]["name"]: None}}
+            initial = None if stage["init_record"] else stage["init"]
         else:
-            learned = {"labels": {config["task"]["name"]: None}}
-            outside = None if stage["encoder_record"] else config["encoder"]
-        found |= {
-            (kind, source): licence
-            for kind in ("corpus", "labels")
-            for source, licence in told.get(kind, learned.get(kind, {})).items()
-        }
-        if base := told.get("base", outside and {"name": outside, "license": None}):
+            unlicensed = {"labels": {config["task"]["name"]: None}}
+            initial = None if stage["encoder_record"] else config["encoder"]
+        for kind in ("corpus", "labels"):
+            sources = licenses.get(kind, unlicensed.get(kind, {}))
+            found |= {(kind, source): license_id for source, license_id in sources.items()}
+        if base := licenses.get("base", initial and {"name": initial, "license": None}):
             found["base", base["name"]] = base["license"]
-    return [(kind, name, licence or default_licenses.get(kind)) for (kind, name), licence in found.items()]
+    return [(kind, name, license_id or default_licenses.get(kind)) for (kind, name), license_id in found.items()]
 
 
 def languages(record: dict) -> list[str]:
-    """Tags of the languages that the sources say their text is in."""
-    return sorted({tag for stage, _ in training_stages(record) for tag in stage.get("text", {}).get("languages", [])})
+    """Return the language tags that the sources of the training text give."""
+    summaries = [stage.get("corpus_summary", {}) for stage, _ in training_stages(record)]
+    return sorted({tag for summary in summaries for tag in summary.get("languages", [])})
 
 
 def training_data(stage: dict) -> str:
-    """What a stage learned from: counts, and what was removed and why."""
+    """Describe a stage's training data: its size, and what was removed and why."""
     config = stage["config"]
     if stage["kind"] == "model":
-        rows = ", ".join(f"{count:,} {split}" for split, count in stage["rows"].items())
-        best = "chose the weights that were kept" if config["train"]["best"] else "were not used"
-        unlabelled = config.get("selftrain", {}).get("corpus") if config.get("selftrain", {}).get("rounds") else None
-        return (
-            f"**Labels of `{config['task']['name']}`**: {rows} rows. Validation labels {best}."
-            + f" Besides, sentences of `{unlabelled}`, labelled by the model itself." * bool(unlabelled)
-        )
-    train, told = stage["documents"]["train"], stage.get("text", {"steps": [], "notes": []})
+        examples = ", ".join(f"{count:,} {split}" for split, count in stage["rows"].items())
+        selection = "used for checkpoint selection" if config["train"]["load_best"] else "not used"
+        line = f"**Labels: `{config['task']['name']}`.** {examples} examples. Validation labels were {selection}."
+        self_training = config.get("selftrain", {})
+        if self_training.get("rounds") and self_training.get("corpus"):
+            line += (
+                f" It was also trained on sentences of `{self_training['corpus']}`, pseudo-labeled by the model itself."
+            )
+        return line
+    train, held_out = stage["shards_manifest"]["train"], stage["shards_manifest"]["held_out"]
+    text = stage.get("corpus_summary", {"steps": [], "notes": []})
     lines = [
-        f"**Text of `{config['corpus']['name']}`**: {train['documents']:,} documents, {train['tokens']:,} tokens;"
-        f" {stage['documents']['held_out']['documents']:,} documents more were held out.",
+        f"**Text: `{config['corpus']['name']}`.** {train['documents']:,} documents with {train['tokens']:,} tokens;"
+        f" {held_out['documents']:,} more documents were held out for evaluation.",
         "",
     ]
-    if told["steps"]:
-        changed = [after for before, after in zip([[], *told["steps"]], told["steps"]) if before[1:] != after[1:]]
-        lines += [
-            "| | documents | words | tokens |",
-            "|---|--:|--:|--:|",
-            *(f"| {step} | " + " | ".join(f"{count:,}" for count in counts) + " |" for step, *counts in changed),
-            "",
-        ]
-    # Test text that was found has a section of its own.
-    return "\n".join(lines + [f"- {note}" for note in told["notes"] if " test text of " not in note]).rstrip()
+    if text["steps"]:
+        previous = [[], *text["steps"]]
+        changed = [after for before, after in zip(previous, text["steps"], strict=False) if before[1:] != after[1:]]
+        lines += ["| | documents | words | tokens |", "|---|--:|--:|--:|"]
+        lines += [f"| {step} | " + " | ".join(f"{count:,}" for count in counts) + " |" for step, *counts in changed]
+        lines.append("")
+    # Contamination has a section of its own.
+    return "\n".join(lines + [f"- {note}" for note in text["notes"] if " test text of " not in note]).rstrip()
 
 
 def training_procedure(stage: dict) -> str:
-    """Objective or head, and schedule."""
+    """List the settings of the objective or head, and of the training."""
     config, part = stage["config"], "objective" if stage["kind"] == "encoder" else "head"
     steps = stage.get("steps", config["train"]["steps"])
-    schedule = {"steps": steps, **config["train"], "dropout": config["dropout"], "seed": config["seed"]}
-    told = [
+    options, schedule = (
         ", ".join(
             f"{key} {str(value).lower() if isinstance(value, bool) else value}"
             for key, value in section.items()
             if key not in OMITTED_SETTINGS and not isinstance(value, dict | list | None)
         )
-        for section in (config[part], schedule)
-    ]
+        for section in (config[part], {**config["train"], "dropout": config["dropout"], "seed": config["seed"]})
+    )
     return (
-        f"- `{stage['run']}`, {part} `{config[part]['name']}`: {told[0]}\n"
-        f"- `{stage['run']}`, {steps:,} steps: {told[1]}"
+        f"- `{stage['run']}`, {part} `{config[part]['name']}`{': ' * bool(options)}{options}\n"
+        f"- `{stage['run']}`, {steps:,} steps: {schedule}"
     )
 
 
 def compute_infrastructure(stages: list[dict]) -> str:
-    """Time, hardware and energy of each stage."""
-    lines, energy, powers = ["| run | steps | tokens | time | on | energy |", "|---|--:|--:|--:|---|--:|"], 0.0, {}
+    """Return a table of the time, hardware and energy of each stage."""
+    lines, energy, powers = (
+        ["| run | steps | tokens | time | hardware | energy |", "|---|--:|--:|--:|---|--:|"],
+        0.0,
+        {},
+    )
     for stage in stages:
         hardware, seconds = stage.get("hardware"), stage.get("seconds", 0)
-        machine, spent = "not recorded", ""
+        machine, used = "not recorded", ""
         if hardware:
-            hours, watts = seconds / 3600, hardware["estimated_watts"]
-            energy, spent = energy + hours * watts / 1000, f"{hours * watts / 1000:.2g} kWh"
-            powers[f"{watts} W"] = None
+            kwh = seconds / 3600 * hardware["estimated_watts"] / 1000
+            energy, used = energy + kwh, f"{kwh:.2g} kWh"
+            powers[f"{hardware['estimated_watts']} W"] = None
             gpus = f", {len(hardware['gpus'])} x {hardware['gpus'][0]}" if hardware["gpus"] else ""
             machine = f"{hardware['cpu_cores']} cores of {hardware['cpu']}{gpus}, {stage['precision']}"
         steps, tokens = (f"{stage[key]:,}" if key in stage else "" for key in ("steps", "tokens"))
-        lines.append(
-            f"| `{stage['run']}` | {steps} | {tokens} | {seconds // 60:.0f} min {seconds % 60:.0f} s | {machine}"
-            f" | {spent} |"
-        )
-    told = (
-        f"Energy is an estimate, {energy:.2g} kWh in all: time of training x {', '.join(powers)}. The power is assumed,"
-        " not measured: 10 W a core, and of a GPU what its maker says it draws at most."
-    )
-    return "\n".join([*lines, *(["", told] if powers else [])])
+        duration = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+        lines.append(f"| `{stage['run']}` | {steps} | {tokens} | {duration} | {machine} | {used} |")
+    if powers:
+        lines += [
+            "",
+            f"Estimated energy: {energy:.2g} kWh in total, training time x {', '.join(powers)}. Power was not measured;"
+            " the estimate assumes 10 W per CPU core and the rated maximum power of each GPU.",
+        ]
+    return "\n".join(lines)
 
 
 def contamination(stages: list[dict], study: dict | None) -> str:
-    """Test text that was found in what was learned from."""
-    found = []
+    """List the test texts that were found in the training data."""
+    lines = []
     for stage in stages:
         if stage["kind"] == "model":
             continue
-        corpus, looked_for = stage["config"]["corpus"]["name"], stage.get("text", {}).get("contamination", [])
-        found += [
-            f"{task['documents']:,} documents of `{corpus}` hold test text of {task['name']}"
-            f" ({task['full_matches']:,} of its {task['num_test_texts']:,} test texts whole, {task['partial_matches']:,} in"
-            " part)" + (f"; they were {'removed' if task['removed'] else 'kept'}." if task["documents"] else ".")
-            for task in looked_for
-        ]
-        if not looked_for:
-            found.append(f"`{corpus}` was not searched for test text when it was made.")
+        corpus, tasks = stage["config"]["corpus"]["name"], stage.get("corpus_summary", {}).get("contamination", [])
+        for task in tasks:
+            action = f" These documents were {'removed' if task['removed'] else 'kept'}." if task["documents"] else ""
+            lines.append(
+                f"{task['documents']:,} documents of `{corpus}` contain test text of {task['name']}:"
+                f" {task['full_matches']:,} of its {task['num_test_texts']:,} test texts in full,"
+                f" {task['partial_matches']:,} in part.{action}"
+            )
+        if not tasks:
+            lines.append(f"`{corpus}` was not searched for test text when it was built.")
     if study:
-        told = study["contamination"]
-        labels, rows = told["labels"], told["test_rows"]
-        found.append(
-            f"{labels['exact']:,} of the {rows:,} test rows of {study['task']} also stand in its training rows,"
-            f" {labels['near']:,} nearly; {told['measured']:,} were measured in the study."
+        counts, task = study["contamination"], study["task"]
+        overlap = counts["training_overlap"]
+        lines.append(
+            f"{overlap['exact']:,} of the {counts['num_test_rows']:,} test examples of {task} also occur in its"
+            f" training set, {overlap['near']:,} more as near-duplicates; the study measures on"
+            f" {counts['num_measured_rows']:,} of them."
         )
-        found += [
-            f"{each['test']['exact']:,} of them stand in `{each['corpus']}`, {each['test']['near']:,} nearly."
-            for each in told["corpora"]
-            if "test" in each
+        lines += [
+            f"{corpus['test']['exact']:,} of the test examples of {task} occur in `{corpus['corpus']}`,"
+            f" {corpus['test']['near']:,} more as near-duplicates."
+            for corpus in counts["corpora"]
+            if "test" in corpus
         ]
-    return "\n".join(f"- {line}" for line in found) or "- What its encoder was trained on is not known here."
+    return "\n".join(f"- {line}" for line in lines) or "- The pretraining data of the encoder is unknown."
 
 
 def limitations(record: dict) -> str:
-    """What it is for and what it is not."""
-    model = record["kind"] == "model"
-    longest = record["config"]["max_length"] if model else record["max_length"]
-    use = (
-        "For text like that of its task."
-        if model
-        else "For vectors of texts, to compare, search and group them by, and to be taught a task with few labels."
-    )
-    return "\n".join(
-        [
-            f"- {use} Not for decisions about people that nobody looks at.",
-            f"- It was trained on texts of up to {longest:,} tokens; of longer ones it was shown parts.",
-            f"- Languages of its text, as far as the sources say: {', '.join(languages(record)) or UNSPECIFIED}.",
-            *([f"- {TASK_LIMITATIONS[record.get('problem_type', 'single_label_classification')]}"] if model else []),
-            "- What its text and labels favour or leave out, it favours or leaves out. The figures above are of the rows they"
-            " name, and promise nothing for other text.",
-        ]
-    )
+    """List intended uses, limitations and biases."""
+    if record["kind"] == "model":
+        max_length, specific = record["config"]["max_length"], [f"- {TASK_LIMITATIONS[record['problem_type']]}"]
+        use = "Intended for text similar to that of its task."
+    else:
+        max_length, specific = record["max_length"], []
+        use = "Intended for text embeddings (semantic search, clustering) and for fine-tuning on few labels."
+    tags = ", ".join(languages(record)) or UNSPECIFIED
+    lines = [
+        f"- {use} Not intended for decisions about people without human review.",
+        f"- It was trained on texts of up to {max_length:,} tokens, and on parts of longer ones.",
+        f"- Languages of the training text, according to its sources: {tags}.",
+        *specific,
+        "- It reproduces the biases and gaps of its training text and labels. The metrics above hold for the examples"
+        " they were measured on and may be lower on other text.",
+    ]
+    return "\n".join(lines)
 
 
 def reproduction_commands(record: dict, model_id: str) -> str:
-    """What repeats all of it in Headstart's folder, from record.json."""
+    """Return the commands that repeat every training stage from record.json, in Headstart's folder."""
     lines = [f"hf download {model_id} record.json --local-dir ."]
-    for number, (stage, path) in enumerate(training_stages(record), 1):
-        read = f"json.load(open('record.json')){path}['config']"
+    for number, (stage, key_path) in enumerate(training_stages(record), 1):
+        config = f"json.load(open('record.json')){key_path}['config']"
         lines += [
-            f"python -c \"import json; json.dump({read}, open('{number}.yaml', 'w'), ensure_ascii=False)\"",
+            f"python -c \"import json; json.dump({config}, open('{number}.yaml', 'w'), ensure_ascii=False)\"",
             f"python -m {'pretrain' if stage['kind'] == 'encoder' else 'finetune'} {number}.yaml",
         ]
     return "\n".join(lines)

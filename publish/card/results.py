@@ -1,4 +1,4 @@
-"""The figures of a record as rows of a table with their intervals, and as the hub's `model-index`."""
+"""Metrics of a record with their confidence intervals: as a Markdown table and as the hub's `model-index`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult
 
 DEFAULT_METRICS = ("accuracy", "f1_macro")
-"""What is shown of a run whose record does not say."""
+"""Metrics reported for a run whose record names none."""
 METRIC_TITLES = {
     "f1_macro": "macro F1",
     "f1_micro": "micro F1",
@@ -17,7 +17,7 @@ METRIC_TITLES = {
     "pearson": "Pearson",
     "rmse": "RMSE",
     "loss": "masked-token loss",
-    "retrieval_acc@1": "other half found",
+    "retrieval_acc@1": "retrieval accuracy@1",
 }
 HUB_METRIC_NAMES = {
     "f1_macro": "f1",
@@ -27,159 +27,131 @@ HUB_METRIC_NAMES = {
     "loss": "cross_entropy",
     "retrieval_acc@1": "accuracy",
 }
-"""Figures that the hub knows by another name."""
-Z_95 = 1.959964  # of a standard normal, 95 % lie within so many standard deviations
+"""Metrics with another name on the hub."""
+Z_95 = 1.959964  # 95% of a standard normal distribution lies within this many standard deviations
 
 
 class Metric(NamedTuple):
-    """One figure, of what is published and of what it is held against."""
+    """One metric of an encoder or model, and of its baselines."""
 
     name: str
     value: float
     confidence_interval: tuple[float, float] | None
-    """95 %, over the rows it is measured on; None where their number alone does not tell."""
+    """95% interval over the examples; None where it does not follow from their number alone."""
     num_rows: int
     baselines: dict[str, float]
-    """By what they are."""
+    """Values by name of the baseline."""
 
 
 def metric_title(metric: str) -> str:
-    """A figure as a person calls it."""
+    """Return the name of a metric for readers."""
     return METRIC_TITLES.get(metric, metric.replace("_", " "))
 
 
 def confidence_interval(metric: str, value: float, num_rows: int) -> tuple[float, float] | None:
-    """95 % interval of a share (Wilson 1927) or a correlation (Fisher 1921; of ranks, Bonett and Wright 2000)."""
+    """Compute the 95% interval of a share (Wilson 1927) or correlation (Fisher 1921, Bonett and Wright 2000)."""
     if metric in ("accuracy", "retrieval_acc@1") and num_rows:
-        centre, scale = value + Z_95**2 / (2 * num_rows), 1 + Z_95**2 / num_rows
-        spread = Z_95 * math.sqrt(value * (1 - value) / num_rows + (Z_95 / num_rows) ** 2 / 4)
-        return (centre - spread) / scale, (centre + spread) / scale
+        center, scale = value + Z_95**2 / (2 * num_rows), 1 + Z_95**2 / num_rows
+        half = Z_95 * math.sqrt(value * (1 - value) / num_rows + (Z_95 / num_rows) ** 2 / 4)
+        return (center - half) / scale, (center + half) / scale
     if metric in ("spearman", "pearson") and num_rows > 3 and abs(value) < 1:
-        spread = Z_95 * math.sqrt((1 + (value**2 / 2 if metric == "spearman" else 0)) / (num_rows - 3))
-        return math.tanh(math.atanh(value) - spread), math.tanh(math.atanh(value) + spread)
+        half = Z_95 * math.sqrt((1 + (value**2 / 2 if metric == "spearman" else 0)) / (num_rows - 3))
+        return math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
     return None
 
 
 def collect_metrics(record: dict) -> list[Metric]:
-    """What is told of a model on its test rows, or of an encoder on its held-out text."""
+    """Collect the metrics of a model on its test set, or of an encoder on its held-out text."""
     if record["kind"] == "model":
-        test, words = (
-            record["metrics"]["test"],
-            record.get("problem_type") == "token_classification",
-        )  # accuracy is then of words, not of rows
-        others = {told["name"]: told["test"] for told in record["baselines"].values() if "test" in told}
-        return [
-            Metric(
-                name,
-                test[name],
-                None if words else confidence_interval(name, test[name], test["n"]),
-                test["n"],
-                {other: told[name] for other, told in others.items() if name in told},
-            )
-            for name in record.get("report_metrics", DEFAULT_METRICS)
-        ]
-    held, rows = record["eval"], min(record["config"]["eval_rows"], record["documents"]["held_out"]["rows"])
+        test, metrics = record["metrics"]["test"], []
+        baselines = {entry["name"]: entry["test"] for entry in record["baselines"].values() if "test" in entry}
+        for name in record.get("report_metrics", DEFAULT_METRICS):
+            # The accuracy of token classification is over words, not over rows.
+            by_row = record["problem_type"] != "token_classification"
+            interval = confidence_interval(name, test[name], test["n"]) if by_row else None
+            others = {baseline: values[name] for baseline, values in baselines.items() if name in values}
+            metrics.append(Metric(name, test[name], interval, test["n"], others))
+        return metrics
+    held_out, rows = record["eval"], min(record["config"]["eval_rows"], record["shards_manifest"]["held_out"]["rows"])
     return [
-        Metric(name, held[name], confidence_interval(name, held[name], count), count, {})
-        for name, count in (("loss", rows), ("retrieval_acc@1", held.get("num_candidates", 0)))
-        if name in held
+        Metric(name, held_out[name], confidence_interval(name, held_out[name], count), count, {})
+        for name, count in (("loss", rows), ("retrieval_acc@1", held_out.get("num_candidates", 0)))
+        if name in held_out
     ]
 
 
 def metrics_table(metrics: list[Metric], row_name: str) -> list[str]:
-    """Lines of Markdown: figures across, what is published and its baselines down."""
+    """Return lines of Markdown: a column for each metric, a row for this encoder or model and for each baseline."""
 
-    def cell(value: float | None, bounds: tuple[float, float] | None = None) -> str:
-        beside = f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
-        return "" if value is None else f"{value:.3f}{beside}"
+    def cell(value: float | None, interval: tuple[float, float] | None = None) -> str:
+        bounds = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        return "" if value is None else f"{value:.3f}{bounds}"
 
-    others = list(dict.fromkeys(name for figure in metrics for name in figure.baselines))
+    baselines = list(dict.fromkeys(name for metric in metrics for name in metric.baselines))
     rows = [
-        [row_name, *(cell(figure.value, figure.confidence_interval) for figure in metrics)],
-        *([name, *(cell(figure.baselines.get(name)) for figure in metrics)] for name in others),
+        [row_name, *(cell(metric.value, metric.confidence_interval) for metric in metrics)],
+        *([name, *(cell(metric.baselines.get(name)) for metric in metrics)] for name in baselines),
     ]
     return [
-        "| | " + " | ".join(metric_title(figure.name) for figure in metrics) + " |",
+        "| | " + " | ".join(metric_title(metric.name) for metric in metrics) + " |",
         "|---|" + "--:|" * len(metrics),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
 
 
 def study_table(study: dict) -> list[str]:
-    """The study's table in Markdown: labels across, ways down, means with 95 % intervals over seeds."""
-    sizes = sorted({point["labels"] for points in study["curve"].values() for point in points})
-    lines = [
-        f"| {study['figure']}, % | " + " | ".join(f"{size:,} labels" for size in sizes) + " |",
-        "|---|" + "--:|" * len(sizes),
-    ]
-    for way, points in study["curve"].items():
-        told = {
-            point["labels"]: f"{100 * point['mean']:.1f}"
-            + (f" ({100 * point['low']:.1f} to {100 * point['high']:.1f})" if point["low"] is not None else "")
-            for point in points
-        }
-        lines.append(f"| {study['ways'][way]} | " + " | ".join(told.get(size, "") for size in sizes) + " |")
+    """Return lines of Markdown: a column for each number of labels, a row for each variant; means, 95% intervals."""
+    sizes = sorted({point["num_examples"] for points in study["curve"].values() for point in points})
+    header = " | ".join(f"{size:,} labels" for size in sizes)
+    lines = [f"| {study['metric']}, % | {header} |", "|---|" + "--:|" * len(sizes)]
+    for variant, points in study["curve"].items():
+        cells = {}
+        for point in points:
+            bounds = f" ({100 * point['low']:.1f} to {100 * point['high']:.1f})" if point["low"] is not None else ""
+            cells[point["num_examples"]] = f"{100 * point['mean']:.1f}{bounds}"
+        lines.append(f"| {study['variants'][variant]} | " + " | ".join(cells.get(size, "") for size in sizes) + " |")
     return lines
 
 
 def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalResult]:
-    """For `model-index`: each figure, with its interval, rows and baselines beside it as the metric's `args`."""
+    """Return the entries of `model-index`: metrics, with interval, rows and baselines as the `args` of each."""
     model = record["kind"] == "model"
-    name = record["config"]["task" if model else "corpus"]["name"]
+    dataset = record["config"]["task" if model else "corpus"]["name"]
 
-    def result(task: str, data: str, split: str, figure: str, shown: str, value: float, told: dict) -> EvalResult:
+    def result(task: str, data: str, split: str, metric: str, title: str, value: float, args: dict) -> EvalResult:
         return EvalResult(
             task_type=task,
             dataset_type=data,
             dataset_name=data,
             dataset_split=split,
-            metric_name=shown,
-            metric_type=HUB_METRIC_NAMES.get(figure, figure),
+            metric_name=title,
+            metric_type=HUB_METRIC_NAMES.get(metric, metric),
             metric_value=round(value, 6),
-            metric_args={key: value for key, value in told.items() if value},
+            metric_args={key: round_values(value) for key, value in args.items() if value},
         )
 
-    found = [
-        result(
-            task_type,
-            name,
-            "test" if model else "held_out",
-            figure.name,
-            metric_title(figure.name),
-            figure.value,
-            {
-                "rows": figure.num_rows,
-                "interval_95": round_values(figure.confidence_interval),
-                "baselines": round_values(figure.baselines),
-            },
-        )
-        for figure in collect_metrics(record)
-    ]
+    found = []
+    for name, value, interval, rows, baselines in collect_metrics(record):
+        args = {"rows": rows, "interval_95": interval, "baselines": baselines}
+        split = "test" if model else "held_out"
+        found.append(result(task_type, dataset, split, name, metric_title(name), value, args))
     for point in study["curve"]["ours"] if study else []:
-        others = {
-            study["ways"][way]: other["mean"]
-            for way, points in study["curve"].items()
-            if way != "ours"
+        size, metric = point["num_examples"], study["metric"]
+        baselines = {
+            study["variants"][variant]: other["mean"]
+            for variant, points in study["curve"].items()
             for other in points
-            if other["labels"] == point["labels"]
+            if variant != "ours" and other["num_examples"] == size
         }
-        bounds = (point["low"], point["high"]) if point["low"] is not None else None
-        found.append(
-            result(
-                "text-classification",
-                study["task"],
-                "test",
-                study["figure"],
-                f"{metric_title(study['figure'])} when fine-tuned with {point['labels']:,} labels",
-                point["mean"],
-                {"labels": point["labels"], "interval_95": round_values(bounds), "baselines": round_values(others)},
-            )
-        )
+        interval = (point["low"], point["high"]) if point["low"] is not None else None
+        args = {"labels": size, "interval_95": interval, "baselines": baselines}
+        title = f"{metric_title(metric)} when fine-tuned with {size:,} labels"
+        found.append(result("text-classification", study["task"], "test", metric, title, point["mean"], args))
     return found
 
 
-def round_values(values: tuple | dict | None) -> list | dict | None:
-    """Numbers to six places."""
+def round_values(values: int | tuple | dict) -> int | list | dict:
+    """Round numbers to six decimals."""
     if isinstance(values, dict):
         return {key: round(value, 6) for key, value in values.items()}
-    return values and [round(value, 6) for value in values]
+    return [round(value, 6) for value in values] if isinstance(values, tuple) else values

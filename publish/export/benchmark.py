@@ -44,7 +44,7 @@ def load_benchmark_data(run_folder: Path, model: LoadedModel, texts_file: str | 
         ),
         {},
     )
-    longest = min(told.get("longest", 512), model.tokenizer.model_max_length)
+    longest = min(told.get("max_length", 512), model.tokenizer.model_max_length)
     if texts_file:
         if not Path(texts_file).is_file():
             raise ConfigError(f"texts: no file {texts_file!r}")

@@ -137,7 +137,7 @@ def quantize_int8(graph: onnx_ir.Model) -> onnx_ir.Model:
 
     What the matrices are multiplied with is rounded as it comes, by blocks of each token's vector, so that what is said
     of a text does not depend on the texts beside it. (One scale for all of them, as in onnxruntime's dynamic quantization,
-    was three times as far from float32: LOG.md.) The product is onnxruntime's own operator, MatMulNBits.
+    was three times as far from float32: docs/lab-notebook.) The product is onnxruntime's own operator, MatMulNBits.
     """
     settings = DefaultWeightOnlyQuantConfig(block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=4, bits=8)
     embeddings = OnnxRuntimeDynamicConfig(op_types_to_quantize=["Gather"])

@@ -1,7 +1,4 @@
-"""What of a run is given away: its folder as it will stand on the hub, put together beside the run's own.
-
-The card is written anew with the name, the licences and the study; in the record, paths of this machine are shortened.
-"""
+"""The folder to publish: files of a run, with a card for its repository and a record without local paths."""
 
 from __future__ import annotations
 
@@ -26,108 +23,107 @@ STUDIES = RUNS_FOLDER.parent / "studies"
 
 
 class Bundle(NamedTuple):
-    """What of a run is published."""
+    """What to publish of a run."""
 
     run_folder: Path
     folder: Path
     """encoder, model or adapter."""
     record: dict
-    """As it is published."""
+    """Contents of record.json, with local paths shortened."""
     num_redacted_paths: int
-    """Paths in it that were."""
     study_folder: Path | None
-    """The folder of the newest study of the encoder."""
+    """Folder of the newest study of the encoder."""
 
 
 def find_bundle(run: str, is_adapter: bool = False, allow: Collection[str] = ()) -> Bundle:
-    """What is published of a run; allow: paths that may stay in its record.
+    """Find what to publish of a run. Raises ConfigError for a run that does not exist or is not finished.
 
-    Raises ConfigError when there is no such run, or it is not finished.
+    allow: paths that may stay in its record.
     """
     folder = Path(run) if Path(run).is_dir() else RUNS_FOLDER / run
     if folder.name in ("encoder", "model", "adapter"):
         folder = folder.parent
     if not folder.is_dir():
         raise ConfigError(f"run: no {run!r}{suggest(folder.name, [path.name for path in folder.parent.glob('*')])}")
-    told = next((folder / kind for kind in ("encoder", "model") if (folder / kind / "record.json").is_file()), None)
-    if told is None:
-        raise ConfigError(f"{folder}: not finished, neither encoder/ nor model/ is in it")
+    inner = next((folder / kind for kind in ("encoder", "model") if (folder / kind / "record.json").is_file()), None)
+    if inner is None:
+        raise ConfigError(f"{folder}: not finished, it has neither encoder/ nor model/")
     if is_adapter and not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder}: has no adapter/; adapter=true is for runs with adapter.name=lora or ia3")
-    record = read_json(told / "record.json")
-    study = newest_study(record if told.name == "encoder" else record["encoder_record"])
-    return Bundle(folder, folder / "adapter" if is_adapter else told, *redact_paths(record, allow), study)
+    record = read_json(inner / "record.json")
+    study = newest_study(record if inner.name == "encoder" else record["encoder_record"])
+    return Bundle(folder, folder / "adapter" if is_adapter else inner, *redact_paths(record, allow), study)
 
 
 def bundle_from_folder(folder: Path) -> Bundle:
-    """What is published of one folder by itself."""
+    """Return the bundle of an encoder folder that is not part of a finished run."""
     return Bundle(folder.parent, folder, *redact_paths(read_json(folder / "record.json")), None)
 
 
 def newest_study(record: dict) -> Path | None:
-    """The folder of the newest study of the encoder that has this record, if it has one."""
+    """Return the folder of the newest study of the encoder with this record, if there is one."""
+    wanted = record_fingerprint(record) if record else ""
     found = [
         path
         for path in STUDIES.glob("*/study.json")
-        if record and read_json(path)["repeat"]["encoder_record"] == record_fingerprint(record)
+        if record and read_json(path).get("reproduction", {}).get("encoder_record_fingerprint") == wanted
     ]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def is_allowed(word: str, allow: Collection[str]) -> bool:
-    """Whether a word is one of those, * standing for anything."""
+    """Return whether a word matches one of the patterns, in which * matches anything."""
     return any(fnmatchcase(word, pattern) for pattern in allow)
 
 
 def redact_paths(value: object, allow: Collection[str] = ()) -> tuple[object, int]:
-    """Anything JSON can hold with the absolute paths in its strings cut to their last part; and how many there were."""
+    """Shorten the absolute paths in the strings of a JSON value to their last part; return it and their number."""
     if isinstance(value, str):
-        found = [match for match in PATH_PATTERN.finditer(value) if not is_allowed(match[0], allow)]
-        for match in reversed(found):
+        matches = [match for match in PATH_PATTERN.finditer(value) if not is_allowed(match[0], allow)]
+        for match in reversed(matches):
             value = f"{value[: match.start()]}.../{match[1]}{value[match.end() :]}"
-        return value, len(found)
+        return value, len(matches)
     if isinstance(value, list):
-        every = [redact_paths(each, allow) for each in value]
-        return [each for each, _ in every], sum(count for _, count in every)
+        redacted = [redact_paths(item, allow) for item in value]
+        return [item for item, _ in redacted], sum(count for _, count in redacted)
     if isinstance(value, dict):
         keys, values = redact_paths(list(value), allow), redact_paths(list(value.values()), allow)
-        return dict(zip(keys[0], values[0])), keys[1] + values[1]
+        return dict(zip(keys[0], values[0], strict=True)), keys[1] + values[1]
     return value, 0
 
 
 @contextmanager
 def assemble(bundle: Bundle, repo: str, default_licenses: Licenses) -> Iterator[Path]:
-    """A folder that holds exactly what is to stand in the repository `repo`; files are links to the run's own."""
-    adapter = bundle.folder.name == "adapter"
-    with tempfile.TemporaryDirectory(prefix="headstart-") as place:
-        folder = Path(place)
+    """Yield a temporary folder with the contents of the repository `repo`; most files are links into the run."""
+    is_adapter = bundle.folder.name == "adapter"
+    with tempfile.TemporaryDirectory(prefix="headstart-") as name:
+        folder, study = Path(name), None
         symlink_files(bundle.folder, folder)
-        if adapter:
+        if is_adapter:
             symlink_files(bundle.run_folder / "base", folder / "base")
             for path in filter(Path.is_file, (bundle.run_folder / "model").iterdir()):  # the tokenizer
                 if path.name not in ("config.json", "README.md", "record.json") and path.suffix != ".safetensors":
                     (folder / path.name).symlink_to(path.resolve())
             settings = read_json(bundle.folder / "adapter_config.json")
             write_json(remove_link(folder / "adapter_config.json"), settings | {"base_model_name_or_path": repo})
-        study = None
         if bundle.study_folder:
             study, _ = redact_paths(read_json(bundle.study_folder / "study.json"))
             shutil.copy(bundle.study_folder / "study.png", folder / STUDY_PLOT)
         write_json(remove_link(folder / "record.json"), bundle.record)
-        told = build_model_card(bundle.record, repo, default_licenses.model_dump(), study, adapter)
-        remove_link(folder / "README.md").write_text(told, encoding="utf-8")
+        card = build_model_card(bundle.record, repo, default_licenses.model_dump(), study, is_adapter)
+        remove_link(folder / "README.md").write_text(card, encoding="utf-8")
         yield folder
 
 
 def remove_link(path: Path) -> Path:
-    """The path, without the link that stood there."""
+    """Remove the link at a path, if there is one, and return the path."""
     path.unlink(missing_ok=True)
     return path
 
 
 def symlink_files(folder: Path, target: Path) -> None:
-    """Every file of `folder` as a link below `target`."""
+    """Link every file of `folder` into `target`."""
     for path in filter(Path.is_file, folder.rglob("*")):
-        place = target / path.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(path.resolve())
+        link = target / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())

@@ -1,8 +1,8 @@
-"""A checkpoint's encoder folder sent to a branch of a hub while training goes on:
+"""Upload a checkpoint's encoder folder to a branch on a model hub while training continues.
 
     python -m publish.hub.push_checkpoint folder=out/runs/NAME/pushing repo=me/name
 
-Two never run at once for a folder: the second leaves it to the next one. What is checked is what takes no time.
+Only one push of a folder runs at a time; a second one is skipped. Only the checks that take no time are run.
 """
 
 from __future__ import annotations
@@ -18,33 +18,36 @@ from publish.config import Destination, Licenses
 
 
 class Push(Destination):
-    """Send the encoder folder of a checkpoint to a model hub."""
+    """Upload the encoder folder of a checkpoint to a model hub."""
 
     folder: str
-    """The folder, as pretraining writes it."""
+    """Encoder folder, as pretraining writes it."""
     private: bool = True
-    """Whether only its owner may see it; one that is there already must be private then."""
+    """Whether the repository is private; an existing one must then be private already."""
     revision: str = "checkpoints"
-    """The branch; made from main if it is not there."""
+    """Branch; created from main if missing."""
 
 
 def push_checkpoint(config: Push) -> str:
-    """What became of it, in a line. Raises ConfigError, DataError and HubError for what a person can put right."""
+    """Upload a checkpoint and return the result in one line.
+
+    Raises ConfigError, DataError and HubError for what the user can fix.
+    """
     from publish.hub import upload
     from publish.hub.bundle import assemble, bundle_from_folder
     from publish.hub.checks import check_files, check_front_matter, check_secrets, check_weights
 
     folder = Path(config.folder)
     if not (folder / "record.json").is_file():
-        raise ConfigError(f"{folder}: no encoder folder, there is no record.json in it")
-    source = bundle_from_folder(folder)
+        raise ConfigError(f"{folder}: not an encoder folder, record.json is missing")
+    bundle = bundle_from_folder(folder)
     with open(folder.parent / ".push.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "left to the next one: another push is under way"
-        with assemble(source, config.repo, Licenses()) as place:
-            files = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
+            return "skipped: another push is running"
+        with assemble(bundle, config.repo, Licenses()) as bundle_folder:
+            files = {str(path.relative_to(bundle_folder)): path for path in bundle_folder.rglob("*") if path.is_file()}
             for line in (
                 *check_files(files),
                 *check_weights(files),
@@ -52,15 +55,16 @@ def push_checkpoint(config: Push) -> str:
                 *check_front_matter(files["README.md"]),
             ):
                 raise DataError(f"{folder}: {line}")
-            steps = source.record["steps"]
-            sent = upload.upload(place, config, f"{source.record['run']}, step {steps:,}", print_fn=lambda line: None)
-    return f"step {steps:,}: {sent.num_changed_files} files to {sent.url}"
+            step, run = bundle.record["steps"], bundle.record["run"]
+            sent = upload.upload(bundle_folder, config, f"{run}, step {step:,}", print_fn=lambda line: None)
+    return f"step {step:,}: {sent.num_changed_files} files to {sent.url}"
 
 
 def main(args: list[str]) -> None:
+    """Push the checkpoint that the command line describes."""
     config = parse_config(Push, args, "publish.hub.push_checkpoint", "folder=out/runs/NAME/encoder repo=me/name")
     if config:
-        os.nice(10)  # training goes before
+        os.nice(10)  # training has priority
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
             print(f"{now}  {push_checkpoint(config)}")

@@ -25,7 +25,7 @@ def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
         said = ", ".join(
             f"{figure.replace('_', ' ')} {metrics['test'][figure]:.3f}" for figure in metrics["report_metrics"]
         )
-        return f"{metrics['task']}: {said} on {metrics['test']['n']:,} test rows, with {metrics['labels']:,} labels"
+        return f"{metrics['task']}: {said} on {metrics['test']['n']:,} test rows, with {metrics['num_train_examples']:,} labels"
     if not log:
         return "Nothing logged yet"
     first, *_, last = [entry for entry in log if "loss" in entry] * 2 or [{"loss": float("nan"), "step": 0}] * 2

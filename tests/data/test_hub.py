@@ -70,5 +70,5 @@ def test_a_hub_that_does_not_answer(workspace):
         HF_HUB_OFFLINE="0",
         HF_HOME=str(workspace / "home"),
     )
-    assert done.returncode == 2 and done.stderr.startswith("me/rows: the hub does not give this dataset"), done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("me/rows: cannot be loaded from the hub"), done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2 and not (workspace / "out/runs").exists()

@@ -78,7 +78,7 @@ def test_from_raw_text_to_a_model_anyone_loads(workspace, sentiment_files):
     tuned = finetune(sentiment_files, "run=mod", "train.steps=8", "train.eval_every=4", "task.num_examples=40")
     assert tuned.returncode == 0, tuned.stderr
     metrics = json.loads((workspace / "out/runs/mod/metrics.json").read_text())
-    assert metrics["encoder"] == "out/runs/enc/encoder" and metrics["labels"] == 40
+    assert metrics["encoder"] == "out/runs/enc/encoder" and metrics["num_train_examples"] == 40
     assert {"accuracy", "f1_macro", "n"} <= metrics["test"].keys() and metrics["test"]["n"] == 50
     assert metrics["baselines"].keys() == {"tfidf", "without_pretraining"}
     assert "TF-IDF + logistic regression" in tuned.stdout and "random weights" in tuned.stdout
@@ -187,7 +187,7 @@ def test_same_weights_however_the_batch_is_cut(cut, stage):
     there the loss."""
     whole, *others = (cut / f"{stage.replace(' ', '-')}-{way}" for way in ("whole", "pieces", "two"))
     if stage == "muon":
-        losses = [json.loads((folder / "metrics.json").read_text())["held_out"]["loss"] for folder in (whole, *others)]
+        losses = [json.loads((folder / "metrics.json").read_text())["eval"]["loss"] for folder in (whole, *others)]
         assert max(losses) - min(losses) < 2e-3, losses
         return
     kind = "model" if stage == "finetune" else "encoder"

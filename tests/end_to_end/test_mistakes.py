@@ -104,8 +104,8 @@ def test_a_source_that_is_none_of_what_there_is(pretrain, workspace):
     (workspace / "one.jpg").write_text("x")
     (workspace / "folder").mkdir()
     (workspace / "folder" / "one.jpg").write_text("x")
-    assert pretrain("corpus.sources=[{files: one.jpg}]")[0].startswith("one.jpg: ending not known")
-    assert pretrain("corpus.sources=[{files: folder}]")[0].startswith("folder: no file in this folder has an ending")
+    assert pretrain("corpus.sources=[{files: one.jpg}]")[0].startswith("one.jpg: unknown extension")
+    assert pretrain("corpus.sources=[{files: folder}]")[0].startswith("folder: no file in this folder has a known extension")
     assert pretrain("corpus.sources=[{files: folder, wheel: a}]")[0].startswith("corpus.sources.0: give exactly one of")
 
 

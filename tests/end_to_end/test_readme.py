@@ -21,7 +21,7 @@ from publish.config import Publish
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line[2:].split("#")[0].strip() for line in README.splitlines() if line.startswith("$ make")]
 YAMLS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-TABLE = [line.split("|")[1] for line in README.split("## What the folders are")[1].splitlines() if "|" in line]
+TABLE = [line.split("|")[1] for line in README.split("## Repository layout")[1].splitlines() if "|" in line]
 FOLDERS = re.findall(r"`(\w+)/`", " ".join(TABLE))
 
 

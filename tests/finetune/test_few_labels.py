@@ -277,7 +277,7 @@ def test_a_run_in_rounds_ends_in_a_plain_model_and_goes_on_where_it_was(workspac
     assert done.returncode == 0, done.stderr
     folder = workspace / "out" / "runs" / "rounds"
     figures = json.loads((folder / "metrics.json").read_text())
-    assert figures["labels"] == 8 and "validation" not in figures and figures["test"]["accuracy"] > 0.8
+    assert figures["num_train_examples"] == 8 and "validation" not in figures and figures["test"]["accuracy"] > 0.8
     assert figures["steps"] == 2, "as many as the first teaching, where that is more than selftrain.min_steps"
     # What it is held against may use the same texts.
     assert (folder / "without_pretraining" / "round-1" / "labels.json").is_file()

@@ -167,10 +167,10 @@ def test_few_of_rows_without_a_single_class(labels):
     names = {name for example in examples for name in example.label_names}
     assert {name for example in taken[1] for name in example.label_names} == names, "every label among the first"
     with pytest.raises(
-        ConfigError, match="^task.shots=2: these rows have no single class each; give task.num_examples"
+        ConfigError, match="^task.shots=2: rows have no single class each; use task.num_examples"
     ):
-        sample_examples(examples, "all", 0, per_class=2)
-    with pytest.raises(ConfigError, match="there are 200 training rows"):
+        sample_examples(examples, "all", 0, shots=2)
+    with pytest.raises(ConfigError, match="only 200 training rows"):
         sample_examples(examples, 201, 0)
 
 
@@ -397,7 +397,7 @@ def test_ten_thousand_classes_take_seconds(tmp_path):
     assert len(list_label_names(task, {"train": examples})) == 10_000
     assert (
         len(sample_examples(examples, 15_000, seed=0)) == 15_000
-        and len(sample_examples(examples, "all", 0, per_class=2)) == 20_000
+        and len(sample_examples(examples, "all", 0, shots=2)) == 20_000
     )
     truth = classification.encode_labels(examples[:1_000], names)
     random = np.random.default_rng(0)
@@ -600,14 +600,14 @@ def test_a_head_from_rows_to_a_plain_model(workspace, tiny, head, capsys):
     assert set(found["report_metrics"]) <= found["test"].keys() & found["baselines"]["tfidf"]["test"].keys()
     settings = AutoConfig.from_pretrained(workspace / "out/runs/y/model")
     assert not hasattr(settings, "calibration") and not hasattr(settings, "thresholds"), "no validation row was used"
-    assert found["labels"] == found["num_available_examples"] == len(splits["train"]) + len(splits["validation"]), (
+    assert found["num_train_examples"] == found["num_available_examples"] == len(splits["train"]) + len(splits["validation"]), (
         "but to learn from"
     )
-    assert json.loads((folder / "metrics.json").read_text())["labels"] == len(splits["train"])
+    assert json.loads((folder / "metrics.json").read_text())["num_train_examples"] == len(splits["train"])
     if head == "classification":  # nor where fewer are asked for: they are those they are in every other run
         main([*words, "run=z", "train.load_best=false", "train.steps=2", "task.num_examples=20"])
         found = json.loads((workspace / "out/runs/z/metrics.json").read_text())
-        assert (found["labels"], found["num_available_examples"]) == (20, len(splits["train"]))
+        assert (found["num_train_examples"], found["num_available_examples"]) == (20, len(splits["train"]))
 
 
 @pytest.mark.parametrize(

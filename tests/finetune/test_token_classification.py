@@ -70,11 +70,11 @@ def test_a_line_without_a_tag_is_named_or_its_sentence_passed_over(tmp_path):
     path.write_text("one\tO\n\ntwo\tO\nthree\nfour\tO\n\nfive\tO\n")
     with pytest.raises(DataError) as caught:
         list(iter_rows(Source(files=str(path))))
-    assert str(caught.value) == f"{path} line 4: 'three' has no tag; a line is a word, a tab or spaces, a tag"
+    assert str(caught.value) == f"{path} line 4: 'three' has no tag; expected a word, a tab or spaces, a tag"
     problems: list[str] = []
     with DataFile(str(path)) as file:
         assert [row["text"] for row in file.iter_rows(FileFormat("conll"), problems)] == ["one", "five"]
-    assert problems == [f"{path}: 1 sentence with a line without a tag, passed over"]
+    assert problems == [f"{path}: 1 sentence with an untagged line, skipped"]
 
 
 def test_the_same_examples_from_conll_json_and_parquet(tmp_path):
@@ -334,7 +334,7 @@ def test_the_whole_command_and_plain_transformers(place, capsys, pieces, aggrega
     )
     told = json.loads((place / "out/runs/x/metrics.json").read_text())
     printed = capsys.readouterr().out
-    assert "entity F1" in printed and ("the commonest tag of each word" in printed) == (pieces == "first")
+    assert "entity F1" in printed and ("the most frequent tag of each word" in printed) == (pieces == "first")
     assert "pipeline('token-classification', 'out/runs/x/model', aggregation_strategy='first')" in printed
     assert told["test"]["f1"] > 0.9 and told["test"]["entities"] == 2 * told["test"]["n"] == 60
     card = (place / "out/runs/x/model/README.md").read_text()
@@ -361,7 +361,7 @@ def test_the_whole_command_and_plain_transformers(place, capsys, pieces, aggrega
 @pytest.mark.parametrize(
     "content, words, expected",
     [
-        ("one\tO\ntwo\n", [], "own.conll line 2: 'two' has no tag; a line is a word, a tab or spaces, a tag"),
+        ("one\tO\ntwo\n", [], "own.conll line 2: 'two' has no tag; expected a word, a tab or spaces, a tag"),
         ("one\tO\ntwo\tperson\n", [], "own.conll row 1: tag 2, 'person', is neither O nor B-X nor I-X"),
         ("one\tO\n\n" * 40, [], "own.conll: every tag is O; there is no entity to learn"),
         (None, ["task.text=[tokens, text]"], "task.text: tags are of the words in one column, not of tokens and text"),

@@ -119,10 +119,10 @@ def finished(tmp_path_factory, texts):
         if kind == "embedding":
             (inside / "1_Pooling").mkdir()
             (inside / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
-            told, file = {"said": []}, "sample.json"
+            told, file = {"outputs": []}, "sample.json"
         else:
             told, file = {"labels": [label(kind, draw, text) for text in texts]}, "test.json"
-        (folder / file).write_text(json.dumps({"texts": [[text] for text in texts], "longest": LONGEST, **told}))
+        (folder / file).write_text(json.dumps({"texts": [[text] for text in texts], "max_length": LONGEST, **told}))
         made[kind] = folder
         return folder
 

@@ -108,16 +108,21 @@ def test_the_card_tells_how_to_repeat_it(place, monkeypatch):
 def test_the_study_of_the_encoder_is_told(place):
     """Its sentence, its plot and its figures, in the card of the encoder and of a model of it; of no other encoder."""
     record = json.loads((place / "out/runs/enc/encoder/record.json").read_text())
-    point = {"labels": 16, "mean": 0.75, "low": 0.7, "high": 0.8}
+    point = {"num_examples": 16, "mean": 0.75, "low": 0.7, "high": 0.8}
     study = {
         "task": "sentiment",
         "encoder": "out/runs/enc/encoder",
-        "figure": "accuracy",
+        "metric": "accuracy",
         "sentence": "A gain of 9 points.",
-        "ways": {"ours": "with our pretraining", "tfidf": "TF-IDF"},
-        "repeat": {"encoder_record": record_fingerprint(record)},
+        "variants": {"ours": "with our pretraining", "tfidf": "TF-IDF"},
+        "reproduction": {"encoder_record_fingerprint": record_fingerprint(record)},
         "curve": {"ours": [point], "tfidf": [{**point, "mean": 0.66, "low": None}]},
-        "contamination": {"labels": {"exact": 3, "near": 1}, "test_rows": 50, "measured": 47, "corpora": []},
+        "contamination": {
+            "training_overlap": {"exact": 3, "near": 1},
+            "num_test_rows": 50,
+            "num_measured_rows": 47,
+            "corpora": [],
+        },
     }
     (place / "out/studies/s").mkdir(parents=True)
     (place / "out/studies/s/study.json").write_text(json.dumps(study))
@@ -132,7 +137,7 @@ def test_the_study_of_the_encoder_is_told(place):
         last = told.data.eval_results[-1]
         assert (last.dataset_name, last.metric_value) == ("sentiment", 0.75)
         assert last.metric_args == {"labels": 16, "interval_95": [0.7, 0.8], "baselines": {"TF-IDF": 0.66}}
-    study["repeat"]["encoder_record"] = "of another"
+    study["reproduction"]["encoder_record_fingerprint"] = "of another"
     (place / "out/studies/s/study.json").write_text(json.dumps(study))
     assert find_bundle("enc").study_folder is None
 

@@ -580,7 +580,7 @@ def test_the_command_its_summary_and_its_report(tmp_path):
     for reason in REASONS[1:]:
         left = {what: count - report["dropped"][reason][what] for what, count in left.items()}
     assert left == report["kept"]
-    assert left["documents"] == report["train"]["documents"] + report["held_out"]["documents"] == sum(report["lengths"])
+    assert left["documents"] == report["train"]["documents"] + report["held_out"]["documents"] == sum(report["length_histogram"])
     ends = [np.fromfile(shards / split / "documents.bin", np.int64) for split in ("train", "held_out")]
     assert [(len(each) - 1, int(each[-1])) for each in ends] == [
         (report[split]["documents"], report[split]["tokens"]) for split in ("train", "held_out")
@@ -610,7 +610,7 @@ def test_the_command_its_summary_and_its_report(tmp_path):
     assert any("text (en)" in each for each in page.seen)
 
     again = run_module("data", *WORDS, "corpus.clean.html=false", "corpus.sources=[{files: text, language: en}]")
-    assert again.returncode == 0 and "made out" not in again.stdout
+    assert again.returncode == 0 and "built out" not in again.stdout
     assert done.stdout.endswith(again.stdout) and "in shards" in again.stdout
 
 

@@ -61,7 +61,7 @@ def checkpoint(tmp_path) -> Path:
         "max_length": 32,
         "versions": {},
         "eval": {"loss": 2.0},
-        "documents": {"train": told, "held_out": told},
+        "shards_manifest": {"train": told, "held_out": told},
         "config": {
             "corpus": {"name": "c", "sources": []},
             "objective": {"name": "mlm"},
@@ -106,7 +106,7 @@ def test_never_two_at_once(checkpoint, capsys, monkeypatch):
     with open(checkpoint.parent / ".push.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         main([f"folder={checkpoint}", "repo=me/enc"])
-    assert "left to the next one: another push is under way" in capsys.readouterr().out
+    assert "skipped: another push is running" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answers", [pytest.param(True, marks=pytest.mark.slow), False])

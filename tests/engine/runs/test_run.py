@@ -82,7 +82,7 @@ def test_the_test_rows_kept_beside_a_run_give_its_figure(taught):
     folder = taught / "out/runs/fast"
     kept, network = json.loads((folder / "test.json").read_text()), onnx.load_model(folder / "model")
     rows = benchmark.load_benchmark_data(folder, network, None)
-    assert len(rows.texts) == kept["of"] == 50 and rows.max_length == 32 and not (folder / "model/test.json").exists()
+    assert len(rows.texts) == kept["total_rows"] == 50 and rows.max_length == 32 and not (folder / "model/test.json").exists()
     told = predictions.decode_outputs(
         network.problem_type, benchmark.predict(benchmark.torch_backend(network), network, rows), network.config, []
     )
@@ -249,7 +249,7 @@ def test_two_runs_compared(taught, capsys, tmp_path):
             json.loads((folder / "metrics.json").read_text())["test"]["accuracy"]
         )
     assert not FETCHED.search(page)
-    differ = page.split("What was set differently")[1]
+    differ = page.split("Configuration differences")[1]
     assert re.search(r"<td>train.lr</td><td>0.0001</td><td>0.02</td>", differ) and "tracker" in differ
     assert "train.steps" not in differ
     for svg in re.findall(r'<svg viewBox="0 0 760.*?</svg>', page, re.DOTALL):

@@ -376,7 +376,7 @@ def test_looking_only_writes_nothing(workspace, sentiment_files, capsys, monkeyp
         return left.value.code, *capsys.readouterr()
 
     code, said, _ = look()
-    assert code == 0 and said.startswith("text     all that is named is there") and os.listdir("out") == ["cache"]
+    assert code == 0 and said.startswith("text     inputs found; ") and os.listdir("out") == ["cache"]
     code, _, wrong = look("corpus.sources=[{files: nowhere.txt}]")
     assert code == 2 and wrong.startswith("nowhere.txt: no such file")
     config = load_config(Pretrain, [*pretrain_args(sentiment_files), "run=look", "train.steps=3"])

@@ -1,0 +1,129 @@
+"""Output files of a fine-tuning run: metrics, report, test rows, sample outputs, adapter and the model folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from data import reference_outputs
+from data.corpus.config import source_licenses
+from data.encoders import base_model_info, read_record
+from data.sources.source import display_name
+from data.tasks.task import Example
+from data.tokens.tokenizer import TOKENIZER_FILES
+from engine.files import write_folder, write_json, write_text
+from engine.runs.run import Run, package_versions
+from engine.system import hardware
+from finetune.config import Finetune
+from finetune.heads import load_head_file
+from finetune.semi_supervised.self_training import load_corpus
+from finetune.training import FineTuneOutput
+from publish.card.card import build_model_card
+from publish.report.run_report import render_run_report
+
+softmax = partial(torch.softmax, dim=-1)
+ACTIVATIONS = {
+    "single_label_classification": softmax,
+    "token_classification": softmax,
+    "multi_label_classification": torch.sigmoid,
+    "regression": torch.clone,
+}
+"""Function that plain transformers applies to the logits, by problem type."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Writer of a finished run's files. Only the main process calls `write`."""
+
+    run: Run
+    config: Finetune
+    encoder_folder: Path
+    splits: dict[str, list[Example]]
+    label_names: list[str]
+    num_available: int
+    accelerator: Accelerator
+
+    def write(self, output: FineTuneOutput, baselines: dict) -> None:
+        """Write all files, then remove the run's checkpoints."""
+        folder, model, head_file = self.run.folder, output.model, load_head_file(self.config)
+        kind = {
+            "problem_type": head_file.PROBLEM_TYPE,
+            "report_metrics": getattr(head_file, "REPORT_METRICS", (head_file.METRIC_FOR_BEST,)),
+        }
+        result = {
+            "num_available_examples": self.num_available,
+            "steps": output.train_result.step,
+            "seconds": round(output.train_result.seconds, 1),
+        }
+        metrics = {
+            **output.metrics,
+            **output.details,
+            **kind,
+            "baselines": baselines,
+            "task": self.config.task.name,
+            "encoder": self.config.encoder,
+            "num_train_examples": len(self.splits["train"]),
+            **result,
+        }
+        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "test.json", reference_outputs.sample_rows(self.splits["test"], self.config.max_length))
+        write_text(folder / "report.html", render_run_report(self.run))
+        if output.peft_model is not None:
+            from finetune.model import adapters
+
+            adapters.save_adapter(output.peft_model, folder)
+            adapters.merge_adapters(output.peft_model)
+        write_json(folder / "sample.json", self.sample_outputs(model, ACTIVATIONS[head_file.PROBLEM_TYPE]))
+        record = self.build_record(output.metrics, {**kind, **result}, baselines)
+        if calibration := model.config.to_dict().get("calibration"):
+            record["calibration"] = calibration
+
+        def fill(path: Path) -> None:
+            model.save_pretrained(path)
+            for name in TOKENIZER_FILES:
+                if (self.encoder_folder / name).is_file():
+                    shutil.copy(self.encoder_folder / name, path / name)
+            write_json(path / "record.json", record)
+            (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
+
+        write_folder(folder / "model", fill)
+        for checkpoint in [*folder.glob("**/step-*"), *folder.glob("**/best")]:
+            shutil.rmtree(checkpoint)
+
+    def sample_outputs(self, model: torch.nn.Module, activation) -> dict:
+        """Return the content of sample.json: outputs of the merged model for some test texts."""
+        texts = [example.texts for example in reference_outputs.take_evenly(self.splits["test"])]
+        return reference_outputs.record_outputs(
+            model, self.encoder_folder, texts, self.config.max_length, lambda output: activation(output.logits[0])
+        )
+
+    def build_record(self, metrics: dict, result: dict, baselines: dict) -> dict:
+        """Return the content of the model folder's record.json, except for calibration."""
+        config = self.config
+        licenses = {
+            "labels": {display_name(config.task.train): config.task.train.license},
+            "base": base_model_info(config.encoder, self.encoder_folder),
+        }
+        if config.selftrain.rounds and config.selftrain.corpus:
+            licenses["corpus"] = source_licenses(load_corpus(config))
+        return {
+            "kind": "model",
+            "run": config.run,
+            "config": config.model_dump(mode="json"),
+            "label_names": self.label_names,
+            "rows": {split: len(examples) for split, examples in self.splits.items()},
+            "metrics": metrics,
+            **result,
+            "processes": self.accelerator.num_processes,
+            "precision": self.accelerator.mixed_precision.replace("no", "float32"),
+            "baselines": baselines,
+            "encoder_record": read_record(self.encoder_folder),
+            "versions": package_versions(),
+            "hardware": hardware.hardware_info(),
+            "licenses": licenses,
+        }

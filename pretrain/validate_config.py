@@ -1,0 +1,34 @@
+"""Checks of a pretraining configuration that no single section can make, before any data is prepared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from engine.errors import ConfigError
+from pretrain.config import Pretrain
+
+
+def validate_config(config: Pretrain, num_processes: int) -> None:
+    """Raise ConfigError for settings that cannot be combined or that this machine cannot run."""
+    train = config.train
+    config.objective.validate_training(train.batch_size, config.dropout, config.max_length)
+    if config.short_sequence_fraction and (config.objective.name != "mlm" or config.max_length < 16):
+        raise ConfigError(
+            "short_sequence_fraction: needs objective.name=mlm and max_length of at least 16; leave it out"
+        )
+    if train.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ConfigError("train.compile: torch.compile needs a C++ compiler, g++ or the one that CXX names")
+    if train.batch_size < num_processes:
+        raise ConfigError(f"train.batch_size: {train.batch_size} is fewer than the {num_processes} processes")
+    if train.sharded and (train.compile or train.average_fraction or train.optimizer != "adamw"):
+        raise ConfigError("train.sharded: needs train.optimizer=adamw, no train.compile and no train.average_fraction")
+
+
+def validate_batch_size(config: Pretrain, num_rows: int) -> None:
+    """Raise ConfigError if one step needs more rows than the training set has."""
+    if config.train.batch_size > num_rows:
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} is more than the {num_rows} rows of the training set;"
+            " use a smaller batch, a smaller max_length, or more text"
+        )
