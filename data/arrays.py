@@ -56,10 +56,7 @@ class ConcatenatedArray:
 
 
 def threaded_map(function: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
-    """Map in threads, in order, while further items are produced; at most `num_threads` items wait.
-
-    For functions that release the GIL, as in Arrow, numpy and tokenizers.
-    """
+    """Map in threads, in order, for functions that release the GIL; at most `num_threads` items wait."""
     with ThreadPoolExecutor(num_threads) as pool:
         pending: deque = deque()
         for item in items:

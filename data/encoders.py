@@ -68,10 +68,8 @@ def resolve_encoder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
     except Exception as error:
-        nearest = suggest(name, list_built_in())
-        raise DataError(
-            f"{name}: not a folder or built-in encoder{nearest}, and not available on the hub ({first_line(error)})"
-        ) from None
+        reason = f"not a folder or built-in encoder{suggest(name, list_built_in())}, and not available on the hub"
+        raise DataError(f"{name}: {reason} ({first_line(error)})") from None
 
 
 def base_model_info(name: str | None, folder: Path | None) -> dict | None:

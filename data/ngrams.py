@@ -17,10 +17,7 @@ HASH_BASE_POWERS = np.multiply.accumulate(np.concatenate([[np.uint64(1)], np.ful
 
 
 def normalize_text(text):
-    """Normalize a Daft expression of text: ignore case, punctuation and whitespace.
-
-    Each character of a script written without spaces becomes a word.
-    """
+    """Normalize a Daft expression of text to lowercase words; scripts without spaces get one word per character."""
     split = text.regexp_replace(r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])", " $1 ")
     return split.regexp_replace(r"[^\p{L}\p{M}\p{N}]+", " ").lower().strip()
 
@@ -33,10 +30,7 @@ def murmur_finalize(hashes: np.ndarray) -> np.ndarray:
 
 
 class WordHashes:
-    """Words of a batch of texts: `hashes` uint64 (words,), and `text_ids` int64 (words,), the index of their text.
-
-    Built from data uint8 (bytes,), the concatenated texts, and offsets int64 (texts + 1,).
-    """
+    """Words of texts (uint8 bytes, int64 offsets (texts + 1,)): `hashes` uint64 and `text_ids` int64, both (words,)."""
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray):
         data, offsets = data[offsets[0] : offsets[-1]], offsets - offsets[0]

@@ -21,8 +21,6 @@ def prepare(
     """
     encoder = resolve_encoder(init) if init else None
     documents = build_corpus(corpus)
-    if encoder:
-        tokenizer_folder = copy_tokenizer(corpus.name, encoder)
-    else:
-        tokenizer_folder = train_on_corpus(corpus.name, tokenizer, documents, max_positions)
-    return encoder, tokenizer_folder, build_shards(corpus, documents, tokenizer_folder, max_length, encoder)
+    name = corpus.name
+    folder = copy_tokenizer(name, encoder) if encoder else train_on_corpus(name, tokenizer, documents, max_positions)
+    return encoder, folder, build_shards(corpus, documents, folder, max_length, encoder)

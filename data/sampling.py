@@ -8,11 +8,7 @@ FEISTEL_ROUNDS = 6
 
 
 def feistel_permutation(indices: np.ndarray, size: int, key: tuple[int, int]) -> np.ndarray:
-    """Map `indices` (integers in [0, size)) by a keyed permutation of [0, size), without materializing it.
-
-    A Feistel network over the smallest even number of bits that holds `size`, iterated until the result is below `size`
-    (cycle walking; Black and Rogaway 2002).
-    """
+    """Permute [0, size) by a key, at `indices`: a Feistel network with cycle walking (Black and Rogaway 2002)."""
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
     generator = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))

@@ -1,1 +1,1 @@
-"""The one training loop and what it stands on: configuration, checkpoints, records. It knows neither text nor tasks."""
+"""Configuration, training loop, checkpoints and run records, independent of text and tasks."""

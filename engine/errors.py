@@ -1,4 +1,4 @@
-"""Mistakes a user can make, told in one line each; and other ways to end that are no failure."""
+"""Errors that are reported to the user in one line, without a traceback, and a clean early exit."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can put right. Its text is all they are shown: no traceback."""
+    """A mistake that the user can fix; only its text is shown."""
 
 
 class ConfigError(UserError):
-    """A key, value or file name in the configuration is wrong."""
+    """A wrong key, value or file name in the configuration."""
 
 
 class DataError(UserError):
-    """The configuration is sound, but the text, labels or weights it points to are not."""
+    """The configuration is valid, but the text, labels or weights are not."""
 
 
 class HubError(UserError):
-    """The hub cannot be reached, or does not take what it is sent."""
+    """The Hub cannot be reached or rejects an upload."""
 
 
-class CommandExit(Exception):
-    """The command ends here with an exit code: all that was asked is done, or somebody asked it to stop."""
+class CommandExit(Exception):  # noqa: N818  not an error
+    """End the command with an exit code, because its work is done or a signal was received."""
 
     def __init__(self, message: str, exit_code: int = 0):
         super().__init__(message)
@@ -32,7 +32,7 @@ class CommandExit(Exception):
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:
-    """` (nearest: X)`, or all that there is when few enough and nothing is near, or nothing."""
+    """Return ` (nearest: X)`, or all choices if none is near and they are few, or nothing."""
     choices = sorted(map(str, choices))
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     if close:
@@ -41,15 +41,15 @@ def suggest(word: str, choices: Iterable[str]) -> str:
 
 
 def list_siblings(path: str | Path, pattern: str = "*") -> list[str]:
-    """The names of what is in the folder that `path` would be in; none where there is no such folder, or can be none."""
+    """List the names in the folder of `path`; empty if that folder does not or cannot exist."""
     try:
-        return [found.name for found in Path(path).parent.glob(pattern)]
+        return [sibling.name for sibling in Path(path).parent.glob(pattern)]
     except (OSError, ValueError):
         return []
 
 
 def first_line(error: Exception) -> str:
-    """The first line of somebody else's error, short enough to stand inside ours."""
+    """Return the first line of a library's error, short enough to quote."""
     cause = error.__cause__ or error
     text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return text if len(text) < 160 else text[:157] + "..."

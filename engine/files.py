@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside, synced, renamed."""
+"""Atomic writes of files and folders: under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -16,48 +16,46 @@ from engine.errors import DataError, first_line
 
 @contextmanager
 def atomic_folder(folder: Path, keep_existing: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
-    """A folder beside `folder` to fill, which takes its place when all went well; an older one is replaced.
+    """Yield a temporary folder that replaces `folder` if no error is raised.
 
-    keep_existing: says of a folder that stands there by then, another process's say, that it stays and this one is thrown away.
+    keep_existing(folder): whether to keep a folder that exists by then, for example another process's, instead.
     """
-    # The process in the name keeps two that write the same folder apart; what dead ones left is cleared away.
-    for left in [
-        *folder.parent.glob(f".{folder.name}.unfinished-*"),
-        *folder.parent.glob(f".{folder.name}.replaced-*"),
-    ]:
-        if not is_other_process_running(int(left.name.rsplit("-", 1)[1])):
-            shutil.rmtree(left, ignore_errors=True)
-    beside = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
-    beside.mkdir(parents=True)
+    # The process id separates concurrent writers of the same folder; leftovers of dead processes are removed.
+    for kind in ("unfinished", "replaced"):
+        for leftover in list(folder.parent.glob(f".{folder.name}.{kind}-*")):
+            if not is_other_process_running(int(leftover.name.rsplit("-", 1)[1])):
+                shutil.rmtree(leftover, ignore_errors=True)
+    temp = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
+    temp.mkdir(parents=True)
     try:
-        yield beside
+        yield temp
     except BaseException:
-        shutil.rmtree(beside)
+        shutil.rmtree(temp)
         raise
-    for path in sorted(beside.rglob("*")) + [beside]:
+    for path in [*sorted(temp.rglob("*")), temp]:
         fsync(path)
     old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
     while True:
         try:
-            beside.rename(folder)
+            temp.rename(folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if keep_existing(folder):
-                shutil.rmtree(beside)
+                shutil.rmtree(temp)
                 return
-            # Another process may have moved it away first: then there is nothing to move. Or put its own there since.
+            # Another process may have moved the folder away already, or may replace it again before the next attempt.
             shutil.rmtree(old, ignore_errors=True)
             with suppress(FileNotFoundError):
                 folder.rename(old)
             continue
-        fsync(folder.parent)  # or a power cut may take back the renaming
+        fsync(folder.parent)  # otherwise a power failure could undo the rename
         shutil.rmtree(old, ignore_errors=True)
         return
 
 
 def fsync(path: Path) -> None:
-    """Have the disk hold what was written of a file, or of a folder's list of names."""
+    """Flush a file or a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,14 +64,14 @@ def fsync(path: Path) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Make `folder` hold what `fill(path)` writes, whole or not at all."""
-    with atomic_folder(folder) as beside:
-        fill(beside)
+    """Write `folder` atomically by `fill(path)`."""
+    with atomic_folder(folder) as temp:
+        fill(temp)
     return folder
 
 
 def is_other_process_running(pid: int) -> bool:
-    """Whether a process of that number is alive, other than this one."""
+    """Return whether another process has this id."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -82,40 +80,40 @@ def is_other_process_running(pid: int) -> bool:
 
 
 def write_text(path: Path, content: str) -> None:
-    """A text file, whole or absent; of several processes that write it at once, one's."""
-    beside = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    """Write a text file atomically."""
+    temp = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:
-        beside.write_text(content, encoding="utf-8")
-        fsync(beside)
-        os.replace(beside, path)
+        temp.write_text(content, encoding="utf-8")
+        fsync(temp)
+        os.replace(temp, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
         raise
     fsync(path.parent)
 
 
 def write_json(path: Path, content: dict) -> None:
-    """JSON, whole or absent."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict:
-    """What `write_json` wrote. Raises DataError for anything else."""
+    """Read a JSON object. Raises DataError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}, not keys and values")
+        raise DataError(f"{path}: must contain keys and values, not a {type(content).__name__}")
     return content
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a file could not be written for want of room: on the disk, in a quota, or under a limit on file sizes."""
+    """Return whether a write failed for lack of space, by the disk, a quota or a file size limit."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,8 +1,9 @@
-"""The one frame and look of every report: a page that needs nothing else, readable in black and white, on paper too."""
+"""HTML of reports: self-contained pages that are also readable in black and white and on paper."""
 
 from __future__ import annotations
 
 import html
+import itertools
 
 STYLE = """
 :root{color-scheme:light}
@@ -25,7 +26,7 @@ h2{margin:1rem 0 .3rem;break-after:avoid}tr,svg{break-inside:avoid}pre{backgroun
 
 
 def page(title: str, body: str, style: str = "") -> str:
-    """HTML of `body`, HTML already, under `title`, which is text; style: what this page has of its own."""
+    """Make an HTML page of a text title and an HTML body; style: additional CSS."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{html.escape(title)}</title><style>{STYLE}{style}</style></head><body>
@@ -36,29 +37,27 @@ def page(title: str, body: str, style: str = "") -> str:
 
 
 def table(header: list[str], rows: list[list[str]], css_class: str = "", highlight_first: bool = False) -> str:
-    """HTML of cells that are HTML already; css_class: the table's class; highlight_first: whether the first row stands out."""
+    """Make an HTML table of HTML cells; highlight_first: whether the first row is bold."""
 
-    def line(row: list[str], tag: str, first: bool) -> str:
-        return f"<tr{' class=ours' if first else ''}>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in row) + "</tr>"
+    def make_row(row: list[str], tag: str, highlight: bool = False) -> str:
+        return f"<tr{' class=ours' if highlight else ''}>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in row) + "</tr>"
 
-    body = "".join(line(row, "td", highlight_first and not number) for number, row in enumerate(rows))
-    return f"<table class='{css_class}'><thead>{line(header, 'th', False)}</thead><tbody>{body}</tbody></table>"
+    body = "".join(make_row(row, "td", highlight_first and not index) for index, row in enumerate(rows))
+    return f"<table class='{css_class}'><thead>{make_row(header, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def bullet_list(lines: list[str]) -> str:
-    """HTML of a list of texts."""
+    """Make an HTML list of texts."""
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def declutter(heights: list[float], min_gap: float, low: float, high: float) -> list[float]:
-    """The heights moved as little as makes them `min_gap` from each other, in their order, between low and high: names beside
-    the ends of lines.
-    """
+    """Move heights of labels apart by `min_gap`, as little as possible, in order and between `low` and `high`."""
     order, moved = sorted(range(len(heights)), key=heights.__getitem__), list(heights)
     for _ in range(200):
-        for below, above in zip(order, order[1:]):
-            lacking = min_gap - (moved[above] - moved[below])
-            if lacking > 1e-9:
-                moved[below], moved[above] = moved[below] - lacking / 2, moved[above] + lacking / 2
+        for below, above in itertools.pairwise(order):
+            overlap = min_gap - (moved[above] - moved[below])
+            if overlap > 1e-9:
+                moved[below], moved[above] = moved[below] - overlap / 2, moved[above] + overlap / 2
         moved = [min(max(height, low), high) for height in moved]
     return moved

@@ -1,1 +1,1 @@
-"""Stage two: a head on an encoder, taught with few labels. `python -m finetune configs/finetune/sentiment.yaml`."""
+"""The fine-tuning stage: a head on an encoder, trained on few labels."""

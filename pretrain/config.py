@@ -42,7 +42,7 @@ class PretrainTrain(Train):
     matrix_lr: PositiveFloat = 0.02
     """Peak learning rate of the hidden weight matrices with muon."""
     sharded: bool = False
-    """Whether to shard weights, gradients and optimizer state over the processes (FSDP2) instead of copying them (DDP)."""
+    """Whether to shard weights, gradients and optimizer state over the processes (FSDP2) instead of copies (DDP)."""
     compile: bool = False
     """Whether to use torch.compile on the layers: takes half a minute, and is about 10 % faster on a CPU."""
 
@@ -65,7 +65,7 @@ class Pretrain(Section):
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens per row; documents are split and packed to fill it."""
     short_sequence_fraction: Fraction = 0.0
-    """Fraction of the steps, at the start, with twice as many rows of half the length; masked language modeling only."""
+    """Fraction of the steps, at the start, with twice as many rows of half the length; only for objective.name=mlm."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """Only used without init."""
     model: ModelConfig = ModelConfig()
@@ -102,5 +102,7 @@ class Pretrain(Section):
         if self.push_every and not self.push_to:
             raise ValueError("push_every needs push_to=OWNER/NAME")
         if self.push_every % self.train.save_every:
-            raise ValueError(f"push_every={self.push_every} is not a multiple of train.save_every={self.train.save_every}")
+            raise ValueError(
+                f"push_every={self.push_every} is not a multiple of train.save_every={self.train.save_every}"
+            )
         return self

@@ -22,7 +22,7 @@ MIN_HALF_TOKENS, MAX_HALF_TOKENS = 8, 32
 
 
 class Validator:
-    """Masked-language loss of `num_rows` held-out rows, and retrieval of the second halves of held-out texts by the first.
+    """Masked-language loss of `num_rows` held-out rows, and retrieval between the halves of held-out texts.
 
     Rows, masks and halves are the same for every run, seed and mask rate.
     """

@@ -1,6 +1,6 @@
 """Compare runs:  python -m publish.compare out/runs/A out/runs/B ...
 
-Prints a table and writes a self-contained HTML page of overlaid curves. One run is enough, and it may still be training.
+Prints a table and writes an HTML page of overlaid curves, without external files. A run that is still training will do.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         request = f"{self.command} {path}"
-        self.server.asked.append(request)
+        self.server.requests.append(request)
         fault = next(
             (fault for fault in self.server.faults if fault.remaining and re.search(fault.pattern, request)), None
         )

@@ -48,7 +48,7 @@ def test_objective(name):
     shape = ModelConfig(layers=2, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
     # Spans of so short documents would be the documents.
     config = file.Config(**({"views": "mask"} if "views" in file.Config.model_fields else {}))
-    examples = file.Examples(config, rows, None)
+    examples = file.Dataset(config, rows, None)
     objective = file.Objective(config, encoder_from_config(shape, SPECIAL_IDS, 90, 32, 0.0, None))
 
     def batch(step: int, places: list[int]) -> MicroBatch:

@@ -32,15 +32,11 @@ def join_words(row: dict, column: str, location: str) -> str:
 def read_tags(
     row: dict, words_column: str, tags_column: str, label_names: dict[str, str], location: str
 ) -> tuple[str, ...]:
-    """Return a row's tags in IOB2, one for each word, renamed by `label_names`.
-
-    Raises DataError when words and tags differ in number, and for a malformed tag.
-    """
+    """Return a row's tags in IOB2, one for each word. Raises DataError when counts differ or a tag is malformed."""
     tags, num_words = read_list(row, tags_column, location), len(row[words_column])
     if len(tags) != num_words:
-        raise DataError(
-            f"{location}: {num_words} words in column {words_column!r}, but {len(tags)} tags in column {tags_column!r}"
-        )
+        counts = f"{num_words} words in column {words_column!r}, but {len(tags)} tags in column {tags_column!r}"
+        raise DataError(f"{location}: {counts}")
     names = []
     for number, tag in enumerate(tags, 1):
         if label_names and tag not in label_names:

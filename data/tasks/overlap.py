@@ -33,10 +33,7 @@ def extract_words(texts: list[str]) -> WordHashes:
 
 
 class OverlapIndex:
-    """Index of texts to find in other texts.
-
-    `matches` is uint8 (texts,), NONE, NEAR or EXACT; `matched_texts` maps a matched text's index to the text it is in.
-    """
+    """Texts to find in others: `matches` uint8 (texts,), NONE, NEAR or EXACT; `matched_texts` {index: other text}."""
 
     def __init__(self, texts: list[str]):
         self.matches, self.matched_texts = np.zeros(len(texts), np.uint8), {}

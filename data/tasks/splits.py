@@ -38,10 +38,7 @@ def hash_text(texts: tuple[str, ...]) -> str:
 
 
 def split_off(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Return (split off, rest): the examples with the smallest text hashes, stratified by class.
-
-    Examples without a single class are not stratified; one that would leave a label without a row stays in the rest.
-    """
+    """Return (split off, rest): the examples with the smallest text hashes, stratified if each has a single class."""
     if examples and not isinstance(examples[0].label, str):
         return split_off_unstratified(examples, fraction)
     by_label = group_by_label(examples)
@@ -63,7 +60,7 @@ def group_by_label(examples: list[Example]) -> dict[str, list[Example]]:
 
 
 def split_off_unstratified(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Split off examples with several labels each, or a number, as `split_off` does."""
+    """Split off examples with several labels or a number; one that would leave a label without a row stays."""
     left, off, rest = Counter(name for example in examples for name in example.label_names), [], []
     for example in sorted(examples, key=lambda example: (hash_text(example.texts), example.label)):
         if len(off) < round(fraction * len(examples)) and all(left[name] > 1 for name in example.label_names):
@@ -90,11 +87,7 @@ def subtract(examples: list[Example], others: list[Example]) -> list[Example]:
 def sample_examples(
     examples: list[Example], num_examples: int | Literal["all"], seed: int, shots: int | None = None
 ) -> list[Example]:
-    """Sample `num_examples` stratified by class, or `shots` of each class; smaller samples are subsets of larger ones.
-
-    Examples with several labels or a number are sampled at random, those with a label not sampled yet first. Raises
-    ConfigError.
-    """
+    """Sample stratified by class, or `shots` of each; smaller samples are subsets of larger. Raises ConfigError."""
     if num_examples == "all" and shots is None:
         return examples
     has_classes = isinstance(examples[0].label, str)
@@ -120,7 +113,7 @@ def sample_examples(
 
 
 def sample_unstratified(examples: list[Example], num_examples: int, seed: int) -> list[Example]:
-    """Sample examples with several labels each, or a number, as `sample_examples` does."""
+    """Sample examples with several labels or a number; those with a label not sampled yet come first."""
     first, later, seen = [], [], set()
     for row in np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(examples)):
         names = examples[row].label_names

@@ -17,14 +17,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from data.sources.source import (
-    Source,
-    display_name,
-    fingerprint_inputs as source_identity,
-    get_text,
-    iter_rows,
-    to_text,
-)
+from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, get_text, iter_rows, to_text
 from data.tasks import iob
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
 from engine.config.schema import Section
@@ -62,8 +55,7 @@ class Task(Section):
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Separator of multiple labels written as one string."""
     num_examples: PositiveInt | Literal["all"] = "all"
-    """Training examples to use, stratified, by seed; validation and test rows never change with it. all: includes the
-    rows split off for validation where train.load_best=false has no use for them."""
+    """Training examples to use, stratified, by seed; all includes the validation rows if train.load_best=false."""
     shots: PositiveInt | None = None
     """Training examples of each class to use instead, by seed; all of a class with fewer."""
     deduplicate: bool = False
@@ -76,10 +68,8 @@ def parse_class(row: dict, task: Task, source_name: str, row_number: int) -> str
     """Return the class of a row."""
     label, location = get_text(row, task.label, source_name).strip(), f"{source_name} row {row_number}"
     if isinstance(row[task.label], (list, tuple)):
-        raise DataError(
-            f"{location}: column {task.label!r} holds a list; set task.problem_type=multi_label_classification,"
-            " or token_classification for tags"
-        )
+        kinds = "multi_label_classification or token_classification"
+        raise DataError(f"{location}: column {task.label!r} holds a list; set task.problem_type to {kinds}")
     if not label:
         raise DataError(f"{location}: no label in column {task.label!r}")
     if task.label_names and label not in task.label_names:
@@ -153,10 +143,7 @@ def read_examples(task: Task, source: Source) -> list[Example]:
 
 
 def read_task(task: Task) -> dict[str, list[Example]]:
-    """Read all rows as {"train", "validation", "test"}; the split does not depend on the order of rows.
-
-    Raises DataError when there is nothing to learn.
-    """
+    """Read and split all rows, whatever their order. Raises DataError when there is nothing to learn."""
     train = read_examples(task, task.train)
     num_rows = len(train)
     if task.test:
@@ -210,10 +197,7 @@ def describe_constant_labels(task: Task, train: list[Example]) -> str:
 
 
 def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
-    """List the label names in the order of their ids.
-
-    In the order of `label_names`, else sorted; for tags O, then B-X and I-X of each type; for numbers the column name.
-    """
+    """List label names by id: in `label_names` order, else sorted; tags as in `expand_tags`; for numbers the column."""
     present = {name for example in splits["train"] for name in example.label_names}
     if task.problem_type == "token_classification":
         return iob.expand_tags(present)
@@ -225,8 +209,8 @@ def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
 def fingerprint_inputs(task: Task) -> dict:
     """Return the inputs of a fingerprint of the task's rows, whatever the number of examples used."""
     sources = {split: getattr(task, split) for split in ("train", "validation", "test") if getattr(task, split)}
-    identities = {split: source_identity(source) for split, source in sources.items()}
-    return task.model_dump(mode="json", exclude={"num_examples", "shots"}) | identities
+    inputs = task.model_dump(mode="json", exclude={"num_examples", "shots"})
+    return inputs | {split: source_inputs(source) for split, source in sources.items()}
 
 
 class TaskFile(Section):

@@ -9,18 +9,14 @@ from data.tokens.shards import Shards
 
 
 def collate_rows(shards: Shards, indices: list[int]) -> dict[str, np.ndarray]:
-    """Collate rows into a batch.
-
-    `input_ids`, `position_ids` and `document_ids` are int64 (rows, max_length), padding being document -1; `cu_seqlens`
-    is int32 (documents + 1,), see `compute_cu_seqlens`.
-    """
+    """Collate rows into a batch; padding is document -1."""
     rows = zip(*map(shards.get_row, indices), strict=True)
     input_ids, position_ids, document_ids = (np.stack(column) for column in rows)
     return build_batch(input_ids, position_ids, document_ids)
 
 
 def build_batch(input_ids: np.ndarray, position_ids: np.ndarray, document_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the batch of these arrays, each int64 (rows, max_length)."""
+    """Return the batch of these arrays, int64 (rows, max_length), with `cu_seqlens` int32 (documents + 1,)."""
     return {
         "input_ids": input_ids,
         "position_ids": position_ids,

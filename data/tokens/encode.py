@@ -119,9 +119,8 @@ class CachedTokenizer:
         data, starts = splitter.split(data)
         starts[bounds[:-1][bounds[:-1] < len(data)]] = True
         first = np.flatnonzero(starts)
-        words = pyarrow.StringArray.from_buffers(
-            len(first), pyarrow.py_buffer(np.append(first, len(data)).astype(np.int32)), pyarrow.py_buffer(data)
-        )
+        offsets = np.append(first, len(data)).astype(np.int32)
+        words = pyarrow.StringArray.from_buffers(len(first), pyarrow.py_buffer(offsets), pyarrow.py_buffer(data))
         if splitter.kind == "punctuation":
             kept = np.flatnonzero(BYTE_CLASS[data[first]] != WHITESPACE)
             words, first = words.take(to_int64_array(kept)), first[kept]
@@ -134,10 +133,7 @@ class CachedTokenizer:
         return ids[positions], ends[np.searchsorted(first, bounds)]
 
     def lookup(self, words: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (cache index of each word, ids of all cached words, offset of each cached word in them).
-
-        Words not in the cache are tokenized.
-        """
+        """Tokenize new words; return (index of each word, ids of all cached words, offset of each index in the ids)."""
         with self.cache_lock:
             if len(self.word_index) > MAX_CACHED_WORDS:
                 self.clear()
@@ -176,17 +172,13 @@ class CachedTokenizer:
 
 def chunk_texts(texts: list[str]) -> Iterator[tuple[list[str], bool]]:
     """Yield (chunk of about CHUNK_CHARS characters, whether its last text ends there); long texts are split."""
-    chunk: list[str] = []
-    characters = 0
-    for text in texts:
-        *parts, last = split_long_text(text, CHUNK_CHARS)
-        for part in parts:
-            yield [*chunk, part], False
-            chunk, characters = [], 0
-        chunk.append(last)
-        characters += len(last)
-        if characters > CHUNK_CHARS:
-            yield chunk, True
-            chunk, characters = [], 0
+    chunk, characters = [], 0
+    for parts in (split_long_text(text, CHUNK_CHARS) for text in texts):
+        for number, part in enumerate(parts, 1):
+            chunk.append(part)
+            characters += len(part)
+            if number < len(parts) or characters > CHUNK_CHARS:
+                yield chunk, number == len(parts)
+                chunk, characters = [], 0
     if chunk:
         yield chunk, True

@@ -36,12 +36,8 @@ CHUNK_CHARS = 2**22  # characters tokenized together
 NUM_THREADS = min(8, (os.cpu_count() or 1) + 1)
 PACKING_WINDOW = 2**22  # tokens packed together
 MIN_HELD_OUT_CHARS = 100_000  # expected held-out characters, below which the held-out split could be empty by chance
-SPECIAL_TOKEN_KEYS = {
-    "pad": ("pad_token",),
-    "cls": ("cls_token", "bos_token"),
-    "sep": ("sep_token", "eos_token"),
-    "mask": ("mask_token",),
-}
+SPECIAL_TOKEN_KEYS = {"pad": ["pad_token"], "cls": ["cls_token", "bos_token"], "sep": ["sep_token", "eos_token"]}
+SPECIAL_TOKEN_KEYS["mask"] = ["mask_token"]
 
 
 def hash_fraction(text: str) -> float:
@@ -103,11 +99,7 @@ class ShardWriter:
 def build_shards(
     corpus: Corpus, documents_folder: Path, tokenizer_folder: Path, max_length: int, encoder_folder: Path | None = None
 ) -> Path:
-    """Build shards of rows with `max_length` positions, and the corpus report; return their folder.
-
-    encoder_folder: where the tokenizer was copied from, with the config.json that may name its class. Raises DataError
-    when a split has no tokens.
-    """
+    """Build shards of rows with `max_length` positions, and the report. Raises DataError when a split has no tokens."""
 
     def build(folder: Path) -> dict:
         tokenizer = CachedTokenizer(tokenizer_folder)
@@ -143,48 +135,33 @@ def build_shards(
                 progress.update(min(num_chars // 10**6, progress.total), f"{progress.rate(num_tokens):,.0f} tokens/s")
         counts = {split: writer.close() for split, writer in writers.items()}
         corpus_manifest = read_corpus_manifest(documents_folder)
-        for split, split_counts in counts.items():
-            if not split_counts["rows"]:
-                raise DataError(
-                    f"corpus {corpus.name}: no {split.replace('_', '-')} text"
-                    f" ({corpus_manifest['kept']['documents']} documents, held_out={corpus.held_out})"
-                )
-        manifest = {
-            "max_length": max_length,
-            "dtype": dtype.name,
-            "vocab_size": vocab_size,
-            "special_ids": special_ids,
-            **counts,
-            "tokenizer": {
-                "tokens_per_word": round(num_tokens / max(1, corpus_manifest["kept"]["words"]), 4),
-                "tokens_per_character": round(num_tokens / max(1, num_chars), 4),
-                "unknown_fraction": round(num_unknown / max(1, num_tokens), 6),
-            },
-            "length_histogram": lengths.tolist(),
+        kept = corpus_manifest["kept"]
+        for name in (split.replace("_", "-") for split in SPLITS if not counts[split]["rows"]):
+            details = f"{kept['documents']} documents, held_out={corpus.held_out}"
+            raise DataError(f"corpus {corpus.name}: no {name} text ({details})")
+        tokenizer_stats = {
+            "tokens_per_word": round(num_tokens / max(1, kept["words"]), 4),
+            "tokens_per_character": round(num_tokens / max(1, num_chars), 4),
+            "unknown_fraction": round(num_unknown / max(1, num_tokens), 6),
         }
+        manifest = {"max_length": max_length, "dtype": dtype.name, "vocab_size": vocab_size, "special_ids": special_ids}
+        manifest |= {**counts, "tokenizer": tokenizer_stats, "length_histogram": lengths.tolist()}
         report.write_report(folder, corpus.name, corpus_manifest, manifest)
         return manifest
 
-    inputs = {
-        "documents": documents_folder.name,
-        "length": max_length,
-        "held_out": corpus.held_out,
-        "tokenizer": file_hash(tokenizer_folder / "tokenizer.json"),
-        "version": 4,
-    }
+    inputs = {"documents": documents_folder.name, "length": max_length, "held_out": corpus.held_out, "version": 4}
+    inputs["tokenizer"] = file_hash(tokenizer_folder / "tokenizer.json")
     return get_or_build("shards", corpus.name, inputs, build)
 
 
-def find_special_ids(
-    tokenizer_folder: Path, vocab: dict[str, int], encoder_folder: Path | None = None
-) -> dict[str, int]:
+def find_special_ids(tokenizer_folder: Path, vocab: dict[str, int], encoder_folder: Path | None = None) -> dict:
     """Return the ids of the special tokens a row needs. Raises DataError when the tokenizer lacks one."""
     tokens = {}
     for path in (tokenizer_folder / "special_tokens_map.json", tokenizer_folder / "tokenizer_config.json"):
         if path.is_file():
             tokens |= json.loads(path.read_text(encoding="utf-8"))
     if not all(any(map(tokens.get, keys)) for keys in SPECIAL_TOKEN_KEYS.values()):
-        # Some folders leave the special tokens to the tokenizer class in transformers.
+        # The special tokens may be those of the tokenizer class, which the encoder's config.json may name.
         from transformers import AutoTokenizer
 
         source = encoder_folder or tokenizer_folder
@@ -193,14 +170,12 @@ def find_special_ids(
         except Exception as error:
             raise DataError(f"{source}: transformers cannot load its tokenizer ({first_line(error)})") from None
         tokens = {key: getattr(tokenizer, key, None) for keys in SPECIAL_TOKEN_KEYS.values() for key in keys}
-    special_ids = {}
+    special_ids: dict[str, int] = {}
     for name, keys in SPECIAL_TOKEN_KEYS.items():
         token = next(filter(None, map(tokens.get, keys)), None)
         token = token["content"] if isinstance(token, dict) else token
         if token not in vocab:
-            raise DataError(
-                f"{tokenizer_folder}: the tokenizer has no {name} token, which masked language modeling needs"
-            )
+            raise DataError(f"{tokenizer_folder}: the tokenizer has no {name} token, which pretraining needs")
         special_ids[name] = vocab[token]
     return special_ids
 

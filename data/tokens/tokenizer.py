@@ -14,33 +14,18 @@ from data.corpus.documents import estimate_characters, iter_documents
 from data.tokens.config import TokenizerConfig
 from engine.errors import DataError
 
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+SPECIAL_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 MAX_WORD_CHARS = 100  # longer words become [UNK]
 SCORE_TOLERANCE = 2e-4
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES += ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
 
 
 def build_empty_tokenizer(config: TokenizerConfig) -> tuple:
     """Return (`tokenizers` tokenizer without a vocabulary, its trainer)."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    algorithm = config.algorithm
+    algorithm, merging = config.algorithm, {"min_frequency": config.min_frequency}
     options = {"vocab_size": config.vocab_size, "special_tokens": list(SPECIAL_TOKENS.values()), "show_progress": False}
     digits = [pre_tokenizers.Digits(individual_digits=True)] * config.digits
     strip_accents = config.strip_accents
@@ -48,17 +33,15 @@ def build_empty_tokenizer(config: TokenizerConfig) -> tuple:
         strip_accents = config.lowercase and algorithm == "wordpiece"
     if algorithm == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
-        tokenizer.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=config.chinese_characters,
-            strip_accents=strip_accents,
-            lowercase=config.lowercase,
-        )
+        cleaning = {
+            "clean_text": True,
+            "handle_chinese_chars": config.chinese_characters,
+            "lowercase": config.lowercase,
+        }
+        tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=strip_accents, **cleaning)
         tokenizer.decoder = decoders.WordPiece()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, pre_tokenizers.BertPreTokenizer()])
-        return tokenizer, trainers.WordPieceTrainer(
-            min_frequency=config.min_frequency, limit_alphabet=config.vocab_size // 4, **options
-        )
+        return tokenizer, trainers.WordPieceTrainer(limit_alphabet=config.vocab_size // 4, **options, **merging)
     steps = [normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase]
     if strip_accents:
         steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
@@ -67,9 +50,7 @@ def build_empty_tokenizer(config: TokenizerConfig) -> tuple:
         tokenizer = Tokenizer(models.BPE())
         split = [*digits, *han, pre_tokenizers.ByteLevel(add_prefix_space=False)]
         tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            min_frequency=config.min_frequency, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options
-        )
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options, **merging)
     else:
         tokenizer = Tokenizer(models.Unigram())
         # Brackets are isolated, so that text never spells a special token; digits are split after words.
@@ -83,15 +64,11 @@ def build_empty_tokenizer(config: TokenizerConfig) -> tuple:
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterator[str]]):
-    """Train a `tokenizers` tokenizer deterministically.
-
-    The trainers iterate over hash maps in an order that differs between processes. So WordPiece gets its inner letters
-    in a fixed order, and Unigram's scores are rounded and its pieces sorted.
-    """
+    """Train a `tokenizers` tokenizer; deterministic, although the trainers' hash maps differ between processes."""
     from tokenizers import AddedToken, models
 
     tokenizer, trainer = build_empty_tokenizer(config)
-    if config.algorithm == "wordpiece":
+    if config.algorithm == "wordpiece":  # give it the inner letters in a fixed order
         letters: Counter = Counter()
         for text in texts():
             letters.update(tokenizer.normalizer.normalize_str(text))
@@ -137,19 +114,13 @@ def train_on_corpus(name: str, config: TokenizerConfig, documents_folder: Path, 
         from tokenizers import processors
 
         tokenizer = train_tokenizer(config, lambda: sample_texts(documents_folder, config.sample))
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B [SEP]",
-            special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-        )
+        special = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+        templates = {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B [SEP]"}
+        tokenizer.post_processor = processors.TemplateProcessing(**templates, special_tokens=special)
         from transformers import PreTrainedTokenizerFast
 
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            model_max_length=model_max_length,
-            model_input_names=["input_ids", "attention_mask"],
-            **SPECIAL_TOKENS,
-        ).save_pretrained(folder)
+        options = {"model_max_length": model_max_length, "model_input_names": ["input_ids", "attention_mask"]}
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options, **SPECIAL_TOKENS).save_pretrained(folder)
         return {"vocab_size": tokenizer.get_vocab_size()}
 
     inputs = {"config": config.model_dump(), "corpus": documents_folder.name, "length": model_max_length, "version": 3}

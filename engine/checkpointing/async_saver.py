@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from engine.files import fsync, is_disk_full
 class AsyncSaver:
     """Writes a run's checkpoints, one at a time, and keeps the newest `keep_checkpoints`. Waits for the last on exit.
 
-    checkpoint_seconds: how long training has waited for saving; a resumed run passes the earlier value.
+    checkpoint_seconds: how long training has waited for it, including before a resume.
     """
 
     def __init__(self, folder: Path, keep_checkpoints: int, checkpoint_seconds: float):
@@ -42,13 +41,9 @@ class AsyncSaver:
         self, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, averaged_weights: dict[str, Tensor]
     ) -> None:
         """Start writing `step-XXXXXX/` for `state["step"]`; then remove old checkpoints."""
-
-        def get_tensors() -> dict[str, dict[str, Tensor]]:
-            tensors = {checkpoint.WEIGHTS_NAME: checkpoint.model_state(module)}
-            tensors[checkpoint.OPTIMIZER_NAME] = checkpoint.optimizer_state(module, optimizer)
-            return tensors | ({checkpoint.AVERAGE_NAME: averaged_weights} if averaged_weights else {})
-
-        self._submit(self.checkpoint_path(state), state, get_tensors)
+        others = {checkpoint.OPTIMIZER_NAME: checkpoint.optimizer_state(module, optimizer)}
+        others |= {checkpoint.AVERAGE_NAME: averaged_weights} if averaged_weights else {}
+        self._submit(self.checkpoint_path(state), state, module, others)
 
     def checkpoint_path(self, state: dict) -> Path:
         """Return the folder for the checkpoint of a state."""
@@ -56,13 +51,14 @@ class AsyncSaver:
 
     def save_best(self, module: nn.Module, state: dict) -> None:
         """Start writing `best/`."""
-        self._submit(self.folder / "best", state, lambda: {checkpoint.WEIGHTS_NAME: checkpoint.model_state(module)})
+        self._submit(self.folder / "best", state, module, {})
 
-    def _submit(self, folder: Path, state: dict, get_tensors: Callable[[], dict[str, dict[str, Tensor]]]) -> None:
+    def _submit(self, folder: Path, state: dict, module: nn.Module, others: dict[str, dict[str, Tensor]]) -> None:
         """Copy the tensors and submit the write. Raises DataError if the previous write failed."""
         start = time.perf_counter()
         self.raise_if_failed()
-        copies, state = {name: checkpoint.copy_to_cpu(tensors) for name, tensors in get_tensors().items()}, dict(state)
+        files = {checkpoint.WEIGHTS_NAME: checkpoint.model_state(module), **others}
+        copies, state = {name: checkpoint.copy_to_cpu(tensors) for name, tensors in files.items()}, dict(state)
         self.wait()  # so that at most two copies are in memory
         self.pending = self.executor.submit(self._write, folder, copies, state)
         self.checkpoint_seconds += time.perf_counter() - start

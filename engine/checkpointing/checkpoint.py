@@ -1,7 +1,6 @@
 """Atomic checkpoints: `step-000200/` with weights, optimizer state, counters and the hashes of all files.
 
-Files are safetensors and JSON, so nothing is unpickled. A folder is written under a temporary name, synced and renamed.
-Folders that do not match their manifest are reported and skipped. `engine.checkpointing.async_saver` does the writing.
+Files are safetensors and JSON, so nothing is unpickled. Folders that do not match their manifest are reported and skipped.
 """
 
 from __future__ import annotations

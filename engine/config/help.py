@@ -120,8 +120,10 @@ def fields_from_source(module: str, section: str = "Config") -> Keys:
 def is_same_project(module: str, other: str) -> bool:
     """Whether the top-level packages of two modules are in the same folder."""
     specs = [importlib.util.find_spec(name.partition(".")[0]) for name in (module, other)]
-    folders = {Path(spec.origin).parents[1] for spec in specs if spec and spec.origin and spec.has_location}
-    return len(folders) == 1 and all(spec and spec.submodule_search_locations for spec in specs)
+    folders = [
+        spec and spec.submodule_search_locations and Path(*spec.submodule_search_locations).parent for spec in specs
+    ]
+    return bool(folders[0]) and folders[0] == folders[1]
 
 
 def defines_class(module: str, name: str) -> bool:

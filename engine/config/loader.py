@@ -1,9 +1,7 @@
-"""Configuration: YAML files and `key=value` words, merged left to right into frozen, checked sections.
+"""Load configurations: YAML files and `key=value` arguments, merged left to right into frozen, validated sections.
 
-    load(Schema, ["configs/pretrain/default.yaml", "train.steps=200"]) -> Schema
-
-A YAML file may `include:` others (paths relative to itself), which are merged before it. A section whose `name` changes
-starts afresh. Nothing here imports torch; a section chosen by name does, when its file is loaded.
+A YAML file may `include:` others (paths relative to itself), which are merged before it. Changing a section's `name`
+resets the section. Nothing here imports torch, but loading a section chosen by name does.
 """
 
 from __future__ import annotations
@@ -22,17 +20,15 @@ from engine.errors import ConfigError, first_line, list_siblings, suggest
 PYDANTIC_TYPE_NAME = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
 
 
-# ---- YAML and words -------------------------------------------------------------------------------------------------
-
-
 class YamlLoader(yaml.SafeLoader):
-    """YAML with the numbers and truth values people mean: `1e-4` is a number, `no` is a word, a key stands once."""
+    """YAML 1.2 scalars, unlike YAML 1.1: `1e-4` is a number and `no` is a string. Duplicate keys are errors."""
 
     def construct_mapping(self, node, deep=False):
+        """Build a mapping after checking its keys."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -40,16 +36,13 @@ YamlLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "int", "merge")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+FLOAT = re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
 YamlLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
-YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
+YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
 
 class YamlDumper(yaml.SafeDumper):
-    """YAML in which a word that Loader would read as a number stands in quotes."""
+    """Quotes strings that YamlLoader would read as numbers."""
 
 
 YamlDumper.yaml_implicit_resolvers = {
@@ -59,26 +52,21 @@ YamlDumper.yaml_implicit_resolvers = {
 
 
 def parse_yaml(text: str, source_name: str) -> Any:
-    """Text as YAML. Raises ConfigError with the line of the mistake."""
+    """Parse YAML. Raises ConfigError with the line of the mistake."""
     try:
         return yaml.load(text, YamlLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{source_name}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # of a number too long, a tag that does not fit, ...
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # such as a number with too many digits
         raise ConfigError(f"{source_name}: not valid YAML: {first_line(error)}") from None
 
 
 def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
-    """One YAML file with its includes merged beneath it. Raises ConfigError if missing, not a mapping, or circular."""
+    """Read a YAML file and its includes. Raises ConfigError if it is missing, not a mapping, or includes itself."""
     path = Path(path)
-    if not os.path.isfile(path):  # which says no to what can be no name at all
+    if not os.path.isfile(path):  # unlike Path.is_file, false for an invalid name
         raise ConfigError(f"{path}: no such file{suggest(path.name, list_siblings(path, '*.yaml'))}")
     if path.resolve() in include_chain:
         raise ConfigError(f"{path}: includes itself")
@@ -88,7 +76,7 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, not keys and values")
+        raise ConfigError(f"{path}: must contain keys and values, not a {type(content).__name__}")
     includes = content.pop("include", [])
     includes = [includes] if isinstance(includes, str) else includes
     if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
@@ -100,67 +88,62 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
 
 
 def merge(base: dict, override: dict) -> dict:
-    """`override` laid over `base`, section by section; a section whose `name` changes starts afresh."""
+    """Merge `override` into `base`, section by section; a section with another `name` is replaced."""
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            afresh = "name" in value and value["name"] != old.get("name", value["name"])
-            merged[key] = value if afresh else merge(old, value)
-        else:
-            merged[key] = value
+        is_section = isinstance(old, dict) and isinstance(value, dict)
+        same_name = is_section and ("name" not in value or value["name"] == old.get("name", value["name"]))
+        merged[key] = merge(old, value) if same_name else value
     return merged
 
 
 def load_config(schema: type[Schema], args: list[str]) -> Schema:
-    """The configuration that YAML paths and `key=value` words describe. Raises ConfigError naming every mistake."""
+    """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake."""
     tree: dict = {}
-    for word in args:
-        # A file's name may hold a =, and a key's value may be the name of a file; a key holds no /.
-        named = word.endswith((".yaml", ".yml")) and ("/" in word.partition("=")[0] or os.path.isfile(word))
-        if "=" in word and not named:
-            key, _, text = word.partition("=")
+    for arg in args:
+        key, equals, text = arg.partition("=")
+        # A file name may contain "=" and a value may be a file name, but a key has no "/".
+        is_yaml = arg.endswith((".yaml", ".yml"))
+        if equals and not (is_yaml and ("/" in key or os.path.isfile(arg))):
             value = parse_yaml(text, key)
             for part in reversed(key.split(".")):
                 value = {part: value}
             tree = merge(tree, value)
-        elif word.endswith((".yaml", ".yml")):
-            tree = merge(tree, read_yaml(Path(word)))
+        elif is_yaml:
+            tree = merge(tree, read_yaml(Path(arg)))
         else:
-            raise ConfigError(f"{word}: neither a .yaml file nor key=value")
+            raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
     return validate(schema, tree)
 
 
 def validate(schema: type[Schema], tree: dict) -> Schema:
-    """`tree` as a `schema`. Raises ConfigError with one line for each mistake."""
-    try:  # without what takes seconds to load, if there are mistakes that can be told so
+    """Validate `tree` as a `schema`. Raises ConfigError with one line per mistake."""
+    try:  # first without the sections that take seconds to import, to report other mistakes at once
         return schema.model_validate(tree, context=DEFERRED)
     except ValidationError as error:
-        problems = [problem for problem in error.errors() if problem["type"] != DEFERRED]
-    if not problems:
+        errors = [details for details in error.errors() if details["type"] != DEFERRED]
+    if not errors:
         try:
             return schema.model_validate(tree)
         except ValidationError as error:
-            problems = error.errors()
-    raise ConfigError(format_errors(schema, problems))
+            errors = error.errors()
+    raise ConfigError(format_errors(schema, errors))
 
 
 def format_errors(schema: type[Section], errors: list[dict]) -> str:
-    """One line for each key that pydantic's problems are about."""
-    from engine.config.messages import format_error  # which reads the schema, and so imports this file
+    """Format pydantic's errors as one line per key."""
+    from engine.config.messages import format_error  # which imports the schema
 
-    told: dict[str, dict[str, None]] = {}
-    for problem in errors:
-        # A key that takes one of two kinds of value has a problem for each, under pydantic's names for the kinds.
-        problem["loc"] = tuple(part for part in problem["loc"] if not PYDANTIC_TYPE_NAME.fullmatch(str(part)))
-        key, _, message = format_error(schema, problem).partition(": ")
-        told.setdefault(key, {})[message] = None
-    return "\n".join(f"{key}: {', and '.join(messages)}".removeprefix(": ") for key, messages in told.items())
+    messages_by_key: dict[str, dict[str, None]] = {}
+    for error in errors:
+        # For a union, pydantic reports an error per type and adds the type's name to the location.
+        error["loc"] = tuple(part for part in error["loc"] if not PYDANTIC_TYPE_NAME.fullmatch(str(part)))
+        key, _, message = format_error(schema, error).partition(": ")
+        messages_by_key.setdefault(key, {})[message] = None
+    return "\n".join(f"{key}: {', and '.join(lines)}".removeprefix(": ") for key, lines in messages_by_key.items())
 
 
 def dump_config(config: Section) -> str:
-    """The configuration as YAML that `load_config` reads back to the same thing."""
+    """Dump a configuration as YAML that `load_config` reads back."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=YamlDumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-# ---- sections chosen by name ----------------------------------------------------------------------------------------

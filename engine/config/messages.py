@@ -5,52 +5,51 @@ from __future__ import annotations
 import re
 
 from engine.config.help import list_keys
-from engine.config.renamed import RENAMED_VALUES, new_key
+from engine.config.renamed import find_new_key, find_new_value
 from engine.config.schema import Section
 from engine.errors import suggest
 
+EXPECTED = {
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "a section with keys"),
+    "string_type": "a word",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
+"""pydantic's error type -> the kind of value that is expected."""
+
 
 def format_error(schema: type[Section], error: dict) -> str:
-    """One line for one of pydantic's errors: the key, what is wrong, and the nearest right one."""
-    location = [str(part) for part in error["loc"]]
-    key, kind, value = ".".join(location), error["type"], error.get("input")
-    if isinstance(value, dict) and (new := RENAMED_VALUES.get((f"{key}.name", value.get("name")))):
-        return f"{key}.name: {value['name']} is now {new}"
-    if new := RENAMED_VALUES.get((key, value)) if isinstance(value, str) else None:
-        return f"{key}: {value} is now {new}"
+    """Format one of pydantic's errors as one line."""
+    key, kind, value = ".".join(map(str, error["loc"])), error["type"], error.get("input")
+    if line := find_new_value(key, value):
+        return line
     if kind == "extra_forbidden":
-        known = list(list_keys(schema))
-        new = new_key(error["loc"])
-        if new and any(
-            f"{each}.".replace("[].", ".").startswith(f"{re.sub(r'[.][0-9]+[.]', '.', new)}.") for each in known
-        ):
-            return f"{key}: is now {new}"
-        inside = [k for k in known if k.startswith(".".join(location[:-1]))] if location[:-1] else known
-        by_leaf = {k.rsplit(".", 1)[-1]: k for k in known}
-        close = suggest(key, inside if len(inside) > 1 else known)
-        if "nearest" not in close and location[-1] in by_leaf:
-            close = f" (nearest: {by_leaf[location[-1]]})"
-        return f"{key}: no such key{close}"
+        return format_unknown_key(schema, error["loc"])
     if kind == "missing":
         return f"{key}: missing, and it has no default"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         return f"{key}: {value!r} is none of {', '.join(choices)}{suggest(value, choices)}"
-    wanted = {
-        "float_parsing": "a number",
-        "float_type": "a number",
-        "int_parsing": "a whole number",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "bool_parsing": "true or false",
-        "bool_type": "true or false",
-        "string_type": "a word",
-        "list_type": "a list",
-        "dict_type": "a mapping",
-        "model_type": "a section with keys",
-        "model_attributes_type": "a section with keys",
-    }.get(kind)
-    if wanted:
-        return f"{key}: {value!r} is not {wanted}"
+    if kind in EXPECTED:
+        return f"{key}: {value!r} is not {EXPECTED[kind]}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
     return f"{key}: {message}" if kind == "value_error" else f"{key}: {message}, not {value!r}"
+
+
+def format_unknown_key(schema: type[Section], location: tuple[str | int, ...]) -> str:
+    """Format a key that the schema lacks: its new name if it was renamed, else the nearest key."""
+    *section, leaf = map(str, location)
+    key, known = ".".join([*section, leaf]), list(list_keys(schema))
+    new = find_new_key(location)
+    plain = new and re.sub(r"[.]\d+(?=[.])", "[]", new)
+    if plain and any(other == plain or other.startswith(f"{plain}.") for other in known):
+        return f"{key}: is now {new}"
+    inside = [other for other in known if other.startswith(".".join(section))] if section else known
+    close = suggest(key, inside if len(inside) > 1 else known)
+    if "nearest" not in close:
+        same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
+        close = f" (nearest: {same_leaf[-1]})" if same_leaf else close
+    return f"{key}: no such key{close}"

@@ -20,10 +20,10 @@ RENAMED = {
     "adapter.lr_factor": "adapter.lr_scale",
     "adapter.targets": "adapter.target_modules",
     "augment.longest": "augment.max_span",
-    "clean.personal": "clean.mask_pii",
+    "corpus.clean.personal": "corpus.clean.mask_pii",
     "corpus.engine": "corpus.runner",
-    "decontaminate.shortest": "decontaminate.min_words",
-    "decontaminate.words": "decontaminate.ngram",
+    "corpus.decontaminate.shortest": "corpus.decontaminate.min_words",
+    "corpus.decontaminate.words": "corpus.decontaminate.ngram",
     "head.balance": "head.class_weights",
     "head.beside": "head.cross_entropy_weight",
     "head.focal": "head.focal_gamma",
@@ -71,7 +71,7 @@ RENAMED = {
     "train.unrecorded_lr": "train.default_pretrain_lr",
     "train.warmup": "train.warmup_fraction",
 }
-"""Old key -> new key, dotted, without list indices. `*` matches any section: the keys of a source stand in many places."""
+"""Old key -> new key, dotted, without list indices. `*` stands for any section, for keys of a data source."""
 
 RENAMED_VALUES = {
     ("head.name", "contrastive"): "supcon",
@@ -84,10 +84,18 @@ RENAMED_VALUES = {
 """(key, old value) -> new value."""
 
 
-def new_key(location: tuple[str | int, ...]) -> str | None:
-    """Return the new name of the key at `location` in a configuration, or None if it was never renamed."""
-    parts = [str(part) for part in location if not isinstance(part, int)]
-    if found := RENAMED.get(".".join(parts)):
-        return found
-    found = RENAMED.get(f"*.{parts[-1]}") if len(parts) > 1 else None
-    return found and ".".join([*map(str, location[:-1]), found.removeprefix("*.")])
+def find_new_key(location: tuple[str | int, ...]) -> str | None:
+    """Return the new name of the key at `location`, or None if it was never renamed."""
+    plain = [part for part in location if not isinstance(part, int)]
+    if new := RENAMED.get(".".join(plain)):
+        return new
+    leaf = RENAMED.get(f"*.{plain[-1]}") if len(plain) > 1 else None
+    return leaf and ".".join([*map(str, location[:-1]), leaf.removeprefix("*.")])
+
+
+def find_new_value(key: str, value: object) -> str | None:
+    """Return `KEY: OLD is now NEW` for a renamed value of a key, or for the `name` of a section; else None."""
+    if isinstance(value, dict):
+        key, value = f"{key}.name", value.get("name")
+    new = RENAMED_VALUES.get((key, value)) if isinstance(value, str) else None
+    return new and f"{key}: {value} is now {new}"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Building blocks of configuration schemas: sections, common field types, and sections chosen by name."""
 
 from __future__ import annotations
 
@@ -6,49 +6,35 @@ import importlib
 import pkgutil
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import suggest
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, unknown keys forbidden, each attribute's docstring is its help."""
+    """A section of the configuration: frozen, without unknown keys. A field's docstring is its help."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
     )
+    resumable: ClassVar[tuple[str, ...]] = ()
+    """Keys that may change when a run is resumed, because they do not affect what is learned."""
     help_first: ClassVar[tuple[str, ...]] = ()
     """Keys and sections that `--help` lists first."""
-    resumable: ClassVar[tuple[str, ...]] = ()
-    """Keys a run may be resumed with other values of: they change what is written when, not what is learned."""
     added_later: ClassVar[tuple[str, ...]] = ()
-    """Keys that came after fingerprints were made of this section: not told where they say nothing, so that those stay."""
+    """Keys newer than existing fingerprints, which stay valid because defaults of these keys are not serialized."""
 
     @model_serializer(mode="wrap")
-    def omit_added_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """All keys, but for the `younger` ones that have their default."""
+    def omit_added_later_defaults(self, handler) -> dict[str, Any]:
+        """Serialize all keys except `added_later` ones with their default."""
         fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in handler(self).items()
-            if key not in self.added_later or value != fields[key].default
-        }
+        return {k: v for k, v in handler(self).items() if k not in self.added_later or v != fields[k].default}
 
     @model_validator(mode="before")
     @classmethod
     def parse_none(cls, values: Any) -> Any:
-        """`none` means nothing wherever a key may be left out; elsewhere (a label's name, say) it is a word."""
+        """Parse `none` as None in optional fields; elsewhere, as in a label name, it is a string."""
         if not isinstance(values, dict):
             return values
         optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
@@ -65,40 +51,34 @@ def resumable_keys(section: Section, prefix: str = "") -> set[str]:
 
 
 Schema = TypeVar("Schema", bound=Section)
-
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-DEFERRED = "later"  # a first look at a configuration: a section chosen by nothing but a right name is put off
-
-
 RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+DEFERRED = "deferred"  # validation context that does not import sections of which only a valid name is given
 
 
 def list_plugins(package: str) -> list[str]:
-    """The files of a package, by name: the folder is the list."""
+    """List the modules of a package."""
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
 class PluginChoice(NamedTuple):
-    """What a section chosen by name is marked with."""
+    """Annotation of a section chosen by name."""
 
     package: str
     default: str
 
 
-def Plugin(package: str, default: str):
-    """The type of a section whose `name` picks one file of `package`, checked by that file's `Config`."""
+def Plugin(package: str, default: str):  # noqa: N802  a type, used in annotations
+    """Make the type of a section with a `name` of a module in `package`, validated by that module's `Config`."""
 
-    def choose(value: Any, info: ValidationInfo) -> Section:
+    def choose(value: Any, info) -> Section:
         if isinstance(value, Section):
             return value
         value = {"name": default, **value} if isinstance(value, dict) else value
         name = value.get("name") if isinstance(value, dict) else None
         if name not in list_plugins(package):
-            what = package.rsplit(".", 1)[1]
-            raise ValueError(f"no {name!r} among the {what}{suggest(name, list_plugins(package))}")
+            kind = package.rsplit(".", 1)[1]
+            raise ValueError(f"no {name!r} among the {kind}{suggest(name, list_plugins(package))}")
         if info.context == DEFERRED and len(value) == 1:
             raise PydanticCustomError(DEFERRED, DEFERRED)
         return importlib.import_module(f"{package}.{name}").Config.model_validate(value)

@@ -1,8 +1,7 @@
 """Attention and rotary position embeddings by the fastest exact method of the device.
 
-On CPUs in bf16, torch's fused attention is about three times slower, forward and backward, than two matrix products and
-a softmax at the usual lengths of encoders (LOG.md). On a GPU, packed documents are sequences of variable length, without
-a mask. Everywhere else torch's fused attention is used.
+On CPUs in bf16, torch's fused attention is about three times slower than two matrix products and a softmax at the usual
+lengths of encoders (docs/lab-notebook). On GPUs, packed documents are sequences of variable length, without a mask.
 """
 
 from __future__ import annotations
@@ -34,10 +33,11 @@ def attention_forward(
     cu_seqlens: Tensor | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """Compute scaled dot-product attention (Vaswani et al. 2017); query, key, value (rows, heads, length, head width).
+    """Compute scaled dot-product attention (Vaswani et al. 2017); query, key, value (rows, heads, length, width).
 
-    The mask is boolean, true where attention is allowed, and broadcasts to (rows, heads, length, length). `cu_seqlens`,
-    int32 (documents + 1,), are the documents' bounds in the concatenated rows. Returns (rows, length, heads, head width).
+    attention_mask: boolean, true where attention is allowed; broadcasts to (rows, heads, length, length).
+    cu_seqlens: int32 (documents + 1,), the documents' bounds in the concatenated rows, used instead of the mask.
+    Returns (rows, length, heads, width).
     """
     if cu_seqlens is not None:
         return varlen_attention(query, key, value, cu_seqlens, scaling, kwargs.get("sliding_window")), None
@@ -114,7 +114,7 @@ def apply_rotation(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def fast_apply_rotary_pos_emb(
     query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Replace transformers' `apply_rotary_pos_emb`, which takes a twelfth of a step on a CPU (LOG.md)."""
+    """Replace transformers' `apply_rotary_pos_emb`, which takes a twelfth of a step on a CPU (docs/lab-notebook)."""
     if query.device.type != "cpu" or torch.compiler.is_compiling():
         return original_apply_rotary_pos_emb(query, key, cos, sin, unsqueeze_dim)
     half = query.shape[-1] // 2

@@ -1,7 +1,6 @@
-"""Fast dropout in bf16 on a CPU.
+"""Fast dropout in bf16 on a CPU, where torch's takes a tenth of a fine-tuning step (docs/lab-notebook).
 
-torch draws each value separately there, a tenth of a fine-tuning step (LOG.md). Here one 64-bit draw gives four 16-bit
-numbers, and a value is dropped if its number is among the smallest of the 65,536 levels.
+One 64-bit draw gives four 16-bit numbers; a value is dropped if its number is among the smallest of 65,536 levels.
 """
 
 from __future__ import annotations

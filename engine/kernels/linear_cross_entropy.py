@@ -1,7 +1,7 @@
 """Fused projection onto the vocabulary and cross-entropy, without float32 logits.
 
-With 30,000 tokens this costs as much as the encoder, mostly for passes over memory. Here each logit is written once,
-turned into a probability in place, and reused as its own gradient (as in Liger's fused kernel; Hsu et al. 2024).
+Most of its time is passes over memory: each logit is written once, turned into a probability in place, and reused as its
+own gradient (as in Liger's fused kernel; Hsu et al. 2024).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MAX_LOGIT_BYTES = 2**28  # logits in memory at once
-CACHED_LOGITS = 2**19  # logits that a CPU normalizes while they are in its cache (measured: LOG.md)
+CACHED_LOGITS = 2**19  # logits that a CPU normalizes while in its cache (docs/lab-notebook)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -62,10 +62,9 @@ def softmax_inplace(logits: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_cross_entropy(hidden_states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Compute the summed cross-entropy, in nats, of the logits `hidden_states @ weight.T + bias`.
+    """Compute the summed cross-entropy, in nats, of the logits `hidden_states @ weight.T + bias`; differentiable once.
 
     hidden_states (tokens, width), weight (vocabulary, width), bias (vocabulary,) or None, targets int64 (tokens,). In
-    bf16 a token's loss is accurate to about 0.3 %, like its probability; the gradient is as accurate as bf16 products
-    are. Differentiable once.
+    bf16 a token's loss is accurate to about 0.3 %, as is its probability.
     """
     return LinearCrossEntropy.apply(hidden_states, weight, bias, targets)

@@ -1,9 +1,4 @@
-"""A command in a child process during training: one at a time, and its failure never ends the training.
-
-    push = BackgroundCommand(run.folder / "push.log")
-    push.start(["publish.hub.push_checkpoint", "folder=...", "repo=me/name"])     whenever there is something to do
-    print(push.wait())                                                            once, at the end
-"""
+"""A command in a child process during training: one at a time, and its failure never ends the training."""
 
 from __future__ import annotations
 
@@ -15,7 +10,7 @@ from engine.system import openmp
 
 
 class BackgroundCommand:
-    """Runs `python -m ARGS...` and appends its output to `log_path`."""
+    """Runs `python -m ARGS...` and appends its output to `log_path`; `wait` returns a summary at the end."""
 
     def __init__(self, log_path: Path):
         self.log_path, self.process, self.last_error = log_path, None, ""
@@ -48,13 +43,21 @@ class BackgroundCommand:
 
     def wait(self, timeout: float = 600) -> str:
         """Wait for the last command and return a one-line summary of all; empty if there was none."""
-        running = False
         if self.is_running():
             try:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
-                running = True
-        if not running and self.is_running():
-            pass
-        counts = f"{self.num_succeeded} done, {self.num_failed} failed"
-        return counts
+                counts = f"{self.num_succeeded} done, {self.num_failed} failed"
+                return f"{counts}, the last one is still running; see {self.log_path}"
+            self.is_running()
+        if not self.num_succeeded + self.num_failed:
+            return ""
+        skipped = f", {self.num_skipped} skipped" if self.num_skipped else ""
+        error = f": {self.last_error}" if self.num_failed else ""
+        return f"{self.num_succeeded} done, {self.num_failed} failed{skipped}{error}"
+
+
+def last_line(path: Path) -> str:
+    """Return the last non-empty line of a file, or a pointer to the file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.is_file() else []
+    return lines[-1] if lines else f"see {path}"

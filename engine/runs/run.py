@@ -1,4 +1,4 @@
-"""A run's folder: resolved config, log, progress shown to a person, and what it was made with.
+"""A run's folder: the resolved configuration, the log, and the versions and fingerprints of its inputs.
 
 out/runs/NAME/   config.yaml  log.jsonl  step-*/  best/  encoder/ or model/  metrics.json
 """
@@ -26,26 +26,23 @@ VERSIONED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accele
 
 
 def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str, str]:
-    """Of Python and of the packages the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in packages:
-        found[name] = importlib.metadata.version(name)
-    return found
+    """Return the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
-    """A nested mapping as dotted keys."""
-    found = {}
+    """Flatten a nested mapping to dotted keys."""
+    flat = {}
     for key, value in tree.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
 
 
 class Run:
-    """One run's folder. Only the main process writes; the others read.
+    """One run's folder, by default out/runs/NAME. Only the main process writes; the others read.
 
-    folder: where, when it is not out/runs/NAME: a part of a run, which trackers are not told of.
-    Raises ConfigError when the folder belongs to a run with another configuration, naming the keys that differ.
+    folder: another folder, of a part of a run, without trackers.
+    Raises ConfigError if the folder has a run with another configuration, naming the keys that differ.
     """
 
     def __init__(self, config: Section, name: str, is_main: bool = True, folder: Path | None = None):
@@ -54,38 +51,32 @@ class Run:
         self.tracker_name = getattr(config, "tracker", "none") if folder is None and is_main else "none"
         path = self.folder / "config.yaml"
         if path.is_file():
-            old = flatten(read_yaml(path))
-            new = flatten(yaml.load(dump_config(config), YamlLoader))
-            differing = [
-                key
-                for key in sorted(old.keys() | new.keys())
-                if old.get(key) != new.get(key) and key not in resumable_keys(config)
-            ]
-            if differing:
-                key, others = differing[0], len(differing) - 1
-                more = f" and {others} more key{'s' * (others > 1)} ({', '.join(differing[1:4])})" if others else ""
+            old, new = flatten(read_yaml(path)), flatten(yaml.load(dump_config(config), YamlLoader))
+            changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            if changed := [key for key in changed if key not in resumable_keys(config)]:
+                key, others = changed[0], len(changed) - 1
+                more = f" and {others} more key{'s' * (others > 1)} ({', '.join(changed[1:4])})" if others else ""
                 self.reject(f"{key}={format_value(old.get(key))}, not {format_value(new.get(key))}{more}")
 
     def reject(self, difference: str) -> None:
-        """Raises ConfigError, as the run was started `difference`; unless `changed` allows that."""
+        """Raise ConfigError because the run was started with `difference`, unless `allow_changes` is set."""
         if not getattr(self.config, "allow_changes", False):
             raise ConfigError(
                 f"{self.folder}: was started with {difference}.\n"
-                f"Give this one a name of its own, run={self.name}-2, or go on all the same, allow_changes=true."
+                f"Choose another name, run={self.name}-2, or continue anyway with allow_changes=true."
             )
 
     def start(self, **fingerprints: str) -> None:
-        """Make the folder, lock it, and save the resolved configuration. Called once all that the user gave has been checked.
+        """Make and lock the folder and save the resolved configuration; call it after all input checks.
 
-        fingerprints: fingerprints of what is learned from, by name (text, tokenizer, labels). Raises ConfigError when the run was
-        started with others, another process is at work in it, or it cannot be written.
+        fingerprints: of the training data, by name (text, tokenizer, labels). Raises ConfigError if the run was started
+        with others, another process uses it, or it cannot be written.
         """
         path = self.folder / "fingerprints.json"
         if path.is_file():
             old = read_json(path)
-            differing = [name for name in fingerprints if old.get(name, fingerprints[name]) != fingerprints[name]]
-            if differing:
-                self.reject(f"another {' and '.join(differing)}")
+            if changed := [name for name in fingerprints if old.get(name, fingerprints[name]) != fingerprints[name]]:
+                self.reject(f"another {' and '.join(changed)}")
         if not self.is_main or self.config.train.dry_run:
             return check_writable(self.folder)
         try:
@@ -99,10 +90,9 @@ class Run:
             raise ConfigError(f"{error.filename or self.folder}: cannot be written ({error.strerror})") from None
 
     def resume_at(self, step: int) -> None:
-        """Drop the log's lines after `step`, and half a line that a crash left: they are about to be written again."""
-        self.tracker = trackers.start_tracker(
-            self.tracker_name, self.folder, flatten(self.config.model_dump(mode="json")), step
-        )
+        """Start the tracker, and drop log lines after `step` or cut off by a crash, which will be written again."""
+        config = flatten(self.config.model_dump(mode="json"))
+        self.tracker = trackers.start_tracker(self.tracker_name, self.folder, config, step)
         path = self.folder / "log.jsonl"
         if not self.is_main or not path.is_file():
             return
@@ -113,38 +103,35 @@ class Run:
 
     @staticmethod
     def parse_line(line: bytes) -> dict:
-        """A line of the log; nothing of one that is damaged."""
+        """Parse a line of the log; return {} for a damaged one."""
         try:
-            told = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             return {}
-        return told if isinstance(told, dict) and isinstance(told.get("step"), int) else {}
+        return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
 
     def log(self, entry: dict) -> None:
-        """Append one line to log.jsonl, and tell the tracker."""
+        """Append a line to log.jsonl, with null for non-finite numbers, and log it to the tracker."""
         if self.is_main:
-            finite = {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in entry.items()
-            }  # JSON has no word for the others
+            bad = {key for key, value in entry.items() if isinstance(value, float) and not math.isfinite(value)}
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(finite) + "\n")
+                file.write(json.dumps(entry | dict.fromkeys(bad)) + "\n")
         if self.tracker:
             self.tracker.log(trackers.flatten_metrics(entry), step=entry["step"])
 
     def finish(self) -> None:
-        """Training is over: the tracker has been told everything."""
+        """Finish the tracker."""
         if self.tracker:
             self.tracker.finish()
 
     def read_log(self) -> list[dict]:
-        """The log's lines."""
+        """Read the entries of log.jsonl."""
         path = self.folder / "log.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ConfigError when the folder, or the nearest there is above it, cannot be written."""
+    """Raise ConfigError if the folder, or its nearest existing parent, cannot be written."""
     while not folder.exists():
         folder = folder.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -152,5 +139,5 @@ def check_writable(folder: Path) -> None:
 
 
 def format_value(value: object) -> str:
-    """A config value as a person would type it."""
+    """Format a value as in a command-line argument."""
     return "none" if value is None else str(value)

@@ -1,11 +1,9 @@
-"""Where a run can be watched besides its own log.jsonl: `tracker=` names one of Accelerate's trackers.
+"""Experiment trackers: `tracker=` selects one of Accelerate's, which gets the keys of log.jsonl, metrics as eval/NAME.
 
-All are told the same keys: those of log.jsonl, an evaluation's figures as evaluation/NAME.
-
-    tensorboard   out/runs/NAME/tensorboard     tensorboard --logdir out/runs
-    wandb         out/runs/NAME/wandb           WANDB_MODE=offline needs no account; wandb sync sends it later
-    trackio       where trackio keeps them      trackio show
-    mlflow        out/mlflow.db                 mlflow ui --backend-store-uri sqlite:///out/mlflow.db
+tensorboard   out/runs/NAME/tensorboard     tensorboard --logdir out/runs
+wandb         out/runs/NAME/wandb           WANDB_MODE=offline needs no account; upload later with wandb sync
+trackio       trackio's own folder          trackio show
+mlflow        out/mlflow.db                 mlflow ui --backend-store-uri sqlite:///out/mlflow.db
 """
 
 from __future__ import annotations
@@ -18,19 +16,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 PROJECT = "headstart"
-TRACKER_PACKAGES = {
-    "mlflow": ("mlflow",),
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "trackio": ("trackio",),
-    "wandb": ("wandb",),
-}
+TRACKER_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX")}
 
 
 def require_installed(name: str) -> str:
-    """`name`, when its package is there. Raises ValueError, which the configuration tells as the key's mistake."""
-    found = [importlib.util.find_spec(package) for package in TRACKER_PACKAGES.get(name, ())]
-    if name != "none" and not any(each and each.origin for each in found):  # a mere folder of that name has no origin
-        raise ValueError(f"{name} is not installed; pip install {name}, or leave tracker=none")
+    """Return `name` if its package is installed, else raise ValueError."""
+    specs = [importlib.util.find_spec(package) for package in TRACKER_PACKAGES.get(name, (name,))]
+    if name != "none" and not any(spec and spec.origin for spec in specs):  # a plain folder has no origin
+        raise ValueError(f"{name} is not installed; pip install {name}, or set tracker=none")
     return name
 
 
@@ -38,22 +31,20 @@ TrackerName = Annotated[Literal["none", "tensorboard", "wandb", "trackio", "mlfl
 
 
 def flatten_metrics(entry: dict, prefix: str = "") -> dict[str, float]:
-    """The numbers of a line of log.jsonl by the keys every tracker is told; the step, which they are told apart, is not
-    among them.
-    """
-    found = {}
+    """Flatten the numbers of a log.jsonl entry to tracker keys, without the step."""
+    metrics = {}
     for key, value in entry.items():
         if isinstance(value, dict):
-            found |= flatten_metrics(value, f"{prefix}{key}/")
+            metrics |= flatten_metrics(value, f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and prefix + key != "step":
-            found[prefix + key] = value
-    return found
+            metrics[prefix + key] = value
+    return metrics
 
 
 def start_tracker(name: str, folder: Path, config: dict[str, object], step: int = 0) -> Any:
-    """Accelerate's tracker of that name, told the run's name and its flat configuration; None for none.
+    """Start Accelerate's tracker of that name with the run's name and flat configuration; return None for "none".
 
-    step: what it is going on from; tensorboard then drops what a killed run had told of later ones.
+    step: the step to resume from; TensorBoard then drops the events of later steps.
     """
     if name == "none":
         return None
@@ -70,6 +61,6 @@ def start_tracker(name: str, folder: Path, config: dict[str, object], step: int 
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
         tracker = tracking.MLflowTracker(PROJECT, run_name=folder.name)
     tracker.start()
-    if name != "tensorboard":  # which would make each start a run more, of no curve
+    if name != "tensorboard":  # TensorBoard would add a run without curves at each start
         tracker.store_init_configuration({key: str(value) for key, value in config.items()})
     return tracker

@@ -32,7 +32,7 @@ def gpu_watts(gpu: str) -> int:
 def hardware_info() -> dict:
     """Return {"cpu", "cpu_cores", "memory_gb", "gpus", "nodes", "estimated_watts"} of a run.
 
-    The watts of all nodes are an estimate: CORE_WATTS per core available to this process, and the maximum power of each GPU.
+    The watts, of all nodes, are CORE_WATTS per core available to this process plus each GPU's maximum power.
     """
     cpu, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -50,8 +50,7 @@ def hardware_info() -> dict:
 def tune_malloc() -> None:
     """Return freed memory to the system once, then make glibc keep what is freed for the next step.
 
-    A step on a CPU allocates and frees gigabytes in large blocks; requesting them from the kernel again took a fifth of the
-    time (LOG.md). Does nothing without glibc.
+    A CPU step frees gigabytes in large blocks; getting them back from the kernel took a fifth of it (docs/lab-notebook).
     """
     if sys.platform == "linux":
         try:

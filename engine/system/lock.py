@@ -14,16 +14,15 @@ from engine.errors import ConfigError
 
 
 def acquire(folder: Path) -> TextIO:
-    """Lock a folder for as long as the returned file is open. Raises ConfigError naming the owner if it is locked.
-
-    File systems without locks are not protected.
-    """
+    """Lock a folder while the returned file is open, if the file system can. Raises ConfigError naming the owner."""
     file = open(folder / ".lock", "a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
-        message = f"{folder}: in use by {describe_owner(file.read())}.\nWait, or choose another name: run={folder.name}-2."
+        message = (
+            f"{folder}: in use by {describe_owner(file.read())}.\nWait, or choose another name: run={folder.name}-2."
+        )
         raise ConfigError(message) from None
     except OSError:
         return file

@@ -1,8 +1,8 @@
-"""Choose how OpenMP threads wait for work. This is set in the environment, before torch is loaded.
+"""Choose how OpenMP threads wait for work, in the environment and before torch is loaded.
 
-A training step is thousands of small tasks. Spinning threads make it up to 25 % faster but slow down other processes: two
-such trainings on one machine are each three times slower than two with sleeping threads (LOG.md). So threads spin, for at
-most a millisecond, only if the machine is idle, no other training spins, and the user has not set otherwise.
+Spinning threads make a training step up to 25 % faster but slow down other processes: two such trainings are each three
+times slower than two with sleeping threads (docs/lab-notebook). So threads spin, for at most a millisecond, only if the
+machine is idle, no other training spins, and the user has not set otherwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Distributed training: process groups, DDP and FSDP2 (Zhao et al. 2023), and helpers for lists and metrics.
-
-A strategy is called for a forward pass and trains `train_module`. Call `sync_frozen()` before each step, and
-`gather_weights()` before reading the caller's own module. All processes call its methods together.
-"""
+"""Distributed training: process groups, DDP and FSDP2 (Zhao et al. 2023), and helpers for lists and metrics."""
 
 from __future__ import annotations
 
@@ -34,8 +30,7 @@ PROCESS_GROUP_TIMEOUT = timedelta(hours=12)  # long, because one process prepare
 def init_distributed(use_gpu: bool) -> None:
     """Initialize the process group of a distributed run under a fresh store prefix.
 
-    torchrun keeps one store across restarts, including the addresses of dead processes. Accelerate's own
-    initialization would wait for them forever (LOG.md).
+    torchrun keeps the addresses of dead processes in its store across restarts; new ones would wait for them forever.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         store, rank, size = next(dist.rendezvous("env://"))
@@ -46,10 +41,9 @@ def init_distributed(use_gpu: bool) -> None:
 
 
 def agree_on_store_prefix(store: dist.Store, rank: int, size: int) -> str:
-    """Return a prefix that all live processes, and no dead ones, know. Raises the store's error on a timeout.
+    """Return a prefix that only live processes know. Raises the store's error on a timeout.
 
-    Rank 0 chooses it and answers each process that reports under it. A process that read an older prefix gets no answer
-    and reads again.
+    Rank 0 chooses it and answers each process that reports under it; one that read an older prefix reads again.
     """
     own_id = uuid.uuid4().hex
     if rank == 0:
@@ -78,21 +72,27 @@ def make_strategy(
 
 
 class DDPStrategy:
-    """All weights on every process; gradients are averaged (DDP)."""
+    """Replicates weights on every process and averages gradients (DDP). All processes call its methods together."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator):
         self.module, self.train_module, self.accelerator = module, module, accelerator
         self.wrapped_module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.parameter_pairs = []  # (of the caller's module, of a sharded copy)
 
     def __call__(self, **inputs: Tensor):
         """Run a forward pass."""
         return self.wrapped_module(**inputs)
 
     def sync_frozen(self) -> None:
-        """Freeze in `train_module` what the caller froze in its own module."""
+        """Freeze in `train_module` what the caller froze in its own module; call it before each step."""
+        for parameter, shard in self.parameter_pairs:
+            shard.requires_grad_(parameter.requires_grad)
 
+    @torch.no_grad()
     def gather_weights(self) -> None:
-        """Update the caller's module to the current weights."""
+        """Update the caller's own module to the current weights; call it before reading them."""
+        for parameter, shard in self.parameter_pairs:
+            parameter.copy_(shard.full_tensor())
 
     def save_checkpoint(self, saver: AsyncSaver, state: dict, averaged_weights: dict[str, Tensor]) -> None:
         """Start writing a checkpoint."""
@@ -101,7 +101,7 @@ class DDPStrategy:
 
 
 class FSDPStrategy(DDPStrategy):
-    """Weights, gradients and optimizer state are sharded; layers are gathered when needed. AdamW only.
+    """Shards weights, gradients and optimizer state over the processes and gathers layers when needed. AdamW only.
 
     A copy is sharded. The caller's module stays complete, for evaluation and for saving at the end.
     """
@@ -135,17 +135,6 @@ class FSDPStrategy(DDPStrategy):
         """Run a forward pass."""
         with self.accelerator.autocast():
             return self.train_module(**inputs)
-
-    def sync_frozen(self) -> None:
-        """Freeze in `train_module` what the caller froze in its own module."""
-        for parameter, shard in self.parameter_pairs:
-            shard.requires_grad_(parameter.requires_grad)
-
-    @torch.no_grad()
-    def gather_weights(self) -> None:
-        """Update the caller's module to the current weights."""
-        for parameter, shard in self.parameter_pairs:
-            parameter.copy_(shard.full_tensor())
 
     def save_checkpoint(self, saver: AsyncSaver, state: dict, averaged_weights: dict[str, Tensor]) -> None:
         """Write a checkpoint; each process writes its shards, as safetensors, by torch.distributed.checkpoint."""

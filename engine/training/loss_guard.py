@@ -1,7 +1,7 @@
 """Skip the update of a step with a non-finite loss or gradient, or with a sudden jump of the loss.
 
-The batch and the weights are saved in `nan-step-12/` for `engine.training.replay`. A step's flags are read from the
-device one step later, before the next update, so that a GPU never waits.
+The batch and the weights are saved for `engine.training.replay`. A step's flags are read from the device one step later,
+before the next update, so that a GPU never waits.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class LossGuard:
         self.stop_requested, self.pending_flags = False, None
 
     def check(self, step: int, loss: Tensor, grad_norm: Tensor, stop_requests: Tensor) -> Tensor:
-        """Return a boolean scalar on the device: whether to skip the update of `step`.
+        """Return a boolean scalar on the device, equal on all processes: whether to skip the update of `step`.
 
-        loss: float64 (2,), sum and count over all processes; stop_requests: the number of processes that received a
-        signal. All arguments, and so the result, are the same on every process.
+        loss: float64 (2,), sum and count over all processes; stop_requests: how many of them received a signal.
         """
         mean = loss[0] / loss[1].clamp(min=1)
         bad = ~(mean.isfinite() & grad_norm.isfinite())
@@ -89,13 +88,9 @@ class LossGuard:
                 " train.precision=float32 in a new run may help."
             )
 
-    def dump_path(self, step: int) -> Path:
-        """Return the folder for a bad batch, numbered from 1 as in the log."""
-        return self.folder / f"nan-step-{step + 1}"
-
     def dump_batch(self, step: int) -> Path:
         """Save the weights and this process's micro-batches of the step; return their folder."""
-        folder = self.dump_path(step)
+        folder = self.folder / f"nan-step-{step + 1}"  # from 1, as in the log
         folder.mkdir(parents=True, exist_ok=True)
         for index, batch in enumerate(self.get_micro_batches(step)):
             name = f"batch-{self.accelerator.process_index}-{index}.safetensors"

@@ -42,10 +42,7 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Update the weights unless `skip`, a boolean scalar on their device; skipping leaves weights and state unchanged.
-
-    The fused AdamW kernel reads `skip` on the device; Muon has no such kernel and waits for it.
-    """
+    """Update the weights unless `skip`, a boolean scalar on their device; skipping leaves weights and state unchanged."""
     optimizer = unwrap_optimizer(optimizer)
     for part in getattr(optimizer, "optimizers", [optimizer]):
         if isinstance(part, torch.optim.AdamW):

@@ -1,8 +1,4 @@
-"""Checks before hours of training: disk space for checkpoints and memory for a batch.
-
-A batch's memory is measured: two rows run forward once, and the tensors that autograd saves are added up. Weights,
-gradients, optimizer state and a checkpoint's copy are counted separately.
-"""
+"""Checks of disk space and memory before training."""
 
 from __future__ import annotations
 
@@ -86,7 +82,7 @@ def free_memory(device: torch.device) -> int:
 def check_memory(module: nn.Module, inputs: dict[str, Tensor], rows: int, accelerator: Accelerator) -> str:
     """Describe the memory that a step needs. Raises ConfigError, with the rows that would fit, if less is free.
 
-    inputs: a micro-batch of `PROBE_ROWS` rows; rows: the rows that training runs through the network at once.
+    inputs: a micro-batch of `PROBE_ROWS` rows, with which it is measured; rows: rows of a forward pass in training.
     """
     device, on_gpu = accelerator.device, accelerator.device.type == "cuda"
     module.to(device).train()

@@ -1,7 +1,4 @@
-"""Rerun a bad batch: `train.replay=12` runs the batch of `nan-step-12/` through the weights saved with it.
-
-Reports each micro-batch's loss, the first module with a non-finite output, and non-finite gradients. Trains nothing.
-"""
+"""Rerun a bad batch: `train.replay=12` runs the batch and weights of `nan-step-12/` and trains nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from engine.errors import ConfigError, suggest
 
 
 def replay(module: nn.Module, folder: Path, step: int, accelerator: Accelerator) -> str:
-    """Rerun the bad batch of `step` and return a report. Raises ConfigError if none was saved."""
+    """Report losses, the first module with a non-finite output and such gradients. Raises ConfigError without a saved batch."""
     dump = folder / f"nan-step-{step}"
     batches = sorted(dump.glob("batch-*.safetensors"))
     if not batches or not (dump / checkpoint.WEIGHTS_NAME).is_file():

@@ -1,8 +1,7 @@
 """The gradient of one step.
 
-A module's `forward(**inputs)` returns `Output(loss, count)` with the loss *summed*. Gradients are divided once, by the
-count over all micro-batches and processes, so the result does not depend on how the batch is split. For losses that are
-not such a sum, see `engine.training.gradcache`.
+A module's `forward(**inputs)` returns the *summed* loss and its count. Gradients are divided once, by the count over all
+micro-batches and processes, so the split of a batch does not matter. For other losses see `engine.training.gradcache`.
 """
 
 from __future__ import annotations
@@ -57,9 +56,8 @@ def forward_backward(
 ) -> tuple[dict[str, Tensor], int]:
     """Add up the gradients of one step; return sums over all processes and this process's number of tokens.
 
-    The sums are float64 (2,), a sum and its count: "loss", the module's metrics, and "stop_requests", the number of
-    processes that received a signal. is_accumulating: whether any process has more than one micro-batch; it must be the
-    same on all, because it decides whether GradCache is used.
+    The sums, float64 (2,) with their count, are "loss", the module's metrics and "stop_requests" (processes that received
+    a signal). is_accumulating: whether any process has several micro-batches, which GradCache must know on all.
     """
     device, totals, module = accelerator.device, 0, strategy.train_module
     batches = [{name: t.to(device, non_blocking=True) for name, t in batch.inputs.items()} for batch in micro_batches]

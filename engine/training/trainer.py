@@ -1,7 +1,4 @@
-"""The training loop, independent of text and tasks: batches are a function of the step, losses come from a module.
-
-`engine.training.step` defines a module's output and adds up the gradients of a step.
-"""
+"""The training loop, independent of text and tasks: batches are a function of the step, losses come from a module."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ def fit(
     Raises ConfigError or DataError if training cannot continue, CommandExit after a signal, a dry run or a replay.
     """
     hardware.tune_malloc()
-    steps, device, micro_batch_size = train.steps, accelerator.device, train.micro_batch_size
+    steps, device, rows = train.steps, accelerator.device, train.micro_batch_size
     if train.replay:
         raise CommandExit(replay(module, run.folder, train.replay, accelerator))
 
@@ -83,11 +80,8 @@ def fit(
     if train.dry_run:
         raise CommandExit(dry_run_check(0))
     state = load_state(module, optimizer, run.folder, accelerator)
-
-    def out_of_patience() -> bool:
-        return patience is not None and state["evals_without_improvement"] >= patience
-
-    early_stop = out_of_patience()
+    max_evals = float("inf") if patience is None else patience
+    early_stop = state["evals_without_improvement"] >= max_evals
     steps_to_run = range(steps if early_stop else state["step"], steps)
     if steps_to_run:
         dry_run_check(steps_to_run[0])
@@ -100,13 +94,10 @@ def fit(
         strategy.gather_weights()
         return checkpoint.model_state(module)
 
-    def make_batches(step: int) -> list[MicroBatch]:
-        return get_micro_batches(step, micro_batch_size)
-
     average = WeightAverage(module, steps - round(train.average_fraction * steps))
     average.load_latest(run.folder)
     sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in state["metric_sums"].items()}
-    is_accumulating = bool(micro_batch_size) and train.batch_size > micro_batch_size * accelerator.num_processes
+    is_accumulating = rows is not None and train.batch_size > rows * accelerator.num_processes
     new_tokens, start_time, last_log_time = 0, time.time() - state["seconds"], time.time()
 
     with (
@@ -114,8 +105,10 @@ def fit(
         stop_signals.catch_signals() as stop_request,
         AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"]) as saver,
     ):
-        guard = LossGuard(gather_model_state, make_batches, train, saver, accelerator, state)
-        for step, micro_batches in prefetch(make_batches, steps_to_run, device):
+        guard = LossGuard(
+            gather_model_state, lambda step: get_micro_batches(step, rows), train, saver, accelerator, state
+        )
+        for step, micro_batches in prefetch(get_micro_batches, rows, steps_to_run, device):
             strategy.train_module.train()  # before the hook, which may set frozen parts to eval mode
             before_step(step)
             strategy.sync_frozen()
@@ -164,7 +157,7 @@ def fit(
                         entry["eval"] = broadcast_metrics(evaluate(), accelerator)
                         if update_best(state, entry["eval"], done, monitor) and accelerator.is_main_process:
                             saver.save_best(module, state["best_metrics"])
-                    early_stop = out_of_patience()
+                    early_stop = state["evals_without_improvement"] >= max_evals
                 if logging:
                     run.log(entry)
                     sums = {}
@@ -218,12 +211,15 @@ def update_best(state: dict, metrics: dict[str, float], step: int, monitor: str 
 
 
 def prefetch(
-    get_micro_batches: Callable[[int], list[MicroBatch]], steps: range, device: torch.device
+    get_micro_batches: Callable[[int, int | None], list[MicroBatch]],
+    rows: int | None,
+    steps: range,
+    device: torch.device,
 ) -> Iterator[tuple[int, list[MicroBatch]]]:
     """Yield (step, its micro-batches); a thread makes the next ones, and pins them for a GPU, during a step."""
 
     def make(step: int) -> list[MicroBatch]:
-        batches = get_micro_batches(step)
+        batches = get_micro_batches(step, rows)
         if device.type != "cuda":
             return batches
         pinned = [{name: tensor.pin_memory() for name, tensor in batch.inputs.items()} for batch in batches]

@@ -1,7 +1,4 @@
-"""Average of the weights over the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018).
-
-torch.optim.swa_utils.AveragedModel copies the module; this keeps float32 means that checkpoints restore exactly.
-"""
+"""Average of the weights over the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018)."""
 
 from __future__ import annotations
 
@@ -17,7 +14,10 @@ from engine.checkpointing import checkpoint
 
 
 class WeightAverage:
-    """Running float32 mean of a module's parameters after each step from `start_step` on."""
+    """Running float32 mean of a module's parameters after each step from `start_step` on.
+
+    Unlike torch.optim.swa_utils.AveragedModel it does not copy the module, and checkpoints restore it exactly.
+    """
 
     def __init__(self, module: nn.Module, start_step: int):
         ignored = getattr(module, "keys_to_ignore_on_save", ())

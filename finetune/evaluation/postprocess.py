@@ -1,12 +1,12 @@
-"""After training: what is fitted on the validation rows, what is written into the weights, and all figures.
+"""Postprocessing after training: fit on the validation set, fold into the weights, compute all metrics.
 
-A head file may have, besides what every head has:
+A head file may define, in addition to what every head has:
 
-    tune(said, truth, names) -> dict        fitted on the validation rows; goes into the model's config.json
-    revise(said, tuned)                     what the finished model says, where `tune` changes it
-    finish(head, tuned)                     writes into the weights what plain transformers would not know of
-    figures(said, truth, names, tuned)      all figures; without it, those of `score`
-    details(said, truth, names) -> dict     what else metrics.json tells of the test rows
+    fit_postprocess(predictions, labels, label_names) -> dict      fitted on the validation set; saved in config.json
+    apply_postprocess(predictions, fitted_params)                  predictions of the postprocessed model
+    fold_into_weights(head, fitted_params)                         put into the weights what plain transformers ignores
+    compute_metrics(predictions, labels, label_names, fitted_params)    all metrics; default: `quick_metrics`
+    details(predictions, labels, label_names) -> dict              further test results for metrics.json
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import nn
 
 
 class PredictionOutput(NamedTuple):
-    """What is known of a model at the end."""
+    """Predictions and metrics of the postprocessed model."""
 
     predictions: dict[str, list[np.ndarray]]
-    """What it says of the test and the validation rows."""
+    """By split: test and validation."""
     metrics: dict[str, dict[str, float]]
-    """Of both."""
+    """By split."""
     details: dict
-    """What else there is to tell of the test rows."""
+    """Further results on the test set."""
 
 
 def postprocess(
@@ -37,36 +37,28 @@ def postprocess(
     label_names: list[str],
     use_validation: bool,
 ) -> PredictionOutput:
-    """Finish the model in `head`, none of a baseline's, by what it said of each split.
+    """Postprocess the model in `head` (None for a baseline) from its predictions on each split.
 
-    labels: as the head's `targets` makes it. use_validation: whether the validation rows may be used.
+    labels: as the head's `encode_labels` returns them. use_validation: whether the validation set may be used.
     """
-
-    def has(name: str) -> bool:
-        return hasattr(head_file, name)
-
-    tuned = (
-        head_file.fit_postprocess(predictions["validation"], labels["validation"], label_names)
-        if use_validation and has("fit_postprocess")
-        else {}
-    )
+    params = {}
+    if use_validation and hasattr(head_file, "fit_postprocess"):
+        params = head_file.fit_postprocess(predictions["validation"], labels["validation"], label_names)
     if head is not None:
-        if has("fold_into_weights"):
-            head_file.fold_into_weights(head, tuned)
-        for key, value in tuned.items():
+        if hasattr(head_file, "fold_into_weights"):
+            head_file.fold_into_weights(head, params)
+        for key, value in params.items():
             setattr(head.model.config, key, value)
-    if has("apply_postprocess"):
-        predictions = {split: head_file.apply_postprocess(said, tuned) for split, said in predictions.items()}
-    figures = {
-        split: head_file.compute_metrics(said, labels[split], label_names, tuned)
-        if has("compute_metrics")
-        else head_file.quick_metrics(said, labels[split])
-        for split, said in predictions.items()
-    }
-    return PredictionOutput(
-        predictions,
-        figures,
-        head_file.details(predictions["test"], labels["test"], label_names)
-        if has("details") and "test" in labels
-        else {},
-    )
+    if hasattr(head_file, "apply_postprocess"):
+        predictions = {split: head_file.apply_postprocess(outputs, params) for split, outputs in predictions.items()}
+    if hasattr(head_file, "compute_metrics"):
+        metrics = {
+            split: head_file.compute_metrics(outputs, labels[split], label_names, params)
+            for split, outputs in predictions.items()
+        }
+    else:
+        metrics = {split: head_file.quick_metrics(outputs, labels[split]) for split, outputs in predictions.items()}
+    details = {}
+    if hasattr(head_file, "details") and "test" in labels:
+        details = head_file.details(predictions["test"], labels["test"], label_names)
+    return PredictionOutput(predictions, metrics, details)

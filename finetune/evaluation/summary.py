@@ -1,4 +1,4 @@
-"""What a person reads at the end: the table in the terminal."""
+"""The summary table printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,47 +10,39 @@ from publish.card.card import DEFAULT_METRICS, metric_title, pipeline_call
 
 
 def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str] = DEFAULT_METRICS) -> list[str]:
-    """Lines of name and the figures `metric_names` on the test rows."""
-    wide = max(len(name) for name, _ in rows) + 4
-    widths = {figure: max(8, len(metric_title(figure))) for figure in metric_names}
-    lines = [
-        f"  {'on the test rows':<{wide}}"
-        + "   ".join(f"{metric_title(figure):>{width}}" for figure, width in widths.items())
-    ]
-    for name, figures in rows:
-        told = "   ".join(
-            f"{figures[figure]:>{width}.3f}" if figures else f"{'-':>{width}}" for figure, width in widths.items()
-        )
-        lines.append(f"  {name:<{wide}}{told}")
+    """Return the lines of a table of names and their test metrics."""
+    name_width = max(len(name) for name, _ in rows) + 4
+    widths = {metric: max(8, len(metric_title(metric))) for metric in metric_names}
+    titles = "   ".join(f"{metric_title(metric):>{width}}" for metric, width in widths.items())
+    lines = [f"  {'on the test set':<{name_width}}{titles}"]
+    for name, metrics in rows:
+        cells = (f"{metrics[metric]:>{w}.3f}" if metrics else f"{'-':>{w}}" for metric, w in widths.items())
+        lines.append(f"  {name:<{name_width}}{'   '.join(cells)}")
     return lines
 
 
 def metric_rows(metrics: dict) -> list[tuple[str, dict | None]]:
-    """The rows of the table: ours first."""
-    return [
-        (f"{metrics['encoder']}, fine-tuned", metrics["test"]),
-        *((told["name"], told.get("test")) for told in reversed(metrics["baselines"].values())),
-    ]
+    """Return the rows of the table, the fine-tuned encoder first."""
+    baselines = reversed(metrics["baselines"].values())
+    rows = [(baseline["name"], baseline.get("test")) for baseline in baselines]
+    return [(f"{metrics['encoder']}, fine-tuned", metrics["test"]), *rows]
 
 
 def format_run_summary(run: Run) -> str:
-    """The table beside its references, where the model lies, what to type next."""
-    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-    return "\n".join(
-        [
-            "",
-            f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"
-            f" {metrics['test']['n']:,} test rows",
-            "",
-            *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
-            "",
-            f"  model   {run.folder / 'model'}",
-            *([f"  report  {run.folder / 'report.html'}"] * (run.folder / "report.html").is_file()),
-            *(
-                [f"  adapter {run.folder / 'adapter'} on {run.folder / 'base'}, for peft"]
-                * (run.folder / "adapter").is_dir()
-            ),
-            f'  next    python -c "from transformers import pipeline; '
-            f'print({pipeline_call(metrics.get("problem_type", "single_label_classification"), str(run.folder / "model"))})"',
-        ]
-    )
+    """Return the table with the baselines, the output paths and an example command."""
+    metrics, folder = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")), run.folder
+    call = pipeline_call(metrics.get("problem_type", "single_label_classification"), str(folder / "model"))
+    lines = [
+        "",
+        f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"
+        f" {metrics['test']['n']:,} test rows",
+        "",
+        *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
+        "",
+        f"  model   {folder / 'model'}",
+    ]
+    if (folder / "report.html").is_file():
+        lines.append(f"  report  {folder / 'report.html'}")
+    if (folder / "adapter").is_dir():
+        lines.append(f"  adapter {folder / 'adapter'} on {folder / 'base'}, for peft")
+    return "\n".join([*lines, f'  next    python -c "from transformers import pipeline; print({call})"'])

@@ -1,17 +1,17 @@
-"""One file a head: what it learns of a label, its network, its loss and its figures.
+"""Heads, one file each: label encoding, model, loss and metrics. `head.name=X` selects the file X.py.
 
-    KIND         how labels are read: one of `data.tasks.task.LABEL_PARSERS`, written out, for corpora read it from the source
-    Config       its settings, under `name`
-    build(config, folder, names, dropout, random) -> (plain transformers model, parameters that are constants)
-    targets(examples, names)    what is learned of the texts, (texts, ...)
-    Head(config, model)         the module that is trained: `forward`, `predict`; `observe(targets)`, if it has one, is told
-                                the training rows before training
-    score(said, truth)          the figures of an evaluation, cheap; MONITOR names the one to maximise
-    SHOWN        the figures a person is shown
-    HEAD_LR      the peak rate of what learns above the encoder, where `layers.head_lr` does not say
+    PROBLEM_TYPE        one of `data.tasks.task.LABEL_PARSERS`
+    Config              settings, including `name`
+    build(config, folder, label_names, dropout, random_init) -> (transformers model, constant parameters)
+    encode_labels(examples, label_names)       training targets of the texts, (texts, ...)
+    Head(config, model)                        module to train: `forward`, `predict` and, optionally,
+                                               `set_label_stats(labels)`, called with the training labels before training
+    quick_metrics(predictions, labels)         cheap metrics for evaluations during training
+    METRIC_FOR_BEST     the metric of them to maximize
+    REPORT_METRICS      metrics to print
+    DEFAULT_HEAD_LR     peak learning rate above the encoder if `layers.head_lr` is not set
 
-`finetune.evaluation.postprocess` says what it may have besides: tune, revise, finish, figures, details.
-The folder is the list: `head.name=X` means the file X.py here.
+Optional: FITS_LAST_LAYER, SAMPLES_PER_CLASS (see supcon.py) and the functions in `finetune.evaluation.postprocess`.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ from finetune.config import Finetune
 
 
 def load_head_file(config: Finetune) -> ModuleType:
-    """The file of the head, which says what it reads, learns and is measured by."""
+    """Import the module of the configured head."""
     return importlib.import_module(f"finetune.heads.{config.head.name}")

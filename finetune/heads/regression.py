@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts."""
+"""Regression: a number for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ class Config(SequenceHeadConfig):
 def build(
     config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
 ) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """(a plain sequence classifier of one output on the encoder in `folder`, its parameters that are constants).
+    """Return (a plain sequence classifier with one output, its parameters that are never trained).
 
-    random_init: the same network with random weights. Raises DataError when transformers cannot load it, or its last layer
-    cannot add a number.
+    random_init: with random weights. Raise DataError if transformers cannot load it or its last layer has no bias.
     """
     model, constant = build_sequence_classifier(
-        config, folder, label_names, dropout, random_init, "regression", "regression"
+        config, folder, label_names, dropout, random_init, PROBLEM_TYPE, purpose="regression"
     )
     if get_last_linear(model).bias is None:
         raise DataError(f"{folder}: the head of {model.config.model_type} has no bias, which regression needs")
@@ -46,38 +45,38 @@ def build(
 
 
 def encode_labels(examples: list[Example], label_names: list[str]) -> np.ndarray:
-    """float64 (texts,): the numbers."""
+    """Return the numbers, float64 (texts,)."""
     return np.array([example.label for example in examples], dtype=np.float64)
 
 
 class Head(nn.Module):
-    """Squared error of the numbers, standardised by the training rows, summed; counted are the texts."""
+    """Sum of the squared errors of the standardized numbers; the count is the number of texts."""
 
     def __init__(self, config: Config, model: PreTrainedModel):
         super().__init__()
         self.model, self.label_mean, self.label_std = model, 0.0, 1.0
 
     def set_label_stats(self, labels: np.ndarray) -> None:
-        """Told the training numbers (texts,) before training."""
+        """Set mean and standard deviation from the training numbers (texts,)."""
         self.label_mean, self.label_std = float(labels.mean()), float(labels.std()) or 1.0
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> Output:
-        """Labels float64 (texts,); inputs as the tokenizer makes them, (texts, length)."""
+        """Return the loss for labels float64 (texts,) and tokenizer outputs (texts, length)."""
         logits = self.model(**inputs).logits.float().squeeze(-1)
         loss = F.mse_loss(logits, ((labels - self.label_mean) / self.label_std).float(), reduction="sum")
         return Output(loss, loss.new_tensor(len(labels)))
 
     def predict(self, **inputs: Tensor) -> Tensor:
-        """The numbers, float64 (texts,)."""
+        """Return the numbers, float64 (texts,)."""
         return self.model(**inputs).logits.double().squeeze(-1) * self.label_std + self.label_mean
 
 
 def quick_metrics(predictions: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Figures of numbers said of the texts against the true ones (texts,)."""
+    """Compute the metrics of predicted and true numbers, each (texts,)."""
     return metrics.regression_metrics(predictions, labels)
 
 
 def fold_into_weights(head: Head, fitted_params: dict) -> None:
-    """Undo the standardisation in the weights: the network then gives the number itself."""
+    """Undo the standardization in the weights, so that the model returns the number itself."""
     scale_output(head.model, head.label_std, head.label_mean)
     head.label_mean, head.label_std = 0.0, 1.0

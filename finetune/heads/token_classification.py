@@ -1,7 +1,6 @@
-"""A tag for each word of a text, entities in IOB2: transformers' own token classifier of the architecture.
+"""Token classification: a tag for each word, entities in IOB2, with transformers' token classifier.
 
-The first token of a word says the word's tag. A word without a token of its own, or cut off at max_length, is found to
-be O, and counts as such in the figures.
+A word's first token predicts its tag. Words without a token, or beyond max_length, are predicted as O.
 """
 
 from __future__ import annotations
@@ -25,76 +24,77 @@ PROBLEM_TYPE = "token_classification"
 REPORT_METRICS = ("f1", "precision", "recall")
 METRIC_FOR_BEST = "f1"
 DEFAULT_HEAD_LR = 1e-3
-IGNORE_INDEX = -100  # what transformers' losses pass over
+IGNORE_INDEX = -100
 
 
 class Config(Section):
-    """Tags of words, for entities."""
+    """Token classification."""
 
-    name: Literal["tokens"] = "tokens"
-    """tokens: a tag for each word."""
+    name: Literal["token_classification"] = "token_classification"
+    """token_classification: a tag for each word."""
     label_all_tokens: bool = False
-    """Which tokens of a word learn its tag; all: those after the first of a B-X learn I-X, so that words come out whole
-    by aggregation_strategy="simple" too; the figures are by the first either way."""
+    """Whether all tokens of a word are labeled, I-X after the first of a B-X, so that aggregation_strategy="simple"
+    returns whole words too; metrics always use the first token."""
 
 
 def build(
     config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
 ) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """(a plain token classifier on the encoder in `folder`, no constants).
+    """Return (a plain token classifier on the encoder in `folder`, no constant parameters).
 
-    random_init: the same network with random weights. Raises DataError when transformers cannot load it.
+    random_init: with random weights. Raise DataError if transformers cannot load it.
     """
-    return load_model(AutoModelForTokenClassification, folder, dropout, random_init, "tags of tokens", label_names), []
+    auto_class = AutoModelForTokenClassification
+    return load_model(auto_class, folder, dropout, random_init, "token classification", label_names), []
 
 
 def encode_labels(examples: list[Example], label_names: list[str]) -> list[np.ndarray]:
-    """int64 (words,) for each text: ids of the tags."""
-    number = {name: index for index, name in enumerate(label_names)}
-    return [np.array([number[tag] for tag in example.label], dtype=np.int64) for example in examples]
+    """Return tag ids, int64 (words,) for each text."""
+    ids = {name: index for index, name in enumerate(label_names)}
+    return [np.array([ids[tag] for tag in example.label], dtype=np.int64) for example in examples]
 
 
 class Head(nn.Module):
-    """Cross-entropy of the tags, summed; counted are the tokens that learn one."""
+    """Sum of the labeled tokens' cross-entropy; the count is their number."""
 
     def __init__(self, config: Config, model: PreTrainedModel):
         super().__init__()
         self.model, self.label_all_tokens = model, config.label_all_tokens
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> Output:
-        """Labels int64 (texts, 3, words): the words' tags above the places of their first and last tokens, -1 of a word
-        without one, -100 beyond the last word; inputs as the tokenizer makes them, (texts, length).
+        """Return the loss for tokenizer outputs (texts, length) and labels int64 (texts, 3, words).
+
+        The rows of labels are each word's tag, first token and last token, -1 for a word without one; -100 is padding.
         """
         tags, first, last = (row[..., None] for row in labels.unbind(1))
-        after = torch.arange(int((last - first).max()) + 1 if self.label_all_tokens else 1, device=labels.device)
-        places = first + after  # (texts, words, tokens of the longest word)
-        # Odd is B-X, and the number after it I-X.
-        tags = torch.where((after > 0) & (tags % 2 == 1), tags + 1, tags).flatten(1)
-        tags = tags.masked_fill(((first < 0) | (places > last)).flatten(1), IGNORE_INDEX)
+        offset = torch.arange(int((last - first).max()) + 1 if self.label_all_tokens else 1, device=labels.device)
+        indices = first + offset  # (texts, words, tokens of the longest word)
+        # The ids of B-X are odd, and the next id is I-X.
+        tags = torch.where((offset > 0) & (tags % 2 == 1), tags + 1, tags).flatten(1)
+        tags = tags.masked_fill(((first < 0) | (indices > last)).flatten(1), IGNORE_INDEX)
         logits = self.model(**inputs).logits.float()
-        places = places.flatten(1).clamp(0, logits.shape[1] - 1)
-        logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
+        indices = indices.flatten(1).clamp(0, logits.shape[1] - 1)
+        logits = logits.gather(1, indices[..., None].expand(-1, -1, logits.shape[-1]))
         loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), reduction="sum", ignore_index=IGNORE_INDEX)
         return Output(loss, (tags != IGNORE_INDEX).sum())
 
     def predict(self, **inputs: Tensor) -> Tensor:
-        """Probabilities of every token, (texts, length, tags)."""
+        """Return the tokens' probabilities, (texts, length, tags)."""
         return self.model(**inputs).logits.float().softmax(-1)
 
 
 def decode_word_tags(probabilities: np.ndarray, first_tokens: np.ndarray) -> np.ndarray:
-    """int64 (words,): the likeliest tag at each word's first token, of (length, tags); 0, which is O, without one."""
+    """Return the predicted tag of each word, int64 (words,), from (length, tags); 0, which is O, without a token."""
     return np.where(first_tokens >= 0, probabilities.argmax(-1)[first_tokens.clip(min=0)], 0)
 
 
 def quick_metrics(probabilities: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
-    """Figures of probabilities, (length, tags) of each text, against (3, words): tags above places."""
+    """Compute the entity metrics of probabilities, (length, tags) for each text, and labels (3, words)."""
 
-    def named(ids: np.ndarray) -> list[str]:
-        # The ids are those of `data.tasks.iob.names`: 0 is O, then two for each type.
+    def to_names(ids: np.ndarray) -> list[str]:
+        # Ids as in `data.tasks.iob`: 0 is O, then B and I of each type.
         return ["O" if number == 0 else f"{'IB'[number % 2]}-{(number - 1) // 2}" for number in ids.tolist()]
 
-    return metrics.entity_metrics(
-        [named(decode_word_tags(of_text, places)) for of_text, (_, places, _) in zip(probabilities, labels)],
-        [named(tags) for tags, *_ in labels],
-    )
+    pairs = zip(probabilities, labels, strict=True)
+    predictions = [to_names(decode_word_tags(outputs, first)) for outputs, (_, first, _) in pairs]
+    return metrics.entity_metrics(predictions, [to_names(tags) for tags, *_ in labels])

@@ -1,8 +1,8 @@
-"""Adapters by peft: small weights beside the encoder's, which stay as they are whatever `layers` says.
+"""Adapters by peft: small trainable weights on a frozen encoder, whatever `layers` sets.
 
-The head (and a pooler) is new, and so learns whole and is saved with the adapter. The model keeps its names but for
-peft's own parts, so depth and rates of the adapters follow from the layer they stand in. Left behind are `model/`, plain
-with the adapters merged, and `adapter/` on `base/`, for peft:
+The head (and a pooler) is new, so it is trained in full and saved with the adapter. Module names stay the same except
+for peft's own parts, so an adapter's depth and learning rate follow from its layer. Output: `model/`, a plain model with
+the adapters merged, and `adapter/` on `base/`, for peft:
 
     base = AutoModelForSequenceClassification.from_pretrained("base")
     model = PeftModel.from_pretrained(base, "adapter")
@@ -25,13 +25,13 @@ from engine.files import write_folder
 from finetune.config import Adapter
 from finetune.model.layerwise import LAYER_PATTERN, layer_depth
 
-# IA3 scales what keys, values and the feed-forward's inner layer give, the last by what the layer after it reads.
+# IA3 scales the outputs of keys, values and the feed-forward's inner layer, the last as the next layer's input.
 IA3_OUTPUT_PATTERN = re.compile(r"\.(?:key|value|Wqkv)$")
 IA3_FEEDFORWARD_PATTERN = re.compile(r"\.\d+\.output\.dense$|\.mlp\.Wo$")
 
 
 def find_linear_layers(model: PreTrainedModel, num_layers: int) -> list[str]:
-    """The names of the linear layers of the encoder; those of a mean pooling written above it are not among them."""
+    """Return the names of the encoder's linear layers, without those of an added mean pooling layer."""
     return [
         name
         for name, module in model.named_modules()
@@ -42,37 +42,47 @@ def find_linear_layers(model: PreTrainedModel, num_layers: int) -> list[str]:
 
 
 def find_modules_to_save(model: PreTrainedModel) -> list[str]:
-    """The names, as peft wants them, of what is not the encoder: the head, and the pooler where there is one."""
+    """Return the names of the modules outside the encoder: the head, and the pooler if there is one."""
     base = model.base_model
     parts = [name for name, module in model.named_children() if module is not base and list(module.parameters())]
     return parts + ["pooler"] * (getattr(base, "pooler", None) is not None)
 
 
-def add_adapters(model: PreTrainedModel, config: Adapter, num_layers: int) -> PeftModel:
-    """Put adapters into `model`, in place; only they and the head have a gradient afterwards. `num_layers`: of the encoder.
+def find_targets(config: Adapter, layers: list[str], feedforward: list[str]) -> list[str]:
+    """Return the names of the linear layers to adapt. Raise ConfigError if one of the endings matches none."""
+    matches = {end: [name for name in layers if f".{name}".endswith(f".{end}")] for end in config.target_modules or ()}
+    if matches:
+        targets = [name for name in layers if any(name in names for names in matches.values())]
+    elif config.name == "lora":
+        targets = layers
+    else:
+        targets = [name for name in layers if IA3_OUTPUT_PATTERN.search(name)] + feedforward
+    if targets and all(matches.values()):
+        return targets
+    missing = ", ".join(end for end, names in matches.items() if not names) or "what ia3 scales"
+    endings = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+    raise ConfigError(f"adapter.target_modules: no linear layer of the encoder ends in {missing}; there are {endings}")
 
-    Raises ConfigError when no layer has one of the names given, or there is nothing to adapt.
+
+def add_adapters(model: PreTrainedModel, config: Adapter, num_layers: int) -> PeftModel:
+    """Add adapters to `model` in place, and freeze everything except them and the head.
+
+    num_layers: of the encoder. Raise ConfigError if there is no layer to adapt.
     """
-    every = find_linear_layers(model, num_layers)
-    named = {end: [name for name in every if f".{name}".endswith(f".{end}")] for end in config.target_modules or ()}
-    fed = [name for name in every if IA3_FEEDFORWARD_PATTERN.search(name)]
-    usual = every if config.name == "lora" else [name for name in every if IA3_OUTPUT_PATTERN.search(name)] + fed
-    chosen = [name for name in every if any(name in found for found in named.values())] if named else usual
-    if not chosen or not all(named.values()):
-        endings = sorted({name.rpartition(".")[2] for name in every})
-        missed = [end for end, found in named.items() if not found]
-        raise ConfigError(
-            f"adapter.target_modules: no linear layer of the encoder ends in {', '.join(missed) or 'what ia3 scales'};"
-            f" there are {', '.join(endings)}"
-        )
-    kind = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
-    task = next((told for ending, told in kind.items() if type(model).__name__.endswith(ending)), None)
-    shared = {"task_type": task, "target_modules": chosen, "modules_to_save": find_modules_to_save(model)}
+    layers = find_linear_layers(model, num_layers)
+    feedforward = [name for name in layers if IA3_FEEDFORWARD_PATTERN.search(name)]
+    targets = find_targets(config, layers, feedforward)
+    task_types = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    common = {
+        "task_type": next((kind for end, kind in task_types.items() if type(model).__name__.endswith(end)), None),
+        "target_modules": targets,
+        "modules_to_save": find_modules_to_save(model),
+    }
     if config.name == "ia3":
-        settings = IA3Config(**shared, feedforward_modules=[name for name in fed if name in chosen])
+        settings = IA3Config(**common, feedforward_modules=[name for name in feedforward if name in targets])
     else:
         settings = LoraConfig(
-            **shared,
+            **common,
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
@@ -80,21 +90,21 @@ def add_adapters(model: PreTrainedModel, config: Adapter, num_layers: int) -> Pe
             use_rslora=config.rslora,
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going out of use
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name of transformers
         return get_peft_model(model, settings)
 
 
 def unwrap_modules_to_save(peft_model: PeftModel) -> PeftModel:
-    """The same with the head as it was trained in the place of peft's wrapper, which IA3 cannot take off by itself."""
+    """Replace peft's wrapper of the head by the trained head, which peft cannot do for IA3."""
     for name, wrapper in list(peft_model.named_modules()):
         if isinstance(wrapper, ModulesToSaveWrapper):
-            parent, _, own = name.rpartition(".")
-            setattr(peft_model.get_submodule(parent), own, wrapper.modules_to_save[wrapper.active_adapters[0]])
+            parent, _, child = name.rpartition(".")
+            setattr(peft_model.get_submodule(parent), child, wrapper.modules_to_save[wrapper.active_adapters[0]])
     return peft_model
 
 
 def save_adapter(peft_model: PeftModel, folder: Path) -> None:
-    """Write `folder/adapter` and `folder/base`, whole or not at all."""
+    """Write `folder/adapter` and `folder/base`, each atomically."""
     base = folder / "base"
     write_folder(base, unwrap_modules_to_save(copy.deepcopy(peft_model)).unload().save_pretrained)
     for settings in peft_model.peft_config.values():
@@ -102,11 +112,11 @@ def save_adapter(peft_model: PeftModel, folder: Path) -> None:
 
     def fill(path: Path) -> None:
         peft_model.save_pretrained(path)
-        (path / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
+        (path / "README.md").unlink(missing_ok=True)  # peft's empty template
 
     write_folder(folder / "adapter", fill)
 
 
 def merge_adapters(peft_model: PeftModel) -> None:
-    """Make the model that was adapted plain again, in place, with what the adapters learned in its weights."""
+    """Merge the adapters into the weights of the adapted model, in place."""
     unwrap_modules_to_save(peft_model).merge_and_unload()

@@ -1,4 +1,4 @@
-"""A plain transformers network with a new last layer on an encoder: loaded, its dropout set, reading what its head reads."""
+"""Plain transformers models with a new last layer on an encoder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from data.encoders import LOAD_KWARGS, read_pooling
 from engine.config.schema import Section
-from engine.errors import DataError
+from engine.errors import DataError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
 from finetune.model import mean_pooling
 
-POSTPROCESS_KEYS = (
-    "calibration",
-    "thresholds",
-)  # what heads write into a network's configuration, fitted on validation rows
+POSTPROCESS_KEYS = ("calibration", "thresholds")  # that heads add to a model's configuration
 
 
 class SequenceHeadConfig(Section):
-    """What every head on whole texts can be told."""
+    """Settings of all heads on whole texts."""
 
     pooling: Literal["mean", "cls"] | None = None
-    """What the head reads: the mean of the tokens or the first one; none: as the encoder folder says, else cls."""
+    """Pooling of the tokens for the head: mean or cls (the first token); none: the encoder's, else cls."""
 
 
 def load_model(
@@ -39,33 +36,29 @@ def load_model(
     mean_pooling: bool = False,
     **settings: object,
 ) -> PreTrainedModel:
-    """`auto_class`'s network for the labels `label_names` on the encoder in `folder`; random_init: the same with random weights.
+    """Load `auto_class` on the encoder in `folder`, with an output for each label.
 
-    settings: more keys of its configuration. Raises DataError when transformers cannot load it for `purpose`.
+    random_init: with random weights. settings: further configuration keys. Raise DataError if transformers cannot load
+    it for `purpose`.
     """
-    named = {
+    settings |= {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        **settings,
     }
     try:
-        config = AutoConfig.from_pretrained(folder, **named, **LOAD_KWARGS)
+        config = AutoConfig.from_pretrained(folder, **settings, **LOAD_KWARGS)
         for key in POSTPROCESS_KEYS:
-            config.__dict__.pop(key, None)  # of a head that the encoder was left with
+            config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
         if hasattr(config, "classifier_pooling"):
             config.classifier_pooling = "mean" if mean_pooling else "cls"
-        model = (
-            auto_class.from_config(config)
-            if random_init
-            else auto_class.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, **LOAD_KWARGS
-            )
-        )
+        if random_init:
+            model = auto_class.from_config(config)
+        else:
+            options = {"config": config, "dtype": torch.float32, "use_safetensors": True, **LOAD_KWARGS}
+            model = auto_class.from_pretrained(folder, **options)
     except Exception as error:
-        raise DataError(
-            f"{folder}: transformers cannot load it for {purpose} ({str(error).strip().splitlines()[0]})"
-        ) from None
+        raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None
     attention.use_fast_attention(model)
     # Dropout of attention weights gains nothing here and rules out the fast attention.
     replace_dropout(model, lambda name: 0.0 if ".self." in name else dropout)
@@ -81,46 +74,34 @@ def build_sequence_classifier(
     problem_type: str,
     purpose: str,
 ) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """(transformers' own classifier of whole texts, or pairs, on the encoder in `folder`, its parameters that are constants).
+    """Return (classifier of texts or pairs on the encoder in `folder`, its parameters that are never trained).
 
-    problem_type: what transformers is to make of its outputs. Raises DataError when it cannot be loaded.
+    problem_type: the one of transformers. Raise DataError if it cannot be loaded.
     """
-    mean = (config.pooling or read_pooling(folder)) == "mean"
+    use_mean, auto_class = (config.pooling or read_pooling(folder)) == "mean", AutoModelForSequenceClassification
     model = load_model(
-        AutoModelForSequenceClassification,
-        folder,
-        dropout,
-        random_init,
-        purpose,
-        label_names,
-        mean,
-        problem_type=problem_type,
+        auto_class, folder, dropout, random_init, purpose, label_names, use_mean, problem_type=problem_type
     )
-    if not mean or hasattr(model.config, "classifier_pooling"):
+    if not use_mean or hasattr(model.config, "classifier_pooling"):
         return model, []
     if not mean_pooling.supports_mean_pooling(model):
-        print(
-            f"note: the head of {model.config.model_type} reads the first token; this encoder was taught mean pooling"
-        )
+        kind = model.config.model_type
+        print(f"note: the head of {kind} reads the first token, but this encoder was trained with mean pooling")
         return model, []
     return model, mean_pooling.add_mean_pooling_layer(model)
 
 
 def get_last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The layer whose outputs are the network's. Raises DataError where the architecture has none."""
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
-    ]
-    if not found:
-        raise DataError(f"the head of {model.config.model_type} does not end in a linear layer")
-    return found[-1]
+    """Return the model's output layer. Raise DataError if the architecture has none."""
+    for module in reversed(list(model.modules())):
+        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels:
+            return module
+    raise DataError(f"the head of {model.config.model_type} does not end in a linear layer")
 
 
 @torch.no_grad()
 def scale_output(model: PreTrainedModel, factor: float | Tensor, shift: float | Tensor = 0.0) -> None:
-    """Write into the last layer's weights that what it gives is times `factor`, plus `shift`."""
+    """Change the output layer's weights so that its output is multiplied by `factor`, plus `shift`."""
     layer = get_last_linear(model)
     layer.weight.mul_(factor)
     if layer.bias is not None:

@@ -1,7 +1,7 @@
 """Cache of the frozen layers' hidden states.
 
 While the embeddings and the layers up to a boundary are frozen, and so run without dropout, their output is a constant
-of each text. `FrozenLayerCache` computes it when a text is first seen, keeps it, and starts the encoder at the boundary.
+of each text. `FrozenLayerCache` computes it when a text is first seen and starts the encoder at the boundary.
 The rest of training is unaware of it. States are computed in fixed groups of texts of similar length, not in batches,
 so that they are the same after a resume and on every process; each process keeps what it uses. Groups are recomputed
 when the boundary moves down or the weights below it change (to those of the best evaluation, or to an average).

@@ -1,8 +1,8 @@
 """Pseudo-labels of whole documents, for tasks whose texts are single sentences.
 
-A model trained on few labels is unreliable on one sentence, but its mean over a document's sentences is much better, and
-each of them can then serve as an example of the document's class (Kotzias et al. 2015 do so with labeled documents). The
-documents do not come from the task's own rows, so the trained model is shifted back to the task's class priors.
+A model trained on few labels is unreliable on one sentence, but its mean over a document's sentences is much better.
+Each of them can then serve as an example of the document's class (Kotzias et al. 2015 do so with labeled documents).
+The documents do not come from the task's own rows, so the trained model is shifted back to the task's class priors.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def sample_sentences(texts: list[str], sentences_per_document: int, seed: int) -
 
 
 def document_probabilities(probabilities: np.ndarray, document_ids: np.ndarray, class_priors: np.ndarray) -> np.ndarray:
-    """Return class probabilities of documents, (documents, classes), from those of their sentences, (sentences, classes).
+    """Return class probabilities of documents, (documents, classes), from sentences' (sentences, classes).
 
-    document_ids: int64 (sentences,); class_priors: (classes,). A document's scores are the mean log-probabilities, centered
-    over all documents, plus the log priors.
+    document_ids: int64 (sentences,); class_priors: (classes,). A document's scores are the mean log-probabilities,
+    centered over all documents, plus the log priors.
     """
     logs = np.log(np.clip(probabilities, 1e-6, 1))
     sums = np.stack([np.bincount(document_ids, column) for column in logs.T], axis=1)
@@ -64,7 +64,7 @@ def document_probabilities(probabilities: np.ndarray, document_ids: np.ndarray, 
 
 
 def prior_shift(probabilities: np.ndarray, class_priors: np.ndarray) -> np.ndarray:
-    """Return the shift of the logits, (classes,), that makes the mean probabilities the priors (Saerens et al. 2002)."""
+    """Return the logit shift, (classes,), that makes the mean probabilities equal the priors (Saerens et al. 2002)."""
     logits = log_softmax(np.log(np.clip(probabilities, 1e-12, 1)), axis=1)
     shift, log_priors = np.zeros(len(class_priors)), np.log(np.clip(class_priors, 1e-6, 1))
     for _ in range(NUM_ITERATIONS):

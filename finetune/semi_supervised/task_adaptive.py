@@ -1,4 +1,4 @@
-"""Task-adaptive pretraining on the unlabeled training texts (TAPT, Gururangan et al. 2020), as a `python -m pretrain` run."""
+"""Task-adaptive pretraining on the unlabeled training texts (Gururangan et al. 2020) with `python -m pretrain`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class StudySettings(Section):
     """ours; plain: the same network without our pretraining; random: random initial weights; probe: logistic regression
     on our frozen embeddings; tfidf: logistic regression on TF-IDF features."""
     contamination: Literal["drop", "flag"] = "drop"
-    """Whether to drop test rows whose text also occurs in the training rows, or only to count them."""
+    """Whether to drop test rows with a text that also occurs in the training rows, or only to count them."""
     corpus_contamination: Literal["drop", "flag"] = "flag"
     """The same for test rows that occur in the encoder's pretraining corpus, which has no labels."""
     max_confusion_size: PositiveInt = 500

@@ -52,7 +52,7 @@ def plot_curves(
         every = [mean for variant in variants for mean in means[variant]]
         low, high = axes.get_ylim()
         axes.set_ylim(max(0, low, min(every) - Y_MARGIN), min(100, high, max(every) + Y_MARGIN))
-        axes.set_xlabel("number of labels (log scale)")
+        axes.set_xlabel("total number of labels (log scale)")
         title = f"{metric} on {num_test_rows:,} test rows, %  ·  bars: 95% intervals over seeds"
         axes.set_title(title, loc="left", fontsize=11)
         axes.grid(axis="y", color="0.88", linewidth=0.8)

@@ -82,7 +82,7 @@ class Trials:
         """Add the network without our pretraining to `encoder_folders`, or else to `skipped`; return its name."""
         ours = self.encoder_folders["random"] = self.encoder_folders["ours"]
         try:
-            folder, is_random, _ = reference_encoder(ours, self.encoder)
+            folder, is_random, _ = reference_encoder(ours)
         except DataError as error:
             self.skipped["plain"] = f"not measured: {str(error).splitlines()[0]}"
             return ""

@@ -1,8 +1,8 @@
-"""What an encoder's text vectors are worth before anything is taught:  python -m pretrain.evaluate encoder=PATH ...
+"""Evaluate the frozen embeddings of an encoder:  python -m pretrain.evaluate encoder=PATH ...
 
-Likeness of sentences as people scored it, and two probes of a labelled task, a linear one and the nearest neighbours,
-held against two floors measured in the same run: TF-IDF + truncated SVD, and the same network with random weights.
-`--help` lists every key. The figures are also written to out/evaluations/.
+Semantic textual similarity, and a linear probe and a k-NN probe of a labeled task, compared with two baselines: TF-IDF
++ truncated SVD, and the same network with random weights. `--help` lists every key. Results are also written to
+out/evaluations/.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from engine.cli import parse_config, run_command
 from pretrain.evaluate.config import Evaluate
 
-EXAMPLE = "encoder=out/runs/default/encoder likeness.files=stsb/test.csv"
+EXAMPLE = "encoder=out/runs/default/encoder sts.files=stsb/test.csv"
 
 
 def main(argv: list[str]) -> None:
-    """Parse, and only then load what does the work."""
+    """Parse the configuration, then import and run the evaluation."""
     config = parse_config(Evaluate, argv, "pretrain.evaluate", EXAMPLE)
     if config is not None:
         from pretrain.evaluate.embeddings import evaluate

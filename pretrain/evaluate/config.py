@@ -1,4 +1,4 @@
-"""TODO."""
+"""Configuration of the evaluation of embeddings."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from engine.config.schema import Section
 
 
 class STSSource(Source):
-    """Pairs of sentences and how alike people found them (the STS Benchmark; Cer et al. 2017)."""
+    """Sentence pairs with human similarity scores (STS Benchmark; Cer et al. 2017)."""
 
     first: str = "sentence1"
-    """The column of the one sentence."""
+    """Column of the first sentence."""
     second: str = "sentence2"
-    """The column of the other."""
+    """Column of the second sentence."""
     score: str = "score"
-    """The column of the score, higher is more alike."""
+    """Column of the score; higher is more similar."""
 
 
 class Evaluate(Section):
-    """Measure an encoder's text vectors, without training it."""
+    """Evaluate an encoder's embeddings without training it."""
 
     encoder: str
-    """A built-in name (minilm), a folder, a hub name."""
+    """A built-in name (minilm), a folder or a hub name."""
     task: str | None = "configs/finetune/sentiment.yaml"
-    """The file whose `task` is probed; none: no probes."""
+    """File with the `task` to probe; none: no probes."""
     num_examples: list[PositiveInt] = [100, 500]
-    """How many labels the linear probe learns from."""
+    """Numbers of training labels of the linear probe."""
     seeds: PositiveInt = 5
-    """How many draws of that many labels are averaged."""
+    """Random samples of training labels averaged per number."""
     num_neighbors: PositiveInt = 10
-    """Neighbours that vote in the other probe, which knows all training labels."""
+    """Neighbors in the k-NN probe, which uses all training labels."""
     sts: STSSource | None = None
-    """Scored pairs of sentences; none: not measured."""
+    """Scored sentence pairs; none: no similarity metric."""
     max_length: Annotated[int, Field(ge=4)] = 256
-    """Longest text in tokens; the rest is cut off."""
+    """Maximum text length in tokens; longer texts are truncated."""

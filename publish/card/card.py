@@ -167,12 +167,11 @@ To fine-tune it on a few labels, use `SetFitModel.from_pretrained("{model_id}")`
 
 def evaluation_results(record: dict, study: dict | None) -> str:
     """Return the metrics next to those of the baselines, the calibration error, and the study."""
-    model, test = record["kind"] == "model", record.get("metrics", {}).get("test", {})
-    rows = (
-        f"{test['n']:,} test examples"
-        if model
-        else f"{record['shards_manifest']['held_out']['documents']:,} held-out documents"
-    )
+    test = record.get("metrics", {}).get("test", {})
+    if record["kind"] == "model":
+        rows = f"{test['n']:,} test examples"
+    else:
+        rows = f"{record['shards_manifest']['held_out']['documents']:,} held-out documents"
     lines = [
         f"Measured on {rows}. In parentheses: 95% confidence intervals, where they follow from the number of examples.",
         "",
@@ -183,18 +182,13 @@ def evaluation_results(record: dict, study: dict | None) -> str:
         before, after = test["ece_uncalibrated"], test["ece"]
         lines.append(CALIBRATION_TEMPLATE.format(temperature=temperature, before=before, after=after))
     if study:
-        lines += [
-            "",
-            study["sentence"],
-            "",
-            f"![{study['metric']} against the number of labels]({STUDY_PLOT})",
-            "",
-            *results.study_table(study),
-            "",
-            "Means over seeds with 95% confidence intervals (Student's t), on the same"
-            f" {study['contamination']['num_measured_rows']:,} test examples of {study['task']};"
-            f" encoder: {study['encoder']}.",
-        ]
+        examples = f"{study['contamination']['num_measured_rows']:,} test examples of {study['task']}"
+        lines += ["", study["sentence"], "", f"![{study['metric']} against the number of labels]({STUDY_PLOT})", ""]
+        lines += [*results.study_table(study), ""]
+        lines.append(
+            f"Means over seeds with 95% confidence intervals (Student's t), on the same {examples};"
+            f" encoder: {study['encoder']}."
+        )
     return "\n".join(lines)
 
 
@@ -205,14 +199,10 @@ def build_model_card(
     study: dict | None = None,
     is_adapter: bool = False,
 ) -> str:
-    """Return the whole card.
+    """Return the whole card, for a model that loads from `model_id`.
 
-    Args:
-        record: Contents of record.json.
-        model_id: Where the model can be loaded from.
-        default_licenses: Licenses by kind (model, corpus, labels, base), for sources without one of their own.
-        study: Contents of the encoder's study.json; its plot is stored next to the card as `STUDY_PLOT`.
-        is_adapter: Whether only the PEFT adapter is published.
+    default_licenses: by kind (model, corpus, labels, base), for sources without a license of their own. study: contents
+    of the encoder's study.json, with its plot next to the card as STUDY_PLOT. is_adapter: whether it is an adapter.
     """
     stages = [stage for stage, _ in provenance.training_stages(record)]
     licenses = [

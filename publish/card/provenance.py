@@ -62,19 +62,18 @@ def training_data(stage: dict) -> str:
         self_training = config.get("selftrain", {})
         if self_training.get("rounds") and self_training.get("corpus"):
             line += (
-                f" It was also trained on sentences of `{self_training['corpus']}`, pseudo-labeled by the model itself."
+                f" Self-training added sentences of `{self_training['corpus']}`, pseudo-labeled by the model itself."
             )
         return line
     train, held_out = stage["shards_manifest"]["train"], stage["shards_manifest"]["held_out"]
-    text = stage.get("corpus_summary", {"steps": [], "notes": []})
+    text = stage.get("corpus_summary", {"counts_by_step": [], "notes": []})
     lines = [
         f"**Text: `{config['corpus']['name']}`.** {train['documents']:,} documents with {train['tokens']:,} tokens;"
         f" {held_out['documents']:,} more documents were held out for evaluation.",
         "",
     ]
-    if text["steps"]:
-        previous = [[], *text["steps"]]
-        changed = [after for before, after in zip(previous, text["steps"], strict=False) if before[1:] != after[1:]]
+    if rows := text["counts_by_step"]:
+        changed = [after for before, after in zip([[], *rows], rows, strict=False) if before[1:] != after[1:]]
         lines += ["| | documents | words | tokens |", "|---|--:|--:|--:|"]
         lines += [f"| {step} | " + " | ".join(f"{count:,}" for count in counts) + " |" for step, *counts in changed]
         lines.append("")
@@ -102,11 +101,8 @@ def training_procedure(stage: dict) -> str:
 
 def compute_infrastructure(stages: list[dict]) -> str:
     """Return a table of the time, hardware and energy of each stage."""
-    lines, energy, powers = (
-        ["| run | steps | tokens | time | hardware | energy |", "|---|--:|--:|--:|---|--:|"],
-        0.0,
-        {},
-    )
+    lines, energy = ["| run | steps | tokens | time | hardware | energy |", "|---|--:|--:|--:|---|--:|"], 0.0
+    powers: dict[str, None] = {}
     for stage in stages:
         hardware, seconds = stage.get("hardware"), stage.get("seconds", 0)
         machine, used = "not recorded", ""
@@ -150,7 +146,7 @@ def contamination(stages: list[dict], study: dict | None) -> str:
         lines.append(
             f"{overlap['exact']:,} of the {counts['num_test_rows']:,} test examples of {task} also occur in its"
             f" training set, {overlap['near']:,} more as near-duplicates; the study measures on"
-            f" {counts['num_measured_rows']:,} of them."
+            f" {counts['num_measured_rows']:,} test examples."
         )
         lines += [
             f"{corpus['test']['exact']:,} of the test examples of {task} occur in `{corpus['corpus']}`,"

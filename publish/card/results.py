@@ -9,25 +9,16 @@ from huggingface_hub import EvalResult
 
 DEFAULT_METRICS = ("accuracy", "f1_macro")
 """Metrics reported for a run whose record names none."""
-METRIC_TITLES = {
-    "f1_macro": "macro F1",
-    "f1_micro": "micro F1",
-    "f1": "entity F1",
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "rmse": "RMSE",
-    "loss": "masked-token loss",
-    "retrieval_acc@1": "retrieval accuracy@1",
+METRIC_TITLES_AND_HUB_NAMES = {
+    "f1_macro": ("macro F1", "f1"),
+    "f1_micro": ("micro F1", "f1"),
+    "f1": ("entity F1", "f1"),
+    "spearman": ("Spearman", "spearmanr"),
+    "pearson": ("Pearson", "pearsonr"),
+    "rmse": ("RMSE", "rmse"),
+    "loss": ("masked-token loss", "cross_entropy"),
+    "retrieval_acc@1": ("retrieval accuracy@1", "accuracy"),
 }
-HUB_METRIC_NAMES = {
-    "f1_macro": "f1",
-    "f1_micro": "f1",
-    "spearman": "spearmanr",
-    "pearson": "pearsonr",
-    "loss": "cross_entropy",
-    "retrieval_acc@1": "accuracy",
-}
-"""Metrics with another name on the hub."""
 Z_95 = 1.959964  # 95% of a standard normal distribution lies within this many standard deviations
 
 
@@ -45,7 +36,7 @@ class Metric(NamedTuple):
 
 def metric_title(metric: str) -> str:
     """Return the name of a metric for readers."""
-    return METRIC_TITLES.get(metric, metric.replace("_", " "))
+    return METRIC_TITLES_AND_HUB_NAMES.get(metric, (metric.replace("_", " "), metric))[0]
 
 
 def confidence_interval(metric: str, value: float, num_rows: int) -> tuple[float, float] | None:
@@ -125,7 +116,7 @@ def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalR
             dataset_name=data,
             dataset_split=split,
             metric_name=title,
-            metric_type=HUB_METRIC_NAMES.get(metric, metric),
+            metric_type=METRIC_TITLES_AND_HUB_NAMES.get(metric, (metric, metric))[1],
             metric_value=round(value, 6),
             metric_args={key: round_values(value) for key, value in args.items() if value},
         )

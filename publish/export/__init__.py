@@ -1,1 +1,1 @@
-"""ONNX and int8 export."""
+"""Export to ONNX and int8."""

@@ -1,8 +1,8 @@
-"""The twenty lines written beside a graph: how to ask it, with onnxruntime and tokenizers alone."""
+"""The example script written next to a graph: how to run it with onnxruntime and tokenizers alone."""
 
 from __future__ import annotations
 
-SCRIPT_HEADER = '''"""{what}:  python example.py {asked}   (by onnxruntime and tokenizers alone)"""
+SCRIPT_HEADER = '''"""{title}:  python example.py {example_arguments}   (onnxruntime and tokenizers only)"""
 import json
 import sys
 from pathlib import Path
@@ -11,64 +11,57 @@ import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
-here = Path(__file__).resolve().parent
-config = json.loads((here.parent / "config.json").read_text(encoding="utf-8"))
-tokenizer = Tokenizer.from_file(str(here.parent / "tokenizer.json"))
-tokenizer.enable_truncation({longest})
+folder = Path(__file__).resolve().parent
+config = json.loads((folder.parent / "config.json").read_text(encoding="utf-8"))
+tokenizer = Tokenizer.from_file(str(folder.parent / "tokenizer.json"))
+tokenizer.enable_truncation({max_length})
 tokenizer.enable_padding(pad_id={pad_id}, pad_type_id={pad_type_id}, pad_token={pad_token!r})
-session = InferenceSession(here / "{file}")
-encoded = tokenizer.encode_batch({texts})
-made = {{"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}}
-inputs = {{one.name: np.array([getattr(each, made[one.name]) for each in encoded]) for one in session.get_inputs()}}
-said = session.run(None, inputs)[0]
+session = InferenceSession(folder / "{graph_file}")
+encodings = tokenizer.encode_batch({texts})
+fields = {{"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}}
+inputs = {{node.name: np.array([getattr(e, fields[node.name]) for e in encodings]) for node in session.get_inputs()}}
+outputs = session.run(None, inputs)[0]
 '''
 SCRIPT_BODIES = {
-    "single_label_classification": """for text, logits in zip(sys.argv[1:], said):
-    share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    print(f"{config['id2label'][str(share.argmax())]}  {share.max():.3f}  {text}")
+    "single_label_classification": """for text, logits in zip(sys.argv[1:], outputs):
+    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    print(f"{config['id2label'][str(probabilities.argmax())]}  {probabilities.max():.3f}  {text}")
 """,
-    "multi_label_classification": """for text, shares in zip(sys.argv[1:], 1 / (1 + np.exp(-said))):
-    named = {config["id2label"][str(place)]: share for place, share in enumerate(shares)}
-    print([name for name, share in named.items() if share >= config.get("thresholds", {}).get(name, 0.5)], text)
+    "multi_label_classification": """for text, probabilities in zip(sys.argv[1:], 1 / (1 + np.exp(-outputs))):
+    named = {config["id2label"][str(index)]: probability for index, probability in enumerate(probabilities)}
+    print([name for name, value in named.items() if value >= config.get("thresholds", {}).get(name, 0.5)], text)
 """,
-    "regression": """for text, number in zip(sys.argv[1:], said[:, 0]):
+    "regression": """for text, number in zip(sys.argv[1:], outputs[:, 0]):
     print(f"{number:.4f}  {text}")
 """,
-    "token_classification": """for each, tags in zip(encoded, said.argmax(-1)):
-    for token, tag, mask, special in zip(each.tokens, tags, each.attention_mask, each.special_tokens_mask):
+    "token_classification": """for encoding, tags in zip(encodings, outputs.argmax(-1)):
+    for token, tag, mask, special in zip(encoding.tokens, tags, encoding.attention_mask, encoding.special_tokens_mask):
         if mask and not special:
             print(f"{config['id2label'][str(tag)]}  {token}")
 """,
-    "embedding": """for text, vector in zip(sys.argv[1:], said):
+    "embedding": """for text, vector in zip(sys.argv[1:], outputs):
     print(np.round(vector, 4).tolist())
 """,
 }
 SCRIPT_TITLES = {
-    "single_label_classification": "The class of texts",
-    "multi_label_classification": "The labels of texts",
-    "regression": "A number for texts",
-    "token_classification": "A tag for each token of texts",
-    "embedding": "A vector for each text",
+    "single_label_classification": "Classify texts",
+    "multi_label_classification": "Predict the labels of texts",
+    "regression": "Predict a number for each text",
+    "token_classification": "Tag the tokens of texts",
+    "embedding": "Embed texts",
 }
 
 
 def example_script(problem_type: str, tokenizer: object, max_length: int, graph_file: str, pairs: bool = False) -> str:
-    """The lines, for what a network says (of pairs of texts), with its tokenizer's padding, the longest text in tokens, and
-    the graph's file beside it.
-    """
-    texts, asked = (
-        ("[tuple(sys.argv[1:3])]", '"a text" "its partner"') if pairs else ("sys.argv[1:]", '"a text" "another"')
+    """Return the script for the graph in `graph_file`; max_length: in tokens; pairs: whether an input is two texts."""
+    header = SCRIPT_HEADER.format(
+        title=SCRIPT_TITLES[problem_type],
+        example_arguments='"a text" "its partner"' if pairs else '"a text" "another"',
+        texts="[tuple(sys.argv[1:3])]" if pairs else "sys.argv[1:]",
+        max_length=max_length,
+        graph_file=graph_file,
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_token=tokenizer.pad_token or "",
     )
-    return (
-        SCRIPT_HEADER.format(
-            what=SCRIPT_TITLES[problem_type],
-            longest=max_length,
-            texts=texts,
-            asked=asked,
-            pad_id=tokenizer.pad_token_id or 0,
-            file=graph_file,
-            pad_type_id=tokenizer.pad_token_type_id,
-            pad_token=tokenizer.pad_token or "",
-        )
-        + SCRIPT_BODIES[problem_type]
-    )
+    return header + SCRIPT_BODIES[problem_type]

@@ -1,4 +1,4 @@
-"""A folder's network as an ONNX graph, any number of texts of any length, and the same with whole-number weights."""
+"""Export a model to an ONNX graph for any number of texts of any length, and quantize the graph to int8."""
 
 from __future__ import annotations
 
@@ -21,87 +21,82 @@ from transformers.exporters.configs import ExportFormat
 from engine.errors import DataError
 from engine.files import read_json
 
-BLOCK_SIZE = 64  # weights of a scale
-TRACE_TEXTS = (
-    "a film to remember",
-    "Nothing in it is new, and that is all there is to say of it.",
-)  # what is traced, as a pair
+BLOCK_SIZE = 64  # weights per scale
+TRACE_TEXTS = ("a film to remember", "Nothing in it is new, and that is all there is to say of it.")
 
 
 class LoadedModel(NamedTuple):
-    """What is exported."""
+    """A model to export."""
 
     module: nn.Module
-    """Takes what the tokenizer makes, by name; gives a dict of tensors, the first being what the network says."""
+    """Takes the tokenizer's tensors by name and returns a dict of tensors, the main output first."""
     tokenizer: object
     problem_type: str
-    """class, labels, number, tags, or vectors: of an encoder."""
+    """As in config.json; token_classification, or embedding for an encoder."""
     config: dict
-    """Its config.json."""
+    """Contents of config.json."""
 
 
 class LogitsModel(nn.Module):
-    """A network with a head: its logits alone."""
+    """A model with a head, which returns its logits."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """{"logits": (texts, labels), or (texts, tokens, tags)}."""
+        """Return {"logits": (texts, labels) or (texts, tokens, tags)}."""
         return {"logits": self.model(**inputs).logits}
 
 
 class EmbeddingModel(nn.Module):
-    """An encoder and its pooling: what sentence-transformers makes of its folder."""
+    """An encoder and its pooling, as in sentence-transformers."""
 
     def __init__(self, model: nn.Module, mean_pooling: bool, normalize: bool):
         super().__init__()
         self.model, self.mean_pooling, self.normalize = model, mean_pooling, normalize
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """{"sentence_embedding": (texts, width), "last_hidden_state": (texts, tokens, width)}."""
+        """Return {"sentence_embedding": (texts, width), "last_hidden_state": (texts, tokens, width)}."""
         states, mask = self.model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
         vectors = (states * mask).sum(1) / mask.sum(1) if self.mean_pooling else states[:, 0]
-        return {
-            "sentence_embedding": nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors,
-            "last_hidden_state": states,
-        }
+        vectors = nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+        return {"sentence_embedding": vectors, "last_hidden_state": states}
 
 
 def load_model(folder: Path) -> LoadedModel:
-    """The network in `folder`, as plain transformers loads it. Raises DataError where it cannot."""
+    """Load the model in `folder` with transformers. Raises DataError if that fails."""
     config = read_json(folder / "config.json")
-    name = (config.get("architectures") or [""])[0]
+    architecture = (config.get("architectures") or [""])[0]
+    problem_type = config.get("problem_type") or "single_label_classification"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        if name.endswith("ForTokenClassification"):
-            says, module = "token_classification", LogitsModel(AutoModelForTokenClassification.from_pretrained(folder))
-        elif name.endswith("ForSequenceClassification"):
-            says = config.get("problem_type") or "single_label_classification"
+        if architecture.endswith("ForTokenClassification"):
+            problem_type = "token_classification"
+            module = LogitsModel(AutoModelForTokenClassification.from_pretrained(folder))
+        elif architecture.endswith("ForSequenceClassification"):
             module = LogitsModel(AutoModelForSequenceClassification.from_pretrained(folder))
         else:
-            says, module = "embedding", EmbeddingModel(AutoModel.from_pretrained(folder), *read_pooling(folder))
+            problem_type = "embedding"
+            module = EmbeddingModel(AutoModel.from_pretrained(folder), *read_pooling(folder))
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
     if not (folder / "tokenizer.json").is_file():
-        raise DataError(f"{folder}: its tokenizer is not in a tokenizer.json, which what runs the graph reads")
-    return LoadedModel(module.float().eval(), tokenizer, says, config)
+        raise DataError(f"{folder}: has no tokenizer.json, which running the graph needs")
+    return LoadedModel(module.float().eval(), tokenizer, problem_type, config)
 
 
 def read_pooling(folder: Path) -> tuple[bool, bool]:
-    """(whether the tokens' mean is the text's vector, else the first token is; whether it is brought to length 1), as
-    sentence-transformers writes it; the mean when unsaid.
-    """
-    pooling, modules = folder / "1_Pooling" / "config.json", folder / "modules.json"
-    told = read_json(pooling) if pooling.is_file() else {}
-    first = told.get("pooling_mode") == "cls" or told.get("pooling_mode_cls_token", False)
-    return not first, modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
+    """Read (whether to pool the mean, else the first token; whether to normalize) from sentence-transformers' files."""
+    path, modules = folder / "1_Pooling" / "config.json", folder / "modules.json"
+    pooling = read_json(path) if path.is_file() else {}
+    is_first_token = pooling.get("pooling_mode") == "cls" or pooling.get("pooling_mode_cls_token", False)
+    return not is_first_token, modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager
 def silence_exporters() -> Iterator[None]:
-    """Without the exporters' progress and warnings, which tell their makers something and nobody else."""
+    """Suppress the exporters' progress output and warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -113,37 +108,28 @@ def silence_exporters() -> Iterator[None]:
 
 
 def export_onnx(model: LoadedModel) -> onnx_ir.Model:
-    """The graph. Its inputs are those of the tokenizer, int64 (texts, tokens)."""
-    texts = model.tokenizer(list(TRACE_TEXTS), padding=True, return_tensors="pt")
+    """Return the graph; its inputs are those of the tokenizer, int64 (texts, tokens)."""
+    texts = dict(model.tokenizer(list(TRACE_TEXTS), padding=True, return_tensors="pt"))
     axes = {0: Dim("texts", min=1), 1: Dim("tokens", min=2, max=model.config.get("max_position_embeddings", 8192))}
+    options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts})
     with silence_exporters():
-        graph = (
-            OnnxExporter()
-            .export(
-                model.module,
-                dict(texts),
-                config=OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts}),
-            )
-            .program
-        )
-    names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens")))
+        graph = OnnxExporter().export(model.module, texts, config=options).program
+    names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens"), strict=True))
     for value in (*graph.graph.inputs, *graph.graph.outputs):
         value.shape = onnx_ir.Shape([names.get(str(size), size) for size in value.shape])
     return graph
 
 
 def quantize_int8(graph: onnx_ir.Model) -> onnx_ir.Model:
-    """The graph with its matrices in int8, a scale for each BLOCK of a column, and its embeddings, a scale for each table.
+    """Return the graph with int8 weights, with a scale per BLOCK_SIZE weights of a column, or per embedding table.
 
-    What the matrices are multiplied with is rounded as it comes, by blocks of each token's vector, so that what is said
-    of a text does not depend on the texts beside it. (One scale for all of them, as in onnxruntime's dynamic quantization,
-    was three times as far from float32: docs/lab-notebook.) The product is onnxruntime's own operator, MatMulNBits.
+    Activations are quantized dynamically in blocks of each token's vector, so that the output for a text does not
+    depend on the rest of its batch. (A single scale, as in onnxruntime's dynamic quantization, was three times as far
+    from float32: docs/lab-notebook.) The product is onnxruntime's operator MatMulNBits.
     """
     settings = DefaultWeightOnlyQuantConfig(block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=4, bits=8)
-    embeddings = OnnxRuntimeDynamicConfig(op_types_to_quantize=["Gather"])
+    quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(op_types_to_quantize=["Gather"]))
     with silence_exporters():
         matrices = MatMulNBitsQuantizer(onnx_ir.to_proto(graph), bits=8, algo_config=settings)
         matrices.process()
-        return OnnxRuntimeQuantizer(embeddings).quantize(
-            onnx_ir.from_proto(matrices.model.model), {}, ExportFormat.ONNX
-        )
+        return quantizer.quantize(onnx_ir.from_proto(matrices.model.model), {}, ExportFormat.ONNX)

@@ -63,11 +63,10 @@ def bundle_from_folder(folder: Path) -> Bundle:
 def newest_study(record: dict) -> Path | None:
     """Return the folder of the newest study of the encoder with this record, if there is one."""
     wanted = record_fingerprint(record) if record else ""
-    found = [
-        path
-        for path in STUDIES.glob("*/study.json")
-        if record and read_json(path).get("reproduction", {}).get("encoder_record_fingerprint") == wanted
-    ]
+    found = []
+    for path in STUDIES.glob("*/study.json") if record else []:
+        if read_json(path).get("reproduction", {}).get("encoder_record_fingerprint") == wanted:
+            found.append(path)
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 

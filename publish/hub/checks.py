@@ -42,12 +42,8 @@ REQUIRED_METADATA = ("library_name", "pipeline_tag", "tags", "model-index")
 def run_checks(folder: Path, sample_path: Path, owner: str, default_licenses: Licenses, allow: list[str]) -> list[str]:
     """Return a line for each problem of a folder to upload.
 
-    Args:
-        folder: The folder as it would be uploaded.
-        sample_path: The run's sample.json, which may be missing.
-        owner: Owner of the repository, who may be named in it.
-        default_licenses: Licenses of sources without one of their own.
-        allow: Paths and user names that may appear in it.
+    sample_path: the run's sample.json, which may be missing. default_licenses: for sources without a license of their
+    own. owner: of the repository; may be named in the files, as may the paths and user names in `allow`.
     """
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     problems = [

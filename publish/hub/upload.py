@@ -14,28 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, logging
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import disable_progress_bars, set_client_factory, sha, validate_repo_id
+from huggingface_hub.utils._http import default_client_factory
+
+from engine.errors import ConfigError, HubError, UserError
+from publish.config import Destination
+
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ENDPOINT = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-if ENDPOINT != DEFAULT_ENDPOINT:  # other hubs use Git LFS; hf_xet would ask them for a storage that they lack
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
-
-from huggingface_hub import (  # noqa: E402
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    constants,
-    get_token,
-    logging,
-    set_client_factory,
-)
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError  # noqa: E402
-from huggingface_hub.hf_api import RepoFile  # noqa: E402
-from huggingface_hub.utils import disable_progress_bars, sha, validate_repo_id  # noqa: E402
-from huggingface_hub.utils._http import default_client_factory  # noqa: E402
-
-from engine.errors import ConfigError, HubError, UserError  # noqa: E402
-from publish.config import Destination  # noqa: E402
-
+if ENDPOINT != DEFAULT_ENDPOINT and "HF_HUB_DISABLE_XET" not in os.environ:
+    constants.HF_HUB_DISABLE_XET = True  # other hubs use Git LFS; hf_xet would ask them for a storage that they lack
 MAX_ATTEMPTS = 5
 RETRY_STATUS_CODES = (408, 409, 412, 425, 429, 500, 502, 503, 504)  # 409, 412: a concurrent change
 MAX_RETRY_AFTER = 600  # longest wait that a hub may ask for, in seconds

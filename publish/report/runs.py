@@ -1,4 +1,4 @@
-"""Runs as they lie on disk: config.yaml, log.jsonl, metrics.json."""
+"""Runs read from their folders (config.yaml, log.jsonl, metrics.json), and the charts of their metrics."""
 
 from __future__ import annotations
 
@@ -14,73 +14,66 @@ from engine.runs.run import flatten
 from engine.runs.trackers import flatten_metrics
 from publish.report.charts import Line, line_chart
 
-CHART_ORDER = ("loss", "eval", "lr", "tokens_per_second")  # what is drawn first; evaluation with all its figures
+CHART_ORDER = ("loss", "eval", "lr", "tokens_per_second")  # shown first; eval: all metrics of the evaluations
 NOT_CHARTED = ("step", "tokens", "seconds", "checkpoint_seconds")
-METRIC_DESCRIPTIONS = {"lr": "learning rate", "tokens_per_second": "throughput", "grad_norm": "gradient's norm"}
+METRIC_DESCRIPTIONS = {"lr": "learning rate", "tokens_per_second": "throughput", "grad_norm": "gradient norm"}
 
 
 class LoadedRun(NamedTuple):
-    """What a run's folder tells; a run that is not finished has no metrics yet."""
+    """Contents of a run's folder."""
 
     name: str
     config: dict[str, object]
     """By dotted keys."""
     log: list[dict[str, float]]
-    """The log's lines by the keys that trackers are told, and the step."""
+    """Lines of the log: the step, and metrics under the keys that trackers get."""
     metrics: dict
+    """Contents of metrics.json; empty while the run is not finished."""
 
 
 def load_run(folder: Path) -> LoadedRun:
-    """A run. Raises ConfigError where there is none, naming the nearest."""
+    """Load a run. Raises ConfigError if there is none, with the nearest name."""
     if not (folder / "config.yaml").is_file():
-        beside = [path.parent.name for path in folder.parent.glob("*/config.yaml")]
-        raise ConfigError(f"{folder}: no run there (no config.yaml){suggest(folder.name, beside)}")
+        siblings = [path.parent.name for path in folder.parent.glob("*/config.yaml")]
+        raise ConfigError(f"{folder}: not a run, it has no config.yaml{suggest(folder.name, siblings)}")
     path, metrics = folder / "log.jsonl", folder / "metrics.json"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return LoadedRun(
-        folder.name,
-        flatten(read_yaml(folder / "config.yaml")),
-        flatten_log([json.loads(line) for line in lines if line.endswith("\n")]),  # the last may be half written
-        read_json(metrics) if metrics.is_file() else {},
-    )
+    log = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be incomplete
+    config = flatten(read_yaml(folder / "config.yaml"))
+    return LoadedRun(folder.name, config, flatten_log(log), read_json(metrics) if metrics.is_file() else {})
 
 
 def flatten_log(log: list[dict]) -> list[dict[str, float]]:
-    """The lines of a log.jsonl, evaluations flat."""
+    """Flatten the evaluations in the lines of a log."""
     return [{"step": entry["step"], **flatten_metrics(entry)} for entry in log]
 
 
 def metrics_to_chart(logs: list[list[dict[str, float]]]) -> list[str]:
-    """The figures worth a curve, the most looked at first; a whole number that never changes is not: how many there were."""
+    """Return the metrics to chart, the most important first; without constant integers, which are counts of rows."""
     values: dict[str, set] = {}
-    for name, value in ((name, value) for log in logs for entry in log for name, value in entry.items()):
+    for name, value in (item for log in logs for entry in log for item in entry.items()):
         values.setdefault(name, set()).add(value)
-    kept = [
+    charted = [
         name
-        for name, seen in values.items()
-        if name not in NOT_CHARTED and not (len(seen) == 1 and isinstance(next(iter(seen)), int))
+        for name, distinct in values.items()
+        if name not in NOT_CHARTED and not (len(distinct) == 1 and isinstance(next(iter(distinct)), int))
     ]
-    order = {first: place for place, first in enumerate(CHART_ORDER)}
-    return sorted(kept, key=lambda name: order.get(name.partition("/")[0], len(CHART_ORDER)))
+    order = {name: index for index, name in enumerate(CHART_ORDER)}
+    return sorted(charted, key=lambda name: order.get(name.partition("/")[0], len(CHART_ORDER)))
 
 
 def metric_charts(logs: dict[str, list[dict[str, float]]]) -> str:
-    """An SVG for each figure, with a line for each run's log, by its name."""
-
-    def lines(figure: str) -> list[Line]:
-        return [
-            Line(name, [(entry["step"], entry[figure]) for entry in log if figure in entry])
-            for name, log in logs.items()
+    """Return an SVG for each metric, with a line for each run."""
+    charts = []
+    for metric in metrics_to_chart(list(logs.values())):
+        lines = [
+            Line(run, [(line["step"], line[metric]) for line in log if metric in line]) for run, log in logs.items()
         ]
-
-    return "".join(
-        line_chart(
-            figure + (f", {METRIC_DESCRIPTIONS[figure]}" if figure in METRIC_DESCRIPTIONS else ""), lines(figure)
-        )
-        for figure in metrics_to_chart(list(logs.values()))
-    )
+        title = f"{metric}, {METRIC_DESCRIPTIONS[metric]}" if metric in METRIC_DESCRIPTIONS else metric
+        charts.append(line_chart(title, lines))
+    return "".join(charts)
 
 
 def format_number(value: float) -> str:
-    """A figure as a person would write it."""
+    """Format a number for readers: without decimals if it is an integer or at least 1000, else with four digits."""
     return f"{value:,.0f}" if math.isfinite(value) and (abs(value) >= 1000 or value == int(value)) else f"{value:.4g}"

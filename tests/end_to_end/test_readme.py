@@ -47,7 +47,7 @@ def test_make_commands_are_what_the_makefile_runs(command):
 
 def test_readme_shows_both_commands_with_their_output():
     assert COMMANDS[:2] == ["make pretrain", "make finetune TASK=sentiment"] and "make test" in COMMANDS
-    assert "of a held-out text found among" in README and "macro F1" in README and "OUTPUT" not in README
+    assert "of held-out texts' second halves among" in README and "macro F1" in README and "OUTPUT" not in README
 
 
 def test_python_commands(monkeypatch):

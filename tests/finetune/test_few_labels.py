@@ -333,7 +333,7 @@ def test_a_run_with_documents_learns_their_sentences(workspace):
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["steps"] == 8 and figures["test"]["accuracy"] > 0.8
     card = (folder / "model" / "README.md").read_text()
-    assert "sentences of `corpus.yaml`, labelled by the model itself" in " ".join(card.split())
+    assert "sentences of `corpus.yaml`, pseudo-labeled by the model itself" in " ".join(card.split())
     assert json.loads((folder / "model" / "record.json").read_text())["licenses"]["corpus"] == {"reviews.jsonl": None}
     # Other documents are no text to go on with.
     (folder / "metrics.json").unlink()

@@ -118,7 +118,7 @@ def test_a_number_that_is_none_is_told_with_its_row(tmp_path, value, told):
     rows = [{"text": f"text {number}", "label": number / 2} for number in range(20)] + [{"text": "x", "label": value}]
     with pytest.raises(DataError) as caught:
         read_task(task_of(tmp_path, rows), "number")
-    assert str(caught.value) == f"{tmp_path}/rows.jsonl row 21: {told} in column 'label' is no finite number"
+    assert str(caught.value) == f"{tmp_path}/rows.jsonl row 21: {told} in column 'label' is not a finite number"
     assert len(read_task(task_of(tmp_path, rows[:-1]), "number")["train"]) == 16
 
 
@@ -126,10 +126,10 @@ def test_a_number_that_is_none_is_told_with_its_row(tmp_path, value, told):
     "kind, value, told",
     [
         ("labels", [], "no row has a label in column 'label'"),
-        ("labels", ["a"], "every row says ('a',) in column 'label'"),
-        ("number", 3, "every row says 3.0 in column 'label'; there is nothing to learn"),
-        ("class", "x", "every row has the label 'x'; a classifier needs two classes or more"),
-        ("labels", [["a"]], "row 1: [['a']] in column 'label' is no list of labels"),
+        ("labels", ["a"], "every row has ('a',) in column 'label'"),
+        ("number", 3, "every row has 3.0 in column 'label'; there is nothing to learn"),
+        ("class", "x", "every row has the label 'x'; a classifier needs at least two classes"),
+        ("labels", [["a"]], "row 1: [['a']] in column 'label' is not a list of labels"),
     ],
 )
 def test_rows_that_all_say_the_same_are_told(tmp_path, kind, value, told):
@@ -617,7 +617,7 @@ def test_a_head_from_rows_to_a_plain_model(workspace, tiny, head, capsys):
         (["head.name=multilabel", "task.label=nothing"], "rows.jsonl: no row has"),
         (
             ["head.name=multilabel", "task.label=labels", "task.shots=3"],
-            "task.shots=3: these rows have no single class",
+            "task.shots=3: rows have no single class",
         ),
     ],
 )

@@ -22,7 +22,7 @@ from pretrain.validation import MAX_HALF_TOKENS, Validator, split_halves
 from pretrain.views import Views, sample_spans
 
 SHAPE = ModelConfig(layers=2, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
-SHORT = {"shortest": 2, "longest": 6}
+SHORT = {"min_span": 2, "max_span": 6}
 
 
 def slow_info_nce(vectors: np.ndarray, keys: np.ndarray, temperature: float, mutual: bool) -> np.ndarray:
@@ -98,14 +98,14 @@ def objective(file, **more):
     "file, more",
     [
         (contrastive, {"views": "mask"}),
-        (contrastive, {**SHORT, "projection": 8}),
+        (contrastive, {**SHORT, "projection_dim": 8}),
         (joint, SHORT),
-        (joint, {"views": "mask", "weight": 2.0}),
+        (joint, {"views": "mask", "contrastive_weight": 2.0}),
     ],
 )
 def test_cached_gradients_equal_those_of_the_whole(file, more):
     """The weights' gradients, to 1e-5 of the largest."""
-    module, examples = objective(file, **more), file.Examples(file.Config(**more), InMemoryShards(), None)
+    module, examples = objective(file, **more), file.Dataset(file.Config(**more), InMemoryShards(), None)
     found = {}
     for cut in ([8], [2, 2, 2, 2], [5, 3]):
         numbers = np.split(np.arange(8), np.cumsum(cut)[:-1])
@@ -147,8 +147,8 @@ def test_both_passes_over_a_step_draw_the_same_dropout(file, more):
     torch.manual_seed(0)
     config = file.Config(**more)
     module = file.Objective(config, encoder_from_config(SHAPE, SPECIAL_IDS, 90, 32, 0.3, None)).train()
-    examples, seen, vectors = file.Examples(config, InMemoryShards(), None), [], module.vectors
-    module.vectors = lambda *inputs: seen.append(vectors(*inputs)) or seen[-1]
+    examples, seen, vectors = file.Dataset(config, InMemoryShards(), None), [], module.pool_pairs
+    module.pool_pairs = lambda *inputs: seen.append(vectors(*inputs)) or seen[-1]
     batches = [examples.collate(own, [row_generator(0, 1, row) for row in own]) for own in ([0, 1, 2], [3, 4], [5])]
     accelerator = Accelerator(cpu=True)
     way = DDPStrategy(module, torch.optim.AdamW(module.parameters()), accelerator)
@@ -161,22 +161,22 @@ def test_both_passes_over_a_step_draw_the_same_dropout(file, more):
 
 
 def test_joint_is_the_masked_mean_and_the_weighted_contrastive_mean():
-    module = objective(joint, **SHORT, weight=0.7)
+    module = objective(joint, **SHORT, contrastive_weight=0.7)
     inputs = (
         joint.Dataset(joint.Config(**SHORT), InMemoryShards(), None)
         .collate(list(range(5)), [row_generator(0, 0, n) for n in range(5)])
         .inputs
     )
     output = module(**inputs)
-    rows = {name: inputs[name] for name in inputs if name != "keys"}
+    rows = {name: inputs[name] for name in inputs if name != "group_ids"}
     masked = mlm.Objective(mlm.Config(), module.encoder)(**rows)
-    places = {name: rows.pop(name) for name in ("places", "targets")}
-    alone = contrastive.Objective(contrastive.Config(**SHORT), module.encoder)(inputs["keys"], **rows)
+    places = {name: rows.pop(name) for name in ("masked_indices", "targets")}
+    alone = contrastive.Objective(contrastive.Config(**SHORT), module.encoder)(inputs["group_ids"], **rows)
     expected = masked.loss / masked.count + 0.7 * alone.loss / alone.count
-    assert torch.allclose(output.loss / output.count, expected, rtol=1e-5) and len(places["places"]) == output.count
+    assert torch.allclose(output.loss / output.count, expected, rtol=1e-5) and len(places["masked_indices"]) == output.count
     figures = {name: (figure[0] / figure[1]).item() for name, figure in output.metrics.items()}
-    assert abs(figures["masked"] - (masked.loss / masked.count).item()) < 1e-5
-    assert abs(figures["contrastive"] - (alone.loss / alone.count).item()) < 1e-5
+    assert abs(figures["mlm_loss"] - (masked.loss / masked.count).item()) < 1e-5
+    assert abs(figures["contrastive_loss"] - (alone.loss / alone.count).item()) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_joint_is_the_masked_mean_and_the_weighted_contrastive_mean():
 def test_batches_that_teach_nothing_have_a_value_and_no_nan(vectors, keys, expected, temperature):
     (found,) = cached_info_nce([(vectors, keys)], temperature, True)
     assert torch.allclose(found.losses, torch.full((len(vectors),), float(expected)), atol=1e-4)
-    assert found.gradient.isfinite().all() and all(figure.isfinite() for figure in found.spread.values())
+    assert found.gradient.isfinite().all() and all(figure.isfinite() for figure in found.stats.values())
 
 
 def test_empty_texts_have_vectors():
@@ -202,7 +202,7 @@ def test_empty_texts_have_vectors():
         for file in (contrastive, joint, simsiam):
             config = file.Config(views=views)
             inputs = (
-                file.Examples(config, rows, None).collate([0, 1, 2], [row_generator(0, 0, n) for n in range(3)]).inputs
+                file.Dataset(config, rows, None).collate([0, 1, 2], [row_generator(0, 0, n) for n in range(3)]).inputs
             )
             output = objective(file, views=views)(**inputs)
             output.loss.backward()
@@ -276,7 +276,7 @@ def test_the_two_texts_of_a_pair():
         examples = contrastive.Dataset(contrastive.Config(**more), rows, None)
         inputs = examples.collate(list(range(6)), [row_generator(0, 0, n) for n in range(6)]).inputs
         ids, document = inputs["input_ids"], inputs["document_ids"]
-        return [[ids[document == 2 * pair + kind].tolist() for kind in (0, 1)] for pair in range(6)], inputs["keys"]
+        return [[ids[document == 2 * pair + kind].tolist() for kind in (0, 1)] for pair in range(6)], inputs["group_ids"]
 
     same, keys = texts(views="dropout")
     whole = [[2, *rows.tokens[start : start + size].tolist(), 3] for start, size in rows.pieces[:6]]
@@ -307,8 +307,8 @@ def table(folder, text: str) -> PairSource:
 def test_pairs_of_a_table(workspace):
     from data.encoders import resolve_encoder
 
-    source = table(workspace, 'first,second,other\n"a film","a movie","a car"\n"dull, very","boring","brilliant"\n')
-    pairs = load_pairs(source.model_copy(update={"hard": "other"}), resolve_encoder("minilm"))
+    source = table(workspace, 'anchor,positive,other\n"a film","a movie","a car"\n"dull, very","boring","brilliant"\n')
+    pairs = load_pairs(source.model_copy(update={"negative": "other"}), resolve_encoder("minilm"))
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
@@ -316,9 +316,9 @@ def test_pairs_of_a_table(workspace):
     assert [tokenizer.decode(text) for text in pairs[1]] == ["dull, very", "boring", "brilliant"]
     assert len(load_pairs(source, resolve_encoder("minilm"))[0]) == 2
     for text, message in (
-        ("first,second\na,\n", "row 1: no text in column 'second'"),
-        ("first,second\n", "no pairs in it"),
-        ("first,zweite\na,b\n", "no column 'second'"),
+        ("anchor,positive\na,\n", "row 1: no text in column 'positive'"),
+        ("anchor,positive\n", "no pairs"),
+        ("anchor,zweite\na,b\n", "no column 'positive'"),
     ):
         with pytest.raises(DataError, match=message):
             load_pairs(table(workspace, text), resolve_encoder("minilm"))
@@ -331,7 +331,7 @@ def test_settings_that_leave_nothing_to_learn():
         joint.Config().validate_training(1, 0.0, 128)
     with pytest.raises(ConfigError, match="objective.max_span"):
         joint.Config(max_span=40).validate_training(8, 0.0, 32)
-    with pytest.raises(ValueError, match="shortest 9 is more than longest 8"):
+    with pytest.raises(ValueError, match="min_span=9 is more than max_span=8"):
         contrastive.Config(min_span=9, max_span=8)
     with pytest.raises(ValueError, match="go together"):
         contrastive.Config(views="pairs")
@@ -344,7 +344,7 @@ def test_simsiam_predicts_a_vector_it_does_not_move():
         .collate([0, 1, 2], [row_generator(0, 0, n) for n in range(3)])
         .inputs
     )
-    keys, rows = inputs["keys"], {name: inputs[name] for name in inputs if name != "keys"}
+    keys, rows = inputs["group_ids"], {name: inputs[name] for name in inputs if name != "group_ids"}
     output = module(**inputs)
     output.loss.backward()
     pooled = module.encoder.pool(module.encoder.last_hidden_state(**rows), rows["document_ids"], 6).detach()
@@ -437,7 +437,7 @@ def test_what_a_contrastive_run_leaves_behind(workspace, sentiment_files):
     ]
     done = run_module("pretrain", *words, "run=c", "init_fraction=0")
     assert done.returncode == 0, done.stderr
-    assert "other half" in done.stdout and "held-out loss" not in done.stdout
+    assert "retrieval " in done.stdout and "held-out loss" not in done.stdout
     folder = workspace / "out/runs/c"
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert all({"alignment", "uniformity", "effective_rank"} <= entry.keys() for entry in entries)
@@ -455,7 +455,7 @@ def test_what_a_contrastive_run_leaves_behind(workspace, sentiment_files):
     assert np.allclose(theirs, ours.last_hidden_state[:, 0].detach(), atol=1e-5)
     # init_fraction=0.25: a quarter of what init had, three quarters of what was learned.
     done = run_module("pretrain", *words, "run=d", "init_fraction=0.25")
-    assert done.returncode == 0 and "(as written)" in done.stdout, done.stderr
+    assert done.returncode == 0 and "(as saved)" in done.stdout, done.stderr
     from data.encoders import resolve_encoder
 
     init, learned, written = (

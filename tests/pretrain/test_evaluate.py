@@ -19,7 +19,7 @@ def test_vectors_are_those_of_sentence_transformers(workspace, monkeypatch, prec
     from sentence_transformers import SentenceTransformer
 
     texts = ["a film to remember", "No.", "it drags on and on, and then it ends; nobody in the room was sorry " * 3, ""]
-    monkeypatch.setattr(embeddings.machine, "has_native_bf16", lambda: precision == "bf16")
+    monkeypatch.setattr(embeddings.hardware, "has_native_bf16", lambda: precision == "bf16")
     vectors, width = embeddings.build_encoder_embedder(resolve_encoder("minilm"), 64)
     theirs = SentenceTransformer(str(resolve_encoder("minilm")))
     theirs.max_seq_length = 64
@@ -83,38 +83,38 @@ def test_the_table_and_the_file(files):
         "pretrain.evaluate",
         "encoder=minilm",
         "task=task.yaml",
-        "labels=[20, 60]",
+        "num_examples=[20, 60]",
         "seeds=2",
-        "likeness.files=pairs.csv",
+        "sts.files=pairs.csv",
         cwd=files,
     )
     assert done.returncode == 0, done.stderr
     written = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())
     figures = written["metrics"]
-    assert list(figures) == ["minilm", "the same network, untrained", "TF-IDF + truncated SVD"]
+    assert list(figures) == ["minilm", "same network, random weights", "TF-IDF + truncated SVD"]
     lines = done.stdout.splitlines()
     for name, found in figures.items():
-        assert list(found) == ["likeness", "linear, 20", "linear, 60", "neighbours, all"]
+        assert list(found) == ["sts_spearman", "linear probe, 20", "linear probe, 60", "k-NN, all"]
         line = next(line for line in lines if line.startswith(f"  {name}"))
         assert [float(part) for part in line.removeprefix(f"  {name}").split()] == [
             round(value, 3) for value in found.values()
         ]
-    assert figures["minilm"]["likeness"] > 0.5 and figures["minilm"]["linear, 60"] > 0.55
+    assert figures["minilm"]["sts_spearman"] > 0.5 and figures["minilm"]["linear probe, 60"] > 0.55
     assert written["config"]["seeds"] == 2 and "out/evaluations/minilm.json" in done.stdout
-    again = run_module("pretrain.evaluate", "encoder=minilm", "task=none", "likeness.files=pairs.csv", cwd=files)
+    again = run_module("pretrain.evaluate", "encoder=minilm", "task=none", "sts.files=pairs.csv", cwd=files)
     assert again.returncode == 0, again.stderr
     again = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())["metrics"]
-    for name in ("minilm", "the same network, untrained"):
-        assert again[name]["likeness"] == figures[name]["likeness"], "the same figures every time"
+    for name in ("minilm", "same network, random weights"):
+        assert again[name]["sts_spearman"] == figures[name]["sts_spearman"], "the same figures every time"
 
 
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["task=none"], "task, likeness: give one of them"),
-        (["labels=[100000]", "task=task.yaml"], "there are"),
-        (["task=none", "likeness.files=pairs.csv", "likeness.score=sentence1"], "is not a number"),
-        (["task=none", "likeness.files=pairs.csv", "likeness.score=scores"], "scores"),
+        (["task=none"], "task, sts: give at least one of them"),
+        (["num_examples=[100000]", "task=task.yaml"], "there are"),
+        (["task=none", "sts.files=pairs.csv", "sts.score=sentence1"], "is not a number"),
+        (["task=none", "sts.files=pairs.csv", "sts.score=scores"], "scores"),
         (["task=nowhere.yaml"], "nowhere.yaml: no such file"),
         (["encoder=out/runs/none/encoder", "task=task.yaml"], "no such folder"),
         (["tusk=task.yaml"], "tusk: no such key (nearest: task)"),
@@ -131,4 +131,4 @@ def test_a_task_about_pairs_is_refused(files, capsys, monkeypatch):
         "task: {name: t, train: {files: pairs.csv}, text: [sentence1, sentence2], label: score}\n"
     )
     lines = error_lines(main, ["encoder=minilm", "task=pair.yaml"], capsys, monkeypatch)
-    assert len(lines) <= 2 and "a probe takes one text" in lines[0], lines
+    assert len(lines) <= 2 and "the probes need single texts" in lines[0], lines

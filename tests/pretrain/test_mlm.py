@@ -24,7 +24,7 @@ from pretrain.objectives import mlm
 def dense(inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """(which tokens are to be predicted, the tokens as they were), both (rows, length)."""
     at, original = torch.zeros_like(inputs["input_ids"], dtype=torch.bool), inputs["input_ids"].clone()
-    at.view(-1)[inputs["places"]] = True
+    at.view(-1)[inputs["masked_indices"]] = True
     original[at] = inputs["targets"]
     return at, original
 
@@ -52,7 +52,7 @@ def test_bert_mixture_and_at_least_one():
     kept = masked = total = 0
     for step in range(300):
         inputs = collate_batch(config, step, rows).inputs
-        shown = inputs["input_ids"].flatten()[inputs["places"]]
+        shown = inputs["input_ids"].flatten()[inputs["masked_indices"]]
         kept += (shown == inputs["targets"]).sum().item()
         masked += (shown == SPECIAL_IDS["mask"]).sum().item()
         total += len(shown)
@@ -107,7 +107,7 @@ def test_an_architecture_that_mixes_documents_is_refused():
     assert isolates_documents(encoder)
     encoder.model_inputs = lambda document_ids, **rest: rest
     assert not isolates_documents(encoder)
-    with pytest.raises(DataError, match="packed documents see each other"):
+    with pytest.raises(DataError, match="packed documents attend to each other"):
         prepare_encoder(encoder, 0.0)
 
 
@@ -161,7 +161,7 @@ def test_short_rows_come_first_twice_as_many(workspace, sentiment_files, monkeyp
         """No need to train."""
 
     def fit(module, optimizer, batches, train, *rest, **more):
-        seen.extend(batches(step, train.micro_batch) for step in range(train.steps))
+        seen.extend(batches(step, train.micro_batch_size) for step in range(train.steps))
         raise Enough
 
     monkeypatch.setattr(stage, "fit", fit)
@@ -178,7 +178,7 @@ def test_short_rows_come_first_twice_as_many(workspace, sentiment_files, monkeyp
         stage.pretrain(load_config(Pretrain, words))
     shapes = [[tuple(batch.inputs["input_ids"].shape) for batch in batches] for batches in seen]
     assert shapes == [[(8, 16)] * 2] * 2 + [[(4, 32)] * 2] * 2
-    assert all(0.8 * 4 * 32 < batch.tokens <= 4 * 32 for batches in seen for batch in batches), (
+    assert all(0.8 * 4 * 32 < batch.num_tokens <= 4 * 32 for batches in seen for batch in batches), (
         "as much text either way"
     )
     for more in (["max_length=8"], ["objective={name: contrastive, min_span: 4, max_span: 20}"]):

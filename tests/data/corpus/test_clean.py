@@ -1,4 +1,4 @@
-"""What is mended in a text, and above all what is left alone."""
+"""Cleaning of texts, and above all what it must not change."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ GOOD = {
 
 
 @pytest.mark.parametrize("language", GOOD)
-def test_good_text_is_left_alone(language):
+def test_good_text_is_unchanged(language):
     text = GOOD[language]
     assert clean_text(text) == clean_text(clean_text(text)) == text
     assert clean_text(text, PERSONAL) == text
 
 
-def wrongly(text: str) -> str | None:
-    """The text as UTF-8 that somebody read as Windows-1252; None when that cannot be."""
+def decode_as_cp1252(text: str) -> str | None:
+    """Return the UTF-8 bytes of a text decoded as Windows-1252, or None when that is not possible."""
     try:
         return text.encode().decode("cp1252")
     except UnicodeDecodeError:
@@ -64,8 +64,8 @@ def wrongly(text: str) -> str | None:
         "Façade d’été",
     ],
 )
-def test_mojibake_is_repaired_alone_and_beside_good_text(text):
-    broken = wrongly(text) or text.encode().decode("latin-1")
+def test_mojibake_is_fixed_alone_and_between_good_lines(text):
+    broken = decode_as_cp1252(text) or text.encode().decode("latin-1")
     assert broken != text and clean_text(broken) == text
     counts = Counter()
     for language, good in GOOD.items():
@@ -75,14 +75,14 @@ def test_mojibake_is_repaired_alone_and_beside_good_text(text):
 
 @pytest.mark.parametrize("language", ["german", "french", "polish", "turkish", "symbols"])
 def test_mojibake_of_whole_sentences(language):
-    """Through Windows-1252 with the control characters it does not define, as browsers decode it."""
+    """Windows-1252 with the control characters it does not define, as browsers decode it."""
     raw = GOOD[language].encode()
     broken = "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in raw)
-    # ftfy straightens nothing here but the encoding.
+    # Of ftfy, only the encoding fixes are used.
     assert clean_text(broken) == GOOD[language]
 
 
-def test_repairing_can_be_switched_off():
+def test_encoding_fixes_can_be_switched_off():
     assert clean_text("cafÃ©", Clean(encoding=False)) == "cafÃ©" and fix_mojibake("plain\ncafÃ©") == "plain\ncafé"
 
 
@@ -109,16 +109,16 @@ def test_repairing_can_be_switched_off():
         ("<br>", ""),
     ],
 )
-def test_clean(raw, expected):
+def test_html_white_space_and_unicode_are_normalized(raw, expected):
     assert clean_text(raw) == clean_text(expected) == expected
 
 
 @pytest.mark.parametrize(
-    "between",
+    "tag",
     ["<hr>", "<p>", "<li>", "</ul>", "</table>", "<br clear='all'>", "</td><td>", "<dd>", "<h1>", "</div>", "<BR/>"],
 )
-def test_tags_that_end_a_line_keep_words_apart(between):
-    assert clean_text(f"one{between}two").split() == ["one", "two"]
+def test_block_tags_do_not_join_words(tag):
+    assert clean_text(f"one{tag}two").split() == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_tags_that_end_a_line_keep_words_apart(between):
         "fish & chips;",
     ],
 )
-def test_what_is_no_html_is_left_alone(text):
+def test_text_that_only_resembles_html_is_unchanged(text):
     assert clean_text(text) == text
 
 
@@ -146,37 +146,37 @@ def test_html_can_be_switched_off():
 
 @pytest.mark.parametrize("space", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "&#13;", "\r\r\n"])
 def test_clean_never_joins_two_words(space):
-    # (\x85 is also how Windows-1252 spells an ellipsis.)
+    # (\x85 is also the ellipsis of Windows-1252.)
     assert clean_text(f"one{space}two").replace("…", " ").split() == ["one", "two"]
     assert clean_text(f"one{space}two", Clean(encoding=False)).split() == ["one", "two"]
 
 
 def test_clean_of_random_characters_is_tidy():
-    drawn = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     letters = list("ab \t\n\r\x00\u00a0\u0301\u2028\u0085\u200b\ufeffé") + ["<br>", "&nbsp;", "<b>"]
     for _ in range(500):
-        text = clean_text("".join(drawn.choice(letters, size=30)))
+        text = clean_text("".join(random.choice(letters, size=30)))
         assert clean_text(text) == text == text.strip() == unicodedata.normalize("NFC", text)
         assert "  " not in text and "\n\n" not in text and " \n" not in text and "\n " not in text
         assert not [character for character in text if unicodedata.category(character) == "Cc" and character != "\n"]
 
 
-def test_what_was_mended_is_counted():
+def test_fixes_are_counted():
     counts = Counter()
     for text in ("plain", "a<br>b", "cafÃ©", "<i>cafÃ©</i>", "你好", "fine & dandy"):
         clean_text(text, counts=counts)
     assert counts["html"] == 2 and counts["encoding"] == 2
 
 
-# ---- personal -------------------------------------------------------------------------------------------------------
+# ---- personal data --------------------------------------------------------------------------------------------------
 
 
 def digits(draw: random.Random, count: int) -> str:
-    """Digits of which the first is no zero or one, as in numbers people are given."""
+    """Return digits of which the first is neither 0 nor 1, as in assigned numbers."""
     return draw.choice("23456789") + "".join(draw.choice("0123456789") for _ in range(count - 1))
 
 
-PHONES = [  # 9: a digit that is drawn. As ITU's E.123 and national directories print them.
+PHONES = [  # 9 is a random digit; formats of ITU's E.123 and national directories
     "+44 20 9999 9999",
     "+44209999 9999",
     "+442099999999",
@@ -223,7 +223,18 @@ PHONES = [  # 9: a digit that is drawn. As ITU's E.123 and national directories 
     "+41 44 999 99 99",
     "+972-3-999-9999",
 ]
-NAMES = ["{a}", "{a}.{b}", "{a}_{b}", "{a}-{b}", "{a}{n}", "{a}.{b}+news", "{A}.{B}", "{a}%{b}", "o'{a}", "{a}.{n}"]
+LOCAL_PARTS = [
+    "{a}",
+    "{a}.{b}",
+    "{a}_{b}",
+    "{a}-{b}",
+    "{a}{n}",
+    "{a}.{b}+news",
+    "{A}.{B}",
+    "{a}%{b}",
+    "o'{a}",
+    "{a}.{n}",
+]
 HOSTS = [
     "example.com",
     "mail.example.co.uk",
@@ -234,14 +245,14 @@ HOSTS = [
     "x1.museum",
     "bücher.de",
 ]
-AROUND = ["{}", "Write to {}.", "({})", "<{}>", "mailto:{}", "{}, please", '"{}"', "to: {};", "reach me\n{}\nor not"]
+CONTEXTS = ["{}", "Write to {}.", "({})", "<{}>", "mailto:{}", "{}, please", '"{}"', "to: {};", "reach me\n{}\nor not"]
 
 
 def addresses(draw: random.Random, count: int) -> list[str]:
-    """E-mail addresses of many shapes."""
+    """Return e-mail addresses in many formats."""
     words = ["jane", "doe", "max", "li", "svensson", "garcia", "müller"]
     return [
-        draw.choice(NAMES).format(
+        draw.choice(LOCAL_PARTS).format(
             a=draw.choice(words),
             b=draw.choice(words),
             n=draw.randrange(1, 2000),
@@ -254,24 +265,24 @@ def addresses(draw: random.Random, count: int) -> list[str]:
     ]
 
 
-def telephones(draw: random.Random, count: int) -> list[str]:
-    """Phone numbers in every form, in turn."""
+def phone_numbers(draw: random.Random, count: int) -> list[str]:
+    """Return phone numbers in every format, in turn."""
     return [
         re.sub("9+", lambda nines: digits(draw, len(nines[0])), PHONES[number % len(PHONES)]) for number in range(count)
     ]
 
 
-@pytest.mark.parametrize("kind, made", [("email", addresses), ("phone", telephones)])
-def test_nearly_all_addresses_and_numbers_are_replaced(kind, made):
+@pytest.mark.parametrize("kind, generate", [("email", addresses), ("phone", phone_numbers)])
+def test_nearly_all_addresses_and_phone_numbers_are_masked(kind, generate):
     draw, missed = random.Random(0), []
-    every = made(draw, 900)
-    for number, each in enumerate(every):
-        around = AROUND[number % len(AROUND)]
-        found = clean_text(around.format(each), Clean(mask_pii=True, html=False))
-        # A + or ' left standing before it tells nothing.
-        if found.replace("+[", "[").replace("'[", "[") != around.format(f"[{kind}]"):
-            missed.append((each, found))
-    assert len(missed) <= 0.02 * len(every), (len(missed), missed[:40])
+    strings = generate(draw, 900)
+    for number, string in enumerate(strings):
+        context = CONTEXTS[number % len(CONTEXTS)]
+        cleaned = clean_text(context.format(string), Clean(mask_pii=True, html=False))
+        # A remaining + or ' before the mask reveals nothing.
+        if cleaned.replace("+[", "[").replace("'[", "[") != context.format(f"[{kind}]"):
+            missed.append((string, cleaned))
+    assert len(missed) <= 0.02 * len(strings), (len(missed), missed[:40])
 
 
 @pytest.mark.parametrize(
@@ -313,13 +324,13 @@ def test_nearly_all_addresses_and_numbers_are_replaced(kind, made):
         "5 @ 3.50",
     ],
 )
-def test_numbers_that_are_nobodys_are_left_alone(text):
+def test_numbers_that_are_not_personal_are_unchanged(text):
     counts = Counter()
     assert clean_text(text, PERSONAL, counts) == text and not counts
 
 
-def test_book_numbers_are_left_alone():
-    """A tenth of all ISBN-13 pass the check of card numbers too."""
+def test_isbns_are_unchanged():
+    """One tenth of all ISBN-13 also have a valid card checksum."""
     draw, changed = random.Random(0), []
     for _ in range(300):
         body = draw.choice(["978", "979"]) + "".join(draw.choice("0123456789") for _ in range(9))
@@ -330,7 +341,7 @@ def test_book_numbers_are_left_alone():
     assert not changed, (len(changed), changed[:5])
 
 
-def test_cards_are_known_by_their_check_digit():
+def test_card_numbers_are_recognized_by_their_checksum():
     draw = random.Random(0)
     for _ in range(300):
         length = draw.choice([15, 16, 16, 16])
@@ -341,37 +352,37 @@ def test_cards_are_known_by_their_check_digit():
         for last in range(10):
             number = body + str(last)
             assert is_card_number(number) == (last == check)
-            shown = [
+            formats = [
                 number,
                 " ".join(number[at : at + 4] for at in range(0, length, 4)),
                 "-".join(number[at : at + 4] for at in range(0, length, 4)),
             ]
-            for written in shown:
+            for written in formats:
                 assert (clean_text(f"card {written}!", PERSONAL) == "card [card]!") == (last == check), written
 
 
-def test_addresses_of_machines():
+def test_ip_addresses_are_masked():
     draw = random.Random(0)
     for _ in range(200):
-        four = ".".join(str(draw.randrange(256)) for _ in range(4))
-        assert clean_text(f"at {four}, or {four}:80", PERSONAL) == "at [ip], or [ip]:80"
-        long = [draw.randrange(1, 2**16) for _ in range(8)]
+        ipv4 = ".".join(str(draw.randrange(256)) for _ in range(4))
+        assert clean_text(f"at {ipv4}, or {ipv4}:80", PERSONAL) == "at [ip], or [ip]:80"
+        values = [draw.randrange(1, 2**16) for _ in range(8)]
         at = draw.randrange(1, 5)
-        groups = [f"{group:x}" for group in long]
-        # Written out, with leading zeros, and with a run of zero groups left out as people write it.
-        for six in (
+        groups = [f"{group:x}" for group in values]
+        # In full, with leading zeros, and with a run of zero groups omitted.
+        for ipv6 in (
             ":".join(groups),
-            ":".join(f"{group:04X}" for group in long),
+            ":".join(f"{group:04X}" for group in values),
             ":".join(groups[:at]) + "::" + ":".join(groups[at + 2 :]),
         ):
-            assert ipaddress.ip_address(six) and clean_text(f"at {six}.", PERSONAL) == "at [ip].", six
-    for six in ("2001:db8::1", "fe80::1", "2001:db8::8a2e:370:7334"):
-        assert clean_text(f"at {six} there", PERSONAL) == "at [ip] there"
+            assert ipaddress.ip_address(ipv6) and clean_text(f"at {ipv6}.", PERSONAL) == "at [ip].", ipv6
+    for ipv6 in ("2001:db8::1", "fe80::1", "2001:db8::8a2e:370:7334"):
+        assert clean_text(f"at {ipv6} there", PERSONAL) == "at [ip] there"
     for text in ("1.2.3.4.5", "256.1.1.1", "1.2.3", "12:30:45"):
         assert clean_text(text, PERSONAL) == text
 
 
-def test_nothing_personal_is_looked_for_unasked():
+def test_personal_data_is_only_masked_on_request():
     text = "me@example.org, 192.168.0.1, +44 20 7946 0958"
     assert clean_text(text) == text
     counts = Counter()
@@ -379,8 +390,8 @@ def test_nothing_personal_is_looked_for_unasked():
     assert counts == {"email": 1, "ip": 1, "phone": 1}
 
 
-def test_real_sentences_keep_every_number(sentiment_files):
-    """Film criticism is full of years, prices, ratings and lengths and holds no phone number."""
+def test_numbers_in_real_sentences_are_unchanged(sentiment_files):
+    """Film reviews are full of years, prices, ratings and lengths, but have no phone numbers."""
     with open(sentiment_files / "labels.csv", newline="", encoding="utf-8") as file:
         texts = [row["text"] for row in csv.DictReader(file)] + (sentiment_files / "corpus.txt").read_text().split(
             "\n\n"
@@ -388,6 +399,4 @@ def test_real_sentences_keep_every_number(sentiment_files):
     assert len(texts) == 700 and sum(any(map(str.isdigit, text)) for text in texts) > 40
     for text in texts:
         assert clean_text(text, PERSONAL) == clean_text(text)
-        assert clean_text(text) == clean_text(html.escape(clean_text(text), quote=False)), (
-            "escaping and cleaning gives the text again"
-        )
+        assert clean_text(text) == clean_text(html.escape(clean_text(text), quote=False)), "cleaning undoes escaping"

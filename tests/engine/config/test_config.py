@@ -1,4 +1,4 @@
-"""Configuration: merging, words, and what a person is told of their mistakes."""
+"""Configuration: merging YAML files and key=value arguments, error messages, and the list of keys."""
 
 import importlib
 import os
@@ -15,31 +15,34 @@ from data.config import Prepare
 from data.corpus.config import Filter
 from data.encoders import BuiltInEncoder
 from data.tasks.task import TaskFile
-from engine.config.help import fields_from_source, list_keys
+from engine.config.help import fields_from_source, help_text, list_keys
 from engine.config.loader import dump_config, load_config, merge, read_yaml, validate
+from engine.config.renamed import RENAMED, RENAMED_VALUES
 from engine.config.schema import Section, list_plugins
 from engine.errors import ConfigError
 from finetune.config import Finetune
+from finetune.study.config import Study
 from pretrain.config import Pretrain
+from pretrain.evaluate.config import Evaluate
+from publish.config import Publish
 
 CONFIGS = ROOT / "configs"
 PRETRAIN = ["run=r", "corpus={name: c, sources: [{files: a.txt}]}", "train={steps: 10, lr: 1e-3, batch_size: 8}"]
 FINETUNE = ["run=r", "task={name: t, train: {files: a.csv}}"]
 
 
-def mistakes(*words: str, schema: type[Section] = Pretrain) -> list[str]:
-    """The lines a person is shown."""
+def error_lines(*words: str, schema: type[Section] = Pretrain) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_config(schema, [*(FINETUNE if schema is Finetune else PRETRAIN), *words])
     return str(caught.value).splitlines()
 
 
-def test_later_words_win():
+def test_later_arguments_win():
     assert load_config(Pretrain, [*PRETRAIN, "train.steps=20", "train.steps=30"]).train.steps == 30
     assert load_config(Pretrain, [*PRETRAIN, "train.steps=20"]).train.batch_size == 8
 
 
-def test_files_and_words_merge_left_to_right(tmp_path):
+def test_files_and_arguments_merge_left_to_right(tmp_path):
     (tmp_path / "low.yaml").write_text("train: {steps: 1, lr: 0.5, batch_size: 4}\nrun: low\n")
     (tmp_path / "high.yaml").write_text("include: low.yaml\ntrain: {steps: 2}\n")
     config = load_config(Pretrain, [*PRETRAIN, "run=word", str(tmp_path / "high.yaml"), "train.lr=0.25"])
@@ -54,14 +57,14 @@ def test_includes_are_relative_and_merged_in_order(tmp_path):
     assert read_yaml(tmp_path / "top.yaml") == {"a": 1, "b": 1, "c": 3}
 
 
-def test_circular_include_is_told(tmp_path):
+def test_a_circular_include_is_an_error(tmp_path):
     (tmp_path / "a.yaml").write_text("include: b.yaml\n")
     (tmp_path / "b.yaml").write_text("include: a.yaml\n")
     with pytest.raises(ConfigError, match="a.yaml: includes itself"):
         read_yaml(tmp_path / "a.yaml")
 
 
-def test_a_section_whose_name_changes_starts_afresh():
+def test_a_section_with_a_new_name_drops_the_old_keys():
     below = {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
     assert merge(below, {"head": {"name": "two"}})["head"] == {"name": "two"}
     assert merge(below, {"head": {"name": "one", "depth": 2}})["head"] == {"name": "one", "size": 3, "depth": 2}
@@ -72,7 +75,7 @@ def test_a_section_whose_name_changes_starts_afresh():
     assert below == {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
 
 
-def test_words_are_what_people_mean():
+def test_yaml_values_are_read_as_people_mean_them():
     config = load_config(
         Finetune,
         [
@@ -94,39 +97,39 @@ def test_words_are_what_people_mean():
     assert config.task.label_names == {"0": "no", "1": "yes", "2": "on"} and config.task.text == ["a", "b"]
 
 
-def test_a_key_stands_once(tmp_path):
+def test_a_key_given_twice_is_an_error(tmp_path):
     (tmp_path / "twice.yaml").write_text("run: a\ntrain:\n  steps: 1\n  steps: 2\n")
-    with pytest.raises(ConfigError, match="twice.yaml line 3: not valid YAML: key 'steps' stands twice"):
+    with pytest.raises(ConfigError, match="twice.yaml line 3: not valid YAML: duplicate key 'steps'"):
         read_yaml(tmp_path / "twice.yaml")
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         ("a: [1\n", "line 2: not valid YAML"),
-        ("- a\n", "holds a list, not keys"),
+        ("- a\n", "must contain keys and values, not a list"),
         ("include: {a: b}\n", "include must be a file name"),
     ],
 )
-def test_what_is_no_configuration_is_told(tmp_path, content, told):
+def test_a_file_that_is_no_configuration_is_an_error(tmp_path, content, message):
     (tmp_path / "bad.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         read_yaml(tmp_path / "bad.yaml")
 
 
-def test_a_wrong_file_name_and_a_bare_word_are_told(tmp_path):
+def test_a_wrong_file_name_and_a_bare_word_are_errors(tmp_path):
     (tmp_path / "default.yaml").write_text("")
-    assert mistakes(str(tmp_path / "defalt.yaml"))[0].endswith("defalt.yaml: no such file (nearest: default.yaml)")
-    assert mistakes("steps") == ["steps: neither a .yaml file nor key=value"]
+    assert error_lines(str(tmp_path / "defalt.yaml"))[0].endswith("defalt.yaml: no such file (nearest: default.yaml)")
+    assert error_lines("steps") == ["steps: neither a .yaml file nor key=value"]
 
 
-def test_frozen():
+def test_a_configuration_is_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         load_config(Pretrain, PRETRAIN).train.steps = 3
 
 
 @pytest.mark.parametrize(
-    "schema, word, told",
+    "schema, word, message",
     [
         (Pretrain, "train.stepps=3", "train.stepps: no such key (nearest: train.steps)"),
         (Pretrain, "lr=3", "lr: no such key (nearest: train.lr)"),
@@ -141,7 +144,7 @@ def test_frozen():
             "corpus.sources=[{fils: a}]",
             "corpus.sources.0.fils: no such key (nearest: corpus.sources[].files)",
         ),
-        (Finetune, "task.labls=3", "task.labls: no such key (nearest: task.num_examples)"),
+        (Finetune, "task.num_exampels=3", "task.num_exampels: no such key (nearest: task.num_examples)"),
         (Pretrain, "train.lr=fast", "train.lr: 'fast' is not a number"),
         (Pretrain, "train.steps=1.5", "train.steps: 1.5 is not a whole number"),
         (
@@ -153,19 +156,88 @@ def test_frozen():
         (Pretrain, "corpus={name: other}", "corpus.sources: missing, and it has no default"),
     ],
 )
-def test_a_mistake_is_told_with_its_key(schema, word, told):
-    lines = mistakes(word, schema=schema)
-    assert told in lines and all(line.startswith(word.partition("=")[0]) for line in lines)
+def test_a_mistake_is_reported_with_its_key(schema, word, message):
+    lines = error_lines(word, schema=schema)
+    assert message in lines and all(line.startswith(word.partition("=")[0]) for line in lines)
+
+
+# For each renamed key: the schema that has it and the arguments in which it is given.
+SCHEMAS = {
+    "adapter adapt augment layers selftrain task head": Finetune,
+    "study": Study,
+    "labels likeness neighbours": Evaluate,
+    "licence": Publish,
+}
+
+
+def arguments_with(key: str) -> tuple[type[Section], list[str]]:
+    """Return a schema that has a renamed key, and arguments in which its old name is given."""
+    top, leaf = key.partition(".")[0], key.rpartition(".")[2]
+    schema = next((schema for names, schema in SCHEMAS.items() if top in names.split()), Pretrain)
+    if key in ("train.best", "train.unrecorded_lr"):
+        return Finetune, [f"{key}=x"]
+    if top == "*":
+        return Pretrain, [f"corpus.sources=[{{files: a, {leaf}: x}}]"]
+    plugin = {
+        "projection": "contrastive",
+        "predictor": "simsiam",
+        "weight": "joint",
+        "random": "mlm",
+        "unchanged": "mlm",
+    }
+    if top == "objective":
+        return schema, [f"objective.name={plugin.get(leaf, 'contrastive')}", f"{key}=x"]
+    if top == "head":
+        name = {"beside": "supcon", "pieces": "token_classification"}.get(leaf, "classification")
+        return schema, [f"head.name={name}", f"{key}=x"]
+    return schema, [f"{key}=x"]
+
+
+@pytest.mark.parametrize("key", RENAMED)
+def test_an_old_key_is_reported_with_its_new_name(key):
+    schema, words = arguments_with(key)
+    base = {Finetune: FINETUNE, Study: FINETUNE, Pretrain: PRETRAIN, Evaluate: [], Publish: []}[schema]
+    with pytest.raises(ConfigError) as caught:
+        load_config(schema, [*base, *words])
+    old, new = (name.replace("*", "corpus.sources.0") for name in (key, RENAMED[key]))
+    assert f"{old}: is now {new}" in str(caught.value).splitlines()
+    known = [other.replace("[]", ".0") for other in list_keys(schema)]
+    assert any(other == new or other.startswith(f"{new}.") for other in known), "the new key exists"
+
+
+@pytest.mark.parametrize("key, value", RENAMED_VALUES)
+def test_an_old_value_is_reported_with_its_new_name(key, value):
+    words = ["head.name=token_classification"] if key == "head.label_all_tokens" else []
+    assert f"{key}: {value} is now {RENAMED_VALUES[key, value]}" in error_lines(
+        *words, f"{key}={value}", schema=Finetune
+    )
+
+
+def test_help_of_one_section(capsys):
+    text = help_text(Pretrain, "pretrain", "run=x", "train")
+    assert text.startswith("train:\n  train.steps ") and "corpus.name" not in text
+    with pytest.raises(ConfigError, match="no section 'trian' \\(nearest: train\\)"):
+        help_text(Pretrain, "pretrain", "run=x", "trian")
+
+
+def test_help_lists_what_people_set_first_and_no_key_twice():
+    lines = help_text(Pretrain, "pretrain", "run=x").splitlines()
+    headings = [line for line in lines if re.fullmatch(r"\w+:", line)]
+    assert headings[:3] == ["general:", "objective:", "train:"] and len(set(headings)) == len(headings)
+    general = lines[lines.index("general:") + 1 :]
+    assert general[0].split()[0] == "run" and general[1].split()[0] == "init"
+    keys = [line.split()[0] for line in lines if re.match(r"  \w[\w.\[\]]* {2,}", line)]
+    assert len(keys) == len(set(keys)) and not any(key.startswith("objective.pairs.wheel") for key in keys)
 
 
 @pytest.mark.parametrize("word", ["task.text=5", "task.num_examples=many", "task.num_examples=0", "task.train.files=5"])
-def test_a_key_that_takes_two_kinds_of_value_is_told_once_by_its_own_name(word):
-    lines = mistakes(word, schema=Finetune)
+def test_a_key_that_takes_two_types_is_reported_once(word):
+    lines = error_lines(word, schema=Finetune)
     assert len(lines) == 1 and lines[0].startswith(word.partition("=")[0] + ": ")
 
 
-def test_every_mistake_is_told_at_once():
-    lines = mistakes("train.lr=fast", "train.stepps=3", "seed=-1", "model.layers=no", "run=a b")
+def test_all_mistakes_are_reported_together():
+    lines = error_lines("train.lr=fast", "train.stepps=3", "seed=-1", "model.layers=no", "run=a b")
     assert [line.partition(":")[0] for line in lines] == ["run", "seed", "model.layers", "train.lr", "train.stepps"]
 
 
@@ -173,7 +245,7 @@ def test_every_mistake_is_told_at_once():
     "schema, section, package", [(Pretrain, "objective", "pretrain.objectives"), (Finetune, "head", "finetune.heads")]
 )
 def test_a_wrong_plugin_name_lists_the_names(schema, section, package):
-    (line,) = mistakes(f"{section}.name=zzzz", schema=schema)
+    (line,) = error_lines(f"{section}.name=zzzz", schema=schema)
     assert list_plugins(package)
     assert line == (
         f"{section}: no 'zzzz' among the {package.split('.')[1]} (there are: {', '.join(list_plugins(package))})"
@@ -188,23 +260,21 @@ def test_help_reads_a_plugin_s_keys_from_its_source(package):
         )
 
 
-def test_help_tells_the_defaults_of_the_plugin_taken_when_nothing_is_said_and_whose_a_key_is():
+def test_help_lists_the_default_plugin_s_defaults_and_the_owners_of_a_key():
     heads, objectives = list_keys(Finetune), list_keys(Pretrain)
     assert heads["head.name"][0] == "classification" and all(
         f"{name}: " in heads["head.name"][1] for name in list_plugins("finetune.heads")
     )
-    assert heads["head.class_weights"][0] == "False"
-    assert re.search(
-        r"^classification, contrastive: .* multilabel: .* Its default is True\.$", heads["head.class_weights"][1]
-    )
-    assert heads["head.cross_entropy_weight"][1].startswith("contrastive: ")
+    assert heads["head.class_weights"][0] == "false"
+    assert re.search(r"^classification, supcon: .* multilabel: .* Default: true\.$", heads["head.class_weights"][1])
+    assert heads["head.cross_entropy_weight"][1].startswith("supcon: ")
     assert objectives["objective.name"][0] == "mlm" and objectives["objective.predictor_dim"][1].startswith("simsiam: ")
 
 
-def test_a_plugin_s_config_may_have_another_s_beneath_it_and_sections_inside(tmp_path, monkeypatch):
+def test_a_plugin_s_config_may_inherit_and_hold_sections(tmp_path, monkeypatch):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "first.py").write_text(
-        "import torch\nfrom engine.config.loader import Section\nfrom ours.whole import Number\n"
+        "import torch\nfrom engine.config.schema import Section\nfrom ours.whole import Number\n"
         'class Config(Section):\n    a: Number = 3\n    """The\n    a."""\n    b: str\n'
     )
     (tmp_path / "ours" / "whole.py").write_text("Number = int\n")
@@ -216,20 +286,20 @@ def test_a_plugin_s_config_may_have_another_s_beneath_it_and_sections_inside(tmp
         "from ours.first import Config\nclass Inner(Config):\n    d: list = []\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("engine.config.help.PROJECT_PACKAGES", ("ours",))
     inner = {"c.a": ("3", "The a."), "c.b": ("(needed)", ""), "c.d": ("", "")}
     assert fields_from_source("ours.second") == {"a": ("none", ""), "b": ("(needed)", ""), **inner}
     assert fields_from_source("ours.first")["a"] == ("3", "The a.")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "data"])
-def test_help_answers_at_once(stage):
-    began = time.time()
-    told = subprocess.run(
+def test_help_needs_no_torch(stage):
+    start = time.time()
+    done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", stage, "--help"], capture_output=True, text=True, check=True
     )
-    assert "Every key" in told.stdout and not re.search(r"\| +(torch|transformers)$", told.stderr, re.MULTILINE)
-    assert time.time() - began < 5, "0.5 s on a machine that does nothing else"
+    assert "--help SECTION" in done.stdout
+    assert not re.search(r"\| +(torch|transformers)$", done.stderr, re.MULTILINE)
+    assert time.time() - start < 5, "0.5 s on an idle machine"
 
 
 def test_a_key_of_the_default_plugin_needs_no_name():
@@ -244,7 +314,7 @@ def test_dump_and_load_give_the_same(tmp_path, words):
 
 
 @pytest.mark.parametrize("word", ["1e5", "123e456", "12", "0.5", "true", "no", "null", "none", "~", "1:30", "a: b"])
-def test_dump_keeps_words_words(tmp_path, word):
+def test_dump_keeps_strings_that_look_like_other_types(tmp_path, word):
     task = {"name": word, "train": {"files": "a"}, "label_names": {word: word}}
     config = validate(Finetune, {"run": "r", "task": task})
     (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -252,11 +322,11 @@ def test_dump_keeps_words_words(tmp_path, word):
 
 
 def test_adam_refuses_a_decay_of_one_here_and_not_in_torch():
-    assert mistakes("train.beta2=1")[0].startswith("train.beta2: ")
+    assert error_lines("train.beta2=1")[0].startswith("train.beta2: ")
 
 
 @pytest.mark.parametrize("schema", [Pretrain, Finetune, Prepare])
-def test_every_key_says_what_it_means(schema):
+def test_every_key_has_a_description(schema):
     assert len(list_keys(schema)) > 20
     assert not [key for key, (_, meaning) in list_keys(schema).items() if not meaning]
 
@@ -277,10 +347,10 @@ def test_every_file_in_configs_goes_through_the_real_parser(folder, schema):
         if (folder, path.stem) != ("finetune", "default")
     }
     assert seen.keys() == FILES[folder, schema]
-    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"adapt", "launch", "quality"}
+    assert {path.name for path in CONFIGS.iterdir()} == {name for name, _ in FILES} | {"method", "launch", "quality"}
 
 
-def test_every_launcher_is_what_its_program_reads():
+def test_every_launch_file_is_valid():
     from accelerate.commands.config.config_args import load_config_from_file
 
     found = sorted(path.name for path in (CONFIGS / "launch").iterdir())
@@ -306,7 +376,7 @@ def test_every_launcher_is_what_its_program_reads():
         assert subprocess.run(["bash", "-n", CONFIGS / "launch" / name]).returncode == 0
 
 
-def test_every_file_of_quality_rules_is_a_part_of_a_corpus():
+def test_every_file_of_quality_rules_is_a_corpus_filter():
     found = {path.stem: read_yaml(path) for path in (CONFIGS / "quality").glob("*.yaml")}
     assert found.keys() == {"english"}
     for tree in found.values():
@@ -324,17 +394,17 @@ def test_quality_rules_are_included_in_a_corpus(tmp_path):
     assert rules.min_words == 7 and rules.languages == ["en"] and rules.mean_word_length == [3, 10]
 
 
-def test_a_corpus_reads_nothing_of_a_fine_tuning_file_but_its_task():
+def test_a_corpus_reads_only_the_task_of_a_fine_tuning_file():
     path = str(CONFIGS / "finetune" / "sentiment.yaml")
     assert load_config(TaskFile, [path]).task == load_config(Finetune, [path]).task
 
 
 @pytest.mark.parametrize(
-    "word, told",
+    "word, message",
     [
         ("corpus.sources=[{files: a, repeat: 3}]", "corpus.sources.0.repeat: no such key"),
         ("corpus.sources=[{files: a, weight: 0}]", "corpus.sources.0.weight: "),
-        ("corpus.clean.personl=true", "corpus.clean.personl: no such key (nearest: corpus.clean.personal)"),
+        ("corpus.clean.mask_pi=true", "corpus.clean.mask_pi: no such key (nearest: corpus.clean.mask_pii)"),
         ("corpus.filter.min_letters=2", "corpus.filter.min_letters: "),
         ("corpus.filter.mean_word_length=[3]", "corpus.filter.mean_word_length: "),
         ("corpus.decontaminate.action=drop", "corpus.decontaminate.action: 'drop' is none of report, remove"),
@@ -342,9 +412,9 @@ def test_a_corpus_reads_nothing_of_a_fine_tuning_file_but_its_task():
         ("tokenizer.algorithm=bpee", "tokenizer.algorithm: 'bpee' is none of wordpiece, bpe, unigram (nearest: bpe)"),
     ],
 )
-def test_mistakes_in_a_corpus(word, told):
-    (line,) = mistakes(word)
-    assert line.startswith(told)
+def test_mistakes_in_a_corpus_are_reported(word, message):
+    (line,) = error_lines(word)
+    assert line.startswith(message)
 
 
 @pytest.mark.parametrize("folder, schema", [("pretrain", Pretrain), ("finetune", Finetune)])

@@ -102,9 +102,9 @@ def test_a_head_that_does_more_than_project_keeps_its_own_scores():
     encoder.has_linear_decoder = False
     bounded = objective(**inputs).loss
     scores = encoder.model(
-        **encoder.model_inputs(**{name: inputs[name] for name in inputs.keys() - {"places", "targets"}})
+        **encoder.model_inputs(**{name: inputs[name] for name in inputs.keys() - {"masked_indices", "targets"}})
     ).logits
-    wanted = F.cross_entropy(scores.flatten(0, 1)[inputs["places"]], inputs["targets"], reduction="sum")
+    wanted = F.cross_entropy(scores.flatten(0, 1)[inputs["masked_indices"]], inputs["targets"], reduction="sum")
     assert torch.allclose(bounded, wanted) and not torch.allclose(bounded, plain)
 
 
@@ -241,11 +241,11 @@ def test_the_last_layer_goes_on_at_the_hidden_places_alone_and_gives_the_same(ar
         module.register_forward_hook(lambda module, arguments, states: seen.append(states.shape[:-1].numel()))
     trimmed = objective(**inputs).loss
     found = torch.autograd.grad(trimmed, learned, allow_unused=True)
-    assert seen and set(seen) == {len(inputs["places"])}, "no more of the feed-forward part than is read"
+    assert seen and set(seen) == {len(inputs["masked_indices"])}, "no more of the feed-forward part than is read"
     # Whoever looks at all states gets all of them.
     looked = []
-    rows = {name: inputs[name] for name in inputs.keys() - {"places", "targets"}}
-    encoder.mlm_loss(inputs["places"], inputs["targets"], on_hidden=looked.append, **rows)
+    rows = {name: inputs[name] for name in inputs.keys() - {"masked_indices", "targets"}}
+    encoder.mlm_loss(inputs["masked_indices"], inputs["targets"], on_hidden=looked.append, **rows)
     assert torch.equal(looked[0], encoder.last_hidden_state(**rows))
     encoder.sparse_ffn = ()
     whole = objective(**inputs).loss

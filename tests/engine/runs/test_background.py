@@ -143,7 +143,7 @@ def test_checkpoints_are_pushed_while_training_goes_on_and_a_dead_hub_stops_noth
     "words, told",
     [
         (["push_every=2"], "push_every needs push_to=OWNER/NAME"),
-        (["push_every=3", "push_to=me/x"], "push_every=3 is no multiple of train.save_every=400"),
+        (["push_every=3", "push_to=me/x"], "push_every=3 is not a multiple of train.save_every=400"),
         (["push_every=400", "push_to=x"], "push_to: "),
     ],
 )

@@ -213,7 +213,7 @@ def test_the_page_of_a_run_in_a_browser(taught, tmp_path):
     assert not FETCHED.search(page.read_text())
     dom, asked = load_page(page, tmp_path / "profile")
     assert set(asked) <= {"/report.html", "/favicon.ico"} and "/report.html" in asked
-    assert f"accuracy {metrics['test']['accuracy']:.3f}" in dom and "on 50 test rows, with 64 labels" in dom
+    assert f"accuracy {metrics['test']['accuracy']:.3f}" in dom and "on 50 test examples, trained on 64 labels" in dom
     titles = re.findall(r'<text class="title"[^>]*>(.*?)</text>', dom)
     assert titles[0] == "loss" and {"lr, learning rate", "tokens_per_second, throughput", "evaluation/accuracy"} <= set(
         titles
@@ -268,7 +268,7 @@ def test_a_run_that_still_trains_and_one_that_is_not_there(taught, tmp_path, cap
     compare_main(["out/runs/now", "--page", "here.html"])
     assert "24" in capsys.readouterr().out and "Runs compared: now" in (tmp_path / "here.html").read_text()
     assert error_lines(compare_main, ["out/runs/noww"], capsys, monkeypatch) == [
-        "out/runs/noww: no run there (no config.yaml) (nearest: now)"
+        "out/runs/noww: not a run, it has no config.yaml (nearest: now)"
     ]
 
 
