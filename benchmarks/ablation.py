@@ -1,10 +1,10 @@
-"""What each way of fine-tuning is worth: one setting changed at a time, encoder, labels and seeds the same.
+"""Ablation of fine-tuning settings: one setting changes at a time; encoder, labels and seeds stay the same.
 
     python benchmarks/ablation.py [tasks=sentiment] [labels=100] [seeds=5] [encoder=minilm] [only=decay-1,lora]
 
-A difference is a variant's test accuracy less the default's with the same seed; its 95 % interval is Student's t over the
-seeds. The last weights are measured, no validation label is used. A run that was made is kept in out/ablation, so that a
-benchmark that was stopped goes on where it was. Writes its section of benchmarks/RESULTS.md.
+Each variant's test accuracy is compared with the default's by seed, with 95% confidence intervals (Student's t). The
+last weights are evaluated and no validation labels are used. Finished runs are cached in out/ablation, so an
+interrupted benchmark resumes. Writes its section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+import results
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-CACHE_FOLDER = ROOT / "out" / "ablation"
+CACHE_FOLDER = results.ROOT / "out" / "ablation"
 VARIANTS = {
     "default": [],
     "to-the-end": ["layers.freeze_at=[]"],
-    "settle-later": ["layers.freeze_at=[0.25,0.5,0.75]"],
+    "freeze-later": ["layers.freeze_at=[0.25,0.5,0.75]"],
     "gradual": ["configs/method/gradual.yaml"],
     "frozen-2": ["layers.num_frozen=2"],
     "frozen-4": ["configs/method/top.yaml"],
@@ -55,32 +53,22 @@ VARIANTS = {
 
 
 def run_trial(task: str, num_examples: str, variant: str, seed: int, encoder: str) -> dict[str, float]:
-    """{"accuracy", "seconds"} of one fine-tuning, made if it is not there."""
+    """Return {"accuracy", "seconds"} of one fine-tuning run, from the cache if it is there."""
     from data.cache import fingerprint
     from engine.config.loader import load_config
     from engine.runs.run import RUNS_FOLDER
     from finetune.config import Finetune
     from finetune.train import finetune
 
-    config = load_config(
-        Finetune,
-        [
-            f"configs/finetune/{task}.yaml",
-            *VARIANTS[variant],
-            f"encoder={encoder}",
-            "baselines=false",
-            f"task.num_examples={num_examples}",
-            f"seed={seed}",
-            "train.load_best=false",
-            "run=ablation",
-        ],
-    )
-    told = fingerprint(config.model_dump(mode="json"))[:6]  # with other defaults it is another cell
-    path = CACHE_FOLDER / f"{Path(encoder).parent.name or encoder}-{task}-{num_examples}-{variant}-{seed}-{told}.json"
+    args = [f"encoder={encoder}", "baselines=false", f"task.num_examples={num_examples}", f"seed={seed}"]
+    args = [f"configs/finetune/{task}.yaml", *VARIANTS[variant], *args, "train.load_best=false", "run=ablation"]
+    config = load_config(Finetune, args)
+    inputs = fingerprint(config.model_dump(mode="json"))[:6]  # distinguishes runs with other defaults
+    path = CACHE_FOLDER / f"{Path(encoder).parent.name or encoder}-{task}-{num_examples}-{variant}-{seed}-{inputs}.json"
     if not path.is_file():
         config = config.model_copy(update={"run": f"ablation-{path.stem}"})
         folder = RUNS_FOLDER / config.run
-        shutil.rmtree(folder, ignore_errors=True)  # of a cell that was stopped
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted benchmark
         with contextlib.redirect_stdout(io.StringIO()):
             finetune(config)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -90,35 +78,33 @@ def run_trial(task: str, num_examples: str, variant: str, seed: int, encoder: st
     return json.loads(path.read_text())
 
 
-def main(args: list[str]) -> None:
-    """Run what is not there yet, and write the table."""
-    import results
+def ablation_table(task: str, labels: str, variants: list[str], num_seeds: int, encoder: str) -> str:
+    """Run what is missing and return the table of one task and number of labels."""
+    lines, accuracies = ["| | accuracy | difference to default, points | seconds |", "|---|---|---|---|"], {}
+    for variant in dict.fromkeys(["default", *variants]):
+        runs = [run_trial(task, labels, variant, seed, encoder) for seed in range(num_seeds)]
+        accuracies[variant] = np.array([run["accuracy"] for run in runs])
+        differences = 100 * (accuracies[variant] - accuracies["default"])
+        mean, half = differences.mean(), results.half_interval(differences)
+        difference = "" if variant == "default" else f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+        seconds = np.mean([run["seconds"] for run in runs])
+        lines.append(f"| {variant} | {accuracies[variant].mean():.3f} | {difference} | {seconds:.0f} |")
+    return "\n".join([f"`{task}`, {labels} labels, {num_seeds} seeds, `{encoder}`:", "", *lines])
 
-    own = {"tasks": "sentiment", "labels": "100", "seeds": "5", "encoder": "minilm", "only": ",".join(VARIANTS)}
-    own |= dict(word.split("=", 1) for word in args)
+
+def main(args: list[str]) -> None:
+    """Run what is missing and write the tables."""
+    defaults = {"tasks": "sentiment", "labels": "100", "seeds": "5", "encoder": "minilm", "only": ",".join(VARIANTS)}
+    options, _ = results.parse_options(args, **defaults)
     CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
-    tables = []
-    for task in own["tasks"].split(","):
-        for labels in own["labels"].split(","):
-            lines = ["| | accuracy | against the default, points | seconds |", "|---|---|---|---|"]
-            for variant in dict.fromkeys(["default", *own["only"].split(",")]):
-                runs = [run_trial(task, labels, variant, seed, own["encoder"]) for seed in range(int(own["seeds"]))]
-                accuracies = np.array([run["accuracy"] for run in runs])
-                usual = accuracies if variant == "default" else usual
-                gain = 100 * (accuracies - usual)
-                half = (
-                    stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.nan
-                )
-                told = f"{gain.mean():+.1f} ({gain.mean() - half:+.1f} to {gain.mean() + half:+.1f})"
-                lines.append(
-                    f"| {variant} | {accuracies.mean():.3f} | {'' if variant == 'default' else told}"
-                    f" | {np.mean([run['seconds'] for run in runs]):.0f} |"
-                )
-            tables.append(
-                "\n".join([f"`{task}`, {labels} labels, {own['seeds']} seeds, `{own['encoder']}`:", "", *lines])
-            )
-    results.write_section("One setting at a time", " ".join(["python benchmarks/ablation.py", *args]), "\n\n".join(tables))
-    print("\n\n".join(tables))
+    variants, num_seeds = options["only"].split(","), int(options["seeds"])
+    text = "\n\n".join(
+        ablation_table(task, labels, variants, num_seeds, options["encoder"])
+        for task in options["tasks"].split(",")
+        for labels in options["labels"].split(",")
+    )
+    results.write_section("One setting at a time", " ".join(["python benchmarks/ablation.py", *args]), text)
+    print(text)
 
 
 if __name__ == "__main__":

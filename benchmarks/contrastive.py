@@ -1,12 +1,13 @@
-"""Contrastive training beside sentence-transformers' `MultipleNegativesRankingLoss`: encoder, texts and batch the same.
+"""Compare contrastive training with sentence-transformers' `MultipleNegativesRankingLoss` (MNRL).
 
-    python benchmarks/contrastive.py [sizes=64,1024] [rounds=3] [seconds=5] [contenders=...] [steps=100] [stsb=FOLDER] [key=value ...]
+    python benchmarks/contrastive.py [sizes=64,1024] [rounds=3] [seconds=5] [contenders=...] [steps=100] [stsb=FOLDER]
+                                     [key=value ...]
 
-Pairs are neighbouring stretches of one film review, 8 to 60 words each. Speed: pairs a second, contenders taking turns as
-in benchmarks/pretraining.py, theirs and ours each in float32 and in bf16; theirs by default is float32, ours bf16 where the
-machine has it. From 1,024 pairs on, both by cached gradients, at their default and ours of texts at once. Quality: as many
-`steps` of 64 pairs at one rate for both, then Spearman's correlation on the STS Benchmark (stsb: a folder with its
-test.csv; left out, no quality). Writes its sections of benchmarks/RESULTS.md.
+Encoder, texts and batch are the same. Pairs are adjacent spans of a film review, 8 to 60 words each. Speed: pairs per
+second of alternating contenders (benchmarks/turns.py), both in float32 and bf16; MNRL's default is float32, ours is bf16
+where the machine supports it. From 1,024 pairs on both cache gradients, with their default micro-batches. Quality:
+`steps` steps of 64 pairs at one learning rate, then Spearman's correlation on the STS Benchmark (stsb: a folder with its
+test.csv; without it, quality is not measured). Writes its sections of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-import turns  # noqa: E402
+import results
+import turns
 
 NUM_PAIRS, MIN_WORDS, MAX_WORDS = 20_000, 8, 60
-MIN_GRADCACHE_PAIRS = 1_024  # pairs from which on gradients are cached
+MIN_GRADCACHE_PAIRS = 1_024  # smallest batch with cached gradients
 LEARNING_RATE = 5e-5
 
 
 def write_pairs(path: Path) -> None:
-    """Neighbouring stretches of the reviews as a csv with columns first, second."""
+    """Write adjacent spans of the reviews to a csv with columns first, second."""
     import numpy as np
 
     from data.config import Prepare
@@ -38,22 +38,22 @@ def write_pairs(path: Path) -> None:
     from data.corpus.documents import iter_documents
     from engine.config.loader import load_config
 
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        table, written = csv.writer(file), 0
+        table, num_written = csv.writer(file), 0
         table.writerow(["first", "second"])
         for document in iter_documents(build_corpus(load_config(Prepare, ["configs/corpus/reviews.yaml"]).corpus)):
             words = document["text"].split()
-            one, other = random.integers(MIN_WORDS, MAX_WORDS + 1, size=2)
-            if len(words) >= one + other:
-                table.writerow([" ".join(words[:one]), " ".join(words[one : one + other])])
-                written += 1
-            if written == NUM_PAIRS:
+            first, second = rng.integers(MIN_WORDS, MAX_WORDS + 1, size=2)
+            if len(words) >= first + second:
+                table.writerow([" ".join(words[:first]), " ".join(words[first : first + second])])
+                num_written += 1
+            if num_written == NUM_PAIRS:
                 return
 
 
-def headstart_args(path: Path, batch_size: int, name: str) -> list[str]:
-    """The configuration of ours."""
+def headstart_args(path: Path | str, batch_size: int, name: str) -> list[str]:
+    """Return our arguments."""
     return [
         "configs/pretrain/mlm.yaml",
         f"objective={{name: contrastive, views: pairs, pairs: {{files: {path}}}}}",
@@ -64,29 +64,24 @@ def headstart_args(path: Path, batch_size: int, name: str) -> list[str]:
     ]
 
 
-def train_sentence_transformer(path: Path, batch_size: int, bf16: bool, max_steps: int, after_step) -> object:
-    """sentence-transformers' trainer at its defaults; returns the model."""
+def train_sentence_transformer(path: Path | str, batch_size: int, bf16: bool, max_steps: int, after_step) -> object:
+    """Train with sentence-transformers' trainer at its defaults and return the model."""
+    import sentence_transformers as st
     from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
-    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+    from sentence_transformers import losses
     from transformers import TrainerCallback
 
     from data.encoders import resolve_encoder
 
-    class Told(TrainerCallback):
-        def on_step_end(self, arguments, state, control, **rest):
+    class StepCallback(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
             after_step()
 
-    model = SentenceTransformer(str(resolve_encoder("minilm")), device="cpu")
-    loss = (CachedMultipleNegativesRankingLoss if batch_size >= MIN_GRADCACHE_PAIRS else MultipleNegativesRankingLoss)(
-        model
-    )
+    is_cached = batch_size >= MIN_GRADCACHE_PAIRS
+    model = st.SentenceTransformer(str(resolve_encoder("minilm")), device="cpu")
+    loss = losses.CachedMultipleNegativesRankingLoss if is_cached else losses.MultipleNegativesRankingLoss
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
+        arguments = st.SentenceTransformerTrainingArguments(
             folder,
             per_device_train_batch_size=batch_size,
             learning_rate=LEARNING_RATE,
@@ -98,122 +93,94 @@ def train_sentence_transformer(path: Path, batch_size: int, bf16: bool, max_step
             disable_tqdm=True,
             logging_strategy="no",
         )
-        SentenceTransformerTrainer(
-            model, arguments, train_dataset=Dataset.from_csv(str(path)), loss=loss, callbacks=[Told()]
+        dataset = Dataset.from_csv(str(path))
+        callbacks = [StepCallback()]
+        st.SentenceTransformerTrainer(
+            model, arguments, train_dataset=dataset, loss=loss(model), callbacks=callbacks
         ).train()
     return model
 
 
-def worker(name: str, args: list[str]) -> None:
-    """A contender: `name` says whose and in which precision; words are the pairs' file, the batch size, and ours alone."""
-    path, batch_size, *rest = args
+def run_worker(name: str, args: list[str]) -> None:
+    """Run a contender. `name`: ours or MNRL, with the precision; args: the pairs' file, batch size, and our arguments."""
+    path, batch_size, rest = args[0], int(args[1]), args[2:]
     if name.startswith("ours"):
-        return turns.run_contender(
-            [*headstart_args(path, int(batch_size), name), *rest], lambda batch: len(batch.inputs["group_ids"])
-        )
-    taking = turns.TurnTaker(0.0)
-    train_sentence_transformer(path, int(batch_size), "bf16" in name, 1_000_000, lambda: taking.step(int(batch_size)))
+        pretrain_args = [*headstart_args(path, batch_size, name), *rest]
+        return turns.run_contender(pretrain_args, lambda batch: len(batch.inputs["group_ids"]))
+    turn_taker = turns.TurnTaker(0.0)
+    train_sentence_transformer(path, batch_size, "bf16" in name, 1_000_000, lambda: turn_taker.record_step(batch_size))
 
 
-def sts_spearman(model_or_folder: Path | str, test_file: Path) -> float:
-    """Spearman's correlation on the STS Benchmark, by sentence-transformers for both."""
+def sts_spearman(model, test_file: Path) -> float:
+    """Return Spearman's correlation of a sentence-transformers model on the STS Benchmark."""
     import numpy as np
     from scipy.stats import spearmanr
-    from sentence_transformers import SentenceTransformer
 
-    model = (
-        model_or_folder
-        if not isinstance(model_or_folder, (str, Path))
-        else SentenceTransformer(str(model_or_folder), device="cpu")
-    )
     rows = list(csv.DictReader(open(test_file, encoding="utf-8")))
-    one, other = (
+    first, second = (
         model.encode([row[column] for row in rows], normalize_embeddings=True) for column in ("sentence1", "sentence2")
     )
-    return float(spearmanr((one * other).sum(1), np.array([float(row["score"]) for row in rows])).statistic)
+    return float(spearmanr((first * second).sum(1), np.array([float(row["score"]) for row in rows])).statistic)
 
 
 def measure_quality(path: Path, steps: int, test_file: Path) -> list[list[str]]:
-    """Lines of a table: whose, seconds of training, STS."""
+    """Return table rows: encoder, seconds of training, correlation."""
+    from sentence_transformers import SentenceTransformer
+
     from data.encoders import resolve_encoder
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
     from pretrain.train import pretrain
 
-    run = ROOT / "out" / "runs" / "bench-contrastive"
+    def score(folder: Path) -> str:
+        return f"{sts_spearman(SentenceTransformer(str(folder), device='cpu'), test_file):.4f}"
+
+    run = results.ROOT / "out" / "runs" / "bench-contrastive"
     shutil.rmtree(run, ignore_errors=True)
-    lines = [["the encoder before", "", f"{sts_spearman(resolve_encoder('minilm'), test_file):.4f}"]]
-    pretrain(
-        load_config(
-            Pretrain,
-            [
-                *headstart_args(path, 64, "ours"),
-                f"run={run.name}",
-                f"train.steps={steps}",
-                "train.warmup_fraction=0",
-                f"train.eval_every={steps}",
-            ],
-        )
-    )
+    rows = [["before training", "", score(resolve_encoder("minilm"))]]
+    args = [f"run={run.name}", f"train.steps={steps}", "train.warmup_fraction=0", f"train.eval_every={steps}"]
+    pretrain(load_config(Pretrain, [*headstart_args(path, 64, "ours"), *args]))
     seconds = json.loads((run / "metrics.json").read_text())["seconds"]
-    lines.append(["ours", f"{seconds:.0f}", f"{sts_spearman(run / 'encoder', test_file):.4f}"])
+    rows.append(["ours", f"{seconds:.0f}", score(run / "encoder")])
     shutil.rmtree(run)
-    began = time.perf_counter()
+    start = time.perf_counter()
     model = train_sentence_transformer(path, 64, False, steps, lambda: None)
-    lines.append(["MNRL", f"{time.perf_counter() - began:.0f}", f"{sts_spearman(model, test_file):.4f}"])
-    return lines
+    rows.append(["MNRL", f"{time.perf_counter() - start:.0f}", f"{sts_spearman(model, test_file):.4f}"])
+    return rows
 
 
 def main(args: list[str]) -> None:
+    """Run the benchmark, or with `worker` one contender."""
     if args[:1] == ["worker"]:
-        return worker(args[1], args[2:])
-    import results
-
-    own = {
-        word.split("=")[0]: word.split("=", 1)[1]
-        for word in args
-        if word.split("=")[0] in ("sizes", "rounds", "seconds", "steps", "stsb", "contenders")
-    }
-    rest = [word for word in args if word.split("=")[0] not in own]
-    command = " ".join(
-        ["python benchmarks/contrastive.py", *("stsb=FOLDER" if word.startswith("stsb=") else word for word in args)]
-    )
-    path = ROOT / "out" / "cache" / "neighbouring-stretches.csv"
+        return run_worker(args[1], args[2:])
+    defaults = {"sizes": f"64,{MIN_GRADCACHE_PAIRS}", "rounds": "3", "seconds": "5", "steps": "100"}
+    options, rest = results.parse_options(args, **defaults, stsb=None, contenders=None)
+    public_args = ["stsb=FOLDER" if arg.startswith("stsb=") else arg for arg in args]
+    command = " ".join(["python benchmarks/contrastive.py", *public_args])
+    path = results.ROOT / "out" / "cache" / "neighbouring-stretches.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_pairs(path)
-    for size in filter(None, own.get("sizes", f"64,{MIN_GRADCACHE_PAIRS}").split(",")):
+    for size in filter(None, options["sizes"].split(",")):
         loss = "Cached MNRL" if int(size) >= MIN_GRADCACHE_PAIRS else "MNRL"
-        names = own["contenders"].split(",") if "contenders" in own else ["ours", "ours float32", loss, f"{loss} bf16"]
-        found = turns.compare_contenders(
-            __file__, names, int(own.get("rounds", 3)), float(own.get("seconds", 5)), [str(path), size, *rest]
-        )
-        first, lines = statistics.median(found[names[0]]["rates"]), []
+        names = ["ours", "ours float32", loss, f"{loss} bf16"]
+        if options["contenders"]:
+            names = options["contenders"].split(",")
+        rounds, seconds = int(options["rounds"]), float(options["seconds"])
+        measurements = turns.compare_contenders(__file__, names, rounds, seconds, [str(path), size, *rest])
+        first, rows = statistics.median(measurements[names[0]]["rates"]), []
         for name in names:
-            rates = found[name]["rates"]
-            lines.append(
-                [
-                    name,
-                    f"{statistics.median(rates):.1f}",
-                    f"{min(rates):.1f} to {max(rates):.1f}",
-                    f"{first / statistics.median(rates):.2f}",
-                    f"{found[name]['peak_bytes'] / 1e6:,.0f}",
-                ]
-            )
-            print("  ".join(f"{part:>14}" for part in lines[-1]), flush=True)
-        results.write_section(
-            f"Contrastive training, {size} pairs a step, on a CPU",
-            command,
-            results.markdown_table(["", "pairs/s", "over the rounds", "the first is x times as fast", "peak MB"], lines),
-        )
-    if "stsb" in own:
-        steps = int(own.get("steps", 100))
-        lines = measure_quality(path, steps, Path(own["stsb"]) / "test.csv")
-        print("\n".join("  ".join(f"{part:>20}" for part in line) for line in lines), flush=True)
-        results.write_section(
-            "Contrastive training, what comes out",
-            command,
-            results.markdown_table([f"{steps} steps of 64 pairs", "seconds", "STS Benchmark, test"], lines),
-        )
+            rates, peak = measurements[name]["rates"], measurements[name]["peak_bytes"]
+            speedup = f"{first / statistics.median(rates):.2f}"
+            rows.append([name, *turns.summarize_rates(rates, 1), speedup, f"{peak / 1e6:,.0f}"])
+            print("  ".join(f"{cell:>14}" for cell in rows[-1]), flush=True)
+        table = results.markdown_table(["", "pairs/s", "range", "speedup of the first row", "peak MB"], rows)
+        results.write_section(f"Contrastive training, {size} pairs a step, on a CPU", command, table)
+    if options["stsb"]:
+        steps = int(options["steps"])
+        rows = measure_quality(path, steps, Path(options["stsb"]) / "test.csv")
+        print("\n".join("  ".join(f"{cell:>20}" for cell in row) for row in rows), flush=True)
+        table = results.markdown_table([f"{steps} steps of 64 pairs", "seconds", "STS Benchmark, test"], rows)
+        results.write_section("Contrastive training, quality", command, table)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The recipe people copy today: transformers' `run_mlm` example, on a model, text and machine of ours.
+"""The reference recipe: transformers' `run_mlm` example on the same network, text and machine as ours.
 
-HF `Trainer`, `DataCollatorForLanguageModeling` (15 % hidden, 80/10/10), `group_texts` (documents joined and cut into blocks
-of one length, attention across their bounds), fused AdamW, linear decay. What can be chosen for it are its own flags.
+HF `Trainer`, `DataCollatorForLanguageModeling` (15% masked, 80/10/10), `group_texts` (documents concatenated and split
+into blocks of one length, with attention across documents), fused AdamW, linear decay. Options are its own flags.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 
 FLAGS = {"run_mlm": {}, "run_mlm bf16": {"bf16": True}, "run_mlm bf16 compile": {"bf16": True, "torch_compile": True}}
-BATCH_SIZE = 8  # its default, rows a step; on these machines its fastest too
+BATCH_SIZE = 8  # run_mlm's default, and its fastest on the machines of RESULTS.md
 
 
 def prepare(dataset, tokenizer, max_length: int):
-    """run_mlm's data set of a `datasets.Dataset` with a column `dataset`: tokenise every text, join them, cut blocks."""
+    """Tokenize, concatenate and split a `datasets.Dataset` with a column `text` into blocks, as run_mlm does."""
     tokens = dataset.map(
         lambda rows: tokenizer(rows["text"], return_special_tokens_mask=True),
         batched=True,
@@ -25,47 +25,36 @@ def prepare(dataset, tokenizer, max_length: int):
         remove_columns=dataset.column_names,
     )
 
-    def blocks(rows: dict) -> dict:
+    def group_texts(rows: dict) -> dict:
         joined = {name: [value for values in lists for value in values] for name, lists in rows.items()}
-        total = len(joined["input_ids"]) // max_length * max_length
-        return {
-            name: [values[at : at + max_length] for at in range(0, total, max_length)]
-            for name, values in joined.items()
-        }
+        starts = range(0, len(joined["input_ids"]) // max_length * max_length, max_length)
+        return {name: [values[start : start + max_length] for start in starts] for name, values in joined.items()}
 
-    return tokens.map(blocks, batched=True, num_proc=os.cpu_count())
+    return tokens.map(group_texts, batched=True, num_proc=os.cpu_count())
 
 
 def train(model, train_dataset, tokenizer, after_step: Callable[[int], bool], **flags) -> None:
-    """Train by `Trainer` until the flags' `max_steps`, or `after_step(step)` says so; its tables and bars are silenced."""
+    """Train with `Trainer`, without its output, for `max_steps` or until `after_step(step)` returns True."""
     import torch
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
-    class Told(TrainerCallback):
-        def on_step_end(self, arguments, state, control, **rest):
+    class StepCallback(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = after_step(state.global_step) or control.should_training_stop
 
+    silent = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            use_cpu=not torch.cuda.is_available(),
-            **flags,
-        )
         Trainer(
             model,
-            arguments,
+            TrainingArguments(folder, use_cpu=not torch.cuda.is_available(), **silent, **flags),
             train_dataset=train_dataset,
-            callbacks=[Told()],
+            callbacks=[StepCallback()],
             data_collator=DataCollatorForLanguageModeling(tokenizer),
         ).train()
 
 
 def load_documents(folder: Path, max_documents: int | None = None):
-    """The first documents of a corpus folder as a `datasets.Dataset` with a column `text`."""
+    """Return the first documents of a corpus folder as a `datasets.Dataset` with a column `text`."""
     from datasets import Dataset
 
     from data.corpus.documents import iter_documents
@@ -74,7 +63,7 @@ def load_documents(folder: Path, max_documents: int | None = None):
 
 
 def to_transformers(model):
-    """A network of ours as transformers would have it: its own attention and rotation, the dropout its configuration says."""
+    """Return a copy of the model with transformers' own attention and rotary embedding, and its configured dropout."""
     from transformers import AutoModelForMaskedLM
     from transformers.models.modernbert import modeling_modernbert
 
@@ -82,6 +71,6 @@ def to_transformers(model):
 
     modeling_modernbert.apply_rotary_pos_emb = attention.original_apply_rotary_pos_emb
     model.config._attn_implementation = "sdpa"
-    fresh = AutoModelForMaskedLM.from_config(model.config)
-    fresh.load_state_dict(model.state_dict())
-    return fresh
+    copy = AutoModelForMaskedLM.from_config(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy

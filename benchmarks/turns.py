@@ -1,4 +1,4 @@
-"""Contenders that take turns: each a process of its own, so that memory is its own, one working while the others wait."""
+"""Run contenders alternately: each is a process with its own memory, and one works while the others wait."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from results import ROOT
 
 
 class TurnTaker:
-    """A worker's side of taking turns: `step(done)` after each step, which waits while it is another's turn."""
+    """A contender's side: `record_step` after each step waits while it is another contender's turn."""
 
     def __init__(self, flops_per_item: float):
-        """products: floating-point operations for one of what is counted."""
+        """flops_per_item: floating-point operations per counted item, such as a token."""
         self.turn_end, self.num_done, self.start_time, self.flops_per_item = 0.0, 0, 0.0, flops_per_item
         self.wait_for_turn()
 
     def wait_for_turn(self) -> None:
+        """Wait for the number of seconds of the next turn; exit when the input ends."""
         line = sys.stdin.readline()
         if not line:
             sys.exit()
@@ -32,25 +33,18 @@ class TurnTaker:
         self.turn_end = self.start_time + float(line)
 
     def record_step(self, count: int) -> None:
+        """Count a step's items; at the end of the turn, report and wait."""
         self.num_done += count
         if time.perf_counter() >= self.turn_end:
             synchronize()
-            seconds = time.perf_counter() - self.start_time
-            print(
-                json.dumps(
-                    {
-                        "done": self.num_done,
-                        "seconds": seconds,
-                        "peak_bytes": peak_bytes(),
-                        "products": self.flops_per_item,
-                    }
-                ),
-                file=sys.stderr,
-            )
+            report = {"num_done": self.num_done, "seconds": time.perf_counter() - self.start_time}
+            report |= {"peak_bytes": peak_bytes(), "flops_per_item": self.flops_per_item}
+            print(json.dumps(report), file=sys.stderr)
             self.wait_for_turn()
 
 
 def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -58,7 +52,7 @@ def synchronize() -> None:
 
 
 def peak_bytes() -> int:
-    """Of the GPU's memory where there is one, else of the process's."""
+    """Return the peak memory of the GPU, or of the process without one."""
     import torch
 
     if torch.cuda.is_available():
@@ -68,18 +62,18 @@ def peak_bytes() -> int:
 
 
 def matmul_flops_per_second(precision: str, size: int = 4096) -> float:
-    """Floating-point operations a second of a product of two square matrices."""
+    """Measure the floating-point operations per second of a product of two square matrices."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    one, other = (torch.randn(size, size, dtype=getattr(torch, precision), device=device) for _ in range(2))
-    for times in (1, 2 if device == "cpu" else 50):
+    left, right = (torch.randn(size, size, dtype=getattr(torch, precision), device=device) for _ in range(2))
+    for repeats in (1, 2 if device == "cpu" else 50):
         synchronize()
-        began = time.perf_counter()
-        for _ in range(times):
-            one @ other
+        start = time.perf_counter()
+        for _ in range(repeats):
+            left @ right
         synchronize()
-    return 2 * size**3 * times / (time.perf_counter() - began)
+    return 2 * size**3 * repeats / (time.perf_counter() - start)
 
 
 def run_contender(
@@ -88,51 +82,43 @@ def run_contender(
     compute_flops: Callable = lambda *_: 0.0,
     transform_batch: Callable = lambda batch: batch,
 ) -> None:
-    """`python -m pretrain WORDS` as a contender, run for ever.
+    """Run `python -m pretrain ARGS` as a contender, without an end.
 
-    count(batch): what is counted of a micro-batch; products(objective, configuration, a batch, whether on a GPU): as `TurnTaker`
-    has it; change(batch): the micro-batch that is trained on in its place.
+    count_items(micro-batch): items counted. compute_flops(objective, config, micro-batch, whether on a GPU):
+    floating-point operations per item. transform_batch(micro-batch): the micro-batch to train on.
     """
     import pretrain.train as stage
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
 
     name = f"bench-{os.getpid()}"
-    config = load_config(
-        Pretrain,
-        [
-            *args[:1],
-            "train.save_every=1000000",
-            *args[1:],
-            f"run={name}",
-            "train.steps=1000000",
-            "train.eval_every=1000000",
-        ],
-    )
+    endless = [f"run={name}", "train.steps=1000000", "train.eval_every=1000000"]
+    config = load_config(Pretrain, [*args[:1], "train.save_every=1000000", *args[1:], *endless])
     atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
     fit = stage.fit
 
-    def told(module, optimizer, batches, train, run, accelerator, *, after_step: Callable[[int], None], **rest):
-        first = transform_batch(batches(0, train.micro_batch_size)[0])
-        taking, counts = TurnTaker(compute_flops(module, config, first, accelerator.device.type == "cuda")), {}
+    def fit_in_turns(module, optimizer, get_micro_batches, train, run, accelerator, *, after_step, **options):
+        first = transform_batch(get_micro_batches(0, train.micro_batch_size)[0])
+        turn_taker = TurnTaker(compute_flops(module, config, first, accelerator.device.type == "cuda"))
+        counts = {}
 
-        def counted(step: int, rows: int | None):
-            made = [transform_batch(batch) for batch in batches(step, rows)]
-            counts[step] = sum(count_items(batch) for batch in made)
-            return made
+        def get_counted_batches(step: int, rows: int | None):
+            batches = [transform_batch(batch) for batch in get_micro_batches(step, rows)]
+            counts[step] = sum(count_items(batch) for batch in batches)
+            return batches
 
-        def after(step: int) -> None:
+        def record(step: int) -> None:
             after_step(step)
-            taking.record_step(counts.pop(step))
+            turn_taker.record_step(counts.pop(step))
 
-        return fit(module, optimizer, counted, train, run, accelerator, after_step=after, **rest)
+        return fit(module, optimizer, get_counted_batches, train, run, accelerator, after_step=record, **options)
 
-    stage.fit = told
+    stage.fit = fit_in_turns
     stage.pretrain(config)
 
 
 def start_contender(script: str, name: str, args: list[str]) -> subprocess.Popen:
-    """Start a contender; it answers each number of seconds on its input with a line on its error output."""
+    """Start a contender; it answers each number of seconds on its stdin with a line on its stderr."""
     return subprocess.Popen(
         [sys.executable, script, "worker", name, *args],
         stdin=subprocess.PIPE,
@@ -145,36 +131,44 @@ def start_contender(script: str, name: str, args: list[str]) -> subprocess.Popen
 
 
 def run_turn(process: subprocess.Popen, seconds: float) -> dict:
-    """One turn's figures. Exits with what the contender said when it died."""
-    said = []
+    """Return the report of one turn. Exits with the contender's stderr if it died."""
+    output = []
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(f"{seconds}\n")
         process.stdin.flush()
     for line in process.stderr:
-        if line.startswith('{"done"'):
+        if line.startswith('{"num_done"'):
             return json.loads(line)
-        said.append(line)
-    sys.exit("".join(said[-30:]))
+        output.append(line)
+    sys.exit("".join(output[-30:]))
 
 
 def compare_contenders(script: str, names: list[str], rounds: int, seconds: float, args: list[str]) -> dict[str, dict]:
-    """`python SCRIPT worker NAME WORDS` for each name, measured in turns.
+    """Measure `python SCRIPT worker NAME ARGS` for each name alternately; the first turn of each is not counted.
 
-    Returns {name: {"rates": [what is counted a second, a round each], "peak_bytes", "products"}}, and under "float32" and
-    "bfloat16" the rate of matrix products.
+    Returns {name: {"rates": items per second in each round, "peak_bytes", "flops_per_item"}}, and under "float32" and
+    "bfloat16" the rates of matrix products.
     """
     processes = {name: start_contender(script, name, args) for name in names}
-    found: dict = {name: {"rates": []} for name in names} | {"float32": [], "bfloat16": []}
+    measurements: dict = {name: {"rates": []} for name in names} | {"float32": [], "bfloat16": []}
     for name in names:
         run_turn(processes[name], seconds)
     for _ in range(rounds):
         for name in names:
-            told = run_turn(processes[name], seconds)
-            found[name]["rates"].append(told["done"] / told["seconds"])
-            found[name] |= {"peak_bytes": told["peak_bytes"], "products": told["products"]}
+            report = run_turn(processes[name], seconds)
+            measurements[name]["rates"].append(report["num_done"] / report["seconds"])
+            measurements[name] |= {key: report[key] for key in ("peak_bytes", "flops_per_item")}
         for precision in ("float32", "bfloat16"):
-            found[precision].append(matmul_flops_per_second(precision))
+            measurements[precision].append(matmul_flops_per_second(precision))
     for process in processes.values():
         process.stdin.close()
         process.wait()
-    return found
+    return measurements
+
+
+def summarize_rates(rates: list[float], decimals: int = 0) -> list[str]:
+    """Return the cells of the median and the range of rates."""
+    import statistics
+
+    median, low, high = (f"{value:,.{decimals}f}" for value in (statistics.median(rates), min(rates), max(rates)))
+    return [median, f"{low} to {high}"]

@@ -6,11 +6,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TextIO
+from typing import TextIO, get_origin
 
-from engine.config.help import help_text
+from engine.config.help import get_section_type, help_text
 from engine.config.loader import load_config
-from engine.config.schema import Schema
+from engine.config.schema import Schema, Section
 from engine.errors import CommandExit, UserError
 from engine.files import is_disk_full
 from engine.system import openmp
@@ -18,14 +18,56 @@ from engine.system import openmp
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def parse_config(schema: type[Schema], args: list[str], module: str, example: str) -> Schema | None:
-    """Load the configuration from arguments, or print the help and return None."""
+def parse_config(
+    schema: type[Schema], args: list[str], module: str, example: str, positional: str | None = None
+) -> Schema | None:
+    """Load the configuration from arguments, or print the help, whole or of one section, and return None.
+
+    positional: key of an argument that is neither a YAML file nor `key=value` nor a flag; of all of them for a list.
+    """
     if not args or {"-h", "--help"} & set(args):
-        print(help_text(schema, module, example))
+        section = args[1] if len(args) == 2 and args[1].isidentifier() else None
+        print(help_text(schema, module, example, section))
         return None
-    trains = "train" in schema.model_fields
-    openmp.set_wait_policy(trains)
-    return load_config(schema, ["train.dry_run=true" if trains and arg == "--dry-run" else arg for arg in args])
+    openmp.set_wait_policy("train" in schema.model_fields)
+    return load_config(schema, flags_to_keys(schema, args, positional))
+
+
+def flags_to_keys(schema: type[Section], args: list[str], positional: str | None = None) -> list[str]:
+    """Rewrite `--key value`, `--key=value`, `--switch` and positional arguments as `key=value`.
+
+    All others stay as they are, for `load_config` to read or to reject.
+    """
+    keys, values, remaining = [], [], list(args)
+    is_list = positional is not None and get_origin(schema.model_fields[positional].annotation) is list
+    while remaining:
+        arg = remaining.pop(0)
+        if arg.startswith("--"):
+            key, equals, value = arg[2:].partition("=")
+            key = key.replace("-", "_")
+            if key == "dry_run" and "train" in schema.model_fields:
+                key = "train.dry_run"
+            if not equals and is_switch(schema, key) and remaining[:1] not in (["true"], ["false"]):
+                keys.append(f"{key}=true")
+            elif equals or remaining:
+                keys.append(f"{key}={value if equals else remaining.pop(0)}")
+            else:
+                keys.append(arg)
+        elif "=" in arg or arg.endswith((".yaml", ".yml")) or positional is None or (values and not is_list):
+            keys.append(arg)
+        else:
+            values.append("'" + arg.replace("'", "''") + "'")
+    if values:
+        keys.append(f"{positional}={'[' + ', '.join(values) + ']' if is_list else values[0]}")
+    return keys
+
+
+def is_switch(schema: type[Section], key: str) -> bool:
+    """Return whether a dotted key is true or false, so that its flag needs no value."""
+    name, _, rest = key.partition(".")
+    annotation = schema.model_fields[name].annotation if name in schema.model_fields else None
+    section = get_section_type(annotation)
+    return is_switch(section, rest) if rest and section else not rest and annotation is bool
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:

@@ -16,10 +16,7 @@ from engine.errors import DataError, first_line
 
 @contextmanager
 def atomic_folder(folder: Path, keep_existing: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` if no error is raised.
-
-    keep_existing(folder): whether to keep a folder that exists by then, for example another process's, instead.
-    """
+    """Yield a temporary folder that replaces `folder` on success, unless `keep_existing(folder)` is true by then."""
     # The process id separates concurrent writers of the same folder; leftovers of dead processes are removed.
     for kind in ("unfinished", "replaced"):
         for leftover in list(folder.parent.glob(f".{folder.name}.{kind}-*")):

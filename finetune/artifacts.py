@@ -11,17 +11,17 @@ import torch
 from accelerate import Accelerator
 
 from data import reference_outputs
-from data.corpus.config import source_licenses
+from data.corpus.config import CorpusFile, source_licenses
 from data.encoders import base_model_info, read_record
 from data.sources.source import display_name
 from data.tasks.task import Example
 from data.tokens.tokenizer import TOKENIZER_FILES
+from engine.config.loader import load_config
 from engine.files import write_folder, write_json, write_text
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
 from finetune.config import Finetune
 from finetune.heads import load_head_file
-from finetune.semi_supervised.self_training import load_corpus
 from finetune.training import FineTuneOutput
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
@@ -110,7 +110,7 @@ class Artifacts:
             "base": base_model_info(config.encoder, self.encoder_folder),
         }
         if config.selftrain.rounds and config.selftrain.corpus:
-            licenses["corpus"] = source_licenses(load_corpus(config))
+            licenses["corpus"] = source_licenses(load_config(CorpusFile, [config.selftrain.corpus]).corpus)
         return {
             "kind": "model",
             "run": config.run,

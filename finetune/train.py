@@ -56,7 +56,7 @@ def finetune(config: Finetune) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     validate_config(config)
-    accelerator, task = make_accelerator(config.train.precision), config.task
+    accelerator, task, head_file = make_accelerator(config.train.precision), config.task, load_head_file(config)
     with accelerator.main_process_first():
         encoder = config.encoder or find_latest_encoder()
         folder = resolve_encoder(encoder)
@@ -92,7 +92,7 @@ def finetune(config: Finetune) -> None:
         return train(folder, reference_run, title, random_init).metrics
 
     output = train(folder, run, f"finetune {config.run}")
-    baselines = measure_baselines(config, folder, splits, label_names, train_reference) if config.baselines else {}
+    baselines = measure_baselines(head_file, folder, splits, label_names, train_reference) if config.baselines else {}
     if accelerator.is_main_process:
         Artifacts(run, config, folder, splits, label_names, len(rows["train"]), accelerator).write(output, baselines)
         print(format_run_summary(run))

@@ -1,4 +1,4 @@
-"""What several test files use: the commands run as a person runs them, and the arguments of a network that trains in seconds."""
+"""Helpers of several test files: run commands, and arguments of a network that trains in seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-
-
 TINY_ARGS = [
     "init=none",
     "max_length=32",
@@ -30,28 +28,28 @@ TINY_ARGS = [
 
 
 def environment(**overrides: str) -> dict[str, str]:
-    """For a process that imports the project from elsewhere."""
+    """Return an environment for a process that imports the project from another folder."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **overrides}
 
 
 def run_module(
     *args: str, prefix: tuple[str, ...] = (sys.executable, "-m"), cwd: Path | None = None, **overrides: str
 ) -> subprocess.CompletedProcess:
-    """`python -m WORDS...` as a process of its own."""
+    """Run `python -m ARGS...` in a child process."""
     return subprocess.run(
         [*prefix, *args], capture_output=True, text=True, cwd=cwd, env=environment(**overrides), timeout=300
     )
 
 
 def error_lines(main: Callable[[list[str]], None], args: list[str], capsys, monkeypatch) -> list[str]:
-    """The lines that a command ends with on a mistake, with exit code 2; in this process, which spares ten seconds."""
+    """Return the error lines of a command that must exit with code 2; run in this process, which saves ten seconds."""
     from engine.cli import run_command
 
     monkeypatch.setattr(sys, "argv", ["command", *map(str, args)])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         run_command(main)
     lines = capsys.readouterr().err.strip().splitlines()
-    assert left.value.code == 2 and "Traceback" not in "".join(lines), lines
+    assert exit_info.value.code == 2 and "Traceback" not in "".join(lines), lines
     return lines
 
 
@@ -59,8 +57,8 @@ RUN_COMMANDS = """
 import json, sys
 from finetune.__main__ import main as finetune
 from pretrain.__main__ import main as pretrain
-for stage, words in json.loads(sys.argv[1]):
-    {"pretrain": pretrain, "finetune": finetune}[stage](words)
+for stage, args in json.loads(sys.argv[1]):
+    {"pretrain": pretrain, "finetune": finetune}[stage](args)
 """
 
 

@@ -1,4 +1,4 @@
-"""What every objective and every head must offer, for each file there is."""
+"""The interface of every objective and every head."""
 
 from __future__ import annotations
 
@@ -9,67 +9,57 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from tiny_models import SPECIAL_IDS, InMemoryShards
+from tiny_models import InMemoryShards, make_batch, tiny_encoder
 
-from data.sampling import row_generator
 from engine.config.schema import Section, list_plugins
-from engine.training.step import MicroBatch, Output
-from pretrain.config import ModelConfig
-from pretrain.model.build import encoder_from_config
+from engine.training.step import Output
 
 OBJECTIVES, HEADS = list_plugins("pretrain.objectives"), list_plugins("finetune.heads")
 
 
-def test_the_folder_is_the_list():
-    assert OBJECTIVES == ["contrastive", "joint", "mlm", "simsiam"] and HEADS == [
-        "classification",
-        "contrastive",
-        "multilabel",
-        "regression",
-        "tokens",
-    ]
+def test_the_folders_are_the_lists():
+    assert OBJECTIVES == ["contrastive", "joint", "mlm", "simsiam"]
+    assert HEADS == ["classification", "multilabel", "regression", "supcon", "token_classification"]
 
 
 @pytest.mark.parametrize(
     "module", [f"pretrain.objectives.{name}" for name in OBJECTIVES] + [f"finetune.heads.{name}" for name in HEADS]
 )
-def test_config_is_a_section_of_that_name(module):
-    file = importlib.import_module(module)
-    assert issubclass(file.Config, Section) and file.__doc__
-    assert get_args(file.Config.model_fields["name"].annotation) == (module.rsplit(".", 1)[1],)
-    assert all(field.description for field in file.Config.model_fields.values())
-    assert len(inspect.getsource(file).splitlines()) <= 130, "an objective or a head is about 100 lines"
+def test_config_has_the_name_of_the_file_and_a_description_of_each_field(module):
+    plugin = importlib.import_module(module)
+    assert issubclass(plugin.Config, Section) and plugin.__doc__
+    assert get_args(plugin.Config.model_fields["name"].annotation) == (module.rsplit(".", 1)[1],)
+    assert all(field.description for field in plugin.Config.model_fields.values())
+    assert len(inspect.getsource(plugin).splitlines()) <= 130, "an objective or a head has about 100 lines"
+
+
+def check_sum(parts: list[Output], whole: Output, rtol: float) -> None:
+    """Check that loss and count are sums over the micro-batches."""
+    assert torch.allclose(sum(part.loss for part in parts), whole.loss, rtol=rtol)
+    assert sum(int(part.count) for part in parts) == int(whole.count)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective(name):
-    file, rows = importlib.import_module(f"pretrain.objectives.{name}"), InMemoryShards()
-    torch.manual_seed(0)
-    shape = ModelConfig(layers=2, hidden_size=32, attention_heads=2, intermediate_size=32, positions=32)
-    # Spans of so short documents would be the documents.
-    config = file.Config(**({"views": "mask"} if "views" in file.Config.model_fields else {}))
-    examples = file.Dataset(config, rows, None)
-    objective = file.Objective(config, encoder_from_config(shape, SPECIAL_IDS, 90, 32, 0.0, None))
-
-    def batch(step: int, places: list[int]) -> MicroBatch:
-        return examples.collate(places, [row_generator(0, step, place) for place in places])
-
-    whole, again, later = batch(3, [0, 1, 2]), batch(3, [0, 1, 2]), batch(4, [0, 1, 2])
+    plugin = importlib.import_module(f"pretrain.objectives.{name}")
+    # With documents this short, spans would be whole documents.
+    config = plugin.Config(**({"views": "mask"} if "views" in plugin.Config.model_fields else {}))
+    dataset = plugin.Dataset(config, InMemoryShards(), None)
+    objective = plugin.Objective(config, tiny_encoder())
+    whole, again, later = (make_batch(dataset, [0, 1, 2], step) for step in (3, 3, 4))
     assert all(whole.inputs[key].equal(again.inputs[key]) for key in whole.inputs), "a pure function of the step"
     assert any(not whole.inputs[key].equal(later.inputs[key]) for key in whole.inputs)
     assert whole.num_tokens == (whole.inputs["document_ids"] >= 0).sum()
     output = objective(**whole.inputs)
     assert isinstance(output, Output) and output.loss.ndim == 0 and output.count > 0 and output.loss.requires_grad
-    parts = [batch(3, [place]).inputs for place in range(3)]
+    parts = [make_batch(dataset, [index], 3).inputs for index in range(3)]
     if hasattr(objective, "cache_gradients"):
-        said = objective.cache_gradients([objective.embed(**part) for part in parts])
-        parts = [part | more for part, more in zip(parts, said)]
-    parts = [objective(**part) for part in parts]
-    assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-5), "a sum, however the batch is cut"
-    assert sum(int(part.count) for part in parts) == int(output.count)
-    assert all(figure.shape == (2,) and not figure.requires_grad for figure in output.metrics.values())
+        cached = objective.cache_gradients([objective.embed(**part) for part in parts])
+        parts = [part | more for part, more in zip(parts, cached, strict=True)]
+    check_sum([objective(**part) for part in parts], output, rtol=1e-5)
+    assert all(metric.shape == (2,) and not metric.requires_grad for metric in output.metrics.values())
     assert objective.after_step(0) is None and objective.trains_mlm_head in (True, False)
-    assert config.validate_training(8, 0.1, 128) is None and examples.warning() == ""
+    assert config.validate_training(8, 0.1, 128) is None and dataset.warning() == ""
 
 
 LABELS = {
@@ -78,7 +68,7 @@ LABELS = {
     "regression": (["score"], 3.5, -1.0),
     "token_classification": (["O", "B-a", "I-a"], ("O", "B-a"), ("I-a", "O")),
 }
-"""Of each kind: the names, and the labels of two texts."""
+"""Problem type -> label names, and the labels of two texts."""
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -87,38 +77,34 @@ def test_head(name, workspace):
     from data.tasks.task import LABEL_PARSERS, Example
     from finetune.dataset import tokenize_examples
 
-    file, folder = importlib.import_module(f"finetune.heads.{name}"), resolve_encoder("minilm")
-    assert file.PROBLEM_TYPE in LABEL_PARSERS
-    names, *labels = LABELS[file.PROBLEM_TYPE]
+    plugin, folder = importlib.import_module(f"finetune.heads.{name}"), resolve_encoder("minilm")
+    assert plugin.PROBLEM_TYPE in LABEL_PARSERS
+    label_names, *labels = LABELS[plugin.PROBLEM_TYPE]
     torch.manual_seed(0)
-    model, fixed = file.build(file.Config(), folder, names, dropout=0.0)
-    assert model.config.id2label == dict(enumerate(names)) and model.config.label2id[names[-1]] == len(names) - 1
-    assert all(not parameter.requires_grad for parameter in fixed)
-    examples = (
-        [Example((text,), label) for text, label in zip(("a film", "dull"), labels)]
-        if file.PROBLEM_TYPE != "token_classification"
-        else [Example(("a film",), labels[0]), Example(("dull story",), labels[1])]
+    model, frozen = plugin.build(plugin.Config(), folder, label_names, dropout=0.0)
+    assert model.config.id2label == dict(enumerate(label_names))
+    assert model.config.label2id[label_names[-1]] == len(label_names) - 1
+    assert all(not parameter.requires_grad for parameter in frozen)
+    word_labels = plugin.PROBLEM_TYPE == "token_classification"
+    texts = ("a film", "dull story") if word_labels else ("a film", "dull")
+    examples = [Example((text,), label) for text, label in zip(texts, labels, strict=True)]
+    dataset = tokenize_examples(
+        examples, folder, 16, "here", plugin.encode_labels, label_names, word_labels=word_labels
     )
-    texts = tokenize_examples(
-        examples, folder, 16, "here", file.encode_labels, names, word_labels=file.PROBLEM_TYPE == "token_classification"
-    )
-    head = file.Head(file.Config(), model).eval()
+    head = plugin.Head(plugin.Config(), model).eval()
     if hasattr(head, "set_label_stats"):
-        head.set_label_stats(texts.labels)
-    output = head(**texts.get_batch(np.array([0, 1])).inputs)
+        head.set_label_stats(dataset.labels)
+    output = head(**dataset.get_batch(np.array([0, 1])).inputs)
     assert isinstance(output, Output) and output.loss.ndim == 0 and output.loss.requires_grad
-    parts = [texts.get_batch(np.array([place])).inputs for place in (0, 1)]
+    parts = [dataset.get_batch(np.array([index])).inputs for index in (0, 1)]
     if hasattr(head, "cache_gradients"):
-        parts = [part | more for part, more in zip(parts, head.cache_gradients([head.embed(**part) for part in parts]))]
-    parts = [head(**part) for part in parts]
-    assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-4), "a sum, however the batch is cut"
-    assert sum(int(part.count) for part in parts) == int(output.count)
-    said = list(head.predict(**texts.get_inputs(np.array([0, 1]))).detach().numpy())
-    assert len(said) == 2
-    figures = file.quick_metrics(said, texts.labels)
-    assert (
-        file.METRIC_FOR_BEST in figures
-        and figures["n"] == 2
-        and set(file.REPORT_METRICS)
-        <= set(file.compute_metrics(said, texts.labels, names, {}) if hasattr(file, "metrics") else figures)
-    )
+        cached = head.cache_gradients([head.embed(**part) for part in parts])
+        parts = [part | more for part, more in zip(parts, cached, strict=True)]
+    check_sum([head(**part) for part in parts], output, rtol=1e-4)
+    outputs = list(head.predict(**dataset.get_inputs(np.array([0, 1]))).detach().numpy())
+    assert len(outputs) == 2
+    metrics = plugin.quick_metrics(outputs, dataset.labels)
+    assert plugin.METRIC_FOR_BEST in metrics and metrics["n"] == 2
+    if hasattr(plugin, "compute_metrics"):
+        metrics = plugin.compute_metrics(outputs, dataset.labels, label_names, {})
+    assert set(plugin.REPORT_METRICS) <= set(metrics)

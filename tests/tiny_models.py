@@ -1,4 +1,4 @@
-"""Shards held in memory and networks that train in a second."""
+"""Shards in memory and models that train in a second."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from data.sampling import row_generator
+from engine.training.step import MicroBatch
+from pretrain.config import ModelConfig
+from pretrain.model.build import encoder_from_config
+from pretrain.model.encoder import Encoder
 from pretrain.objectives import mlm
 
 SPECIAL_IDS = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
+VOCAB_SIZE, MAX_LENGTH = 90, 32
 
 
 class InMemoryShards:
-    """Shards of two or three documents a row, held in memory."""
+    """Shards of two or three documents per row, in memory."""
 
-    max_length, vocab_size, special_ids = 32, 90, SPECIAL_IDS
+    max_length, vocab_size, special_ids = MAX_LENGTH, VOCAB_SIZE, SPECIAL_IDS
 
-    def __init__(self, count: int = 6):
+    def __init__(self, num_rows: int = 6):
         random, self.rows = np.random.default_rng(0), []
         tokens, pieces = [], []
-        for _ in range(count):
+        for _ in range(num_rows):
             ids, position, document = np.zeros(32, int), np.zeros(32, int), np.full(32, -1)
             at = 0
             for number, size in enumerate(random.integers(3, 9, size=random.integers(2, 4))):
@@ -41,8 +46,22 @@ class InMemoryShards:
         return self.rows[index]
 
 
-def collate_batch(config: mlm.Config, step: int = 0, shards=InMemoryShards()):
-    return mlm.Dataset(config, shards).collate(list(range(6)), [row_generator(0, step, row) for row in range(6)])
+def make_batch(dataset, indices: list[int], step: int = 0) -> MicroBatch:
+    return dataset.collate(indices, [row_generator(0, step, index) for index in indices])
+
+
+def collate_batch(config: mlm.Config, step: int = 0, shards=InMemoryShards()) -> MicroBatch:
+    return make_batch(mlm.Dataset(config, shards), list(range(6)), step)
+
+
+def tiny_encoder(
+    architecture: str = "modernbert", dropout: float = 0.0, pooling: str | None = None, **overrides
+) -> Encoder:
+    """An encoder for `InMemoryShards`, with the same weights at every call."""
+    torch.manual_seed(0)
+    shape = {"layers": 2, "hidden_size": 32, "attention_heads": 2, "intermediate_size": 32, "positions": MAX_LENGTH}
+    model_config = ModelConfig(architecture=architecture, **{**shape, **overrides})
+    return encoder_from_config(model_config, SPECIAL_IDS, VOCAB_SIZE, MAX_LENGTH, dropout, pooling)
 
 
 SMALL = {

@@ -1,4 +1,4 @@
-"""A training of a few numbers, for tests of the loop."""
+"""A tiny network and training, for tests of the training loop."""
 
 from __future__ import annotations
 
@@ -21,38 +21,27 @@ class Settings(Section):
 
 
 class TinyNet(nn.Module):
-    """Three numbers to four, of which each row counts some."""
+    """Maps three numbers to four, of which each row counts a different number."""
 
     def __init__(self, dropout: float = 0.0):
         super().__init__()
         self.first, self.dropout, self.last = nn.Linear(3, 6), nn.Dropout(dropout), nn.Linear(6, 4)
 
     def forward(self, x, y, mask):
-        found = self.last(self.dropout(torch.tanh(self.first(x))))
-        return Output(((found - y) ** 2 * mask).sum(), mask.sum())
+        output = self.last(self.dropout(torch.tanh(self.first(x))))
+        return Output(((output - y) ** 2 * mask).sum(), mask.sum())
 
 
 def full_batch(step: int) -> dict[str, torch.Tensor]:
     x = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(step))
-    # From none to four a row, so that micro-batches count very differently.
-    counted = torch.arange(4) < torch.arange(ROWS)[:, None] * 4 // (ROWS - 1)
-    return {"x": x, "y": torch.sin(2 * x @ torch.ones(3, 4)), "mask": counted}
+    # From zero to four numbers per row, so that micro-batches have very different counts.
+    mask = torch.arange(4) < torch.arange(ROWS)[:, None] * 4 // (ROWS - 1)
+    return {"x": x, "y": torch.sin(2 * x @ torch.ones(3, 4)), "mask": mask}
 
 
 def train_settings(**overrides) -> Train:
-    return Train(
-        **{
-            "steps": 10,
-            "lr": 0.01,
-            "batch_size": ROWS,
-            "weight_decay": 0.1,
-            "warmup": 0.3,
-            "log_every": 2,
-            "eval_every": 4,
-            "save_every": 3,
-        }
-        | overrides
-    )
+    defaults = {"steps": 10, "lr": 0.01, "batch_size": ROWS, "weight_decay": 0.1, "warmup_fraction": 0.3}
+    return Train(**(defaults | {"log_every": 2, "eval_every": 4, "save_every": 3} | overrides))
 
 
 def run_training(
@@ -65,26 +54,25 @@ def run_training(
     use_muon: bool = False,
     **fit_kwargs,
 ) -> tuple[TinyNet, Run, TrainResult]:
-    """A training in a folder, begun or gone on with."""
+    """Train in a folder, or resume the run there. fail_at_step: the step whose batch raises InterruptedError."""
     torch.manual_seed(0)
     module, run = TinyNet(dropout), Run(Settings(train=config), "r", folder=folder)
     run.start()
 
-    def batches(step: int, rows: int | None) -> list[MicroBatch]:
+    def get_micro_batches(step: int, rows: int | None) -> list[MicroBatch]:
         if step == fail_at_step:
             raise InterruptedError
         return [
-            MicroBatch({name: value[places] for name, value in full_batch(step).items()}, num_tokens=len(places))
-            for places in shard_batch(ROWS, 0, 1, rows)
+            MicroBatch({name: value[indices] for name, value in full_batch(step).items()}, num_tokens=len(indices))
+            for indices in shard_batch(ROWS, 0, 1, rows)
         ]
 
-    def scale(name: str) -> float:
+    def lr_scale(name: str) -> float:
         return 0.5 if name.startswith("first") else 1.0
 
-    optimizer = (
-        muon(module.named_parameters(), config, 0.03, {module.first.weight}, scale)
-        if use_muon
-        else adamw(module.named_parameters(), config, scale)
-    )
+    if use_muon:
+        optimizer = muon(module.named_parameters(), config, 0.03, {module.first.weight}, lr_scale)
+    else:
+        optimizer = adamw(module.named_parameters(), config, lr_scale)
     fit_kwargs |= {"seed": 7, "title": "t"} | make_hooks(module)
-    return module, run, fit(module, optimizer, batches, config, run, cpu_accelerator, **fit_kwargs)
+    return module, run, fit(module, optimizer, get_micro_batches, config, run, cpu_accelerator, **fit_kwargs)

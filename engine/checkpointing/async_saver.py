@@ -16,10 +16,7 @@ from engine.files import fsync, is_disk_full
 
 
 class AsyncSaver:
-    """Writes a run's checkpoints, one at a time, and keeps the newest `keep_checkpoints`. Waits for the last on exit.
-
-    checkpoint_seconds: how long training has waited for it, including before a resume.
-    """
+    """Writes checkpoints one at a time; waits for the last on exit. checkpoint_seconds: time training has waited."""
 
     def __init__(self, folder: Path, keep_checkpoints: int, checkpoint_seconds: float):
         self.folder, self.keep_checkpoints, self.checkpoint_seconds = folder, keep_checkpoints, checkpoint_seconds

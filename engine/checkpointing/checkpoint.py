@@ -1,6 +1,6 @@
 """Atomic checkpoints: `step-000200/` with weights, optimizer state, counters and the hashes of all files.
 
-Files are safetensors and JSON, so nothing is unpickled. Folders that do not match their manifest are reported and skipped.
+Files are safetensors and JSON, so nothing is unpickled. Folders that do not match their manifest are skipped.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ WEIGHTS_NAME, OPTIMIZER_NAME, AVERAGE_NAME = "model.safetensors", "optimizer.saf
 
 
 def model_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters (tied ones once, under their first name) and persistent buffers by name.
-
-    Names in `module.keys_to_ignore_on_save`, if there is such a set, are left out: rebuilding the module restores them.
-    """
+    """Return parameters (tied ones once) and persistent buffers by name, without `module.keys_to_ignore_on_save`."""
     ignored = getattr(module, "keys_to_ignore_on_save", ())
     parameters = {name for name, _ in module.named_parameters()}
     duplicates = {name for name, _ in module.named_parameters(remove_duplicate=False)} - parameters
@@ -104,10 +101,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def quarantine_damaged(folder: Path) -> None:
-    """Rename a run's damaged checkpoints to `step-000200.damaged`, with a warning, until the newest is undamaged.
-
-    Raises DataError if none is undamaged: only the user can decide to start over.
-    """
+    """Rename damaged checkpoints to `step-000200.damaged` until the newest is intact. Raises DataError if none is."""
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         if (damage := find_damage(path)) is None:

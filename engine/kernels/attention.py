@@ -41,14 +41,8 @@ def attention_forward(
     """
     if cu_seqlens is not None:
         return varlen_attention(query, key, value, cu_seqlens, scaling, kwargs.get("sliding_window")), None
-    use_matmul = (
-        query.device.type == "cpu"
-        and query.dtype == torch.bfloat16
-        and query.shape == key.shape
-        and query.shape[2] <= MAX_MATMUL_LENGTH
-        and not kwargs.get("is_causal")
-    )
-    if not use_matmul:
+    is_short = query.shape == key.shape and query.shape[2] <= MAX_MATMUL_LENGTH and not kwargs.get("is_causal")
+    if not (is_short and query.device.type == "cpu" and query.dtype == torch.bfloat16):
         kwargs |= {"dropout": dropout, "scaling": scaling}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scores = query * (scaling or query.shape[-1] ** -0.5) @ key.transpose(2, 3)
@@ -77,13 +71,9 @@ def varlen_attention(
 
 def can_use_varlen(model: PreTrainedModel, cu_seqlens: Tensor | None) -> bool:
     """Return whether documents can be separate sequences: flash attention needs a GPU and half precision."""
-    return (
-        cu_seqlens is not None
-        and varlen_attn is not None
-        and model.config._attn_implementation == ATTN_IMPLEMENTATION
-        and cu_seqlens.is_cuda
-        and torch.is_autocast_enabled("cuda")
-    )
+    if cu_seqlens is None or varlen_attn is None or model.config._attn_implementation != ATTN_IMPLEMENTATION:
+        return False
+    return cu_seqlens.is_cuda and torch.is_autocast_enabled("cuda")
 
 
 class ApplyRotaryEmb(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Fused projection onto the vocabulary and cross-entropy, without float32 logits.
 
-Most of its time is passes over memory: each logit is written once, turned into a probability in place, and reused as its
-own gradient (as in Liger's fused kernel; Hsu et al. 2024).
+Each logit is written once, turned into a probability in place, and reused as its own gradient, because most of the time
+goes to passes over memory (as in Liger's fused kernel; Hsu et al. 2024).
 """
 
 from __future__ import annotations

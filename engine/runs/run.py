@@ -19,6 +19,7 @@ from engine.config.schema import Section, resumable_keys
 from engine.errors import ConfigError
 from engine.files import is_disk_full, read_json, write_json, write_text
 from engine.runs import trackers
+from engine.runs.trackers import flatten
 from engine.system.lock import acquire
 
 RUNS_FOLDER = Path("out/runs")
@@ -28,14 +29,6 @@ VERSIONED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accele
 def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """Flatten a nested mapping to dotted keys."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 class Run:

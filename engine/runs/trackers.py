@@ -30,22 +30,23 @@ def require_installed(name: str) -> str:
 TrackerName = Annotated[Literal["none", "tensorboard", "wandb", "trackio", "mlflow"], AfterValidator(require_installed)]
 
 
-def flatten_metrics(entry: dict, prefix: str = "") -> dict[str, float]:
+def flatten(tree: dict, prefix: str = "", separator: str = ".") -> dict:
+    """Flatten a nested mapping to one with joined keys."""
+    flat = {}
+    for key, value in tree.items():
+        is_mapping = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}{separator}", separator) if is_mapping else {f"{prefix}{key}": value}
+    return flat
+
+
+def flatten_metrics(entry: dict) -> dict[str, float]:
     """Flatten the numbers of a log.jsonl entry to tracker keys, without the step."""
-    metrics = {}
-    for key, value in entry.items():
-        if isinstance(value, dict):
-            metrics |= flatten_metrics(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and prefix + key != "step":
-            metrics[prefix + key] = value
-    return metrics
+    flat = flatten(entry, separator="/")
+    return {key: value for key, value in flat.items() if isinstance(value, (int, float)) and key != "step"}
 
 
 def start_tracker(name: str, folder: Path, config: dict[str, object], step: int = 0) -> Any:
-    """Start Accelerate's tracker of that name with the run's name and flat configuration; return None for "none".
-
-    step: the step to resume from; TensorBoard then drops the events of later steps.
-    """
+    """Start Accelerate's tracker of that name, None for "none"; at a resume TensorBoard drops events after `step`."""
     if name == "none":
         return None
     from accelerate import tracking  # loads torch

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,10 +31,7 @@ def gpu_watts(gpu: str) -> int:
 
 
 def hardware_info() -> dict:
-    """Return {"cpu", "cpu_cores", "memory_gb", "gpus", "nodes", "estimated_watts"} of a run.
-
-    The watts, of all nodes, are CORE_WATTS per core available to this process plus each GPU's maximum power.
-    """
+    """Describe a run's hardware; estimated_watts: CORE_WATTS per available core plus each GPU's maximum."""
     cpu, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
@@ -50,13 +48,11 @@ def hardware_info() -> dict:
 def tune_malloc() -> None:
     """Return freed memory to the system once, then make glibc keep what is freed for the next step.
 
-    A CPU step frees gigabytes in large blocks; getting them back from the kernel took a fifth of it (docs/lab-notebook).
+    A CPU step frees gigabytes in large blocks; requesting them again took a fifth of its time (docs/lab-notebook).
     """
     if sys.platform == "linux":
-        try:
+        with suppress(OSError, AttributeError):  # not glibc
             libc = ctypes.CDLL("libc.so.6")
             libc.malloc_trim(0)
             libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        except (OSError, AttributeError):
-            return

@@ -20,10 +20,8 @@ def acquire(folder: Path) -> TextIO:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
-        message = (
-            f"{folder}: in use by {describe_owner(file.read())}.\nWait, or choose another name: run={folder.name}-2."
-        )
-        raise ConfigError(message) from None
+        owner = describe_owner(file.read())
+        raise ConfigError(f"{folder}: in use by {owner}.\nWait, or choose another name: run={folder.name}-2.") from None
     except OSError:
         return file
     file.truncate(0)

@@ -35,9 +35,8 @@ def init_distributed(use_gpu: bool) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         store, rank, size = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(agree_on_store_prefix(store, rank, size), store)
-        dist.init_process_group(
-            "nccl" if use_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PROCESS_GROUP_TIMEOUT
-        )
+        backend = "nccl" if use_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PROCESS_GROUP_TIMEOUT)
 
 
 def agree_on_store_prefix(store: dist.Store, rank: int, size: int) -> str:
@@ -62,13 +61,6 @@ def agree_on_store_prefix(store: dist.Store, rank: int, size: int) -> str:
                 return prefix
             time.sleep(0.1)
     raise TimeoutError(f"rank {rank}: no answer from rank 0")
-
-
-def make_strategy(
-    module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, sharded: bool
-) -> DDPStrategy:
-    """Distribute `module` and the optimizer's state over all processes."""
-    return (FSDPStrategy if sharded and accelerator.num_processes > 1 else DDPStrategy)(module, optimizer, accelerator)
 
 
 class DDPStrategy:
@@ -101,10 +93,7 @@ class DDPStrategy:
 
 
 class FSDPStrategy(DDPStrategy):
-    """Shards weights, gradients and optimizer state over the processes and gathers layers when needed. AdamW only.
-
-    A copy is sharded. The caller's module stays complete, for evaluation and for saving at the end.
-    """
+    """Shards a copy of the module, with gradients and AdamW state; the caller's module stays whole for evaluation."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator):
         from torch.distributed.device_mesh import init_device_mesh
@@ -176,6 +165,5 @@ def make_accelerator(precision: str) -> Accelerator:
     if precision == "native":
         precision = "bf16" if hardware.has_native_bf16() else "float32"
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    handlers = [ddp, InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)]
-    mixed_precision = "bf16" if precision == "bf16" else "no"
-    return Accelerator(cpu=not use_gpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
+    kwargs = [ddp, InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)]
+    return Accelerator(cpu=not use_gpu, mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=kwargs)

@@ -16,10 +16,7 @@ from torch import Tensor
 
 
 def all_gather_rows(rows: Tensor) -> tuple[Tensor, slice]:
-    """Concatenate the rows of all processes, without gradients; return them and the slice that holds `rows`.
-
-    Processes may have different numbers of rows.
-    """
+    """Concatenate the rows of all processes, of any number each; return them and the slice of `rows`. No gradients."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows, slice(0, len(rows))
     sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]

@@ -1,7 +1,6 @@
 """Skip the update of a step with a non-finite loss or gradient, or with a sudden jump of the loss.
 
-The batch and the weights are saved for `engine.training.replay`. A step's flags are read from the device one step later,
-before the next update, so that a GPU never waits.
+Flags are read from the device one step later, so that a GPU never waits. `engine.training.replay` inspects bad batches.
 """
 
 from __future__ import annotations

@@ -24,10 +24,7 @@ def lr_at(step: int, total_steps: int, train: Train) -> float:
 def adamw(
     parameters: Iterable[tuple[str, nn.Parameter]], train: Train, lr_scale: Callable[[str], float] = lambda name: 1.0
 ) -> torch.optim.AdamW:
-    """Make a fused AdamW (Loshchilov and Hutter 2019) without weight decay on vectors (biases, norms).
-
-    lr_scale: a parameter's learning-rate multiplier by name, stored as its group's `lr_scale`.
-    """
+    """Make a fused AdamW (Loshchilov and Hutter 2019) without weight decay on vectors; lr_scale: multiplier by name."""
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in parameters:
         scale, decayed = lr_scale(name), parameter.ndim > 1
@@ -42,7 +39,7 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Update the weights unless `skip`, a boolean scalar on their device; skipping leaves weights and state unchanged."""
+    """Update the weights unless `skip`, a boolean scalar on their device; then weights and state do not change."""
     optimizer = unwrap_optimizer(optimizer)
     for part in getattr(optimizer, "optimizers", [optimizer]):
         if isinstance(part, torch.optim.AdamW):
@@ -86,19 +83,13 @@ def muon(
     matrices: set[nn.Parameter],
     lr_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> OptimizersContainer:
-    """Make Muon (Jordan et al. 2024) for `matrices` and AdamW for the other parameters.
-
-    Muon steps along the orthogonal matrix nearest to the momentum, so all directions move at the same rate.
-    matrix_lr: Muon's peak learning rate for a square matrix.
-    """
+    """Make Muon (Jordan et al. 2024) for `matrices`, AdamW for the rest; matrix_lr: peak rate of a square matrix."""
     parameters = list(parameters)
     groups: dict[float, dict] = {}
     for name, parameter in parameters:
         if parameter in matrices:
             scale = lr_scale(name) * matrix_lr / train.lr
             groups.setdefault(scale, {"params": [], "lr_scale": scale})["params"].append(parameter)
-    matrix_optimizer = torch.optim.Muon(
-        list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95
-    )
+    optimizer = torch.optim.Muon(list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95)
     others = [(name, parameter) for name, parameter in parameters if parameter not in matrices]
-    return OptimizersContainer(matrix_optimizer, adamw(others, train, lr_scale))
+    return OptimizersContainer(optimizer, adamw(others, train, lr_scale))

@@ -80,10 +80,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def check_memory(module: nn.Module, inputs: dict[str, Tensor], rows: int, accelerator: Accelerator) -> str:
-    """Describe the memory that a step needs. Raises ConfigError, with the rows that would fit, if less is free.
-
-    inputs: a micro-batch of `PROBE_ROWS` rows, with which it is measured; rows: rows of a forward pass in training.
-    """
+    """Describe the memory of a step, measured on `PROBE_ROWS` rows. Raises ConfigError if less is free."""
     device, on_gpu = accelerator.device, accelerator.device.type == "cuda"
     module.to(device).train()
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from engine.errors import ConfigError, suggest
 
 
 def replay(module: nn.Module, folder: Path, step: int, accelerator: Accelerator) -> str:
-    """Report losses, the first module with a non-finite output and such gradients. Raises ConfigError without a saved batch."""
+    """Report losses, non-finite outputs and gradients. Raises ConfigError if no batch of `step` was saved."""
     dump = folder / f"nan-step-{step}"
     batches = sorted(dump.glob("batch-*.safetensors"))
     if not batches or not (dump / checkpoint.WEIGHTS_NAME).is_file():
@@ -24,18 +25,18 @@ def replay(module: nn.Module, folder: Path, step: int, accelerator: Accelerator)
     checkpoint.load_model_state(module, load_file(dump / checkpoint.WEIGHTS_NAME), dump)
     module.to(accelerator.device).train()
     lines = []
+
+    def record(names: list[str], name: str, part: nn.Module, args: tuple, output: object) -> None:
+        if not all_finite(output):
+            names.append(name)
+
     for path in batches:
         inputs = {name: tensor.to(accelerator.device) for name, tensor in load_file(path).items()}
         module.zero_grad(set_to_none=True)
         non_finite: list[str] = []
         with ExitStack() as hooks, accelerator.autocast():
             for name, part in module.named_modules():
-
-                def record(part, args, output, name=name, names=non_finite) -> None:
-                    if not all_finite(output):
-                        names.append(name)
-
-                hooks.callback(part.register_forward_hook(record).remove)
+                hooks.callback(part.register_forward_hook(partial(record, non_finite, name)).remove)
             output = module(**inputs)
         output.loss.backward()
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

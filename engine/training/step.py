@@ -1,7 +1,7 @@
 """The gradient of one step.
 
-A module's `forward(**inputs)` returns the *summed* loss and its count. Gradients are divided once, by the count over all
-micro-batches and processes, so the split of a batch does not matter. For other losses see `engine.training.gradcache`.
+A module's `forward(**inputs)` returns the *summed* loss and its count. Gradients are divided once, by the count over
+all micro-batches and processes, so the split of a batch has no effect. Other losses: `engine.training.gradcache`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def forward_backward(
 ) -> tuple[dict[str, Tensor], int]:
     """Add up the gradients of one step; return sums over all processes and this process's number of tokens.
 
-    The sums, float64 (2,) with their count, are "loss", the module's metrics and "stop_requests" (processes that received
-    a signal). is_accumulating: whether any process has several micro-batches, which GradCache must know on all.
+    The sums, float64 (2,) with their count, are "loss", the module's metrics and "stop_requests", the processes with a
+    signal. is_accumulating: whether any process has several micro-batches; all processes must agree on it.
     """
     device, totals, module = accelerator.device, 0, strategy.train_module
     batches = [{name: t.to(device, non_blocking=True) for name, t in batch.inputs.items()} for batch in micro_batches]

@@ -18,8 +18,8 @@ from engine.errors import CommandExit
 from engine.runs.progress import Progress
 from engine.runs.run import Run
 from engine.system import hardware
-from engine.training import distributed, preflight, stop_signals
-from engine.training.distributed import broadcast_metrics
+from engine.training import preflight, stop_signals
+from engine.training.distributed import DDPStrategy, FSDPStrategy, broadcast_metrics
 from engine.training.loss_guard import LossGuard
 from engine.training.optimizers import lr_at, step_unless
 from engine.training.replay import replay
@@ -86,11 +86,12 @@ def fit(
     if steps_to_run:
         dry_run_check(steps_to_run[0])
     run.resume_at(state["step"])
-    strategy = distributed.make_strategy(module, optimizer, accelerator, sharded)
+    strategy_class = FSDPStrategy if sharded and accelerator.num_processes > 1 else DDPStrategy
+    strategy = strategy_class(module, optimizer, accelerator)
     optimizer = strategy.optimizer
     parameters = list(strategy.train_module.parameters())  # listing them takes a millisecond
 
-    def gather_model_state() -> dict[str, Tensor]:
+    def gather_state() -> dict[str, Tensor]:
         strategy.gather_weights()
         return checkpoint.model_state(module)
 
@@ -105,10 +106,8 @@ def fit(
         stop_signals.catch_signals() as stop_request,
         AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"]) as saver,
     ):
-        guard = LossGuard(
-            gather_model_state, lambda step: get_micro_batches(step, rows), train, saver, accelerator, state
-        )
-        for step, micro_batches in prefetch(get_micro_batches, rows, steps_to_run, device):
+        guard = LossGuard(gather_state, lambda s: get_micro_batches(s, rows), train, saver, accelerator, state)
+        for step, batches in prefetch(get_micro_batches, rows, steps_to_run, device):
             strategy.train_module.train()  # before the hook, which may set frozen parts to eval mode
             before_step(step)
             strategy.sync_frozen()
@@ -116,8 +115,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             try:
-                totals, num_tokens = forward_backward(
-                    strategy, micro_batches, accelerator, seed, step, is_accumulating, stop_request
+                totals, tokens = forward_backward(
+                    strategy, batches, accelerator, seed, step, is_accumulating, stop_request
                 )
             except RuntimeError as error:
                 raise preflight.explain_oom(error, preflight.rows_per_forward(train, accelerator)) from None
@@ -129,7 +128,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             after_step(step)
             average.update(step)
-            new_tokens += num_tokens
+            new_tokens += tokens
             sums = {name: sums.get(name, 0) + pair.where(~bad, 0) for name, pair in totals.items()}
 
             done = step + 1
@@ -222,8 +221,7 @@ def prefetch(
         batches = get_micro_batches(step, rows)
         if device.type != "cuda":
             return batches
-        pinned = [{name: tensor.pin_memory() for name, tensor in batch.inputs.items()} for batch in batches]
-        return [MicroBatch(inputs, batch.num_tokens) for inputs, batch in zip(pinned, batches, strict=True)]
+        return [MicroBatch({name: t.pin_memory() for name, t in b.inputs.items()}, b.num_tokens) for b in batches]
 
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(make, steps[0]) if steps else None

@@ -14,10 +14,7 @@ from engine.checkpointing import checkpoint
 
 
 class WeightAverage:
-    """Running float32 mean of a module's parameters after each step from `start_step` on.
-
-    Unlike torch.optim.swa_utils.AveragedModel it does not copy the module, and checkpoints restore it exactly.
-    """
+    """Running float32 mean of the parameters. Unlike torch's AveragedModel, it does not copy the module."""
 
     def __init__(self, module: nn.Module, start_step: int):
         ignored = getattr(module, "keys_to_ignore_on_save", ())

@@ -17,10 +17,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from data.encoders import original_init, read_record, resolve_encoder
 from data.tasks.task import Example
 from engine.errors import DataError
-from finetune.config import Finetune
 from finetune.evaluation import metrics
 from finetune.evaluation.postprocess import postprocess
-from finetune.heads import load_head_file
 
 TFIDF_C_VALUES = (0.1, 1.0, 10.0, 100.0)
 DEFAULT_C = 10.0  # when there is no validation set
@@ -33,7 +31,7 @@ BASELINE_NAMES = {
 
 
 def measure_baselines(
-    config: Finetune,
+    head_file: ModuleType,
     folder: Path,
     splits: dict[str, list[Example]],
     label_names: list[str],
@@ -43,7 +41,7 @@ def measure_baselines(
 
     train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics.
     """
-    head_file, results = load_head_file(config), {}
+    results = {}
     if head_file.PROBLEM_TYPE in BASELINE_NAMES:
         results["tfidf"] = tfidf_baseline(splits, label_names, head_file)
     if head_file.PROBLEM_TYPE == "token_classification":

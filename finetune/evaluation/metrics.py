@@ -16,9 +16,8 @@ class ClassificationMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({key: datasets.Value("int64") for key in ("predictions", "references")})
-        return evaluate.MetricInfo(
-            description=type(self).__doc__, citation="", inputs_description="class ids", features=features
-        )
+        description = type(self).__doc__
+        return evaluate.MetricInfo(description, citation="", inputs_description="class ids", features=features)
 
 
 class Accuracy(ClassificationMetric):
@@ -31,15 +30,17 @@ class Accuracy(ClassificationMetric):
 class MacroF1(ClassificationMetric):
     """Unweighted mean of the classes' F1, without classes that are neither present nor predicted."""
 
+    average = "macro"
+
     def _compute(self, predictions, references) -> dict[str, float]:
-        return {"f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0))}
+        score = f1_score(references, predictions, average=self.average, zero_division=0)
+        return {f"f1_{self.average}": float(score)}
 
 
-class MicroF1(ClassificationMetric):
+class MicroF1(MacroF1):
     """F1 of all decisions together, which is the accuracy if each text has one class."""
 
-    def _compute(self, predictions, references) -> dict[str, float]:
-        return {"f1_micro": float(f1_score(references, predictions, average="micro", zero_division=0))}
+    average = "micro"
 
 
 class MatthewsCorrelation(ClassificationMetric):

@@ -5,7 +5,7 @@
     build(config, folder, label_names, dropout, random_init) -> (transformers model, constant parameters)
     encode_labels(examples, label_names)       training targets of the texts, (texts, ...)
     Head(config, model)                        module to train: `forward`, `predict` and, optionally,
-                                               `set_label_stats(labels)`, called with the training labels before training
+                                               `set_label_stats(training labels)`, called before training
     quick_metrics(predictions, labels)         cheap metrics for evaluations during training
     METRIC_FOR_BEST     the metric of them to maximize
     REPORT_METRICS      metrics to print

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from finetune.model.build import SequenceHeadConfig, build_sequence_classifier, 
 
 PROBLEM_TYPE = "single_label_classification"
 METRIC_FOR_BEST = "accuracy"
-# A head that fits the labels too fast leaves the layers nothing to learn, and the lowest are frozen early (LOG.md).
+# A head that fits the labels too fast leaves nothing to learn for layers that are frozen early (docs/lab-notebook).
 DEFAULT_HEAD_LR = 3e-4
 REPORT_METRICS = ("accuracy", "f1_macro")
 MAX_CONFUSION_CLASSES = 100
@@ -39,16 +39,7 @@ class Config(SequenceHeadConfig):
     """Focal loss: the loss of a text is multiplied by (1 - its probability) ** focal_gamma (Lin et al. 2017)."""
 
 
-def build(
-    config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
-) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """Return (a plain sequence classifier on the encoder in `folder`, its parameters that are never trained).
-
-    random_init: with random weights. Raise DataError if transformers cannot load it.
-    """
-    return build_sequence_classifier(
-        config, folder, label_names, dropout, random_init, PROBLEM_TYPE, purpose="classification"
-    )
+build = partial(build_sequence_classifier, PROBLEM_TYPE)
 
 
 def encode_labels(examples: list[Example], label_names: list[str]) -> np.ndarray:
@@ -96,17 +87,11 @@ def quick_metrics(probabilities: list[np.ndarray], labels: np.ndarray) -> dict[s
 
 
 def fit_postprocess(probabilities: list[np.ndarray], labels: np.ndarray, label_names: list[str]) -> dict:
-    """Fit the temperature; return {"calibration": {"temperature", ...}} for the model's config.
-
-    (A top-level `temperature` is a generation setting, which transformers refuses to save.)
-    """
-    return {
-        "calibration": {
-            "temperature": calibration.fit_temperature(probabilities, labels),
-            "rows": len(labels),
-            "note": "already in the last linear layer: a plain softmax is calibrated",
-        }
-    }
+    """Fit the temperature; return {"calibration": {"temperature", ...}} for the model's config."""
+    temperature = calibration.fit_temperature(probabilities, labels)
+    note = "already in the last linear layer: a plain softmax is calibrated"
+    # Not at the top level: there `temperature` is a generation setting, which transformers refuses to save.
+    return {"calibration": {"temperature": temperature, "rows": len(labels), "note": note}}
 
 
 def apply_postprocess(probabilities: list[np.ndarray], fitted_params: dict) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from finetune.model.build import SequenceHeadConfig, build_sequence_classifier
 
 PROBLEM_TYPE = "multi_label_classification"
 METRIC_FOR_BEST = "f1_macro"
-DEFAULT_HEAD_LR = 1e-3  # two dozen labels need a faster head than one decision (LOG.md)
+DEFAULT_HEAD_LR = 1e-3  # two dozen labels need a faster head than one decision (docs/lab-notebook)
 REPORT_METRICS = ("f1_macro", "f1_micro", "exact_match")
 DEFAULT_THRESHOLD = 0.5  # for labels without a validation example
 
@@ -32,16 +32,7 @@ class Config(SequenceHeadConfig):
     """Whether to balance the positive and negative examples of each label; raises its probabilities."""
 
 
-def build(
-    config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
-) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """Return (a plain sequence classifier on the encoder in `folder`, its parameters that are never trained).
-
-    random_init: with random weights. Raise DataError if transformers cannot load it.
-    """
-    return build_sequence_classifier(
-        config, folder, label_names, dropout, random_init, PROBLEM_TYPE, purpose="multi-label classification"
-    )
+build = partial(build_sequence_classifier, PROBLEM_TYPE)
 
 
 def encode_labels(examples: list[Example], label_names: list[str]) -> np.ndarray:

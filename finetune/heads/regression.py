@@ -29,16 +29,9 @@ class Config(SequenceHeadConfig):
     """regression: a number."""
 
 
-def build(
-    config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
-) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """Return (a plain sequence classifier with one output, its parameters that are never trained).
-
-    random_init: with random weights. Raise DataError if transformers cannot load it or its last layer has no bias.
-    """
-    model, constant = build_sequence_classifier(
-        config, folder, label_names, dropout, random_init, PROBLEM_TYPE, purpose="regression"
-    )
+def build(config: Config, folder: Path, *args, **kwargs) -> tuple[PreTrainedModel, list[nn.Parameter]]:
+    """Call `build_sequence_classifier`. Raise DataError if the model's last layer has no bias."""
+    model, constant = build_sequence_classifier(PROBLEM_TYPE, config, folder, *args, **kwargs)
     if get_last_linear(model).bias is None:
         raise DataError(f"{folder}: the head of {model.config.model_type} has no bias, which regression needs")
     return model, constant

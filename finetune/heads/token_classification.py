@@ -44,8 +44,7 @@ def build(
 
     random_init: with random weights. Raise DataError if transformers cannot load it.
     """
-    auto_class = AutoModelForTokenClassification
-    return load_model(auto_class, folder, dropout, random_init, "token classification", label_names), []
+    return load_model(AutoModelForTokenClassification, folder, dropout, random_init, label_names), []
 
 
 def encode_labels(examples: list[Example], label_names: list[str]) -> list[np.ndarray]:

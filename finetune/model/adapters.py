@@ -1,8 +1,8 @@
 """Adapters by peft: small trainable weights on a frozen encoder, whatever `layers` sets.
 
 The head (and a pooler) is new, so it is trained in full and saved with the adapter. Module names stay the same except
-for peft's own parts, so an adapter's depth and learning rate follow from its layer. Output: `model/`, a plain model with
-the adapters merged, and `adapter/` on `base/`, for peft:
+for peft's own parts, so an adapter's depth and learning rate follow from its layer. Output: `model/`, a plain model
+with the adapters merged, and `adapter/` on `base/`, for peft:
 
     base = AutoModelForSequenceClassification.from_pretrained("base")
     model = PeftModel.from_pretrained(base, "adapter")

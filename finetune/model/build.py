@@ -31,16 +31,15 @@ def load_model(
     folder: Path,
     dropout: float,
     random_init: bool,
-    purpose: str,
     label_names: list[str],
     mean_pooling: bool = False,
     **settings: object,
 ) -> PreTrainedModel:
     """Load `auto_class` on the encoder in `folder`, with an output for each label.
 
-    random_init: with random weights. settings: further configuration keys. Raise DataError if transformers cannot load
-    it for `purpose`.
+    settings: further configuration keys. Raise DataError if transformers cannot load it.
     """
+    purpose = settings.get("problem_type", "token_classification").replace("_", " ")
     settings |= {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
@@ -66,22 +65,20 @@ def load_model(
 
 
 def build_sequence_classifier(
+    problem_type: str,
     config: SequenceHeadConfig,
     folder: Path,
     label_names: list[str],
     dropout: float,
-    random_init: bool,
-    problem_type: str,
-    purpose: str,
+    random_init: bool = False,
 ) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """Return (classifier of texts or pairs on the encoder in `folder`, its parameters that are never trained).
+    """Return (transformers' classifier of texts or pairs on the encoder in `folder`, its constant parameters).
 
-    problem_type: the one of transformers. Raise DataError if it cannot be loaded.
+    random_init: with random weights. Raise DataError if transformers cannot load it.
     """
     use_mean, auto_class = (config.pooling or read_pooling(folder)) == "mean", AutoModelForSequenceClassification
-    model = load_model(
-        auto_class, folder, dropout, random_init, purpose, label_names, use_mean, problem_type=problem_type
-    )
+    settings = {"mean_pooling": use_mean, "problem_type": problem_type}
+    model = load_model(auto_class, folder, dropout, random_init, label_names, **settings)
     if not use_mean or hasattr(model.config, "classifier_pooling"):
         return model, []
     if not mean_pooling.supports_mean_pooling(model):

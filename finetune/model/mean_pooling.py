@@ -67,9 +67,9 @@ def has_mean_pooling_layer(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def pool_first_token_only(model: PreTrainedModel) -> Iterator[None]:
-    """Compute the added layer, if there is one, only for the first token, which the head reads.
+    """Compute the added layer, if there is one, only for the first token, which the head reads, at a sixth of the cost.
 
-    It returns states (texts, 1, width). Mean and normalizations are the same as from the layer's own weights, at a sixth of the cost.
+    The layer returns states (texts, 1, width), with the same mean and normalizations as from its own weights.
     """
     layer = model.base_model.encoder.layer[-1] if has_mean_pooling_layer(model) else None
     if layer is None or "forward" in vars(layer):  # already replaced

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from data.cache import fingerprint
 from data.corpus.build import build_corpus
-from data.corpus.config import Corpus, CorpusFile
+from data.corpus.config import CorpusFile
 from data.corpus.documents import iter_documents
 from data.tasks.task import Example
 from engine.config.loader import load_config
@@ -89,71 +89,51 @@ def propagate_labels(
     return probabilities
 
 
+PredictFn = Callable[..., np.ndarray]
+"""(module, texts, whether to show progress) -> predictions."""
+
+
 class UnlabeledTexts(NamedTuple):
     """A pool of the task's own texts."""
 
     texts: list[Example]
+    labeled_fraction: float
     text_fingerprint: str | None = None
 
     def predict_proba(
-        self,
-        finetuned: FineTuneOutput,
-        labeled: list[Example],
-        labels: np.ndarray,
-        config: Finetune,
-        predict_fn: Callable[..., np.ndarray],
+        self, finetuned: FineTuneOutput, labeled: list[Example], labels: np.ndarray, predict_fn: PredictFn
     ) -> np.ndarray:
-        """Return class probabilities, (texts, classes).
-
-        labels: class ids of `labeled`. predict_fn: (module, texts, whether to show progress) -> predictions.
-        """
+        """Return class probabilities, (texts, classes). labels: class ids of `labeled`."""
         extractor = linear_probe.LastLayerInputs(finetuned.model)
         labeled_features, features = predict_fn(extractor, labeled), predict_fn(extractor, self.texts, True)
-        return propagate_labels(labeled_features, labels, features, config.selftrain.labeled_fraction)
+        return propagate_labels(labeled_features, labels, features, self.labeled_fraction)
 
     def get_texts(self, index: int) -> list[Example]:
         """Return the text at `index`."""
         return [self.texts[index]]
 
-    def all_texts(self) -> list[Example]:
-        """Return all texts."""
-        return self.texts
-
 
 class UnlabeledDocuments(NamedTuple):
     """A pool of documents. All sentences of a document get the same label."""
 
-    sentences: list[Example]
+    texts: list[Example]
+    """Sentences."""
     document_ids: np.ndarray
     text_fingerprint: str | None = None
     """Fingerprint of their text: the name of the corpus's folder."""
 
     def predict_proba(
-        self,
-        finetuned: FineTuneOutput,
-        labeled: list[Example],
-        labels: np.ndarray,
-        config: Finetune,
-        predict_fn: Callable[..., np.ndarray],
+        self, finetuned: FineTuneOutput, labeled: list[Example], labels: np.ndarray, predict_fn: PredictFn
     ) -> np.ndarray:
         """Return class probabilities, (documents, classes); the arguments are those of `UnlabeledTexts`."""
-        probabilities = predict_fn(finetuned.head, self.sentences, True)
+        probabilities = predict_fn(finetuned.head, self.texts, True)
         class_priors = np.bincount(labels, minlength=probabilities.shape[1]) / len(labels)
         return documents.document_probabilities(probabilities, self.document_ids, class_priors)
 
     def get_texts(self, index: int) -> list[Example]:
         """Return the sentences of the document at `index`."""
         first, end = np.searchsorted(self.document_ids, [index, index + 1])
-        return self.sentences[first:end]
-
-    def all_texts(self) -> list[Example]:
-        """Return all sentences."""
-        return self.sentences
-
-
-def load_corpus(config: Finetune) -> Corpus:
-    """Load the corpus configuration at `selftrain.corpus`. Raise ConfigError if it does not exist."""
-    return load_config(CorpusFile, [config.selftrain.corpus]).corpus
+        return self.texts[first:end]
 
 
 def build_pool(
@@ -169,8 +149,8 @@ def build_pool(
             raise ConfigError(
                 "selftrain.rounds: all training rows are used with their label; no unlabeled text is left"
             )
-        return UnlabeledTexts(unlabeled)
-    corpus = load_corpus(config)
+        return UnlabeledTexts(unlabeled, settings.labeled_fraction)
+    corpus = load_config(CorpusFile, [settings.corpus]).corpus
     with accelerator.main_process_first():
         folder = build_corpus(corpus)
     texts = (document["text"] for document in iter_documents(folder))
@@ -203,7 +183,7 @@ def self_train(
     unlabeled = sample_unlabeled(train_rows, labeled, settings.max_texts, config.seed)
     pool = build_pool(config, unlabeled, accelerator)
     labels = load_head_file(config).encode_labels(labeled, label_names)
-    all_texts = [list(example.texts) for example in pool.all_texts()]
+    all_texts = [list(example.texts) for example in pool.texts]
     inputs = fingerprint([[list(example.texts), example.label] for example in labeled] + all_texts)
     train_steps = max(settings.min_steps, config.train.steps)
     later_config = config.model_copy(update={"train": config.train.model_copy(update={"steps": train_steps})})
@@ -232,7 +212,7 @@ def self_train(
             round_config = config if number == 1 else later_config
             output = train(round_config, round_splits, round_run, f"{title}, round {number}")
             start = time.time()
-            probabilities = pool.predict_proba(output, labeled, labels, config, predict_texts)
+            probabilities = pool.predict_proba(output, labeled, labels, predict_texts)
             indices, classes = select_most_confident(probabilities, settings.top_fraction, settings.min_confidence)
             content = {
                 "fingerprint": inputs,

@@ -1,4 +1,4 @@
-"""The built-in corpus, tasks and encoder are what README and their YAMLs say."""
+"""The built-in corpus, tasks and encoder match their descriptions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from finetune.config import Finetune
         pytest.param("spam", (3383, 564, 564), ["ham", "spam"], marks=pytest.mark.slow),
     ],
 )
-def test_task(workspace, task, sizes, labels):
+def test_built_in_tasks(workspace, task, sizes, labels):
     config = load_config(Finetune, [f"configs/finetune/{task}.yaml"])
     rows = read_task(config.task)
     assert tuple(len(rows[split]) for split in ("train", "validation", "test")) == sizes
@@ -34,8 +34,8 @@ def test_task(workspace, task, sizes, labels):
 
 
 @pytest.mark.slow
-def test_imdb(workspace):
-    """The published split: what is left of the mixed file when the training rows are taken away is the test half."""
+def test_imdb_has_the_published_split(workspace):
+    """The published split: the test half is the mixed file without the training rows."""
     config = load_config(Finetune, ["configs/finetune/imdb.yaml"])
     rows = read_task(config.task)
     assert len(rows["test"]) == 25_000 and len(rows["train"]) + len(rows["validation"]) == 25_000
@@ -43,13 +43,14 @@ def test_imdb(workspace):
 
 
 @pytest.mark.slow
-def test_reviews(workspace):
-    found = read_manifest(build_corpus(load_config(Prepare, ["configs/corpus/reviews.yaml"]).corpus))
-    dropped = sum(each["documents"] for each in found["dropped"].values())
-    assert found["read"]["rows"] == 25_000 and found["read"]["empty"] == 0 and not found["read"]["problems"]
-    assert found["read"]["documents"] == found["kept"]["documents"] + dropped
-    assert 24_500 < found["kept"]["documents"] < 25_000 and 5.5e6 < found["kept"]["words"] < 6e6
+def test_reviews_corpus(workspace):
+    manifest = read_manifest(build_corpus(load_config(Prepare, ["configs/corpus/reviews.yaml"]).corpus))
+    read, kept = manifest["read"], manifest["kept"]
+    dropped = sum(counts["documents"] for counts in manifest["dropped"].values())
+    assert read["rows"] == 25_000 and read["empty_rows"] == 0 and not read["problems"]
+    assert read["documents"] == kept["documents"] + dropped
+    assert 24_500 < kept["documents"] < 25_000 and 5.5e6 < kept["words"] < 6e6
 
 
-def test_encoder(workspace):
+def test_built_in_encoders(workspace):
     assert list_built_in() == ["minilm"] and read_pooling(resolve_encoder("minilm")) == "mean"

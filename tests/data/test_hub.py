@@ -1,4 +1,4 @@
-"""The door to a hub, over real HTTP: a dataset as corpus and as task, an encoder by name."""
+"""The hub over real HTTP: a dataset as corpus and as task, and an encoder by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
     shutil.copy(sentiment_files / "labels.csv", workspace / "rows" / "train.csv")
     encoder = shutil.copytree(resolve_encoder("minilm"), workspace / "encoder")
     with HubServer({"datasets/me/rows": workspace / "rows", "models/me/small": encoder}) as hub:
-        away = {**hub.environment, "HF_HOME": str(workspace / "home")}
+        hub_environment = {**hub.environment, "HF_HOME": str(workspace / "home")}
         done = run_module(
             "pretrain",
             "configs/pretrain/scratch.yaml",
@@ -25,13 +25,13 @@ def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
             "corpus.name=hub",
             "train.steps=2",
             "corpus.sources=[{hub: me/rows}]",
-            **away,
+            **hub_environment,
         )
         assert done.returncode == 0, done.stderr
         record = json.loads((workspace / "out/runs/enc/encoder/record.json").read_text())
         assert sum(record["documents"][split]["documents"] for split in ("train", "held_out")) == 400
 
-        words = [
+        command = [
             "finetune",
             "configs/finetune/your-task.yaml",
             "run=x",
@@ -40,24 +40,33 @@ def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
             "max_length=16",
             "train.precision=float32",
         ]
-        refused = run_module(*words, "task.train.files=none", "task.train.hub=me/row", "encoder=me/small", **away)
+        refused = run_module(
+            *command, "task.train.files=none", "task.train.hub=me/row", "encoder=me/small", **hub_environment
+        )
         assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) <= 2, refused.stderr
         assert refused.stderr.startswith("me/row: "), refused.stderr
-        refused = run_module(*words, f"task.train={{files: {sentiment_files}/labels.csv}}", "encoder=me/smal", **away)
-        assert refused.returncode == 2 and refused.stderr.startswith("me/smal: neither a folder, nor built in"), (
+        refused = run_module(
+            *command, f"task.train={{files: {sentiment_files}/labels.csv}}", "encoder=me/smal", **hub_environment
+        )
+        assert refused.returncode == 2 and refused.stderr.startswith("me/smal: not a folder or built-in encoder"), (
             refused.stderr
         )
         assert len(refused.stderr.strip().splitlines()) <= 2, refused.stderr
         assert not (workspace / "out/runs/x").exists()
 
         done = run_module(
-            *words, "task.train.files=none", "task.train.hub=me/rows", "encoder=me/small", "baselines=false", **away
+            *command,
+            "task.train.files=none",
+            "task.train.hub=me/rows",
+            "encoder=me/small",
+            "baselines=false",
+            **hub_environment,
         )
         assert done.returncode == 0, done.stderr
         assert (workspace / "out/runs/x/model/config.json").is_file()
 
 
-def test_a_hub_that_does_not_answer(workspace):
+def test_an_unreachable_hub_is_reported(workspace):
     done = run_module(
         "pretrain",
         "configs/pretrain/scratch.yaml",

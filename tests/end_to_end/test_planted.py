@@ -170,7 +170,7 @@ def test_what_is_planted_is_found(workspace, sizes):
     told = read_manifest(corpus)
     dropped, why, read, start = np.fromfile(corpus / "dropped.bin", np.uint8), {}, {}, 0
     rest: list[str] = []
-    for part in told["texts"]:
+    for part in told["text_folders"]:
         table = pyarrow.parquet.read_table(list_text_files(Path("out/text") / part["folder"])).to_pydict()
         reasons = [told["reasons"][number] for number in dropped[start : start + part["documents"]]]
         start += part["documents"]

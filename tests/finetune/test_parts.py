@@ -1,4 +1,4 @@
-"""Fine-tuning's parts: attention, mean pooling in the weights, layer by layer, metrics."""
+"""Parts of fine-tuning: attention, mean pooling in the weights, layer-wise training, metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetune.train import resolve_config
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_attention_by_products_equals_the_fused_one(masked):
+def test_matmul_attention_equals_fused_attention(masked):
     torch.manual_seed(0)
     query, key, value = (torch.randn(3, 4, 17, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     mask = (torch.rand(3, 1, 17, 17) < 0.6) | torch.eye(17, dtype=torch.bool) if masked else None
@@ -30,15 +30,15 @@ def test_attention_by_products_equals_the_fused_one(masked):
     exact = torch.nn.functional.scaled_dot_product_attention(
         *(tensor.double() for tensor in (query, key, value)), attn_mask=mask
     ).transpose(1, 2)
-    assert (ours.double() - exact).abs().max() < 0.03, "within bf16's rounding"
+    assert (ours.double() - exact).abs().max() < 0.03, "bf16 rounding"
     weight = torch.randn(ours.shape)
     first = torch.autograd.grad((ours * weight).sum(), (query, key, value))
     second = torch.autograd.grad((exact * weight).sum(), (query, key, value))
-    for one, other in zip(first, second):
+    for one, other in zip(first, second, strict=True):
         assert (one.double() - other).norm() / other.norm() < 0.02
 
 
-def test_a_model_attends_the_same_and_a_row_of_padding_is_not_nan():
+def test_fast_attention_keeps_logits_and_a_padding_row_is_not_nan():
     model, inputs = tiny_bert(), padded_batch()
     plain = model(**inputs).logits
     attention.use_fast_attention(model)
@@ -49,44 +49,44 @@ def test_a_model_attends_the_same_and_a_row_of_padding_is_not_nan():
 
 
 @pytest.mark.parametrize(
-    "make", [tiny_bert, lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, pad_token_id=0)).eval()]
+    "build", [tiny_bert, lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, pad_token_id=0)).eval()]
 )
-def test_mean_pooling_written_into_the_weights(make):
-    """The first token of the added layer is the normalised mean of the encoder's own last states."""
-    model = make()
+def test_the_added_layer_computes_the_mean(build):
+    """The first token of the added layer is the normalized mean of the encoder's last hidden states."""
+    model = build()
     inputs = padded_batch()
     states, mask = model.base_model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
     mean = (states * mask).sum(1) / mask.sum(1)
     constant = mean_pooling.add_mean_pooling_layer(model)
-    written = model.base_model(**inputs).last_hidden_state[:, 0]
-    assert torch.allclose(written, torch.nn.functional.layer_norm(mean, (32,)), atol=2e-3)
+    pooled = model.base_model(**inputs).last_hidden_state[:, 0]
+    assert torch.allclose(pooled, torch.nn.functional.layer_norm(mean, (32,)), atol=2e-3)
     assert model.config.num_hidden_layers == 5 and not any(parameter.requires_grad for parameter in constant)
     dense = getattr(model.base_model, "pooler", None) or model.classifier
     assert dense.dense.weight.equal(torch.eye(32) / 2)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "headstart"])
-def test_the_added_layer_at_the_first_token_alone_says_and_learns_the_same(attention):
-    model, inputs, found = tiny_bert(num_labels=3), padded_batch(), []
+def test_pooling_only_the_first_token_keeps_logits_and_gradients(attention):
+    model, inputs, results = tiny_bert(num_labels=3), padded_batch(), []
     mean_pooling.add_mean_pooling_layer(model)
     mean_pooling.standardize_pooling(model, [inputs])
     model.set_attn_implementation(attention)
     for mask in (inputs["attention_mask"], torch.ones_like(inputs["attention_mask"])):
-        for shortened in (False, True):
+        for first_only in (False, True):
             model.zero_grad()
-            with mean_pooling.pool_first_token_only(model) if shortened else nullcontext():
+            with mean_pooling.pool_first_token_only(model) if first_only else nullcontext():
                 logits = model(**{**inputs, "attention_mask": mask}).logits
                 logits[:, 0].square().sum().backward()
-            found.append((logits, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]))
-    for (logits, gradients), (short, theirs) in (found[:2], found[2:]):
-        assert torch.allclose(logits, short, atol=1e-4)
-        assert len(gradients) == len(theirs) and all(
-            map(partial(torch.allclose, rtol=1e-3, atol=1e-4), gradients, theirs)
-        )
-    assert model.base_model(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape, "only within it"
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            results.append((logits, gradients))
+    for (logits, gradients), (first_logits, first_gradients) in (results[:2], results[2:]):
+        assert torch.allclose(logits, first_logits, atol=1e-4)
+        assert len(gradients) == len(first_gradients)
+        assert all(map(partial(torch.allclose, rtol=1e-3, atol=1e-4), gradients, first_gradients))
+    assert model.base_model(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape, "only in the context"
 
 
-def test_depth_follows_the_layers():
+def test_depth_and_learning_rate_follow_the_layers():
     model = tiny_bert()
     depths = {layerwise.layer_depth(name, 4) for name, _ in model.named_parameters()}
     assert depths == {0, 1, 2, 3, 4, 5}
@@ -102,7 +102,7 @@ def test_depth_follows_the_layers():
 
 
 @pytest.mark.parametrize(
-    "words, rate",
+    "args, head_lr",
     [
         (["configs/finetune/sentiment.yaml"], 3e-4),
         (["configs/finetune/ratings.yaml"], 3e-4),
@@ -111,79 +111,79 @@ def test_depth_follows_the_layers():
         (["configs/finetune/sentiment.yaml", "layers.head_lr=2e-2"], 2e-2),
     ],
 )
-def test_each_head_has_a_rate_of_its_own_unless_one_is_said(words, rate, tmp_path):
-    told = resolve_config(load_config(Finetune, words), "an encoder", tmp_path, 100)
-    assert told.layers.head_lr == rate
-    assert layerwise.lr_scale("classifier.weight", 4, told.layers, told.train.lr) == pytest.approx(rate / told.train.lr)
+def test_each_head_has_its_default_learning_rate(args, head_lr, tmp_path):
+    config = resolve_config(load_config(Finetune, args), "an encoder", tmp_path, 100)
+    assert config.layers.head_lr == head_lr
+    scale = layerwise.lr_scale("classifier.weight", 4, config.layers, config.train.lr)
+    assert scale == pytest.approx(head_lr / config.train.lr)
 
 
 @pytest.mark.parametrize("unit, per_epoch", [("steps", 99.0), ("epochs", 0.5)])
-def test_layers_join_from_the_top(unit, per_epoch):
+def test_layers_are_unfrozen_from_the_top(unit, per_epoch):
     config = Layers(
         unfreeze_every=2 if unit == "steps" else 4, unfreeze_unit=unit, unfreeze_group=2, train_embeddings=True
     )
-    reached = [layerwise.trainable_depth(step, 5, config, per_epoch, 10) for step in range(10)]
-    assert reached == [0, 0, 2, 2, 4, 4, 5, 5, 6, 6]
-    assert layerwise.trainable_depth(0, 5, Layers(), 10, 10) == 5, "all at once, the embeddings apart"
+    depths = [layerwise.trainable_depth(step, 5, config, per_epoch, 10) for step in range(10)]
+    assert depths == [0, 0, 2, 2, 4, 4, 5, 5, 6, 6]
+    assert layerwise.trainable_depth(0, 5, Layers(), 10, 10) == 5, "all at once, except the embeddings"
     assert layerwise.trainable_depth(0, 5, Layers(train_embeddings=True), 10, 10) == 6
 
 
-def test_layers_settle_from_below():
-    def reached(**settings):
+def test_layers_are_frozen_from_below():
+    def depths(**settings):
         return [layerwise.trainable_depth(step, 6, Layers(**settings), 5, 10) for step in range(10)]
 
-    assert reached(freeze_at=[0.35, 0.6]) == [6, 6, 6, 6, 4, 4, 2, 2, 2, 2]
-    assert reached(freeze_at=[0.2, 0.4, 0.6, 0.8], embeddings=True) == [7, 7, 4, 4, 2, 2, 0, 0, 0, 0], (
-        "the embeddings with the first"
+    assert depths(freeze_at=[0.35, 0.6]) == [6, 6, 6, 6, 4, 4, 2, 2, 2, 2]
+    assert depths(freeze_at=[0.2, 0.4, 0.6, 0.8], train_embeddings=True) == [7, 7, 4, 4, 2, 2, 0, 0, 0, 0], (
+        "the embeddings with the first group"
     )
-    assert reached(freeze_at=[0.2, 0.5], freeze_after=1.2) == [6, 6, 6, 6, 6, 6, 2, 2, 2, 2], (
-        "an epoch being five steps"
+    assert depths(freeze_at=[0.2, 0.5], freeze_min_epochs=1.2) == [6, 6, 6, 6, 6, 6, 2, 2, 2, 2], (
+        "an epoch has five steps"
     )
-    assert reached(freeze_at=[0.2, 0.5], freeze_after=2) == [6] * 10
-    assert reached(freeze_at=[0.5], frozen=3) == [3] * 10, "what is frozen already is not frozen twice"
-    assert reached(freeze_at=[0.5], unfreeze_every=1, unfreeze_unit="steps") == [0, 2, 4, 6, 6, 4, 4, 4, 4, 4]
+    assert depths(freeze_at=[0.2, 0.5], freeze_min_epochs=2) == [6] * 10
+    assert depths(freeze_at=[0.5], num_frozen=3) == [3] * 10, "frozen layers are not counted twice"
+    assert depths(freeze_at=[0.5], unfreeze_every=1, unfreeze_unit="steps") == [0, 2, 4, 6, 6, 4, 4, 4, 4, 4]
 
 
-def test_what_stays_frozen_for_an_epoch_is_worth_keeping():
-    def kept(epoch, **settings):
+def test_layers_frozen_for_an_epoch_are_worth_caching():
+    def schedule(epoch, **settings):
         return "".join(
-            f"{deepest}{'.+'[stays]}" for deepest, stays in layerwise.freeze_schedule(10, 6, Layers(**settings), epoch)
+            f"{depth}{'.+'[is_stable]}"
+            for depth, is_stable in layerwise.freeze_schedule(10, 6, Layers(**settings), epoch)
         )
 
-    assert kept(4, freeze_at=[0.3, 0.6]) == "6.6.6.4.4.4.2+2+2+2+"
-    assert kept(2.5, freeze_at=[0.3, 0.6]) == "6+6+6+4+4+4+2+2+2+2+"
-    assert kept(99, frozen=2) == "4+" * 10, "the whole training"
+    assert schedule(4, freeze_at=[0.3, 0.6]) == "6.6.6.4.4.4.2+2+2+2+"
+    assert schedule(2.5, freeze_at=[0.3, 0.6]) == "6+6+6+4+4+4+2+2+2+2+"
+    assert schedule(99, num_frozen=2) == "4+" * 10, "all of training"
 
 
-@pytest.mark.parametrize("deepest", [0, 1, 3, 4, 5])
-def test_exactly_what_should_learn_moves(deepest):
+@pytest.mark.parametrize("max_depth", [0, 1, 3, 4, 5])
+def test_exactly_the_unfrozen_layers_are_trained(max_depth):
     model = tiny_bert(num_labels=3)
     constant = set(mean_pooling.add_mean_pooling_layer(model))
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    layerwise.freeze_below(model, deepest, 4, constant)
+    layerwise.freeze_below(model, max_depth, 4, constant)
     model(**padded_batch(), labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
     optimizer.step()
     for name, parameter in model.named_parameters():
-        moved = not parameter.equal(before[name])
-        assert moved == (parameter not in constant and layerwise.layer_depth(name, 4) <= deepest), name
+        changed = not parameter.equal(before[name])
+        assert changed == (parameter not in constant and layerwise.layer_depth(name, 4) <= max_depth), name
 
 
-def test_metrics_against_counting_by_hand():
-    predicted, truth = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 1, 1, 2, 0, 2])
+def test_metrics_equal_counts_by_hand():
+    predicted, labels = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 1, 1, 2, 0, 2])
     f1 = []
     for label in range(3):
-        hit = ((predicted == label) & (truth == label)).sum()
-        f1.append(2 * hit / ((predicted == label).sum() + (truth == label).sum()))
-    found = metrics.classification_metrics(predicted, truth)
-    assert (
-        found["n"] == 7
-        and found["accuracy"] == pytest.approx(5 / 7)
-        and found["f1_macro"] == pytest.approx(np.mean(f1))
-    )
+        hit = ((predicted == label) & (labels == label)).sum()
+        f1.append(2 * hit / ((predicted == label).sum() + (labels == label).sum()))
+    result = metrics.classification_metrics(predicted, labels)
+    assert result["n"] == 7
+    assert result["accuracy"] == pytest.approx(5 / 7)
+    assert result["f1_macro"] == pytest.approx(np.mean(f1))
 
 
-def test_standardised_means_of_the_texts_have_mean_0_and_variance_1():
+def test_standardized_pooling_has_mean_0_and_variance_1():
     model, inputs = tiny_bert(), padded_batch(batch_size=64)
     mean_pooling.add_mean_pooling_layer(model)
     mean_pooling.standardize_pooling(
@@ -197,25 +197,25 @@ def test_standardised_means_of_the_texts_have_mean_0_and_variance_1():
     assert pooled.mean(0).abs().max() < 1e-3 and (pooled.std(0) - 1).abs().max() < 1e-3
 
 
-def test_pairs_of_texts_are_told_apart(workspace):
+def test_pairs_of_texts_get_token_types(workspace):
     from data.encoders import resolve_encoder
     from data.tasks.task import Example
     from finetune.dataset import tokenize_examples
     from finetune.heads import classification
 
     pairs = [Example(("one film", "dull"), "no"), Example(("a longer one by far", "yes indeed"), "yes")]
-    texts = tokenize_examples(pairs, resolve_encoder("minilm"), 16, "here", classification.encode_labels, ["no", "yes"])
+    texts = tokenize_examples(pairs, resolve_encoder("minilm"), 16, "test", classification.encode_labels, ["no", "yes"])
     batch = texts.get_batch(np.array([0, 1]))
     assert batch.inputs["input_ids"].shape == batch.inputs["token_type_ids"].shape and batch.num_tokens == int(
         batch.inputs["attention_mask"].sum()
     )
-    for row, example in enumerate(pairs):
+    for row in range(len(pairs)):
         ids, kinds = batch.inputs["input_ids"][row], batch.inputs["token_type_ids"][row]
         assert (ids == 102).sum() == 2 and kinds[ids != 0].bool().any() and not kinds[0]
     assert batch.inputs["labels"].tolist() == [0, 1]
 
 
-def test_the_last_normalisation_belongs_to_the_encoder():
+def test_the_last_normalization_belongs_to_the_encoder():
     assert (
         layerwise.layer_depth("model.model.final_norm.weight", 4) == 1
         and layerwise.layer_depth("model.head.norm.weight", 4) == 0
@@ -223,7 +223,7 @@ def test_the_last_normalisation_belongs_to_the_encoder():
 
 
 @pytest.mark.parametrize(
-    "told, pooling_told",
+    "config, pooling",
     [
         ({"pooling_mode": "mean", "embedding_dimension": 8}, "mean"),
         ({"pooling_mode_cls_token": True}, "cls"),
@@ -231,9 +231,9 @@ def test_the_last_normalisation_belongs_to_the_encoder():
         ({"pooling_mode": "max"}, None),
     ],
 )
-def test_how_sentence_transformers_writes_pooling(tmp_path, told, pooling_told):
+def test_pooling_is_read_from_sentence_transformers_config(tmp_path, config, pooling):
     from data.encoders import read_pooling
 
     (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
-    assert read_pooling(tmp_path) == pooling_told
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert read_pooling(tmp_path) == pooling

@@ -1,4 +1,4 @@
-"""`python -m pretrain.evaluate`: vectors as sentence-transformers makes them, figures against slow ones, what is printed."""
+"""`python -m pretrain.evaluate`: embeddings as of sentence-transformers, metrics compared with slow ones, and the output."""
 
 from __future__ import annotations
 
@@ -14,55 +14,48 @@ from pretrain.evaluate import embeddings
 from pretrain.evaluate.__main__ import main
 
 
-@pytest.mark.parametrize("precision, off", [("float32", 1e-5), ("bf16", 0.02)])
-def test_vectors_are_those_of_sentence_transformers(workspace, monkeypatch, precision, off):
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bf16", 0.02)])
+def test_embeddings_are_those_of_sentence_transformers(workspace, monkeypatch, precision, tolerance):
     from sentence_transformers import SentenceTransformer
 
-    texts = ["a film to remember", "No.", "it drags on and on, and then it ends; nobody in the room was sorry " * 3, ""]
+    texts = ["a film to remember", "No.", "it drags on and on, and then it ends, and we all went home early " * 3, ""]
     monkeypatch.setattr(embeddings.hardware, "has_native_bf16", lambda: precision == "bf16")
-    vectors, width = embeddings.build_encoder_embedder(resolve_encoder("minilm"), 64)
-    theirs = SentenceTransformer(str(resolve_encoder("minilm")))
-    theirs.max_seq_length = 64
-    expected = theirs.encode(texts, normalize_embeddings=True)
-    ours = vectors(texts)
-    assert ours.shape == (4, width) == (4, 384)
-    assert np.allclose(ours / np.linalg.norm(ours, axis=1, keepdims=True), expected, atol=off)
+    embedder, dim = embeddings.build_encoder_embedder(resolve_encoder("minilm"), 64)
+    reference = SentenceTransformer(str(resolve_encoder("minilm")))
+    reference.max_seq_length = 64
+    expected = reference.encode(texts, normalize_embeddings=True)
+    vectors = embedder(texts)
+    assert vectors.shape == (4, dim) == (4, 384)
+    assert np.allclose(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), expected, atol=tolerance)
 
 
-def test_likeness_is_the_correlation_of_ranks():
+def test_sts_spearman_is_the_correlation_of_ranks():
     random = np.random.default_rng(0)
     first, second, scores = random.normal(size=(40, 8)), random.normal(size=(40, 8)), random.normal(size=40)
-    cosine = np.array([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(first, second)])
+    cosine = np.array([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(first, second, strict=True)])
     ranks = [np.argsort(np.argsort(values)) for values in (cosine, scores)]
     assert embeddings.sts_spearman(first, second, scores) == pytest.approx(np.corrcoef(*ranks)[0, 1])
-    assert (
-        embeddings.sts_spearman(first, second, cosine)
-        == pytest.approx(1)
-        == -embeddings.sts_spearman(first, second, -cosine)
-    )
+    assert embeddings.sts_spearman(first, second, cosine) == pytest.approx(1)
+    assert embeddings.sts_spearman(first, second, -cosine) == pytest.approx(-1)
     assert embeddings.sts_spearman(first * 0, second, scores) == 0, "a collapsed encoder"
 
 
-def test_probes_find_what_is_there_and_nothing_where_nothing_is():
+def test_probes_are_accurate_on_a_signal_and_at_chance_on_noise():
     random = np.random.default_rng(0)
-    labels = {
-        split: np.array(["no", "yes"])[random.integers(2, size=size)]
-        for split, size in (("train", 300), ("validation", 80), ("test", 400))
-    }
+    sizes = {"train": 300, "validation": 80, "test": 400}
+    labels = {split: np.array(["no", "yes"])[random.integers(2, size=size)] for split, size in sizes.items()}
     noise = {split: random.normal(size=(len(values), 12)).astype(np.float32) for split, values in labels.items()}
     signal = {split: array + 3 * (labels[split] == "yes")[:, None] for split, array in noise.items()}
-    chosen = list(range(50))
-    assert (
-        embeddings.linear_probe_accuracy(signal, labels, chosen) > 0.97
-        and embeddings.knn_accuracy(signal, labels, 10) > 0.9
-    )
-    assert abs(embeddings.linear_probe_accuracy(noise, labels, chosen) - 0.5) < 0.1
+    indices = list(range(50))
+    assert embeddings.linear_probe_accuracy(signal, labels, indices) > 0.97
+    assert embeddings.knn_accuracy(signal, labels, 10) > 0.9
+    assert abs(embeddings.linear_probe_accuracy(noise, labels, indices) - 0.5) < 0.1
     assert abs(embeddings.knn_accuracy(noise, labels, 10) - 0.5) < 0.1
     votes = []
     for vector in signal["test"]:
         cosine = signal["train"] @ vector / np.linalg.norm(signal["train"], axis=1)
-        near = labels["train"][np.argsort(-cosine)[:5]]
-        votes.append("yes" if (near == "yes").sum() > 2 else "no")
+        nearest = labels["train"][np.argsort(-cosine)[:5]]
+        votes.append("yes" if (nearest == "yes").sum() > 2 else "no")
     assert embeddings.knn_accuracy(signal, labels, 5) == pytest.approx((np.array(votes) == labels["test"]).mean())
 
 
@@ -78,41 +71,34 @@ def files(workspace, sentiment_files):
     return workspace
 
 
-def test_the_table_and_the_file(files):
-    done = run_module(
-        "pretrain.evaluate",
-        "encoder=minilm",
-        "task=task.yaml",
-        "num_examples=[20, 60]",
-        "seeds=2",
-        "sts.files=pairs.csv",
-        cwd=files,
-    )
+def test_the_table_and_the_json_file(files):
+    words = ["encoder=minilm", "sts.files=pairs.csv"]
+    options = ["task=task.yaml", "num_examples=[20, 60]", "seeds=2"]
+    done = run_module("pretrain.evaluate", *words, *options, cwd=files)
     assert done.returncode == 0, done.stderr
-    written = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())
-    figures = written["metrics"]
-    assert list(figures) == ["minilm", "same network, random weights", "TF-IDF + truncated SVD"]
+    content = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())
+    metrics = content["metrics"]
+    assert list(metrics) == ["minilm", "same network, random weights", "TF-IDF + truncated SVD"]
     lines = done.stdout.splitlines()
-    for name, found in figures.items():
-        assert list(found) == ["sts_spearman", "linear probe, 20", "linear probe, 60", "k-NN, all"]
+    for name, values in metrics.items():
+        assert list(values) == ["sts_spearman", "linear probe, 20", "linear probe, 60", "k-NN, all"]
         line = next(line for line in lines if line.startswith(f"  {name}"))
-        assert [float(part) for part in line.removeprefix(f"  {name}").split()] == [
-            round(value, 3) for value in found.values()
-        ]
-    assert figures["minilm"]["sts_spearman"] > 0.5 and figures["minilm"]["linear probe, 60"] > 0.55
-    assert written["config"]["seeds"] == 2 and "out/evaluations/minilm.json" in done.stdout
-    again = run_module("pretrain.evaluate", "encoder=minilm", "task=none", "sts.files=pairs.csv", cwd=files)
+        cells = [float(part) for part in line.removeprefix(f"  {name}").split()]
+        assert cells == [round(value, 3) for value in values.values()]
+    assert metrics["minilm"]["sts_spearman"] > 0.5 and metrics["minilm"]["linear probe, 60"] > 0.55
+    assert content["config"]["seeds"] == 2 and "out/evaluations/minilm.json" in done.stdout
+    again = run_module("pretrain.evaluate", *words, "task=none", cwd=files)
     assert again.returncode == 0, again.stderr
     again = json.loads((files / "out" / "evaluations" / "minilm.json").read_text())["metrics"]
     for name in ("minilm", "same network, random weights"):
-        assert again[name]["sts_spearman"] == figures[name]["sts_spearman"], "the same figures every time"
+        assert again[name]["sts_spearman"] == metrics[name]["sts_spearman"], "deterministic"
 
 
 @pytest.mark.parametrize(
     "words, expected",
     [
         (["task=none"], "task, sts: give at least one of them"),
-        (["num_examples=[100000]", "task=task.yaml"], "there are"),
+        (["num_examples=[100000]", "task=task.yaml"], "num_examples=100000: only 300 training rows"),
         (["task=none", "sts.files=pairs.csv", "sts.score=sentence1"], "is not a number"),
         (["task=none", "sts.files=pairs.csv", "sts.score=scores"], "scores"),
         (["task=nowhere.yaml"], "nowhere.yaml: no such file"),
@@ -120,13 +106,13 @@ def test_the_table_and_the_file(files):
         (["tusk=task.yaml"], "tusk: no such key (nearest: task)"),
     ],
 )
-def test_mistakes_are_a_line(files, words, expected):
-    with pytest.raises(UserError) as caught:
+def test_a_mistake_is_reported_in_one_line(files, words, expected):
+    with pytest.raises(UserError) as error:
         main([*([] if any("encoder=" in word for word in words) else ["encoder=minilm"]), *words])
-    assert expected in str(caught.value) and len(str(caught.value).splitlines()) <= 2
+    assert expected in str(error.value) and len(str(error.value).splitlines()) <= 2
 
 
-def test_a_task_about_pairs_is_refused(files, capsys, monkeypatch):
+def test_a_task_of_text_pairs_cannot_be_probed(files, capsys, monkeypatch):
     (files / "pair.yaml").write_text(
         "task: {name: t, train: {files: pairs.csv}, text: [sentence1, sentence2], label: score}\n"
     )

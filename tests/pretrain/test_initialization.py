@@ -1,7 +1,8 @@
-"""What a new network starts with: counted vectors against pairs counted one by one."""
+"""Initialization from corpus statistics, compared with pairs counted in plain loops."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,73 +15,71 @@ from pretrain.model import initialization
 from pretrain.model.build import encoder_from_config
 
 
-def text(documents: int = 60, size: int = 40, words: int = 30) -> SimpleNamespace:
-    """Shards in memory: every document keeps to one half of the words 10 to 29; 0 to 9 are in all; 30 to 35 never."""
-    random, made = np.random.default_rng(0), []
+def make_shards(documents: int = 60, size: int = 40, words: int = 30) -> SimpleNamespace:
+    """Shards in memory: 0 to 9 are in all documents, 10 to 19 or 20 to 29 in every other, 30 to 35 in none."""
+    random, texts = np.random.default_rng(0), []
     for number in range(documents):
-        own = np.arange(10, 20) if number % 2 else np.arange(20, words)
-        made.append(random.choice(np.concatenate([np.arange(10), own]), size=size))
+        half = np.arange(10, 20) if number % 2 else np.arange(20, words)
+        texts.append(random.choice(np.concatenate([np.arange(10), half]), size=size))
     return SimpleNamespace(
-        tokens=np.concatenate(made).astype(np.uint16), vocab_size=36, documents=np.arange(documents + 1) * size
+        tokens=np.concatenate(texts).astype(np.uint16), vocab_size=36, documents=np.arange(documents + 1) * size
     )
 
 
-def counted_slowly(shards: SimpleNamespace) -> np.ndarray:
-    """Positive pointwise mutual information, a pair at a time."""
+def slow_pmi(shards: SimpleNamespace) -> np.ndarray:
+    """Positive pointwise mutual information, pair by pair."""
     size = shards.vocab_size
     counts = np.zeros((size, size))
-    for begin, end in zip(shards.documents[:-1], shards.documents[1:]):
-        here = shards.tokens[begin:end]
-        for i, one in enumerate(here):
-            for j, other in enumerate(here):
+    for start, end in pairwise(shards.documents):
+        tokens = shards.tokens[start:end]
+        for i, one in enumerate(tokens):
+            for j, other in enumerate(tokens):
                 if 0 < abs(i - j) <= initialization.CONTEXT_WINDOW:
                     counts[one, other] += 1 / abs(i - j)
     total = counts.sum(1)
     share = total**initialization.SMOOTHING / (total**initialization.SMOOTHING).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(np.maximum(0, np.log(counts / total[:, None] / share))) * (
-            counts > initialization.MIN_COUNT
-        )
+        pmi = np.nan_to_num(np.maximum(0, np.log(counts / total[:, None] / share)))
+    return pmi * (counts > initialization.MIN_COUNT)
 
 
-def test_vectors_are_the_factored_information_turned():
-    shards, width = text(), 35
-    vectors = initialization.compute_cooccurrence_vectors(shards, width, 0)
-    left, scale, _ = np.linalg.svd(counted_slowly(shards))
-    expected = (left * np.sqrt(scale))[:, :width]
+def test_cooccurrence_vectors_are_the_factored_and_rotated_pmi():
+    shards, dim = make_shards(), 35
+    vectors = initialization.compute_cooccurrence_vectors(shards, dim, 0)
+    left, scale, _ = np.linalg.svd(slow_pmi(shards))
+    expected = (left * np.sqrt(scale))[:, :dim]
     expected = expected[:30] / np.linalg.norm(expected[:30], axis=1, keepdims=True)
-    # A rotation changes the vectors and none of their products.
+    # A rotation changes the vectors but not their dot products.
     assert np.allclose(vectors[:30] @ vectors[:30].T, expected @ expected.T, atol=1e-5)
-    assert (
-        vectors.dtype == np.float32 and not vectors[30:].any() and np.allclose(np.linalg.norm(vectors[:30], axis=1), 1)
-    )
+    assert vectors.dtype == np.float32 and not vectors[30:].any()
+    assert np.allclose(np.linalg.norm(vectors[:30], axis=1), 1)
 
 
-def test_tokens_that_keep_company_are_alike_and_no_direction_has_it_all():
-    vectors = initialization.compute_cooccurrence_vectors(text(), 8, 0)
-    alike = vectors @ vectors.T
-    assert alike[10:20, 10:20].mean() > 0.5 > 0.1 > alike[10:20, 20:30].mean()
+def test_tokens_of_similar_contexts_are_similar_and_variance_is_spread_over_dimensions():
+    vectors = initialization.compute_cooccurrence_vectors(make_shards(), 8, 0)
+    similarity = vectors @ vectors.T
+    assert similarity[10:20, 10:20].mean() > 0.5 > 0.1 > similarity[10:20, 20:30].mean()
     assert (vectors[:30] ** 2).mean(0).max() < 3 * (vectors[:30] ** 2).mean()
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
-def test_a_new_network_starts_at_them(architecture):
+def test_a_new_model_starts_with_cooccurrence_vectors(architecture):
     torch.manual_seed(0)
     shape = ModelConfig(
         architecture=architecture, layers=1, hidden_size=16, attention_heads=2, intermediate_size=16, positions=32
     )
-    encoder, shards = encoder_from_config(shape, SPECIAL_IDS, 36, 32, 0.0, None), text()
+    encoder, shards = encoder_from_config(shape, SPECIAL_IDS, 36, 32, 0.0, None), make_shards()
     weight = encoder.model.get_input_embeddings().weight
     before = weight.detach().clone()
     initialization.init_embeddings_from_cooccurrence(encoder, shards, 3)
     vectors = torch.from_numpy(initialization.compute_cooccurrence_vectors(shards, 16, 3))
-    assert torch.equal(weight[30:], before[30:]), "tokens without company stay as they were"
+    assert torch.equal(weight[30:], before[30:]), "unseen tokens keep their random vectors"
     assert torch.allclose(torch.nn.functional.normalize(weight[:30].detach()), vectors[:30], atol=1e-5)
     assert torch.allclose(weight[:30].norm(dim=1), before.norm(dim=1).median())
     assert encoder.model.get_output_embeddings().weight is weight
 
 
-def test_more_width_than_tokens_and_one_seed_one_answer():
-    shards = text()
+def test_more_dimensions_than_tokens_and_dependence_on_the_seed():
+    shards = make_shards()
     one, again, other = (initialization.compute_cooccurrence_vectors(shards, 50, seed) for seed in (0, 0, 1))
     assert one.shape == (36, 50) and np.array_equal(one, again) and not np.allclose(one, other, atol=1e-2)

@@ -1,4 +1,4 @@
-"""Exported graphs: held to torch by a slow way of the test's own, run without torch, refused where they are wrong."""
+"""ONNX export: graphs match torch, run without it, and are refused where they differ."""
 
 from __future__ import annotations
 
@@ -29,15 +29,13 @@ from data.encoders import resolve_encoder
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-import onnx_ir  # noqa: E402
+import onnx_ir  # noqa: E402 (skipped above where onnx is missing)
 from onnxruntime import InferenceSession  # noqa: E402
 
-from publish.export import (
-    __main__,  # noqa: E402
-    onnx,
-    predictions,
-)
+from publish.export import __main__ as export, onnx, predictions  # noqa: E402
 
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+REGRESSION, TOKENS, EMBEDDING = "regression", "token_classification", "embedding"
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -45,9 +43,9 @@ SIZES = {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
     "vocab_size": 30522,
-    "initializer_range": 0.3,
-}  # so that texts are told apart
-MODERN = {
+    "initializer_range": 0.3,  # so that texts get different outputs
+}
+MODERN_BERT = {
     **SIZES,
     "local_attention": 8,
     "pad_token_id": 0,
@@ -57,283 +55,288 @@ MODERN = {
     "sep_token_id": 102,
 }
 NAMES = {
-    "class": ["bad", "good", "so-so"],
-    "labels": ["acting", "plot", "music"],
-    "number": ["stars"],
-    "tags": ["O", "B-thing", "I-thing"],
+    SINGLE: ["bad", "good", "so-so"],
+    MULTI: ["acting", "plot", "music"],
+    REGRESSION: ["stars"],
+    TOKENS: ["O", "B-thing", "I-thing"],
 }
-PROBLEMS = {"class": "single_label_classification", "labels": "multi_label_classification", "number": "regression"}
-LONGEST = 24
-# The example, where neither torch nor transformers can be imported.
-ALONE = (
+THRESHOLDS = (0.3, 0.5, 0.7)
+MAX_LENGTH = 24
+# Run the example script where neither torch nor transformers can be imported.
+WITHOUT_TORCH = (
     "import sys; sys.modules.update(torch=None, transformers=None); import runpy; path = sys.argv.pop(1)\n"
     "sys.argv[0] = path; runpy.run_path(path, run_name='__main__'); assert not sys.modules['torch']"
 )
+# Graphs of the other problem types differ only in how predictions are decoded, which has a test of its own.
+PROBLEM_TYPES = [
+    SINGLE,
+    TOKENS,
+    EMBEDDING,
+    *(pytest.param(problem_type, marks=pytest.mark.slow) for problem_type in (MULTI, REGRESSION)),
+]
 
 
 @pytest.fixture(scope="module")
 def texts(sentiment_files) -> list[str]:
-    """Real sentences, some longer than LONGEST tokens."""
+    """Real sentences, some longer than MAX_LENGTH tokens."""
     return (sentiment_files / "corpus.txt").read_text(encoding="utf-8").split("\n\n")[:40]
 
 
-def label(kind: str, draw: random.Random, text: str):
-    """One for a text."""
-    if kind == "token_classification":
-        return [draw.choice(NAMES["tags"][:2]) for _ in text.split(" ")]
+def random_label(problem_type: str, rng: random.Random, text: str):
+    if problem_type == TOKENS:
+        return [rng.choice(NAMES[TOKENS][:2]) for _ in text.split(" ")]
     return {
-        "class": draw.choice(NAMES["class"]),
-        "labels": draw.sample(NAMES["labels"], draw.randint(0, 3)),
-        "number": draw.random(),
-    }[kind]
+        SINGLE: rng.choice(NAMES[SINGLE]),
+        MULTI: rng.sample(NAMES[MULTI], rng.randint(0, 3)),
+        REGRESSION: rng.random(),
+    }[problem_type]
+
+
+def inner_folder(run_folder: Path, problem_type: str) -> Path:
+    return run_folder / ("encoder" if problem_type == EMBEDDING else "model")
+
+
+def make_model(problem_type: str):
+    torch.manual_seed(0)
+    if problem_type == EMBEDDING:
+        return AutoModel.from_config(ModernBertConfig(**MODERN_BERT))
+    names = NAMES[problem_type]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    if problem_type == TOKENS:
+        return AutoModelForTokenClassification.from_config(ModernBertConfig(**MODERN_BERT, **labels))
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SIZES, **labels, problem_type=problem_type))
+    if problem_type == MULTI:
+        model.config.thresholds = dict(zip(names, THRESHOLDS, strict=True))
+    return model
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, texts):
-    """Makes the folder of a finished run whose network says `kind`, once each."""
-    made = {}
+def finished_run(tmp_path_factory, texts):
+    """Create the folder of a finished run with a model of a problem type, once each."""
+    folders = {}
 
-    def make(kind: str) -> Path:
-        if kind in made:
-            return made[kind]
-        folder = tmp_path_factory.mktemp("runs") / kind
-        inside, draw = folder / ("encoder" if kind == "embedding" else "model"), random.Random(0)
-        torch.manual_seed(0)
-        if kind == "embedding":
-            model = AutoModel.from_config(ModernBertConfig(**MODERN))
-        else:
-            named = {
-                "id2label": dict(enumerate(NAMES[kind])),
-                "label2id": {name: at for at, name in enumerate(NAMES[kind])},
-            }
-            if kind == "token_classification":
-                model = AutoModelForTokenClassification.from_config(ModernBertConfig(**MODERN, **named))
-            else:
-                model = AutoModelForSequenceClassification.from_config(
-                    BertConfig(**SIZES, **named, problem_type=PROBLEMS[kind])
-                )
-            if kind == "multi_label_classification":
-                model.config.thresholds = dict(zip(NAMES[kind], (0.3, 0.5, 0.7)))
-        model.save_pretrained(inside)
+    def make(problem_type: str) -> Path:
+        if problem_type in folders:
+            return folders[problem_type]
+        folder, rng = tmp_path_factory.mktemp("runs") / problem_type, random.Random(0)
+        inside = inner_folder(folder, problem_type)
+        make_model(problem_type).save_pretrained(inside)
         AutoTokenizer.from_pretrained(resolve_encoder("minilm")).save_pretrained(inside)
-        if kind == "embedding":
+        if problem_type == EMBEDDING:
             (inside / "1_Pooling").mkdir()
             (inside / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
-            told, file = {"outputs": []}, "sample.json"
+            content, file = {"outputs": []}, "sample.json"
         else:
-            told, file = {"labels": [label(kind, draw, text) for text in texts]}, "test.json"
-        (folder / file).write_text(json.dumps({"texts": [[text] for text in texts], "max_length": LONGEST, **told}))
-        made[kind] = folder
+            content, file = {"labels": [random_label(problem_type, rng, text) for text in texts]}, "test.json"
+        content |= {"texts": [[text] for text in texts], "max_length": MAX_LENGTH}
+        (folder / file).write_text(json.dumps(content))
+        folders[problem_type] = folder
         return folder
 
     return make
 
 
 @pytest.fixture(autouse=True)
-def threads():
-    """The command sets them for its timing."""
+def restore_threads():
+    """Undo the number of threads that the command sets for timing."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def one_by_one(folder: Path, texts: list[str], kind: str) -> list[np.ndarray]:
-    """What plain transformers says of each text by itself, without padding: logits, or the mean of the states."""
-    loader = {"vectors": AutoModel, "tags": AutoModelForTokenClassification}.get(
-        kind, AutoModelForSequenceClassification
+def reference_outputs(folder: Path, texts: list[str], problem_type: str) -> list[np.ndarray]:
+    """Outputs of transformers for each text alone, without padding: logits, or the mean of the hidden states."""
+    auto_class = {EMBEDDING: AutoModel, TOKENS: AutoModelForTokenClassification}.get(
+        problem_type, AutoModelForSequenceClassification
     )
-    model, tokenizer = loader.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    said = []
+    model, tokenizer = auto_class.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    outputs = []
     for text in texts:
         with torch.no_grad():
-            told = model(**tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt"))
-        said.append((told.last_hidden_state[0].mean(0) if kind == "embedding" else told.logits[0]).numpy())
-    return said
+            output = model(**tokenizer(text, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"))
+        outputs.append((output.last_hidden_state[0].mean(0) if problem_type == EMBEDDING else output.logits[0]).numpy())
+    return outputs
 
 
-def expected_figure(kind: str, said: list[np.ndarray], labels: list, texts: list[str], folder: Path) -> float:
-    """The figure by other people's functions."""
-    names = np.array(NAMES[kind])
-    if kind == "single_label_classification":
-        return float(np.mean([names[logits.argmax()] == true for logits, true in zip(said, labels)]))
-    if kind == "multi_label_classification":
-        decided = torch.tensor(np.array(said)).sigmoid().numpy() >= (0.3, 0.5, 0.7)
-        return label_f1([[name in true for name in names] for true in labels], decided, average="micro")
-    if kind == "regression":
-        ranks = [np.argsort(np.argsort(each)) for each in (np.array(said)[:, 0], labels)]
+def reference_score(
+    problem_type: str, outputs: list[np.ndarray], labels: list, texts: list[str], folder: Path
+) -> float:
+    """The metric, by functions of other packages."""
+    names = np.array(NAMES[problem_type])
+    if problem_type == SINGLE:
+        correct = [names[logits.argmax()] == label for logits, label in zip(outputs, labels, strict=True)]
+        return float(np.mean(correct))
+    if problem_type == MULTI:
+        predicted = torch.tensor(np.array(outputs)).sigmoid().numpy() >= THRESHOLDS
+        return label_f1([[name in label for name in names] for label in labels], predicted, average="micro")
+    if problem_type == REGRESSION:
+        ranks = [np.argsort(np.argsort(values)) for values in (np.array(outputs)[:, 0], labels)]
         return float(np.corrcoef(*ranks)[0, 1])
     tokenizer, tags = AutoTokenizer.from_pretrained(folder), []
-    for text, logits in zip(texts, said):
+    for text, logits in zip(texts, outputs, strict=True):
         words = text.split(" ")
-        places = tokenizer(words, is_split_into_words=True, truncation=True, max_length=LONGEST).word_ids()
-        tags.append(
-            [names[logits[places.index(word)].argmax()] if word in places else "O" for word in range(len(words))]
-        )
+        word_ids = tokenizer(words, is_split_into_words=True, truncation=True, max_length=MAX_LENGTH).word_ids()
+        first_tokens = [word_ids.index(word) if word in word_ids else None for word in range(len(words))]
+        tags.append(["O" if token is None else names[logits[token].argmax()] for token in first_tokens])
     return f1_score(labels, tags, mode="strict", scheme=IOB2, zero_division=0)
 
 
-# A graph of another kind of label differs in what is made of its numbers alone, which is tested by itself below.
-KINDS = ["class", "tags", "vectors", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("labels", "number"))]
-
-
-def exported(folder: Path, kind: str) -> Path:
-    """The folder of its graphs, with int8 of a class, made once."""
-    path = folder / ("encoder" if kind == "embedding" else "model") / "onnx"
+def exported(run_folder: Path, problem_type: str) -> Path:
+    """Export a run once, with int8 for single-label classification, and return the folder of its graphs."""
+    path = inner_folder(run_folder, problem_type) / "onnx"
     if not path.is_dir():
-        __main__.main(
-            [
-                str(folder),
-                "--to",
-                "onnx",
-                "rounds=1",
-                *(["--quantize=int8"] if kind == "single_label_classification" else []),
-            ]
-        )
+        quantize = ["--quantize=int8"] if problem_type == SINGLE else []
+        export.main([str(run_folder), "--to", "onnx", "rounds=1", *quantize])
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_graph_says_what_torch_says(kind, finished, texts, workspace, capsys):
-    folder = finished(kind)
-    inside = folder / ("encoder" if kind == "embedding" else "model")
-    found = json.loads((exported(folder, kind) / "export.json").read_text())
-    told = __main__.summary(found, inside / "onnx")
-    said = one_by_one(inside, texts, kind)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+def test_graph_matches_torch(problem_type, finished_run, texts, workspace, capsys):
+    folder = finished_run(problem_type)
+    inside = inner_folder(folder, problem_type)
+    report = json.loads((exported(folder, problem_type) / "export.json").read_text())
+    summary = export.summary(report, inside / "onnx")
+    outputs = reference_outputs(inside, texts, problem_type)
     session, tokenizer = InferenceSession(inside / "onnx" / "model.onnx"), AutoTokenizer.from_pretrained(inside)
-    assert all(given.shape == ["texts", "tokens"] for given in session.get_inputs())
-    for count in (1, 7):  # neither is what was traced
-        inputs = dict(tokenizer(texts[:count], truncation=True, max_length=LONGEST, padding=True, return_tensors="np"))
-        answer = session.run(None, {given.name: inputs[given.name] for given in session.get_inputs()})[0]
-        for mine, theirs in zip(said, answer):
-            assert np.abs(mine - (theirs[: len(mine)] if kind == "token_classification" else theirs)).max() < 1e-5
-    ways = found["ways"]
-    assert found["says"] == kind and found["texts"] == len(texts) and ways["float32"]["max_abs_diff"] < 1e-5
-    assert ways["float32"]["megabytes"] > 3 and all(each > 0 for each in ways["float32"]["milliseconds"].values())
-    if kind == "embedding":
-        assert ways["float32"]["same"] == pytest.approx(1, abs=1e-6) and "mean cosine" in told
+    assert all(node.shape == ["texts", "tokens"] for node in session.get_inputs())
+    for count in (1, 7):  # not the batch size that was traced
+        inputs = dict(
+            tokenizer(texts[:count], truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="np")
+        )
+        results = session.run(None, {node.name: inputs[node.name] for node in session.get_inputs()})[0]
+        for expected, result in zip(outputs, results, strict=False):
+            result = result[: len(expected)] if problem_type == TOKENS else result
+            assert np.abs(expected - result).max() < 1e-5
+    torch_report, graph_report = report["backends"]["torch"], report["backends"]["float32"]
+    assert report["problem_type"] == problem_type
+    assert report["num_texts"] == len(texts)
+    assert graph_report["max_abs_diff"] < 1e-5
+    assert graph_report["megabytes"] > 3
+    assert all(milliseconds > 0 for milliseconds in graph_report["milliseconds_per_text"].values())
+    if problem_type == EMBEDDING:
+        assert graph_report["agreement"] == pytest.approx(1, abs=1e-6)
+        assert "mean cosine" in summary
         return
     labels = json.loads((folder / "test.json").read_text())["labels"]
-    expected = expected_figure(kind, said, labels, texts, inside)
-    assert ways["torch"]["figure"] == pytest.approx(expected) and ways["float32"]["figure"] == pytest.approx(expected)
-    assert f"{expected:.4f}" in told and found["figure"] in told
-    if kind != "regression":
-        assert ways["float32"]["same"] == 1 and len({str(each.argmax(-1)) for each in said}) > 1
+    score = reference_score(problem_type, outputs, labels, texts, inside)
+    assert torch_report["score"] == pytest.approx(score)
+    assert graph_report["score"] == pytest.approx(score)
+    assert f"{score:.4f}" in summary
+    assert report["metric"] in summary
+    if problem_type != REGRESSION:
+        assert graph_report["agreement"] == 1
+        assert len({str(output.argmax(-1)) for output in outputs}) > 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_example_needs_no_torch(kind, finished, texts, workspace):
-    script = exported(finished(kind), kind) / "example.py"
-    inside, lines = script.parent.parent, [line for line in script.read_text().splitlines() if line.strip()]
-    assert len(lines) <= (21 if kind == "token_classification" else 20)
-    if kind == "single_label_classification":  # as it is for int8 otherwise
-        script.write_text(script.read_text().replace("model_int8.onnx", "model.onnx"))
-    done = run_module("-c", ALONE, str(script), *texts[:3], prefix=(sys.executable, "-P"), cwd=workspace, PYTHONPATH="")
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+def test_example_script_needs_no_torch(problem_type, finished_run, texts, workspace):
+    script = exported(finished_run(problem_type), problem_type) / "example.py"
+    inside, code = script.parent.parent, script.read_text()
+    assert len([line for line in code.splitlines() if line.strip()]) <= (21 if problem_type == TOKENS else 20)
+    if problem_type == SINGLE:  # it is written for int8
+        script.write_text(code.replace("model_int8.onnx", "model.onnx"))
+    args = ("-c", WITHOUT_TORCH, str(script), *texts[:3])
+    done = run_module(*args, prefix=(sys.executable, "-P"), cwd=workspace, PYTHONPATH="")
     assert done.returncode == 0, done.stderr
-    lines, said = done.stdout.splitlines(), one_by_one(inside, texts[:3], kind)
-    for place, (text, logits) in enumerate(zip(texts, said)):
-        if kind == "single_label_classification":
-            share = torch.tensor(logits).softmax(-1)
-            assert lines[place] == f"{NAMES[kind][int(share.argmax())]}  {share.max():.3f}  {text}"
-        elif kind == "multi_label_classification":
-            names = [
-                name
-                for name, logit, least in zip(NAMES[kind], logits, (0.3, 0.5, 0.7))
-                if torch.sigmoid(torch.tensor(logit)) >= least
-            ]
-            assert lines[place] == f"{names} {text}"
-        elif kind == "regression":
-            assert float(lines[place].split()[0]) == pytest.approx(float(logits[0]), abs=1e-4)
-        elif kind == "embedding":
-            assert json.loads(lines[place]) == pytest.approx(logits.tolist(), abs=1e-4)
-    if kind == "token_classification":
-        assert [line.split()[0] for line in lines] == [NAMES[kind][at] for each in said for at in each.argmax(-1)[1:-1]]
+    lines, outputs = done.stdout.splitlines(), reference_outputs(inside, texts[:3], problem_type)
+    if problem_type == TOKENS:
+        tags = [NAMES[TOKENS][tag] for output in outputs for tag in output.argmax(-1)[1:-1]]
+        assert [line.split()[0] for line in lines] == tags
+        return
+    for line, text, output in zip(lines, texts[:3], outputs, strict=True):
+        if problem_type == SINGLE:
+            probabilities = torch.tensor(output).softmax(-1)
+            assert line == f"{NAMES[SINGLE][int(probabilities.argmax())]}  {probabilities.max():.3f}  {text}"
+        elif problem_type == MULTI:
+            probabilities = torch.tensor(output).sigmoid()
+            names = [name for name, p, t in zip(NAMES[MULTI], probabilities, THRESHOLDS, strict=True) if p >= t]
+            assert line == f"{names} {text}"
+        elif problem_type == REGRESSION:
+            assert float(line.split()[0]) == pytest.approx(float(output[0]), abs=1e-4)
+        elif problem_type == EMBEDDING:
+            assert json.loads(line) == pytest.approx(output.tolist(), abs=1e-4)
 
 
-def test_int8_is_smaller_and_nearly_the_same(finished, texts, workspace):
-    path = exported(finished("class"), "class")
-    found = json.loads((path / "export.json").read_text())["ways"]
-    assert (
-        list(found) == ["torch", "float32", "int8"] and found["int8"]["megabytes"] < 0.4 * found["float32"]["megabytes"]
-    )
-    assert 1e-5 < found["int8"]["max_abs_diff"] < 0.5 and found["int8"]["same"] > 0.8
+def test_int8_is_smaller_and_close_to_float32(finished_run, texts, workspace):
+    path = exported(finished_run(SINGLE), SINGLE)
+    backends = json.loads((path / "export.json").read_text())["backends"]
+    assert list(backends) == ["torch", "float32", "int8"]
+    assert backends["int8"]["megabytes"] < 0.4 * backends["float32"]["megabytes"]
+    assert 1e-5 < backends["int8"]["max_abs_diff"] < 0.5
+    assert backends["int8"]["agreement"] > 0.8
     session, tokenizer = InferenceSession(path / "model_int8.onnx"), AutoTokenizer.from_pretrained(path.parent)
 
-    def ask(some: list[str]) -> np.ndarray:
-        inputs = dict(tokenizer(some, truncation=True, max_length=LONGEST, padding=True, return_tensors="np"))
+    def logits(batch: list[str]) -> np.ndarray:
+        inputs = dict(tokenizer(batch, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="np"))
         return session.run(["logits"], inputs)[0]
 
-    alone = np.concatenate([ask([text]) for text in texts[:8]])
-    assert np.abs(ask(texts[:8]) - alone).max() < 1e-4, "what is said of a text does not depend on those beside it"
+    alone = np.concatenate([logits([text]) for text in texts[:8]])
+    assert np.abs(logits(texts[:8]) - alone).max() < 1e-4, "the output for a text depends on the rest of its batch"
 
 
-def test_what_falls_short_is_told():
-    ways = {
-        "torch": {"figure": 0.8, "milliseconds": {"1": 10.0}},
-        "int8": {"figure": 0.785, "milliseconds": {"1": 6.0}},
+def test_int8_warnings():
+    backends = {
+        "torch": {"score": 0.8, "milliseconds_per_text": {"1": 10.0}},
+        "int8": {"score": 0.785, "milliseconds_per_text": {"1": 6.0}},
     }
-    assert __main__.short_of(ways) == [
-        "note: int8 loses 1.5 points here; float32 is the one to use",
+    assert export.int8_warnings(backends) == [
+        "note: int8 loses 1.5 points here; use float32",
         "note: int8 is only 1.7 times as fast as torch here, one text at a time",
     ]
-    ways["int8"] = {"figure": 0.791, "milliseconds": {"1": 4.0}}
-    assert __main__.short_of(ways) == []
+    backends["int8"] = {"score": 0.791, "milliseconds_per_text": {"1": 4.0}}
+    assert export.int8_warnings(backends) == []
 
 
-def test_a_graph_that_says_something_else_is_refused(finished, workspace, capsys, monkeypatch):
-    folder = finished("class")
-    off = onnx_ir.load(exported(folder, "class") / "model.onnx")
-    last = next(each for each in off.graph.initializers.values() if sorted(each.shape) == [len(NAMES["class"]), 32])
-    last.const_value = onnx_ir.tensor(last.const_value.numpy() * np.float32(1.1))
-    monkeypatch.setattr(onnx, "export_onnx", lambda network: off)
+def test_graph_that_differs_from_torch_is_refused(finished_run, workspace, capsys, monkeypatch):
+    folder = finished_run(SINGLE)
+    graph = onnx_ir.load(exported(folder, SINGLE) / "model.onnx")
+    shape = [len(NAMES[SINGLE]), 32]
+    weight = next(value for value in graph.graph.initializers.values() if sorted(value.shape) == shape)
+    weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * np.float32(1.1))
+    monkeypatch.setattr(onnx, "export_onnx", lambda model: graph)
     before = {path: path.stat().st_mtime_ns for path in (folder / "model").rglob("*")}
-    told = error_lines(__main__.main, [str(folder), "rounds=1"], capsys, monkeypatch)
-    assert len(told) == 1 and told[0].startswith("the graph does not say what torch says: up to ")
+    (line,) = error_lines(export.main, [str(folder), "rounds=1"], capsys, monkeypatch)
+    assert line.startswith("the graph does not match torch: outputs differ by up to ")
     assert {path: path.stat().st_mtime_ns for path in (folder / "model").rglob("*")} == before
 
 
-@pytest.mark.parametrize("kind", ["labels", "number"])
-def test_what_is_made_of_numbers(kind):
-    draw, config = (
-        np.random.default_rng(0),
-        {
-            "id2label": {str(at): name for at, name in enumerate(NAMES[kind])},
-            "thresholds": dict(zip(NAMES[kind], (0.3, 0.5, 0.7))),
-        },
-    )
-    said = list(draw.normal(size=(50, len(NAMES[kind]))))
-    labels = [label(kind, random.Random(place), "") for place in range(50)]
-    told = predictions.decode_outputs(kind, said, config, [])
-    assert predictions.compute_metric(kind, told, labels) == pytest.approx(
-        expected_figure(kind, said, labels, [], Path())
-    )
-    assert predictions.agreement(kind, told, told) == (1 if kind == "multi_label_classification" else None)
+@pytest.mark.parametrize("problem_type", [MULTI, REGRESSION])
+def test_predictions_from_outputs(problem_type):
+    rng, names = np.random.default_rng(0), NAMES[problem_type]
+    config = {
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "thresholds": dict(zip(names, THRESHOLDS, strict=False)),
+    }
+    outputs = list(rng.normal(size=(50, len(names))))
+    labels = [random_label(problem_type, random.Random(seed), "") for seed in range(50)]
+    predicted = predictions.decode_outputs(problem_type, outputs, config, [])
+    expected = reference_score(problem_type, outputs, labels, [], Path())
+    assert predictions.compute_metric(problem_type, predicted, labels) == pytest.approx(expected)
+    assert predictions.agreement(problem_type, predicted, predicted) == (1 if problem_type == MULTI else None)
 
 
-def test_mistakes(finished, workspace, tmp_path, capsys, monkeypatch):
-    def attempt(*words: str) -> list[str]:
-        return error_lines(__main__.main, list(words), capsys, monkeypatch)
+def test_errors(finished_run, workspace, tmp_path, capsys, monkeypatch):
+    def errors(*args: str) -> list[str]:
+        return error_lines(export.main, list(args), capsys, monkeypatch)
 
-    assert attempt("nowhere") == ["run: no 'nowhere'"]
+    assert errors("nowhere") == ["run: no 'nowhere'"]
     (tmp_path / "out/runs/half").mkdir(parents=True)
-    assert attempt("halt") == ["run: no 'halt' (nearest: half)"]
-    assert attempt("half") == ["out/runs/half: not finished, neither encoder/ nor model/ is in it"]
-    assert attempt("half", "--to", "tflite") == ["to: 'tflite' is none of onnx (there are: onnx)"]
-    assert attempt("half", "--quantise", "int8") == ["quantise: no such key (nearest: quantize)"]
-    assert attempt("half", "other") == ["other: neither a .yaml file nor key=value"]
-    inside = finished("class") / "model"
+    assert errors("halt") == ["run: no 'halt' (nearest: half)"]
+    assert errors("half") == ["out/runs/half: not finished, it has neither encoder/ nor model/"]
+    assert errors("half", "--to", "tflite") == ["to: 'tflite' is none of onnx (there are: onnx)"]
+    assert errors("half", "--quantise", "int8") == ["quantise: no such key (nearest: quantize)"]
+    assert errors("half", "other") == ["other: neither a .yaml file nor key=value"]
+    inside = finished_run(SINGLE) / "model"
     (tmp_path / "bare").symlink_to(inside)
-    capsys.readouterr()  # what making it said
-    assert attempt("bare") == [
-        "bare: neither test.json nor sample.json is there to check on; give texts=FILE, a text a line"
-    ]
-    assert attempt("bare", "texts=gone.txt") == ["texts: no file 'gone.txt'"]
-    real = importlib.util.find_spec
-    monkeypatch.setattr(__main__, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
-    assert attempt("bare") == ["to: onnxruntime not installed; pip install onnx onnxscript onnxruntime"]
-    monkeypatch.setattr(__main__, "find_spec", real)
-    monkeypatch.setitem(
-        sys.modules, "publish.export.onnx", None
-    )  # as with transformers before 5.20, which has not what it imports
+    capsys.readouterr()  # what creating the model printed
+    assert errors("bare") == ["bare: no test.json or sample.json to measure on; set texts=FILE, one text per line"]
+    assert errors("bare", "texts=gone.txt") == ["texts: no file 'gone.txt'"]
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
+    assert errors("bare") == ["to: onnxruntime not installed; pip install onnx onnxscript onnxruntime"]
+    monkeypatch.setattr(export, "find_spec", find_spec)
+    # As with transformers before 5.20, which lacks the exporters.
+    monkeypatch.setitem(sys.modules, "publish.export.onnx", None)
     monkeypatch.delattr("publish.export.onnx")
-    (line,) = attempt("bare")
+    (line,) = errors("bare")
     assert line.startswith("to: ") and line.endswith("; pip install -U transformers onnx onnxscript onnxruntime")

@@ -1,8 +1,9 @@
-"""Duplicates against a slow version that compares every pair, and the same answer whatever fits in memory."""
+"""Duplicates, compared with a reference that compares every pair, for any chunk size."""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import networkx
@@ -29,31 +30,34 @@ VOCABULARY = [
 
 
 def words(random: np.random.Generator, count: int) -> list[str]:
-    return [f"{word}{number}" for word, number in zip(random.choice(VOCABULARY, count), random.integers(0, 50, count))]
+    return [
+        f"{word}{number}"
+        for word, number in zip(random.choice(VOCABULARY, count), random.integers(0, 50, count), strict=True)
+    ]
 
 
-def changed(random: np.random.Generator, text: list[str], places: list[int]) -> list[str]:
-    """A copy with other words at some places."""
+def replace_words(random: np.random.Generator, text: list[str], indices: list[int]) -> list[str]:
+    """Return a copy of the words with new ones at these indices."""
     copy = list(text)
-    for place, word in zip(places, words(random, len(places))):
-        copy[place] = f"{word}x"
+    for index, word in zip(indices, words(random, len(indices)), strict=True):
+        copy[index] = f"{word}x"
     return copy
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
-    own = text.lower().replace(".", " ").replace(",", " ").split()
-    return {tuple(own[at : at + 5]) for at in range(len(own) - 4)}
+    tokens = text.lower().replace(".", " ").replace(",", " ").split()
+    return {tuple(tokens[at : at + 5]) for at in range(len(tokens) - 4)}
 
 
-def slow_groups(texts: list[str], similarity: float) -> list[int]:
-    """For each text the first one linked to it, by the true Jaccard index of every pair."""
-    graph, own = networkx.Graph(), [grams(text) for text in texts]
+def reference_groups(texts: list[str], similarity: float) -> list[int]:
+    """Return for each text the first one linked to it, by the true Jaccard similarity of every pair."""
+    graph, sets = networkx.Graph(), [grams(text) for text in texts]
     graph.add_nodes_from(range(len(texts)))
     graph.add_edges_from(
         (a, b)
         for a in range(len(texts))
         for b in range(a)
-        if own[a] and own[b] and len(own[a] & own[b]) / len(own[a] | own[b]) >= similarity
+        if sets[a] and sets[b] and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= similarity
     )
     first = [0] * len(texts)
     for group in networkx.connected_components(graph):
@@ -62,8 +66,8 @@ def slow_groups(texts: list[str], similarity: float) -> list[int]:
     return first
 
 
-def reasons(folder: Path, texts: list[str], **deduplicate) -> list[str]:
-    """Why each text is left out of a corpus that is only deduplicated."""
+def drop_reasons(folder: Path, texts: list[str], **deduplicate) -> list[str]:
+    """Return the drop reason of each text in a corpus that is only deduplicated."""
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     corpus = Corpus(
         name="made",
@@ -71,55 +75,57 @@ def reasons(folder: Path, texts: list[str], **deduplicate) -> list[str]:
         deduplicate=deduplicate,
         filter={"min_words": 0, "min_letters": 0, "max_repeated_lines": 1, "max_compression": 1000},
     )
-    found = build_corpus(corpus)
-    names = read_manifest(found)["reasons"]
-    return [names[number] for number in np.fromfile(found / "dropped.bin", np.uint8)]
+    corpus_folder = build_corpus(corpus)
+    names = read_manifest(corpus_folder)["reasons"]
+    return [names[number] for number in np.fromfile(corpus_folder / "dropped.bin", np.uint8)]
 
 
-def signatures_of(folder: Path, texts: list[str]) -> np.ndarray:
-    """The signatures that the marking of a corpus wrote."""
-    reasons(folder, texts, near=True, exact=False)
-    (path,) = (folder / "out/marks").glob("*/signature.bin")
+def read_signatures(folder: Path, texts: list[str]) -> np.ndarray:
+    """Return the signatures of texts."""
+    drop_reasons(folder, texts, near=True, exact=False)
+    (path,) = (folder / "out/signals").glob("*/signature.bin")
     return np.fromfile(path, np.uint32).reshape(len(texts), signals.NUM_HASHES)
 
 
 def on_disk(folder: Path, array: np.ndarray, *cuts: int) -> ConcatenatedArray:
-    """An array in several files, cut at these rows."""
+    """Return an array in several files, cut at these rows."""
     bounds = [0, *cuts, len(array)]
     paths = []
-    for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:])):
+    for number, (start, end) in enumerate(pairwise(bounds)):
         paths.append(folder / f"{number}.bin")
         paths[-1].write_bytes(array[start:end].tobytes())
     return ConcatenatedArray(paths, array.dtype, 1 if array.ndim == 1 else array.shape[1])
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def work_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def planted() -> tuple[list[str], list[int]]:
-    """(texts, the first of each one's group): copies, copies of copies in a chain, texts that share but little."""
+def planted_duplicates() -> tuple[list[str], list[int]]:
+    """(texts, the first of each group): chains of near duplicates, and texts with little in common."""
     random, texts = np.random.default_rng(5), []
     for number in range(40):
         text = words(random, 80)
         texts.append(text)
-        for step in range(number % 4):  # a chain: each differs from the one before in one more place
-            texts.append(changed(random, texts[-1], [10 + 20 * step]))
-        texts.append(text[:20] + words(random, 60))  # a quarter in common is no copy
+        for step in range(number % 4):  # a chain: each differs from the previous one in one more word
+            texts.append(replace_words(random, texts[-1], [10 + 20 * step]))
+        texts.append(text[:20] + words(random, 60))  # a quarter in common is no duplicate
     order = random.permutation(len(texts))
-    texts = [" ".join(texts[place]) for place in order]
-    first = slow_groups(texts, 0.6)
-    assert first == slow_groups(texts, 0.75) == slow_groups(texts, 0.3), "the answer must not hang on the estimate"
+    texts = [" ".join(texts[index]) for index in order]
+    first = reference_groups(texts, 0.6)
+    assert first == reference_groups(texts, 0.75) == reference_groups(texts, 0.3), (
+        "the groups must not depend on errors of the estimate"
+    )
     return texts, first
 
 
-def test_near_duplicates_are_the_groups_of_the_true_similarity(tmp_path, planted):
-    texts, first = planted
-    found = reasons(tmp_path, texts)
-    assert found == ["kept" if own == number else "near duplicate" for number, own in enumerate(first)]
-    assert found.count("near duplicate") == 60
+def test_near_duplicates_are_the_groups_of_the_true_similarity(tmp_path, planted_duplicates):
+    texts, first = planted_duplicates
+    reasons = drop_reasons(tmp_path, texts)
+    assert reasons == ["kept" if before == number else "near duplicate" for number, before in enumerate(first)]
+    assert reasons.count("near duplicate") == 60
 
 
 def test_signatures_estimate_the_true_similarity(tmp_path):
@@ -127,14 +133,14 @@ def test_signatures_estimate_the_true_similarity(tmp_path):
     for number in range(60):
         text = words(random, 200)
         texts += [" ".join(text), " ".join(text[: 20 + 3 * number] + words(random, 180 - 3 * number))]
-    own = signatures_of(tmp_path, texts)
-    true = [len(grams(a) & grams(b)) / len(grams(a) | grams(b)) for a, b in zip(texts[::2], texts[1::2])]
-    wrong = (own[::2] == own[1::2]).mean(1) - true
+    signatures = read_signatures(tmp_path, texts)
+    true = [len(grams(a) & grams(b)) / len(grams(a) | grams(b)) for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    errors = (signatures[::2] == signatures[1::2]).mean(1) - true
     # The standard deviation of an estimate from 100 hashes is at most 0.05.
-    assert abs(wrong.mean()) < 0.02 and wrong.std() < 0.06 and min(true) < 0.1 and max(true) > 0.9
+    assert abs(errors.mean()) < 0.02 and errors.std() < 0.06 and min(true) < 0.1 and max(true) > 0.9
 
 
-def test_near_finds_groups_of_like_signatures_in_several_files(tmp_path, monkeypatch):
+def test_near_duplicates_are_groups_of_similar_signatures_in_several_files(tmp_path, monkeypatch):
     random, rows = np.random.default_rng(0), []
     for number in range(150):
         row = random.integers(0, 2**32 - 1, signals.NUM_HASHES, dtype=np.uint32)
@@ -145,31 +151,31 @@ def test_near_finds_groups_of_like_signatures_in_several_files(tmp_path, monkeyp
     signatures = np.stack(rows)[random.permutation(len(rows))]
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(signatures)))
-    alike = (signatures[:, None] == signatures[None]).mean(2) >= 0.6
-    graph.add_edges_from(np.argwhere(alike).tolist())
+    is_similar = (signatures[:, None] == signatures[None]).mean(2) >= 0.6
+    graph.add_edges_from(np.argwhere(is_similar).tolist())
     expected = np.zeros(len(signatures), int)
     for group in networkx.connected_components(graph):
         expected[list(group)] = min(group)
-    alive = np.ones(len(signatures), bool)
-    told = []
-    whole = find_near_duplicates(on_disk(tmp_path, signatures), alive, 0.6, told.append)
-    assert whole.tolist() == expected.tolist() and told == list(range(deduplicate.NUM_BANDS + 1))
-    joined = on_disk(tmp_path, signatures, 0, 1, 100, 100, 333)
-    assert find_near_duplicates(joined, alive, 0.6).tolist() == expected.tolist()
+    is_candidate = np.ones(len(signatures), bool)
+    progress = []
+    first = find_near_duplicates(on_disk(tmp_path, signatures), is_candidate, 0.6, progress.append)
+    assert first.tolist() == expected.tolist() and progress == list(range(deduplicate.NUM_BANDS + 1))
+    arrays = on_disk(tmp_path, signatures, 0, 1, 100, 100, 333)
+    assert find_near_duplicates(arrays, is_candidate, 0.6).tolist() == expected.tolist()
     monkeypatch.setattr(deduplicate, "CHUNK_HASHES", 50)
     monkeypatch.setattr(deduplicate, "CHUNK_PAIRS", 3)
-    assert find_near_duplicates(joined, alive, 0.6).tolist() == expected.tolist()
+    assert find_near_duplicates(arrays, is_candidate, 0.6).tolist() == expected.tolist()
 
 
-def test_near_leaves_out_the_dead_and_the_unlike(tmp_path):
+def test_only_candidates_with_similar_signatures_are_near_duplicates(tmp_path):
     random = np.random.default_rng(3)
     row = random.integers(0, 2**32 - 1, signals.NUM_HASHES, dtype=np.uint32)
-    less = row.copy()
-    less[:50] += 1  # twelve bands agree wholly, and yet only half the hashes
-    joined = on_disk(tmp_path, np.stack([row, row, less, row]))
-    assert find_near_duplicates(joined, np.array([True] * 4), 0.6).tolist() == [0, 0, 2, 0]
-    assert find_near_duplicates(joined, np.array([True] * 4), 0.4).tolist() == [0, 0, 0, 0]
-    assert find_near_duplicates(joined, np.array([False, True, True, True]), 0.6).tolist() == [0, 1, 2, 1]
+    half = row.copy()
+    half[:50] += 1  # twelve bands agree, but only half of the hashes
+    arrays = on_disk(tmp_path, np.stack([row, row, half, row]))
+    assert find_near_duplicates(arrays, np.array([True] * 4), 0.6).tolist() == [0, 0, 2, 0]
+    assert find_near_duplicates(arrays, np.array([True] * 4), 0.4).tolist() == [0, 0, 0, 0]
+    assert find_near_duplicates(arrays, np.array([False, True, True, True]), 0.6).tolist() == [0, 1, 2, 1]
 
 
 def test_texts_of_fewer_than_five_words_are_never_near_duplicates(tmp_path):
@@ -185,67 +191,69 @@ def test_texts_of_fewer_than_five_words_are_never_near_duplicates(tmp_path):
         "a b c d e f g h",
         "A b c d e, f g h!",
     ]
-    assert reasons(tmp_path, texts, exact=False) == ["kept"] * 9 + ["near duplicate"]
-    assert (signatures_of(tmp_path, texts)[:4] == signals.NO_SIGNATURE).all()
+    assert drop_reasons(tmp_path, texts, exact=False) == ["kept"] * 9 + ["near duplicate"]
+    assert (read_signatures(tmp_path, texts)[:4] == signals.NO_SIGNATURE).all()
 
 
 def test_exact_duplicates_have_the_same_words(tmp_path):
     random = np.random.default_rng(8)
     texts = []
     for _ in range(300):
-        own = words(random, 3) if random.random() < 0.5 else [f"w{random.integers(0, 6)}" for _ in range(3)]
-        own = [word.upper() if random.random() < 0.2 else word for word in own]
-        texts.append(random.choice([" ", ", ", "\n", " -- "]).join(own) + random.choice(["", ".", " !"]))
+        tokens = words(random, 3) if random.random() < 0.5 else [f"w{random.integers(0, 6)}" for _ in range(3)]
+        tokens = [word.upper() if random.random() < 0.2 else word for word in tokens]
+        texts.append(random.choice([" ", ", ", "\n", " -- "]).join(tokens) + random.choice(["", ".", " !"]))
     texts += ["日本 語", "日本語", "Ünder", "under"]
     seen, expected = set(), []
     for text in texts:
-        plain = " ".join(text.lower().translate(str.maketrans(".,-!", "    ")).split()).replace("日本語", "日本 語")
-        expected.append("exact duplicate" if plain in seen else "kept")
-        seen.add(plain)
+        normalized = " ".join(text.lower().translate(str.maketrans(".,-!", "    ")).split()).replace(
+            "日本語", "日本 語"
+        )
+        expected.append("exact duplicate" if normalized in seen else "kept")
+        seen.add(normalized)
     assert expected.count("exact duplicate") > 30
-    assert reasons(tmp_path, texts, near=False) == expected
-    assert set(reasons(tmp_path, texts, exact=False, near=False)) == {"kept"}
+    assert drop_reasons(tmp_path, texts, near=False) == expected
+    assert set(drop_reasons(tmp_path, texts, exact=False, near=False)) == {"kept"}
 
 
-def test_exact_matches_a_dictionary_whatever_is_sorted_at_once(tmp_path, monkeypatch):
+def test_exact_duplicates_match_a_dictionary_for_any_chunk_size(tmp_path, monkeypatch):
     random = np.random.default_rng(7)
     hashes = random.choice(random.integers(0, 2**63, 300, dtype=np.uint64), 1_000)
-    alive = random.random(1_000) < 0.8
+    is_candidate = random.random(1_000) < 0.8
     expected, before = list(range(1_000)), {}
-    for number, (value, counts) in enumerate(zip(hashes.tolist(), alive)):
-        if counts:
+    for number, (value, selected) in enumerate(zip(hashes.tolist(), is_candidate, strict=True)):
+        if selected:
             expected[number] = before.setdefault(value, number)
-    joined = on_disk(tmp_path, hashes, 10, 10, 700)
-    for at_once in (2**23, 1_000, 999, 64, 1):
-        monkeypatch.setattr(deduplicate, "CHUNK_HASHES", at_once)
-        assert find_exact_duplicates(joined, alive).tolist() == expected
-        later = np.concatenate([later for _, later in find_equal_keys(joined, alive)])
+    arrays = on_disk(tmp_path, hashes, 10, 10, 700)
+    for chunk_size in (2**23, 1_000, 999, 64, 1):
+        monkeypatch.setattr(deduplicate, "CHUNK_HASHES", chunk_size)
+        assert find_exact_duplicates(arrays, is_candidate).tolist() == expected
+        later = np.concatenate([later for _, later in find_equal_keys(arrays, is_candidate)])
         assert len(later) == len(set(later.tolist())) == sum(a != b for a, b in enumerate(expected))
 
 
-def test_files_joined_read_as_one(tmp_path):
+def test_concatenated_array_reads_several_files_as_one(tmp_path):
     array = np.random.default_rng(0).integers(0, 2**32, (200_000, 3), dtype=np.uint32)
-    joined = on_disk(tmp_path, array, 0, 70_000, 70_000, 70_001)
-    assert len(joined) == len(array)
-    starts, blocks = zip(*((start, np.array(block)) for start, block in joined.iter_blocks(2**14)))
+    arrays = on_disk(tmp_path, array, 0, 70_000, 70_000, 70_001)
+    assert len(arrays) == len(array)
+    starts, blocks = zip(*((start, np.array(block)) for start, block in arrays.iter_blocks(2**14)), strict=True)
     assert (np.concatenate(blocks) == array).all() and max(map(len, blocks)) <= 2**14
     assert list(starts) == np.concatenate([[0], np.cumsum([len(block) for block in blocks])])[:-1].tolist()
-    places = np.random.default_rng(1).integers(0, len(array), 1_000)
-    assert (joined.take(places) == array[places]).all()
-    assert joined.take(np.zeros(0, np.int64)).shape == (0, 3)
+    indices = np.random.default_rng(1).integers(0, len(array), 1_000)
+    assert (arrays.take(indices) == array[indices]).all()
+    assert arrays.take(np.zeros(0, np.int64)).shape == (0, 3)
     assert not list(find_equal_keys(on_disk(tmp_path, np.zeros(0, np.uint64)), np.zeros(0, bool)))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_linked_first_is_the_first_of_each_connected_group(seed):
+def test_merged_groups_are_connected_components(seed):
     random = np.random.default_rng(seed)
     count, graph = 200, networkx.Graph()
     graph.add_nodes_from(range(count))
     first = np.arange(count)
-    for _ in range(3):  # groups grow over several rounds, as over several bands
-        begins = np.unique(first)
-        one, other = random.choice(begins, (2, random.integers(1, 40)))
-        graph.add_edges_from(zip(one.tolist(), other.tolist()))
-        first = merge_groups(first, one, other)
+    for _ in range(3):  # groups grow over several rounds, like over several bands
+        starts = np.unique(first)
+        left, right = random.choice(starts, (2, random.integers(1, 40)))
+        graph.add_edges_from(zip(left.tolist(), right.tolist(), strict=True))
+        first = merge_groups(first, left, right)
         for group in networkx.connected_components(graph):
             assert {int(first[number]) for number in group} == {min(group)}

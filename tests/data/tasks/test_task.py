@@ -1,4 +1,4 @@
-"""Labelled rows: their splits, the few that are taken, and the documents of a corpus."""
+"""Labeled rows: splits, samples and error messages; and the documents of a corpus."""
 
 import csv
 import json
@@ -15,11 +15,11 @@ from data.corpus.documents import iter_documents
 from data.tasks.task import Example, Task, list_label_names, normalize, read_task, sample_examples
 from engine.errors import ConfigError, DataError
 
-MADE = [(f"text number {number}", "ab"[number % 5 < 2]) for number in range(1_000)]
+ROWS = [(f"text number {number}", "ab"[number % 5 < 2]) for number in range(1_000)]
 
 
 def write(path: Path, rows: list[tuple], header: tuple = ("text", "label")) -> dict:
-    """Rows as a csv; returns the source that reads it."""
+    """Write rows as a CSV file and return its source."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     return {"files": str(path)}
@@ -29,8 +29,8 @@ def splits_of(folder: Path, rows: list[tuple], **task) -> dict[str, list[Example
     return read_task(Task(name="t", train=write(folder / "rows.csv", rows), **task))
 
 
-def made(*sizes: int) -> list[Example]:
-    """Examples of classes of these sizes."""
+def examples_of(*sizes: int) -> list[Example]:
+    """Examples with classes of the given sizes."""
     return [Example((f"{label} {number}",), str(label)) for label, size in enumerate(sizes) for number in range(size)]
 
 
@@ -38,61 +38,59 @@ def labels(examples: list[Example]) -> Counter:
     return Counter(example.label for example in examples)
 
 
-def test_splits_have_the_shares_that_are_asked_for_in_each_label(tmp_path):
-    splits = splits_of(tmp_path, MADE)
+def test_split_fractions_hold_within_each_class(tmp_path):
+    splits = splits_of(tmp_path, ROWS)
     assert {name: labels(rows) for name, rows in splits.items()} == {
         "train": {"a": 450, "b": 300},
         "validation": {"a": 75, "b": 50},
         "test": {"a": 75, "b": 50},
     }
-    splits = splits_of(tmp_path, MADE, validation_share=0.2, test_share=0.1)
+    splits = splits_of(tmp_path, ROWS, validation_fraction=0.2, test_fraction=0.1)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 700, "validation": 200, "test": 100}
 
 
-def test_a_text_lands_in_the_same_split_whatever_the_order(tmp_path):
-    first = {name: set(rows) for name, rows in splits_of(tmp_path, MADE).items()}
-    shuffled = [MADE[index] for index in np.random.default_rng(0).permutation(1_000)]
+def test_splits_do_not_depend_on_the_order_of_rows(tmp_path):
+    first = {name: set(rows) for name, rows in splits_of(tmp_path, ROWS).items()}
+    shuffled = [ROWS[index] for index in np.random.default_rng(0).permutation(1_000)]
     assert {name: set(rows) for name, rows in splits_of(tmp_path, shuffled).items()} == first
-    assert set.union(*first.values()) == {Example((text,), label) for text, label in MADE}
+    assert set.union(*first.values()) == {Example((text,), label) for text, label in ROWS}
     assert sum(map(len, first.values())) == 1_000
 
 
-def test_splits_of_their_own_are_taken_whole(tmp_path):
-    own = write(tmp_path / "own.csv", [("own 1", "a"), ("own 2", "b")])
-    splits = splits_of(tmp_path, MADE, test=own)
+def test_separate_sources_are_used_whole(tmp_path):
+    other = write(tmp_path / "other.csv", [("other 1", "a"), ("other 2", "b")])
+    splits = splits_of(tmp_path, ROWS, test=other)
     assert (len(splits["test"]), len(splits["validation"]), len(splits["train"])) == (2, 125, 875)
-    splits = splits_of(tmp_path, MADE, test=own, validation=own)
+    splits = splits_of(tmp_path, ROWS, test=other, validation=other)
     assert splits["test"] == splits["validation"] and len(splits["train"]) == 1_000
 
 
-def test_rows_that_stand_twice_are_dropped_when_asked(tmp_path):
-    rows = [*MADE[:40], *((text.upper().replace(" ", "  ") + " ", label) for text, label in MADE[:40])]
+def test_deduplicate_drops_repeated_rows(tmp_path):
+    rows = [*ROWS[:40], *((text.upper().replace(" ", "  ") + " ", label) for text, label in ROWS[:40])]
     assert sum(map(len, splits_of(tmp_path, rows).values())) == 80
     splits = splits_of(tmp_path, rows, deduplicate=True)
-    kept = sorted(normalize(example.texts) for part in splits.values() for example in part)
-    assert kept == sorted(text for text, _ in MADE[:40])
+    texts = sorted(normalize(example.texts) for split in splits.values() for example in split)
+    assert texts == sorted(text for text, _ in ROWS[:40])
 
 
-def test_a_test_source_that_holds_the_training_rows_too(tmp_path):
-    """Each training row is taken away once: a text that stands in both splits is left in the test rows."""
-    train = [*MADE[:40], ("stands in both", "a"), ("twice in training", "b"), ("twice in training", "b")]
-    test = [*MADE[100:130], ("stands in both", "a"), ("twice in training", "b")]
+def test_training_rows_are_removed_from_a_test_source_that_includes_them(tmp_path):
+    """Each training row is removed once: a text in both splits stays in the test rows."""
+    train = [*ROWS[:40], ("in both", "a"), ("twice in training", "b"), ("twice in training", "b")]
+    test = [*ROWS[100:130], ("in both", "a"), ("twice in training", "b")]
     mixed = [("  Text   NUMBER 0", "a"), *train[1:], *test]
     mixed = [mixed[index] for index in np.random.default_rng(0).permutation(len(mixed))]
-    own, every = write(tmp_path / "test.csv", test), write(tmp_path / "mixed.csv", mixed)
-    expected = splits_of(tmp_path, train, test=own)
-    found = splits_of(tmp_path, train, test=every, test_holds_train=True)
-    assert Counter(found["test"]) == Counter(expected["test"]) and len(found["test"]) == 32
-    assert (found["train"], found["validation"]) == (expected["train"], expected["validation"])
-    assert len(splits_of(tmp_path, train, test=every)["test"]) == len(mixed)
+    test_only, both = write(tmp_path / "test.csv", test), write(tmp_path / "mixed.csv", mixed)
+    expected = splits_of(tmp_path, train, test=test_only)
+    splits = splits_of(tmp_path, train, test=both, test_holds_train=True)
+    assert Counter(splits["test"]) == Counter(expected["test"]) and len(splits["test"]) == 32
+    assert (splits["train"], splits["validation"]) == (expected["train"], expected["validation"])
+    assert len(splits_of(tmp_path, train, test=both)["test"]) == len(mixed)
 
 
-def test_columns_of_two_sources_are_called_the_same(tmp_path):
-    test = {
-        **write(tmp_path / "t.csv", [("one", "a"), ("two", "b")], ("body", "gold")),
-        "rename": {"body": "text", "gold": "label"},
-    }
-    assert splits_of(tmp_path, MADE, test=test)["test"] == [Example(("one",), "a"), Example(("two",), "b")]
+def test_columns_can_be_renamed_per_source(tmp_path):
+    source = write(tmp_path / "t.csv", [("one", "a"), ("two", "b")], ("body", "gold"))
+    test = {**source, "rename": {"body": "text", "gold": "label"}}
+    assert splits_of(tmp_path, ROWS, test=test)["test"] == [Example(("one",), "a"), Example(("two",), "b")]
 
 
 def test_pairs_and_label_names(tmp_path):
@@ -106,35 +104,35 @@ def test_pairs_and_label_names(tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [(600, 400), (7, 7, 3), (500, 30, 5, 1), (1, 1, 1)])
-def test_few_is_stratified_nested_and_by_seed(sizes):
-    examples = made(*sizes)
+def test_samples_are_stratified_and_nested(sizes):
+    examples = examples_of(*sizes)
     before: set[Example] = set()
     for count in [*range(len(sizes), len(examples), 1 + len(examples) // 100), len(examples)]:
-        taken = sample_examples(examples, count, seed=0)
-        assert len(taken) == len(set(taken)) == count and before <= set(taken) <= set(examples)
+        sample = sample_examples(examples, count, seed=0)
+        assert len(sample) == len(set(sample)) == count and before <= set(sample) <= set(examples)
         for label, size in labels(examples).items():
-            # One of each class is set aside first; the rest is in proportion, to within a row of each class.
-            share = 1 + (count - len(sizes)) * (size - 1) / max(1, len(examples) - len(sizes))
-            assert 1 <= labels(taken)[label] and abs(labels(taken)[label] - share) < 2
-        before = set(taken)
+            # One of each class comes first; the rest is in proportion, within one row.
+            expected = 1 + (count - len(sizes)) * (size - 1) / max(1, len(examples) - len(sizes))
+            assert 1 <= labels(sample)[label] and abs(labels(sample)[label] - expected) < 2
+        before = set(sample)
     assert before == set(sample_examples(examples, "all", seed=0)) == set(examples)
 
 
-def test_few_differs_by_seed():
-    examples = made(300, 300)
+def test_samples_differ_by_seed():
+    examples = examples_of(300, 300)
     assert sample_examples(examples, 20, seed=1) == sample_examples(examples, 20, seed=1)
     assert len(set(sample_examples(examples, 20, seed=1)) & set(sample_examples(examples, 20, seed=2))) < 10
 
 
-def test_few_refuses_too_many_and_too_few():
-    with pytest.raises(ConfigError, match=r"^task.num_examples=11: there are 10 training rows; give a smaller number"):
-        sample_examples(made(5, 5), 11, seed=0)
+def test_samples_too_large_or_too_small_are_refused():
+    with pytest.raises(ConfigError, match=r"^task.num_examples=11: only 10 training rows; give a smaller number"):
+        sample_examples(examples_of(5, 5), 11, seed=0)
     with pytest.raises(ConfigError, match=r"^task.num_examples=2: fewer than the 3 classes; give 3 or more$"):
-        sample_examples(made(5, 5, 5), 2, seed=0)
+        sample_examples(examples_of(5, 5, 5), 2, seed=0)
 
 
 @pytest.mark.parametrize(
-    "rows, keys, told",
+    "rows, keys, message",
     [
         ([("a", "x"), (" ", "y")], {}, "{0} row 2: no text in column 'text'"),
         ([("a", "x"), ("b", "")], {}, "{0} row 2: no label in column 'label'"),
@@ -149,31 +147,31 @@ def test_few_refuses_too_many_and_too_few():
         (
             [(f"t{number}", "x") for number in range(40)],
             {},
-            "{0}: every row has the label 'x'; a classifier needs two classes or more",
+            "{0}: every row has the label 'x'; a classifier needs at least two classes",
         ),
         ([("a", "x"), ("b", "y")], {}, "{0}: 2 rows are too few to split off validation rows"),
         (
             [(f"t{number}", "xy"[number % 2]) for number in range(40)],
             {"test": [("a", "x"), ("b", "yy"), ("c", "yy")]},
-            "{1}: label 'yy' (2 test rows) is never seen in training (nearest: y)",
+            "{1}: label 'yy' (2 test rows) does not occur in the training rows (nearest: y)",
         ),
     ],
 )
-def test_what_is_wrong_with_rows_is_told(tmp_path, rows, keys, told):
+def test_invalid_rows_are_reported(tmp_path, rows, keys, message):
     if "test" in keys:
         keys = {**keys, "test": write(tmp_path / "test.csv", keys["test"])}
     with pytest.raises(DataError) as caught:
         splits_of(tmp_path, rows, **keys)
-    assert str(caught.value) == told.format(tmp_path / "rows.csv", tmp_path / "test.csv")
+    assert str(caught.value) == message.format(tmp_path / "rows.csv", tmp_path / "test.csv")
 
 
-def test_no_rows_left_by_where_is_told(tmp_path):
-    source = {**write(tmp_path / "rows.csv", MADE[:10]), "where": {"label": "c"}}
+def test_a_where_that_matches_no_rows_is_reported(tmp_path):
+    source = {**write(tmp_path / "rows.csv", ROWS[:10]), "where": {"label": "c"}}
     with pytest.raises(DataError, match=r"no rows where \{'label': 'c'\}$"):
         read_task(Task(name="t", train=source))
 
 
-def test_documents_are_cleaned_counted_and_taken_once(tmp_path, monkeypatch):
+def test_documents_are_cleaned_counted_and_deduplicated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = write(tmp_path / "a.csv", [("Hello<br>you", "x"), ("  ", "x"), ("hello\nYOU", "x"), ("two words", "x")])
     second = write(tmp_path / "b.csv", [("two  words", "x"), ("news", "x")])
@@ -184,30 +182,31 @@ def test_documents_are_cleaned_counted_and_taken_once(tmp_path, monkeypatch):
         {"text": "two words", "copies": 1},
         {"text": "news", "copies": 3},
     ]
-    told = read_manifest(folder)
-    assert {key: told["read"][key] for key in ("files", "rows", "empty", "documents", "problems")} == {
+    manifest = read_manifest(folder)
+    assert {key: manifest["read"][key] for key in ("files", "rows", "empty_rows", "documents", "problems")} == {
         "files": 2,
         "rows": 6,
-        "empty": 1,
+        "empty_rows": 1,
         "documents": 5,
         "problems": [],
     }
-    assert told["dropped"]["exact duplicate"] == {"documents": 2, "words": 4}
-    assert told["kept"] == {"documents": 3, "words": 5}
+    assert manifest["dropped"]["exact duplicate"] == {"documents": 2, "words": 4}
+    assert manifest["kept"] == {"documents": 3, "words": 5}
     assert build_corpus(corpus) == folder
     write(tmp_path / "b.csv", [("other", "x")])
     assert build_corpus(corpus) != folder
 
 
-def test_a_corpus_takes_the_training_texts_of_a_task(tmp_path, monkeypatch):
+def test_a_task_source_gives_the_training_texts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = {"name": "t", "train": write(tmp_path / "rows.csv", MADE[:80])}
+    task = {"name": "t", "train": write(tmp_path / "rows.csv", ROWS[:80])}
     Path("task.yaml").write_text(json.dumps({"run": "r", "task": task}))
     folder = build_corpus(Corpus(name="c", sources=[{"task": "task.yaml"}]))
-    assert {d["text"] for d in iter_documents(folder)} == {e.texts[0] for e in read_task(Task(**task))["train"]}
+    training_texts = {example.texts[0] for example in read_task(Task(**task))["train"]}
+    assert {document["text"] for document in iter_documents(folder)} == training_texts
 
 
-def test_a_corpus_without_text_is_told(tmp_path, monkeypatch):
+def test_a_corpus_without_text_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"^corpus c: no text in .*e.csv \(1 rows read, all empty\)$"):
         build_corpus(Corpus(name="c", sources=[write(tmp_path / "e.csv", [(" ", "x")])]))

@@ -1,5 +1,6 @@
-"""The training loop: its numbers do not depend on how a batch is cut or a run interrupted."""
+"""The training loop: its results depend neither on micro-batches nor on interruptions."""
 
+import itertools
 import math
 from functools import partial
 
@@ -17,8 +18,8 @@ from engine.training.settings import Train
 from engine.training.step import seed_step
 
 
-def trained_slowly(config: Train) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """(weights, gradient norms) by AdamW written out, in float64, a whole batch at a time."""
+def train_reference(config: Train) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Return (weights, gradient norms) of AdamW written out, in float64, on whole batches."""
     torch.manual_seed(0)
     module, norms = TinyNet().double(), []
     moments = {name: (0.0, 0.0) for name, _ in module.named_parameters()}
@@ -26,7 +27,7 @@ def trained_slowly(config: Train) -> tuple[dict[str, torch.Tensor], list[float]]
         output = module(**{name: value.double() for name, value in full_batch(step).items()})
         gradients = torch.autograd.grad(output.loss / output.count, list(module.parameters()))
         norms.append(math.sqrt(sum((g**2).sum().item() for g in gradients)))
-        for (name, p), g in zip(module.named_parameters(), gradients):
+        for (name, p), g in zip(module.named_parameters(), gradients, strict=True):
             rate = lr_at(step, config.steps, config) * (0.5 if name.startswith("first") else 1.0)
             g, (m, v) = g * min(1, config.max_grad_norm / norms[-1]), moments[name]
             moments[name] = m, v = 0.9 * m + 0.1 * g, config.beta2 * v + (1 - config.beta2) * g**2
@@ -36,10 +37,10 @@ def trained_slowly(config: Train) -> tuple[dict[str, torch.Tensor], list[float]]
 
 
 @pytest.mark.parametrize("micro_batch, clip", [(None, 0.5), (1, 0.5), (3, 0.5), (None, 100), (1, 100), (3, 100)])
-def test_weights_are_those_of_a_slow_loop_however_the_batch_is_cut(tmp_path, cpu_accelerator, micro_batch, clip):
-    config = train_settings(micro_batch=micro_batch, clip=clip, log_every=1)
+def test_weights_match_a_reference_loop_for_any_micro_batch_size(tmp_path, cpu_accelerator, micro_batch, clip):
+    config = train_settings(micro_batch_size=micro_batch, max_grad_norm=clip, log_every=1)
     module, run, _ = run_training(tmp_path, cpu_accelerator, config)
-    expected, norms = trained_slowly(config)
+    expected, norms = train_reference(config)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.detach().cpu(), expected[name], rtol=0, atol=1e-6)
     assert [entry["grad_norm"] for entry in run.read_log()] == pytest.approx(norms, rel=1e-5) and max(norms) > 0.5
@@ -47,56 +48,55 @@ def test_weights_are_those_of_a_slow_loop_however_the_batch_is_cut(tmp_path, cpu
 
 @pytest.mark.parametrize("kind, end", [("linear", 1 / 90), ("cosine", math.sin(math.pi / 180) ** 2), ("constant", 1)])
 def test_learning_rate(kind, end):
-    rates = [lr_at(step, 100, train_settings(schedule=kind, warmup=0.1, lr=2.0)) for step in range(100)]
+    rates = [lr_at(step, 100, train_settings(schedule=kind, warmup_fraction=0.1, lr=2.0)) for step in range(100)]
     assert rates[:11] == pytest.approx([0.2 * step for step in range(1, 11)] + [2.0])
     assert rates[99] == pytest.approx(2 * end) and rates[10:] == sorted(rates[10:], reverse=True)
     for warmup, peak in ((0, 0), (1, 6)):
-        assert lr_at(peak, 7, train_settings(schedule=kind, warmup=warmup)) == 0.01
+        assert lr_at(peak, 7, train_settings(schedule=kind, warmup_fraction=warmup)) == 0.01
 
 
-def test_muon_takes_the_matrices_it_is_given_and_adamw_the_rest(tmp_path, cpu_accelerator):
-    """Against the two optimizers apart, on gradients taken whole."""
-    config = train_settings(clip=100)
+def test_muon_updates_its_matrices_and_adamw_the_rest(tmp_path, cpu_accelerator):
+    """Compare with the two optimizers used separately, on whole batches."""
+    config = train_settings(max_grad_norm=100)
     module, _, _ = run_training(tmp_path, cpu_accelerator, config, use_muon=True)
     torch.manual_seed(0)
-    slow = TinyNet()
-    matrix, rest = slow.first.weight, [slow.last.weight]
-    vectors = [slow.first.bias, slow.last.bias]
+    reference = TinyNet()
+    first, last = reference.first, reference.last
+    parameters = [first.weight, last.weight, first.bias, last.bias]
     optimizers = [
-        torch.optim.Muon([matrix], weight_decay=0.1, momentum=0.95),
+        torch.optim.Muon([first.weight], weight_decay=0.1, momentum=0.95),
         torch.optim.AdamW(
             [
-                {"params": [slow.last.weight]},
-                {"params": [slow.first.bias], "weight_decay": 0.0},
-                {"params": [slow.last.bias], "weight_decay": 0.0},
+                {"params": [last.weight]},
+                {"params": [first.bias], "weight_decay": 0.0},
+                {"params": [last.bias], "weight_decay": 0.0},
             ],
             weight_decay=0.1,
             betas=(0.9, 0.999),
         ),
     ]
     for step in range(config.steps):
-        output = slow(**full_batch(step))
-        for parameter, gradient in zip(
-            [matrix, *rest, *vectors], torch.autograd.grad(output.loss / output.count, [matrix, *rest, *vectors])
-        ):
+        output = reference(**full_batch(step))
+        gradients = torch.autograd.grad(output.loss / output.count, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         rate = lr_at(step, config.steps, config)
         optimizers[0].param_groups[0]["lr"] = rate / config.lr * 0.03 * 0.5
-        for group, scale in zip(optimizers[1].param_groups, (1, 0.5, 1)):
+        for group, scale in zip(optimizers[1].param_groups, (1, 0.5, 1), strict=True):
             group["lr"] = rate * scale
         for optimizer in optimizers:
             optimizer.step()
-    for name, parameter in slow.named_parameters():
+    for name, parameter in reference.named_parameters():
         torch.testing.assert_close(module.get_parameter(name).cpu(), parameter, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("stops, with_muon", [([0], False), ([2], False), ([3], True), ([5, 8], True), ([9], False)])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, cpu_accelerator, stops, with_muon):
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, cpu_accelerator, stops, with_muon):
     def go(name: str, fails_at: int | None = None):
         return run_training(
             tmp_path / name,
             cpu_accelerator,
-            train_settings(micro_batch=3),
+            train_settings(micro_batch_size=3),
             0.4,
             fails_at,
             monitor="score",
@@ -110,8 +110,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, cpu_accelerat
             go("cut", stop)
         with open(tmp_path / "cut" / "log.jsonl", "a") as file:
             file.write('{"step": 1, "los')
-    found, again, _ = go("cut")
-    assert all(torch.equal(old, new) for old, new in zip(expected.state_dict().values(), found.state_dict().values()))
+    resumed, again, _ = go("cut")
+    states = zip(expected.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(old, new) for old, new in states)
     for name in ("step-000010/model.safetensors", "step-000010/optimizer.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     logs = [
@@ -132,11 +133,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, cpu_accelerat
     }
 
 
-def test_the_best_weights_are_kept(tmp_path, cpu_accelerator):
-    scores, kept = iter([1, 3, 2, 3, 0]), []
+def test_the_best_weights_are_restored_at_the_end(tmp_path, cpu_accelerator):
+    scores, snapshots = iter([1, 3, 2, 3, 0]), []
 
     def evaluate(module) -> dict[str, float]:
-        kept.append({name: value.clone() for name, value in module.state_dict().items()})
+        snapshots.append({name: value.clone() for name, value in module.state_dict().items()})
         return {} if module.training else {"score": next(scores)}
 
     module, _, result = run_training(
@@ -146,11 +147,11 @@ def test_the_best_weights_are_kept(tmp_path, cpu_accelerator):
         monitor="score",
         make_hooks=lambda module: {"evaluate": partial(evaluate, module)},
     )
-    assert all(torch.equal(value, kept[1][name]) for name, value in module.state_dict().items())
-    assert (result.step, result.metrics) == (10, {"score": 3, "step": 4}) and len(kept) == 5
+    assert all(torch.equal(value, snapshots[1][name]) for name, value in module.state_dict().items())
+    assert (result.step, result.metrics) == (10, {"score": 3, "step": 4}) and len(snapshots) == 5
 
 
-def test_patience_stops_and_stays_stopped(tmp_path, cpu_accelerator):
+def test_patience_stops_training_also_after_a_resume(tmp_path, cpu_accelerator):
     scores = iter([1, 2, 2, 1, 2, 9])
     for fails_at in (None, 0):
         _, run, result = run_training(
@@ -165,20 +166,23 @@ def test_patience_stops_and_stays_stopped(tmp_path, cpu_accelerator):
         assert (result.step, result.metrics) == (5, {"score": 2, "step": 2}) and len(run.read_log()) == 5
 
 
-def test_only_the_newest_checkpoints_are_kept_and_unfinished_ones_ignored(tmp_path, cpu_accelerator):
+def test_old_checkpoints_are_removed_and_unfinished_ones_ignored(tmp_path, cpu_accelerator):
     (tmp_path / ".step-000010.unfinished").mkdir()
     (tmp_path / ".step-000010.unfinished" / "model.safetensors").write_text("half")
     for fails_at in (None, 0):
         assert (
             run_training(
-                tmp_path, cpu_accelerator, train_settings(save_every=2, keep=2, steps=8), fail_at_step=fails_at
+                tmp_path,
+                cpu_accelerator,
+                train_settings(save_every=2, keep_checkpoints=2, steps=8),
+                fail_at_step=fails_at,
             )[2].step
             == 8
         )
         assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-000006", "step-000008"]
 
 
-def test_saved_weights_come_back_tied_ones_once_and_others_are_refused(tmp_path):
+def test_weights_round_trip_with_tied_ones_once_and_mismatches_are_rejected(tmp_path):
     one, two = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(2))
     one[1].weight, two[1].weight = one[0].weight, two[0].weight
     one(torch.randn(5, 3))
@@ -186,31 +190,31 @@ def test_saved_weights_come_back_tied_ones_once_and_others_are_refused(tmp_path)
     checkpoint.load_model_state(two, load_file(tmp_path / "model.safetensors"), tmp_path)
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
     assert two[0].weight is two[1].weight and "1.weight" not in checkpoint.model_state(one)
-    for change, told in (
+    for change, message in (
         (nn.Linear(4, 3), r"0.weight has shape \(3, 3\), this network \(3, 4\)"),
         (nn.Linear(3, 3, bias=False), "not the weights of this network"),
     ):
         two[0] = change
         two[1].weight = change.weight
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             checkpoint.load_model_state(two, load_file(tmp_path / "model.safetensors"), tmp_path)
 
 
-def test_a_changed_configuration_is_refused_and_a_harmless_one_is_not(tmp_path):
-    def go(**more) -> Run:
-        return Run(Settings(train=train_settings(**more)), "r", folder=tmp_path)
+def test_a_changed_configuration_is_rejected_except_for_resumable_keys(tmp_path):
+    def make_run(**overrides) -> Run:
+        return Run(Settings(train=train_settings(**overrides)), "r", folder=tmp_path)
 
-    go().start()
-    go(log_every=5, save_every=1, keep=9, micro_batch=2)
+    make_run().start()
+    make_run(log_every=5, save_every=1, keep_checkpoints=9, micro_batch_size=2)
     with pytest.raises(ConfigError, match="started with train.lr=0.01, not 0.5.\n.*run=r-2"):
-        go(lr=0.5)
+        make_run(lr=0.5)
     with pytest.raises(
         ConfigError, match=r"train.max_grad_norm=1.0, not 2.0 and 2 more keys \(train.lr, train.steps\)"
     ):
-        go(lr=0.5, clip=2, steps=11)
+        make_run(lr=0.5, max_grad_norm=2, steps=11)
 
 
-def test_frozen_parameters_do_not_move_and_the_others_do(tmp_path, cpu_accelerator):
+def test_frozen_parameters_do_not_change_and_the_others_do(tmp_path, cpu_accelerator):
     seen, frozen = [], (0, 1, 5, 6)
 
     def freeze(module, step: int) -> None:
@@ -220,16 +224,16 @@ def test_frozen_parameters_do_not_move_and_the_others_do(tmp_path, cpu_accelerat
     module, *_ = run_training(
         tmp_path, cpu_accelerator, train_settings(), make_hooks=lambda module: {"before_step": partial(freeze, module)}
     )
-    for step, (old, new) in enumerate(zip(seen, [*seen[1:], module.state_dict()])):
+    for step, (old, new) in enumerate(itertools.pairwise([*seen, module.state_dict()])):
         moved = {name for name in old if not torch.equal(old[name], new[name])}
         assert moved == {name for name in old if step not in frozen or name.startswith("last")}
 
 
-def test_dropout_follows_from_seed_step_and_process():
-    def drawn(*place):
-        seed_step(*place)
+def test_dropout_depends_on_seed_step_micro_batch_and_process():
+    def draw(*indices):
+        seed_step(*indices)
         return torch.rand(3).tolist()
 
-    places = [(2**31 - 1, 10**9, 0, 0), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
-    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
-    assert len({tuple(drawn(*place)) for place in places}) == len(places)
+    cases = [(2**31 - 1, 10**9, 0, 0), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    assert [draw(*case) for case in cases] == [draw(*case) for case in cases]
+    assert len({tuple(draw(*case)) for case in cases}) == len(cases)
