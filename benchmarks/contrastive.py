@@ -4,10 +4,10 @@
                                      [key=value ...]
 
 Encoder, texts and batch are the same. Pairs are adjacent spans of a film review, 8 to 60 words each. Speed: pairs per
-second of alternating contenders (benchmarks/turns.py), both in float32 and bf16; MNRL's default is float32, ours is bf16
-where the machine supports it. From 1,024 pairs on both cache gradients, with their default micro-batches. Quality:
-`steps` steps of 64 pairs at one learning rate, then Spearman's correlation on the STS Benchmark (stsb: a folder with its
-test.csv; without it, quality is not measured). Writes its sections of benchmarks/RESULTS.md.
+second of alternating contenders (benchmarks/turns.py), both in float32 and bf16; MNRL's default is float32, ours is
+bf16 where the machine supports it. From 1,024 pairs on both cache gradients, with their default micro-batches.
+Quality: `steps` steps of 64 pairs at one learning rate, then Spearman's correlation on the STS Benchmark (stsb: a
+folder with its test.csv; without it, quality is not measured). Writes its sections of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def train_sentence_transformer(path: Path | str, batch_size: int, bf16: bool, ma
 
 
 def run_worker(name: str, args: list[str]) -> None:
-    """Run a contender. `name`: ours or MNRL, with the precision; args: the pairs' file, batch size, and our arguments."""
+    """Run a contender. name: ours or MNRL, with the precision; args: file of pairs, batch size, our arguments."""
     path, batch_size, rest = args[0], int(args[1]), args[2:]
     if name.startswith("ours"):
         pretrain_args = [*headstart_args(path, batch_size, name), *rest]
@@ -157,7 +157,7 @@ def main(args: list[str]) -> None:
     options, rest = results.parse_options(args, **defaults, stsb=None, contenders=None)
     public_args = ["stsb=FOLDER" if arg.startswith("stsb=") else arg for arg in args]
     command = " ".join(["python benchmarks/contrastive.py", *public_args])
-    path = results.ROOT / "out" / "cache" / "neighbouring-stretches.csv"
+    path = results.ROOT / "out" / "cache" / "adjacent-spans.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_pairs(path)
     for size in filter(None, options["sizes"].split(",")):

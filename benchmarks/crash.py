@@ -1,11 +1,11 @@
-"""Kill one training run (SIGKILL) repeatedly at random moments, also while it saves, and compare it with an undisturbed run.
+"""Kill a training run (SIGKILL) repeatedly at random moments and compare it with an undisturbed run.
 
     python benchmarks/crash.py [kills=100] [seed=0] [steps=...]
 
-After each kill the same command is run again. Kills come a random number of steps after the start, while a checkpoint is
-written, or while the process starts. After each kill the newest checkpoint must be undamaged and no older than before. At
-the end weights, optimizer state and log (without its clock) must be bit-identical to those of an undisturbed run. Writes
-its section of benchmarks/RESULTS.md.
+After each kill the same command is run again. Kills come a random number of steps after the start, while a checkpoint
+is written, or while the process starts. After each kill the newest checkpoint must be undamaged and no older than
+before. At the end weights, optimizer state and log (without its clock) must be bit-identical to those of an
+undisturbed run. Writes its section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

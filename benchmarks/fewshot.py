@@ -1,55 +1,55 @@
-"""Few labels: ours beside SetFit, encoder, texts, labels and seeds the same.
+"""Compare few-shot fine-tuning with SetFit: encoder, texts, labels and seeds are the same.
 
     pip install --no-deps setfit==1.2.0
-    python benchmarks/fewshot.py [who=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1] [at_once=1]
-        [data=FOLDER] [cells=out/fewshot]
+    python benchmarks/fewshot.py [contenders=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1]
+                                 [at_once=1] [data=FOLDER] [folder=out/fewshot]
 
-A cell is one of `who` with one task, so many labels a class and one seed. It runs in a process of its own, `at_once` of
-them at a time, and is kept in `cells` (by itself out/fewshot, on a GPU out/fewshot/gpu), so that a benchmark that was
-stopped goes on where it was, and cells of another machine are told with `seeds=0`. fewshot and selftrain are
-configs/adapt's, without and with the other training rows as texts without labels. SetFit's own settings, but for its pairs:
-20 for each label, the paper's, where its default would be more (which grows with the square of the labels). Nobody uses a
-validation label. `data`: a folder with trec/, subj/ and banking77/, each train.csv and test.csv; banking77 at 8 a class
-only. 2,000 test texts of imdb, the same for all. `learning` is the seconds from the labels to the model, without loading
-and predicting the test texts, which all have in common; all that the process computed is told beside it. Writes its section
-of benchmarks/RESULTS.md.
+A trial is one contender, task, number of labels per class and seed. Each runs in its own process, `at_once` of them in
+parallel, and is cached in `folder` (default: out/fewshot, on a GPU out/fewshot/gpu), so an interrupted benchmark
+resumes; `seeds=0` only writes the table of trials from another machine. fewshot and selftrain are the configurations
+of configs/method; the latter also uses the other training rows as unlabeled text. SetFit runs at its defaults except
+for its pairs: 20 per label, as in the paper, where the default would be more (it grows with the square of the labels).
+Validation labels are not used. data: a folder with trec/, subj/ and banking77/, each with train.csv and test.csv;
+banking77 is used with 8 labels per class only. imdb is tested on 2,000 fixed texts. Training seconds exclude loading
+and predicting the test texts; CPU seconds of the whole process are listed too. Writes its section of
+benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-CACHE_FOLDER = ROOT / "out" / "fewshot"
+import results
+
+CACHE_FOLDER = results.ROOT / "out" / "fewshot"
 COLUMNS = {"trec": ("text", "label"), "subj": ("text", "label"), "banking77": ("text", "category")}
 CONTENDERS = ("setfit", "fewshot", "selftrain")
 PAIRS_PER_EXAMPLE = 20
 MAX_TEST_TEXTS = 2_000
-SAVE_STEPS = 200  # steps of SetFit
+SAVE_STEPS = 200  # SetFit's checkpoints
 
 
 def cache_folder() -> Path:
-    """Where the cells of this kind of machine are."""
+    """Return the folder of the trials on this kind of machine."""
     import torch
 
     return CACHE_FOLDER / "gpu" if torch.cuda.is_available() else CACHE_FOLDER
 
 
 def subsampled_task_args(task: str) -> list[str]:
-    """The configuration of a built-in task with no more than `MAX_TEST_TEXTS` test texts, from files written once."""
-    import csv
-    import random
-
+    """Return the arguments of a built-in task with at most `MAX_TEST_TEXTS` test texts, from files written once."""
     from data.tasks.task import read_task
     from engine.config.loader import load_config
     from engine.files import write_folder
@@ -58,23 +58,20 @@ def subsampled_task_args(task: str) -> list[str]:
     folder = CACHE_FOLDER / task
     if not folder.is_dir():
         rows = read_task(load_config(Finetune, [f"configs/finetune/{task}.yaml"]).task)
+        splits = {"train": rows["train"], "test": random.Random(0).sample(rows["test"], MAX_TEST_TEXTS)}
 
         def fill(path: Path) -> None:
-            for split, examples in (
-                ("train", rows["train"]),
-                ("test", random.Random(0).sample(rows["test"], MAX_TEST_TEXTS)),
-            ):
+            for split, examples in splits.items():
+                lines = [("text", "label"), *((example.texts[0], example.label) for example in examples)]
                 with open(path / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-                    csv.writer(file).writerows(
-                        [("text", "label"), *((example.texts[0], example.label) for example in examples)]
-                    )
+                    csv.writer(file).writerows(lines)
 
         write_folder(folder, fill)
     return file_task_args(task, folder, "text", "label")
 
 
 def file_task_args(task: str, folder: Path, text_column: str, label_column: str) -> list[str]:
-    """The configuration of a task in train.csv and test.csv."""
+    """Return the arguments of a task in train.csv and test.csv."""
     return [
         "configs/finetune/default.yaml",
         f"task.name={task}",
@@ -86,21 +83,19 @@ def file_task_args(task: str, folder: Path, text_column: str, label_column: str)
 
 
 def task_args(task: str, shots: int, seed: int, data_folder: str) -> list[str]:
-    """The configuration of a task, and of the labels taken."""
+    """Return the arguments of a task and its labels."""
     if task in COLUMNS:
-        words = file_task_args(task, Path(data_folder) / task, *COLUMNS[task])
+        args = file_task_args(task, Path(data_folder) / task, *COLUMNS[task])
     else:
-        words = subsampled_task_args(task) if task == "imdb" else [f"configs/finetune/{task}.yaml"]
-    return [*words, f"task.shots={shots}", f"seed={seed}", "encoder=minilm"]
+        args = subsampled_task_args(task) if task == "imdb" else [f"configs/finetune/{task}.yaml"]
+    return [*args, f"task.shots={shots}", f"seed={seed}", "encoder=minilm"]
 
 
 def run_setfit(args: list[str]) -> tuple[float, float, float]:
-    """(test accuracy of SetFit with the labels the configuration takes, seconds of learning, of computing in processes before).
+    """Return (test accuracy, seconds of training, CPU seconds of interrupted processes) of SetFit.
 
-    It saves as it does by itself, if more often, and one that was stopped goes on from there: its largest cells take hours.
+    It resumes from its own checkpoints, which are more frequent than by default, since the largest trials take hours.
     """
-    from functools import partial
-
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
     from transformers import TrainerCallback
@@ -114,66 +109,57 @@ def run_setfit(args: list[str]) -> tuple[float, float, float]:
     config = load_config(Finetune, [*args, "run=none"])
     rows = read_task(config.task)
     names = list_label_names(config.task, rows)
-    few = sample_examples(rows["train"], "all", config.seed, config.task.shots)
-    tables = {
-        split: Dataset.from_dict(
-            {
-                "text": ["\n".join(example.texts) for example in examples],
-                "label": [names.index(example.label) for example in examples],
-            }
-        )
-        for split, examples in (("train", few), ("test", rows["test"]))
-    }
-    many = len(few) > 2 * PAIRS_PER_EXAMPLE  # the default takes some n^2 pairs of n labels, this 2 * PAIRS_A_LABEL * n
+    train = sample_examples(rows["train"], "all", config.seed, config.task.shots)
+    texts, labels, datasets = {}, {}, {}
+    for split, examples in (("train", train), ("test", rows["test"])):
+        texts[split] = ["\n".join(example.texts) for example in examples]
+        labels[split] = [names.index(example.label) for example in examples]
+        datasets[split] = Dataset.from_dict({"text": texts[split], "label": labels[split]})
+    # The default is about n^2 pairs for n labels, this is 2 * PAIRS_PER_EXAMPLE * n.
+    is_large = len(train) > 2 * PAIRS_PER_EXAMPLE
     folder = cache_folder() / "setfit" / f"{config.task.name}-{config.task.shots}-{config.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    whole = sorted(
-        folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime
-    )  # which is written last
-    before = json.loads(whole[-1].read_text()) if whole else {"learning": 0.0, "computing": 0.0}
+    # seconds.json is written last, so its checkpoint is complete.
+    checkpoints = sorted(folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime)
+    before = json.loads(checkpoints[-1].read_text()) if checkpoints else {"train_seconds": 0.0, "cpu_seconds": 0.0}
     arguments = TrainingArguments(
         seed=config.seed,
         report_to="none",
         save_steps=SAVE_STEPS,
         output_dir=str(folder),
-        num_iterations=PAIRS_PER_EXAMPLE if many else None,
+        num_iterations=PAIRS_PER_EXAMPLE if is_large else None,
     )
-    trainer = Trainer(
-        model=SetFitModel.from_pretrained(str(resolve_encoder("minilm"))), args=arguments, train_dataset=tables["train"]
-    )
+    model = SetFitModel.from_pretrained(str(resolve_encoder("minilm")))
+    trainer = Trainer(model=model, args=arguments, train_dataset=datasets["train"])
 
-    class Seconds(TrainerCallback):
-        def on_save(self, arguments, state, control, **rest) -> None:
-            write_json(
-                folder / f"checkpoint-{state.global_step}" / "seconds.json",
-                {
-                    "learning": before["learning"] + time.time() - began,
-                    "computing": before["computing"] + time.process_time(),
-                },
-            )
+    class TimeCallback(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs) -> None:
+            times = {
+                "train_seconds": before["train_seconds"] + time.time() - start,
+                "cpu_seconds": before["cpu_seconds"] + time.process_time(),
+            }
+            write_json(folder / f"checkpoint-{state.global_step}" / "seconds.json", times)
 
-    trainer.add_callback(Seconds())
-    trainer.st_trainer.train = partial(
-        trainer.st_trainer.train, resume_from_checkpoint=str(whole[-1].parent) if whole else None
-    )
-    began = time.time()
+    trainer.add_callback(TimeCallback())
+    newest = str(checkpoints[-1].parent) if checkpoints else None
+    trainer.st_trainer.train = partial(trainer.st_trainer.train, resume_from_checkpoint=newest)
+    start = time.time()
     trainer.train()
-    seconds = before["learning"] + time.time() - began
-    predicted = trainer.model.predict(tables["test"]["text"][:], as_numpy=True)
+    seconds = before["train_seconds"] + time.time() - start
+    predictions = trainer.model.predict(texts["test"], as_numpy=True)
     shutil.rmtree(folder)
-    return float((predicted == tables["test"]["label"][:]).mean()), seconds, before["computing"]
+    return float((predictions == labels["test"]).mean()), seconds, before["cpu_seconds"]
 
 
 def run_headstart(method: str, args: list[str]) -> tuple[float, float, float]:
-    """(test accuracy of configs/method/`method`.yaml, seconds of learning, 0); the run's folder is removed."""
+    """Return (test accuracy, seconds of training, 0) of configs/method/`method`.yaml and remove the run."""
     from engine.config.loader import load_config
     from engine.runs.run import RUNS_FOLDER
     from finetune.config import Finetune
     from finetune.train import finetune
 
-    config = load_config(
-        Finetune, [*args, f"configs/method/{method}.yaml", "baselines=false", f"run=fewshot-{os.getpid()}"]
-    )
+    args = [*args, f"configs/method/{method}.yaml", "baselines=false", f"run=fewshot-{os.getpid()}"]
+    config = load_config(Finetune, args)
     folder = RUNS_FOLDER / config.run
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -184,99 +170,86 @@ def run_headstart(method: str, args: list[str]) -> tuple[float, float, float]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str, *args: str) -> None:
-    """Run one cell and print what it found."""
-    began, used = time.time(), time.process_time()
-    args = [*task_args(task, int(shots), int(seed), data_folder), *args]
-    accuracy, learning, computed = run_setfit(args) if contender == "setfit" else run_headstart(contender, args)
-    print(
-        json.dumps(
-            {
-                "accuracy": accuracy,
-                "learning": learning,
-                "seconds": time.time() - began,
-                "cpu_seconds": computed + time.process_time() - used,
-            }
-        )
-    )
+def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str, *extra_args: str) -> None:
+    """Run one trial and print its result."""
+    start, cpu_start = time.time(), time.process_time()
+    args = [*task_args(task, int(shots), int(seed), data_folder), *extra_args]
+    accuracy, seconds, cpu_before = run_setfit(args) if contender == "setfit" else run_headstart(contender, args)
+    result = {"accuracy": accuracy, "train_seconds": seconds, "seconds": time.time() - start}
+    print(json.dumps(result | {"cpu_seconds": cpu_before + time.process_time() - cpu_start}))
 
 
 def results_table(folder: Path) -> str:
-    """All cells that are in `folder`, by task and labels a class, with the mean of each size and of all; over the seeds all of
-    `CONTENDERS` have.
-    """
+    """Return the table of all trials in `folder`, over the seeds that all contenders have, with means."""
     import numpy as np
 
-    found: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
+    trials: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
     for path in sorted(folder.glob("*.json")):
-        who, task, shots, seed = path.stem.split("-")
-        found.setdefault(int(shots), {}).setdefault(task, {}).setdefault(who, {})[int(seed)] = json.loads(
-            path.read_text()
-        )
+        contender, task, shots, seed = path.stem.split("-")
+        by_contender = trials.setdefault(int(shots), {}).setdefault(task, {})
+        by_contender.setdefault(contender, {})[int(seed)] = json.loads(path.read_text())
     lines = [
-        "| task | labels a class | seeds | "
-        + " | ".join(CONTENDERS)
-        + " | seconds of learning | of computing in all |",
+        f"| task | labels per class | seeds | {' | '.join(CONTENDERS)} | seconds of training | CPU seconds |",
         "|---" * (len(CONTENDERS) + 5) + "|",
     ]
+
+    def mean_row(rows: list[dict], shots: int | str) -> str:
+        means = {key: np.mean([row[key] for row in rows], axis=0) for key in rows[0]}
+        return table_row("**mean**", shots, "", [f"**{value:.3f}**" for value in means["accuracy"]], means)
+
     every: list[dict] = []
-
-    def mean(of: list[dict], shots: int | str) -> None:
-        whole = {figure: np.mean([each[figure] for each in of], axis=0) for figure in of[0]}
-        lines.append(table_row("**mean**", shots, "", [f"**{each:.3f}**" for each in whole["accuracy"]], whole))
-
-    for shots, tasks in sorted(found.items()):
+    for shots, tasks in sorted(trials.items()):
         means = []
-        for task, ways in sorted(tasks.items()):
-            seeds = sorted(set.intersection(*(set(ways.get(who, {})) for who in CONTENDERS)))
+        for task, runs in sorted(tasks.items()):
+            seeds = sorted(set.intersection(*(set(runs.get(contender, {})) for contender in CONTENDERS)))
             if not seeds:
                 continue
-            told = {
-                figure: np.array([[ways[who][seed][figure] for seed in seeds] for who in CONTENDERS])
-                for figure in ("accuracy", "learning", "cpu_seconds")
+            values = {
+                key: np.array([[runs[contender][seed][key] for seed in seeds] for contender in CONTENDERS])
+                for key in ("accuracy", "train_seconds", "cpu_seconds")
             }
-            means.append({figure: each.mean(1) for figure, each in told.items()})
-            spread = [
-                f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" if len(seeds) > 1 else f"{each.mean():.3f}"
-                for each in told["accuracy"]
+            means.append({key: each.mean(1) for key, each in values.items()})
+            accuracies = [
+                f"{scores.mean():.3f}" + (f" ± {scores.std(ddof=1):.3f}" if len(seeds) > 1 else "")
+                for scores in values["accuracy"]
             ]
-            lines.append(table_row(task, shots, len(seeds), spread, means[-1]))
+            lines.append(table_row(task, shots, len(seeds), accuracies, means[-1]))
         if means:
-            mean(means, shots)
+            lines.append(mean_row(means, shots))
             every += means
     if every:
-        mean(every, "all lines")
-    return "\n".join(lines) + "\n\nAfter ± the standard deviation over seeds."
+        lines.append(mean_row(every, "all rows"))
+    return "\n".join(lines) + "\n\nAfter ±: standard deviation over seeds."
 
 
 def table_row(
-    task: str, shots: int, num_seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]
+    task: str, shots: int | str, num_seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]
 ) -> str:
-    """A line of the table."""
-    seconds = [", ".join(f"{each:.0f}" for each in means[figure]) for figure in ("learning", "cpu_seconds")]
+    """Return a row of the table."""
+    seconds = [", ".join(f"{value:.0f}" for value in means[key]) for key in ("train_seconds", "cpu_seconds")]
     return f"| {' | '.join(map(str, [task, shots, num_seeds, *accuracies, *seconds]))} |"
 
 
 def main(args: list[str]) -> None:
-    """Run what is not there yet, and write the table of what there is."""
+    """Run the missing trials and write the table."""
     from concurrent.futures import ThreadPoolExecutor
 
-    import results
-
-    own = dict(word.split("=", 1) for word in args)
-    threads, at_once = own.get("threads", "1"), int(own.get("at_once", 1))
-    folder = Path(own["cells"]) if "cells" in own else cache_folder()
+    defaults = {"contenders": ",".join(CONTENDERS), "tasks": "sentiment,spam,subj,trec,topics,imdb,banking77"}
+    defaults |= {"shots": "8,16,64", "seeds": "5", "threads": "1", "at_once": "1", "data": ""}
+    options, _ = results.parse_options(args, **defaults, folder=None)
+    threads, at_once = options["threads"], int(options["at_once"])
+    folder = Path(options["folder"]) if options["folder"] else cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    where = folder / "machine.txt"
-    if not where.is_file():
-        where.write_text(results.describe_machine(), encoding="utf-8")
+    machine = folder / "machine.txt"
+    if not machine.is_file():
+        machine.write_text(results.describe_machine(), encoding="utf-8")
 
-    def run(asked: tuple[str, str, str, str]) -> None:
-        path = folder / f"{'-'.join(asked)}.json"
-        if path.is_file() or asked[1] == "banking77" and asked[2] != "8":
+    def run(trial: tuple[str, str, str, str]) -> None:
+        path = folder / f"{'-'.join(trial)}.json"
+        if path.is_file() or trial[1] == "banking77" and trial[2] != "8":
             return
         done = subprocess.run(
-            [sys.executable, __file__, "cell", *asked, own.get("data", "")],
+            [sys.executable, __file__, "trial", *trial, options["data"]],
             capture_output=True,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"},
@@ -286,27 +259,25 @@ def main(args: list[str]) -> None:
         path.write_text(done.stdout.strip().splitlines()[-1])
         print(path.stem, path.read_text(), flush=True)
 
-    asked = [
-        (who, task, shots, str(seed))
-        for shots in own.get("shots", "8,16,64").split(",")
-        for seed in range(int(own.get("seeds", 5)))
-        for task in own.get("tasks", "sentiment,spam,subj,trec,topics,imdb,banking77").split(",")
-        for who in own.get("who", ",".join(CONTENDERS)).split(",")
+    trials = [
+        (contender, task, shots, str(seed))
+        for shots in options["shots"].split(",")
+        for seed in range(int(options["seeds"]))
+        for task in options["tasks"].split(",")
+        for contender in options["contenders"].split(",")
     ]
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(run, asked))
-    told = (
-        results_table(folder)
-        + f" {threads} thread{'s' * (threads != '1')} a cell, {at_once} cell{'s' * (at_once > 1)} at a time."
-    )
-    results.write_section(
-        f"Few labels, beside SetFit{', on a GPU' * (folder.name == 'gpu')}",
-        f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}",
-        told,
-        where.read_text(encoding="utf-8"),
-    )
-    print(told)
+        list(pool.map(run, trials))
+    parallel = f"{threads} thread{'s' * (threads != '1')} per trial, {at_once} trial{'s' * (at_once > 1)} in parallel"
+    text = f"{results_table(folder)} {parallel}."
+    title = f"Few labels, compared with SetFit{', on a GPU' * (folder.name == 'gpu')}"
+    command = f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}"
+    results.write_section(title, command, text, machine.read_text(encoding="utf-8"))
+    print(text)
 
 
 if __name__ == "__main__":
-    run_trial(*sys.argv[2:]) if sys.argv[1:2] == ["cell"] else main(sys.argv[1:])
+    if sys.argv[1:2] == ["trial"]:
+        run_trial(*sys.argv[2:])
+    else:
+        main(sys.argv[1:])

@@ -20,7 +20,9 @@ SAVE_EVERY = {"never": 1_000_000, "every 50 steps": 50}
 def main(args: list[str]) -> None:
     """Run the benchmark, or with `worker` one contender."""
     if args[:1] == ["worker"]:
-        return turns.run_contender([*args[2:], f"train.save_every={SAVE_EVERY[args[1]]}"], lambda batch: batch.tokens)
+        return turns.run_contender(
+            [*args[2:], f"train.save_every={SAVE_EVERY[args[1]]}"], lambda batch: batch.num_tokens
+        )
     options, rest = results.parse_options(args, config="scratch", rounds="3", seconds="60")
     config, rounds, seconds = options["config"], int(options["rounds"]), float(options["seconds"])
     pretrain_args = [f"configs/pretrain/{config}.yaml", *rest]

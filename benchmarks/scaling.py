@@ -1,10 +1,10 @@
-"""Training in one process and in two: how well the second is used, what goes into communication, and what that says of more.
+"""Measure training in one process and in two, the share of communication, and estimate the efficiency of more.
 
     python benchmarks/scaling.py [config=scratch] [steps=30] [rounds=3] [key=value ...]
 
-On each core one thread. Three ways take turns: one process alone; two that know nothing of each other, which shows what sharing
-memory and caches costs; two joined by gloo, with as many rows each. What the last is slower by is communication. Writes its
-section of benchmarks/RESULTS.md, with an estimate for more processes and the formula it comes from.
+Each process has one thread. Three settings alternate: one process; two independent processes, which shows the cost of
+shared memory and caches; two joined by gloo, with as many rows each. The difference of the last two is communication.
+Writes its section of benchmarks/RESULTS.md, with an estimate for more processes and its formula.
 """
 
 from __future__ import annotations
@@ -16,91 +16,57 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-WARMUP_STEPS = 5  # first steps that are not counted
+import results
 
-# What the estimate is for: BERT-base in bf16 on GPUs of the H100 class. Stated, not measured here.
-NUM_PARAMETERS, FLOPS_PER_SECOND, ROWS_PER_GPU, MAX_LENGTH = (
-    110e6,
-    0.5 * 989e12,
-    64,
-    512,
-)  # numbers; products a second at half the peak; of a GPU and step
-GPUS_PER_NODE, INTRA_NODE_BANDWIDTH, INTER_NODE_BANDWIDTH, LATENCY = (
-    8,
-    450e9,
-    50e9,
-    10e-6,
-)  # GPUs in one; bytes a second by NVLink and network; seconds a hop
+WARMUP_STEPS = 5  # not counted
+SETTINGS = ("one", "two independent", "two joined")
+
+# The estimate is for BERT-base in bf16 on GPUs like the H100; these numbers are not measured here.
+NUM_PARAMETERS = 110e6
+FLOPS_PER_SECOND = 0.5 * 989e12  # half the peak
+ROWS_PER_GPU, MAX_LENGTH = 64, 512
+GPUS_PER_NODE = 8
+INTRA_NODE_BANDWIDTH, INTER_NODE_BANDWIDTH = 450e9, 50e9  # bytes per second of NVLink and of the network
+LATENCY = 10e-6  # seconds per hop
+COMPUTE_SECONDS = 6 * NUM_PARAMETERS * ROWS_PER_GPU * MAX_LENGTH / FLOPS_PER_SECOND  # per step
 
 
-def worker(args: list[str]) -> None:
-    """One process of a training: prints, on the main one, the seconds of its steps and the bytes of its gradients."""
+def run_worker(args: list[str]) -> None:
+    """Train in one process; the main one prints the seconds of its steps and the bytes of its gradients."""
     import pretrain.train as stage
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
 
-    steps, args = int(args[0]), args[1:]
-    config, fit, marks = (
-        load_config(
-            Pretrain,
-            [
-                *args,
-                f"train.steps={10**6}",
-                "train.save_every=1000000",
-                "train.eval_every=1000000",
-                "train.log_every=1000000",
-            ],
-        ),
-        stage.fit,
-        [],
-    )
+    steps, never = int(args[0]), 1_000_000
+    endless = [f"train.{key}={never}" for key in ("steps", "save_every", "eval_every", "log_every")]
+    config = load_config(Pretrain, [*args[1:], *endless])
+    fit, times = stage.fit, []
 
-    def timed(module, *rest, after_step, **more):
-        def after(step: int) -> None:
+    def timed_fit(module, *args, after_step, **options):
+        def record(step: int) -> None:
             after_step(step)
-            marks.append(time.perf_counter())
-            if len(marks) == WARMUP_STEPS + steps:
+            times.append(time.perf_counter())
+            if len(times) == WARMUP_STEPS + steps:
                 if os.environ.get("RANK", "0") == "0":
-                    print(
-                        json.dumps(
-                            {
-                                "seconds": marks[-1] - marks[WARMUP_STEPS - 1],
-                                "bytes": sum(each.nbytes for each in module.parameters()),
-                            }
-                        ),
-                        flush=True,
-                    )
+                    seconds = times[-1] - times[WARMUP_STEPS - 1]
+                    num_bytes = sum(parameter.nbytes for parameter in module.parameters())
+                    print(json.dumps({"seconds": seconds, "gradient_bytes": num_bytes}), flush=True)
                 os._exit(0)
 
-        return fit(module, *rest, after_step=after, **more)
+        return fit(module, *args, after_step=record, **options)
 
-    stage.fit = timed
+    stage.fit = timed_fit
     stage.pretrain(config)
 
 
 def start_training(steps: int, num_processes: int, name: str, args: list[str]) -> subprocess.Popen:
-    """A training of that many processes joined."""
-    launch = (
-        [
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(num_processes),
-            "--rdzv_backend",
-            "c10d",
-            "--rdzv_endpoint",
-            "127.0.0.1:0",
-        ]
-        if num_processes > 1
-        else []
-    )
+    """Start a training of joined processes."""
+    rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes), *rendezvous]
     return subprocess.Popen(
-        [sys.executable, *launch, __file__, "worker", str(steps), *args, f"run={name}"],
-        cwd=ROOT,
+        [sys.executable, *(launch if num_processes > 1 else []), __file__, "worker", str(steps), *args, f"run={name}"],
+        cwd=results.ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -109,83 +75,81 @@ def start_training(steps: int, num_processes: int, name: str, args: list[str]) -
 
 
 def read_measurement(process: subprocess.Popen) -> dict:
+    """Return what a training printed. Exits if it printed nothing."""
     lines = [line for line in process.communicate()[0].splitlines() if line.startswith('{"seconds"')]
     return json.loads(lines[0]) if lines else sys.exit("a training ended before it was measured")
 
 
 def estimate_scaling(num_gpus: int, overlap_fraction: float = 2 / 3) -> tuple[float, float]:
-    """(seconds of a step's all-reduce, efficiency) for so many GPUs; `overlap_fraction`: the share of the products it can hide behind."""
-    compute = 6 * NUM_PARAMETERS * ROWS_PER_GPU * MAX_LENGTH / FLOPS_PER_SECOND
-    machines, inside, size = -(-num_gpus // GPUS_PER_NODE), min(num_gpus, GPUS_PER_NODE), 4 * NUM_PARAMETERS
-    reduce = 2 * (inside - 1) / inside * size / INTRA_NODE_BANDWIDTH + 2 * (inside - 1) * LATENCY
-    reduce += 2 * (machines - 1) / machines * size / inside / INTER_NODE_BANDWIDTH + 2 * (machines - 1) * LATENCY
-    return reduce, compute / (compute + max(0.0, reduce - overlap_fraction * compute))
+    """Return (seconds of a step's all-reduce, efficiency). overlap_fraction: share of compute that can hide it."""
+    nodes, local, size = -(-num_gpus // GPUS_PER_NODE), min(num_gpus, GPUS_PER_NODE), 4 * NUM_PARAMETERS
+    reduce = 2 * (local - 1) / local * size / INTRA_NODE_BANDWIDTH + 2 * (local - 1) * LATENCY
+    reduce += 2 * (nodes - 1) / nodes * size / local / INTER_NODE_BANDWIDTH + 2 * (nodes - 1) * LATENCY
+    exposed = max(0.0, reduce - overlap_fraction * COMPUTE_SECONDS)
+    return reduce, COMPUTE_SECONDS / (COMPUTE_SECONDS + exposed)
+
+
+def describe(seconds: dict[str, list[float]], steps: int, rows: int, gradient_bytes: int) -> str:
+    """Return the section's text for the seconds of each setting."""
+    medians = {name: statistics.median(values) / steps for name, values in seconds.items()}
+    one, independent, joined = medians.values()
+    table = [
+        [
+            name,
+            f"{1000 * medians[name]:,.0f}",
+            f"{1000 * min(values) / steps:,.0f} to {1000 * max(values) / steps:,.0f}",
+            f"{one / medians[name]:.0%}",
+        ]
+        for name, values in seconds.items()
+    ]
+    estimates = [(count, *estimate_scaling(count)) for count in (8, 64, 1_024)]
+    estimate_table = [
+        [f"{count:,}", f"{1000 * COMPUTE_SECONDS:.1f}", f"{1000 * reduce:.1f}", f"{efficiency:.0%}"]
+        for count, reduce, efficiency in estimates
+    ]
+    return f"""{results.markdown_table(["processes", "ms per step", "range", "efficiency"], table)}
+
+{rows} rows per process and step, one thread each, gradients of {gradient_bytes / 1e6:,.1f} MB. Two independent
+processes take {independent / one - 1:.0%} longer than one because they share memory and caches. Joined by gloo on
+loopback they take {joined / independent - 1:.0%} longer than that: **{1 - independent / joined:.0%} of a step is
+communication**.
+
+An estimate, not a measurement, for BERT-base in bf16 with float32 gradients, {ROWS_PER_GPU} rows of {MAX_LENGTH} per
+GPU: compute C = 6 x {NUM_PARAMETERS / 1e6:.0f} M x {ROWS_PER_GPU * MAX_LENGTH:,} tokens /
+{FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s; all-reduce R = 2 (g - 1) / g x G / {INTRA_NODE_BANDWIDTH / 1e9:.0f} GB/s inside
+a node of g = {GPUS_PER_NODE} GPUs plus 2 (m - 1) / m x G / g / {INTER_NODE_BANDWIDTH / 1e9:.0f} GB/s between m nodes,
+G = {4 * NUM_PARAMETERS / 1e6:.0f} MB, {LATENCY * 1e6:.0f} us per hop; two thirds of C hide it:
+efficiency = C / (C + max(0, R - 2 C / 3)).
+
+{results.markdown_table(["GPUs", "C, ms", "R, ms", "efficiency"], estimate_table)}"""
 
 
 def main(args: list[str]) -> None:
+    """Run the benchmark, or with `worker` one process."""
     if args[:1] == ["worker"]:
-        return worker(args[1:])
-    import results
-
-    own = dict(word.split("=", 1) for word in args if word.split("=")[0] in ("config", "steps", "rounds"))
-    name, steps = own.get("config", "scratch"), int(own.get("steps", 30))
-    rest = [
-        f"configs/pretrain/{name}.yaml",
-        "train.optimizer=adamw",
-        *(word for word in args if word.split("=")[0] not in own),
-    ]
+        return run_worker(args[1:])
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
 
-    rows = load_config(Pretrain, rest).train.batch_size
-    seconds: dict[str, list[float]] = {"one": [], "two apart": [], "two joined": []}
-    for turn in range(int(own.get("rounds", 3))):
-        runs = [f"scaling-{number}" for number in range(3)]
-        seconds["one"].append((one := read_measurement(start_training(steps, 1, runs[0], rest)))["seconds"])
-        apart = [start_training(steps, 1, run, rest) for run in runs[:2]]
-        seconds["two apart"].append(statistics.mean(read_measurement(each)["seconds"] for each in apart))
-        seconds["two joined"].append(
-            read_measurement(start_training(steps, 2, runs[2], [*rest, f"train.batch_size={2 * rows}"]))["seconds"]
-        )
+    options, rest = results.parse_options(args, config="scratch", steps="30", rounds="3")
+    config, steps = options["config"], int(options["steps"])
+    pretrain_args = [f"configs/pretrain/{config}.yaml", "train.optimizer=adamw", *rest]
+    rows = load_config(Pretrain, pretrain_args).train.batch_size
+    seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    runs = [f"scaling-{number}" for number in range(3)]
+    for _ in range(int(options["rounds"])):
+        one = read_measurement(start_training(steps, 1, runs[0], pretrain_args))
+        pair = [start_training(steps, 1, run, pretrain_args) for run in runs[:2]]
+        independent = statistics.mean(read_measurement(process)["seconds"] for process in pair)
+        joined_args = [*pretrain_args, f"train.batch_size={2 * rows}"]
+        joined = read_measurement(start_training(steps, 2, runs[2], joined_args))["seconds"]
+        for name, value in zip(SETTINGS, (one["seconds"], independent, joined), strict=True):
+            seconds[name].append(value)
         for run in runs:
-            shutil.rmtree(ROOT / "out/runs" / run, ignore_errors=True)
-    one_step, apart_step, joined_step = (statistics.median(each) / steps for each in seconds.values())
-    text = results.markdown_table(
-        ["", "ms a step", "over the rounds", "efficiency"],
-        [
-            [
-                way,
-                f"{1000 * median:,.0f}",
-                f"{1000 * min(each) / steps:,.0f} to {1000 * max(each) / steps:,.0f}",
-                f"{one_step / median:.0%}",
-            ]
-            for (way, each), median in zip(seconds.items(), (one_step, apart_step, joined_step))
-        ],
-    )
-    text += (
-        f"\n\n{rows} rows a process and step, one thread each, gradients of {one['bytes'] / 1e6:,.1f} MB. Two that know nothing of"
-        f" each other take {apart_step / one_step - 1:.0%} longer than one: shared memory and caches. Joined by gloo on loopback"
-        f" they take {joined_step / apart_step - 1:.0%} longer than that: **{1 - apart_step / joined_step:.0%} of a step is"
-        " communication**.\n\nAn estimate, not a measurement, for BERT-base in bf16 with float32 gradients,"
-        f" {ROWS_PER_GPU} rows of {MAX_LENGTH} a GPU: compute C = 6 x {NUM_PARAMETERS / 1e6:.0f} M x {ROWS_PER_GPU * MAX_LENGTH:,} tokens / {FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s;"
-        f" all-reduce R = 2 (g - 1) / g x G / {INTRA_NODE_BANDWIDTH / 1e9:.0f} GB/s inside a machine of g = {GPUS_PER_NODE} plus 2 (m - 1) / m x G / g /"
-        f" {INTER_NODE_BANDWIDTH / 1e9:.0f} GB/s between m machines, G = {4 * NUM_PARAMETERS / 1e6:.0f} MB, {LATENCY * 1e6:.0f} us a hop; two thirds of C hide"
-        " it: efficiency = C / (C + max(0, R - 2 C / 3)).\n\n"
-    )
-    text += results.markdown_table(
-        ["GPUs", "C, ms", "R, ms", "efficiency"],
-        [
-            [
-                f"{count:,}",
-                f"{6e3 * NUM_PARAMETERS * ROWS_PER_GPU * MAX_LENGTH / FLOPS_PER_SECOND:.1f}",
-                f"{1000 * estimate_scaling(count)[0]:.1f}",
-                f"{estimate_scaling(count)[1]:.0%}",
-            ]
-            for count in (8, 64, 1_024)
-        ],
-    )
+            shutil.rmtree(results.ROOT / "out/runs" / run, ignore_errors=True)
+    text = describe(seconds, steps, rows, one["gradient_bytes"])
     print(text)
-    results.write_section(f"Scaling, {name}", " ".join(["python benchmarks/scaling.py", *args]), text)
+    results.write_section(f"Scaling, {config}", " ".join(["python benchmarks/scaling.py", *args]), text)
 
 
 if __name__ == "__main__":

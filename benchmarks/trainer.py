@@ -1,57 +1,51 @@
-"""Fine-tuning beside transformers' `Trainer`: encoder, labels, batch and number of steps the same.
+"""Compare fine-tuning with transformers' `Trainer`: encoder, labels, batch size and number of steps are the same.
 
     python benchmarks/trainer.py [task=sentiment] [labels=500] [seeds=3] [threads=N] [key=value ...]
 
-Theirs: AutoModelForSequenceClassification, padded to the longest of the batch, `TrainingArguments` as they come but for the
-batch and the steps, which are ours (ours by default: 10 passes over the labels, 16 at a time). Ours: `make finetune`'s
-settings, the last weights kept, no validation label used. Each run is a process of its own; contenders take turns; seconds
-are of training alone, without loading and predicting. Without `threads` each has all cores and lets its threads wait as it
-does by itself; with it they have so many, which sleep when they wait. Writes its section of benchmarks/RESULTS.md.
+Trainer: AutoModelForSequenceClassification, dynamic padding, default `TrainingArguments` except for the batch size and
+the number of steps, which are ours (by default 10 epochs of batches of 16). Ours: the settings of `make finetune` with
+the last weights and without validation labels. Contenders alternate, each run a process; seconds are those of training,
+without loading and prediction. Without `threads` a run uses all cores and its own wait policy; with it, so many threads
+that sleep while they wait. Writes its section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-OPTIONS = ("task", "labels", "seeds", "threads")
+import results
+
 CONTENDERS = ("ours", "Trainer")
 
 
 def load_config(options: dict[str, str], seed: int, args: list[str]):
-    """The fine-tuning configuration all contenders follow."""
+    """Return the fine-tuning configuration of all contenders."""
     from engine.config.loader import load_config
     from finetune.config import Finetune
 
-    return load_config(
-        Finetune,
-        [
-            f"configs/finetune/{options['task']}.yaml",
-            "encoder=minilm",
-            f"task.num_examples={options['labels']}",
-            f"seed={seed}",
-            "train.load_best=false",
-            "baselines=false",
-            *args,
-            f"run=trainer-{options['task']}-{seed}-{os.getpid()}",
-        ],
-    )
+    task, labels = options["task"], options["labels"]
+    fixed = [
+        "encoder=minilm",
+        f"task.num_examples={labels}",
+        f"seed={seed}",
+        "train.load_best=false",
+        "baselines=false",
+    ]
+    run = f"run=trainer-{task}-{seed}-{os.getpid()}"
+    return load_config(Finetune, [f"configs/finetune/{task}.yaml", *fixed, *args, run])
 
 
 def run_headstart(config) -> dict[str, float]:
-    """{"accuracy", "seconds"} of ours; its folder is removed."""
-    import contextlib
-    import io
-    import shutil
-
+    """Return {"accuracy", "seconds", "steps"} of ours and remove the run."""
     from engine.runs.run import RUNS_FOLDER
     from finetune.train import finetune
 
@@ -66,16 +60,10 @@ def run_headstart(config) -> dict[str, float]:
 
 
 def run_hf_trainer(config) -> dict[str, float]:
-    """{"accuracy", "seconds"} of transformers' Trainer."""
+    """Return {"accuracy", "seconds", "steps"} of transformers' Trainer."""
     import torch
+    import transformers as hf
     from datasets import Dataset
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-    )
 
     from data.encoders import resolve_encoder
     from data.tasks.task import list_label_names, read_task, sample_examples
@@ -84,24 +72,20 @@ def run_hf_trainer(config) -> dict[str, float]:
     folder = resolve_encoder("minilm")
     rows = read_task(config.task)
     names = list_label_names(config.task, rows)
-    few = sample_examples(rows["train"], config.task.labels, config.seed)
-    steps = resolve_config(config, "minilm", folder, len(few)).train.steps
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tables = {
-        split: Dataset.from_list(
-            [
-                {
-                    **tokenizer(*example.texts, truncation=True, max_length=config.max_length),
-                    "label": names.index(example.label),
-                }
-                for example in examples
-            ]
+    train = sample_examples(rows["train"], config.task.num_examples, config.seed)
+    steps = resolve_config(config, "minilm", folder, len(train)).train.steps
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+
+    def encode(examples: list) -> Dataset:
+        options = {"truncation": True, "max_length": config.max_length}
+        return Dataset.from_list(
+            [{**tokenizer(*each.texts, **options), "label": names.index(each.label)} for each in examples]
         )
-        for split, examples in (("train", few), ("test", rows["test"]))
-    }
-    with tempfile.TemporaryDirectory() as place:
-        arguments = TrainingArguments(
-            place,
+
+    train_dataset, test_dataset = encode(train), encode(rows["test"])
+    with tempfile.TemporaryDirectory() as output:
+        arguments = hf.TrainingArguments(
+            output,
             max_steps=steps,
             per_device_train_batch_size=config.train.batch_size,
             seed=config.seed,
@@ -110,75 +94,66 @@ def run_hf_trainer(config) -> dict[str, float]:
             report_to="none",
             save_strategy="no",
         )
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names))
-        trainer = Trainer(
-            model,
+        trainer = hf.Trainer(
+            hf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names)),
             arguments,
-            train_dataset=tables["train"],
+            train_dataset=train_dataset,
             processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=hf.DataCollatorWithPadding(tokenizer),
         )
-        began = time.time()
+        start = time.time()
         trainer.train()
-        seconds = time.time() - began
-        said = trainer.predict(tables["test"])
-    return {
-        "accuracy": float((said.predictions.argmax(-1) == said.label_ids).mean()),
-        "seconds": seconds,
-        "steps": steps,
-    }
+        seconds = time.time() - start
+        output = trainer.predict(test_dataset)
+    accuracy = float((output.predictions.argmax(-1) == output.label_ids).mean())
+    return {"accuracy": accuracy, "seconds": seconds, "steps": steps}
+
+
+def run_trial(contender: str, seed: int, options: dict[str, str], args: list[str]) -> None:
+    """Run one contender and print its result."""
+    from engine.system import openmp
+
+    if contender == "ours":
+        openmp.set_wait_policy(training=True)
+    config = load_config(options, seed, args)
+    print(json.dumps(run_headstart(config) if contender == "ours" else run_hf_trainer(config)))
 
 
 def main(args: list[str]) -> None:
-    """Take turns, print as it goes, write the section."""
-    own = {"task": "sentiment", "labels": "500", "seeds": "3"}
-    own |= dict(word.split("=", 1) for word in args if word.partition("=")[0] in OPTIONS)
-    rest = [word for word in args if word.partition("=")[0] not in OPTIONS]
-    waits = {"OMP_NUM_THREADS": own["threads"], "OMP_WAIT_POLICY": "PASSIVE"} if "threads" in own else {}
-    found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
-    for seed in range(int(own["seeds"])):
+    """Run the benchmark, or with `trial` one contender."""
+    if args[:1] == ["trial"]:
+        return run_trial(args[1], int(args[2]), json.loads(args[3]), args[4:])
+    options, rest = results.parse_options(args, task="sentiment", labels="500", seeds="3", threads=None)
+    threads = options["threads"]
+    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} if threads else {}
+    runs: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
+    for seed in range(int(options["seeds"])):
         for name in CONTENDERS if seed % 2 == 0 else CONTENDERS[::-1]:
             done = subprocess.run(
-                [sys.executable, __file__, "cell", name, str(seed), json.dumps(own), *rest],
+                [sys.executable, __file__, "trial", name, str(seed), json.dumps(options), *rest],
                 text=True,
                 capture_output=True,
-                env=os.environ | waits,
+                env=os.environ | environment,
             )
             if done.returncode:
                 sys.exit(done.stderr[-3000:])
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(name, seed, found[name][-1], flush=True)
-    import numpy as np
-    import results
-
-    ratio = statistics.median(them["seconds"] / us["seconds"] for us, them in zip(found["ours"], found["Trainer"]))
-    lines = ["| | seconds of training, median | test accuracy, mean | each |", "|---|---|---|---|"]
-    for name, runs in found.items():
-        accuracies = [each["accuracy"] for each in runs]
-        lines.append(
-            f"| {name} | {statistics.median(each['seconds'] for each in runs):.1f} | {np.mean(accuracies):.4f}"
-            f" | {', '.join(f'{each:.3f}' for each in accuracies)} |"
-        )
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, seed, runs[name][-1], flush=True)
+    lines = ["| | median seconds of training | mean test accuracy | accuracies |", "|---|---|---|---|"]
+    for name, trials in runs.items():
+        seconds, accuracies = ([trial[key] for trial in trials] for key in ("seconds", "accuracy"))
+        mean, each = f"{statistics.mean(accuracies):.4f}", ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+        lines.append(f"| {name} | {statistics.median(seconds):.1f} | {mean} | {each} |")
+    pairs = zip(*runs.values(), strict=True)
+    ratio = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
     lines.append(
-        f"\n{found['ours'][0]['steps']} steps of {own['labels']} labels; Trainer takes {ratio:.2f} times as long"
-        f" (median of {own['seeds']} pairs of runs), {own.get('threads', os.cpu_count())} threads."
+        f"\n{runs['ours'][0]['steps']} steps on {options['labels']} labels; Trainer takes {ratio:.2f} times as long"
+        f" (median of {options['seeds']} pairs of runs), {threads or os.cpu_count()} threads."
     )
-    results.write_section(
-        f"Fine-tuning beside Trainer: {own['task']}, {own['labels']} labels",
-        f"python benchmarks/trainer.py {' '.join(args)}".strip(),
-        "\n".join(lines),
-    )
+    title = f"Fine-tuning, compared with Trainer: {options['task']}, {options['labels']} labels"
+    results.write_section(title, " ".join(["python benchmarks/trainer.py", *args]), "\n".join(lines))
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["cell"]:
-        from engine.system import openmp
-
-        name, seed, own = sys.argv[2:5]
-        if name == "ours":
-            openmp.set_wait_policy(training=True)
-        config = load_config(json.loads(own), int(seed), sys.argv[5:])
-        print(json.dumps({"ours": run_headstart, "Trainer": run_hf_trainer}[name](config)))
-    else:
-        main(sys.argv[1:])
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""A real browser, where there is one: what a page shows once it is loaded, and all it asked for."""
+"""Load a page in Chromium, if it is installed."""
 
 from __future__ import annotations
 
@@ -24,35 +24,26 @@ CHROMIUM_FLAGS = (
 
 
 def load_page(page: Path, profile_folder: Path) -> tuple[str, list[str]]:
-    """(the page's DOM as HTML, the paths it asked its server for). Skips where no Chromium is installed.
+    """Return (the page's DOM as HTML, the paths it requested), or skip the test without Chromium.
 
     profile_folder: an empty folder for the browser.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
-        pytest.skip("no chromium on this machine")
-    asked = []
+        pytest.skip("Chromium is not installed")
+    paths = []
 
     class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, form: str, *values) -> None:
-            asked.append(self.path)
+        def log_message(self, *_) -> None:
+            paths.append(self.path)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(page.parent))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{page.name}"
+        command = [chromium, *CHROMIUM_FLAGS, f"--user-data-dir={profile_folder}", "--dump-dom", url]
         try:
-            told = subprocess.run(
-                [
-                    chromium,
-                    *CHROMIUM_FLAGS,
-                    f"--user-data-dir={profile_folder}",
-                    "--dump-dom",
-                    f"http://127.0.0.1:{server.server_port}/{page.name}",
-                ],
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         finally:
             server.shutdown()
-    assert told.returncode == 0, told.stderr
-    return told.stdout, asked
+    assert done.returncode == 0, done.stderr
+    return done.stdout, paths

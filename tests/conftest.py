@@ -1,4 +1,4 @@
-"""What the tests share: a working folder with the built-in text in reach, and the commands run as a person runs them."""
+"""Shared fixtures: a working folder with the built-in data, real text files, and an accelerator."""
 
 from __future__ import annotations
 
@@ -12,28 +12,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A network that trains in a second, on real text.
-
-
 SLOW_FILES = (
-    "test_whole_path.py",
+    "test_commands.py",
     "test_publish.py",
     "test_study.py",
-    "test_fewshot.py",
-    "test_adapt.py",
+    "test_few_labels.py",
+    "test_methods.py",
     "test_heads.py",
-    "test_entities.py",
+    "test_token_classification.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process is left with one of them at the end."""
+    """Run the longest files first, so that no process starts one of them at the end."""
     items.sort(key=lambda item: SLOW_FILES.index(item.path.name) if item.path.name in SLOW_FILES else len(SLOW_FILES))
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
-    """An empty folder to run in, where downloads are shared with the repository's."""
+    """Change to an empty folder that shares the repository's download cache and configs."""
     cache = ROOT / "out" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     (tmp_path / "out").mkdir()
@@ -45,7 +42,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def sentiment_files(tmp_path_factory) -> Path:
-    """Real text: 400 labelled sentences of the sentiment task as a csv (text,label), and 300 more as a .txt file."""
+    """Write 400 labeled sentences of the sentiment task as a CSV (text,label), and 300 more as a .txt file."""
     import csv
 
     from data.tasks.task import read_task
@@ -74,7 +71,7 @@ def cpu_accelerator():
 
     from engine.training.distributed import make_accelerator
 
-    # Accelerate keeps one state a process, and another test may ask for another precision.
+    # Accelerate keeps one state per process, and another test may need another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     yield make_accelerator("float32")
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,12 +1,12 @@
-"""A hub on loopback, as far as `huggingface_hub` asks for it: folders to download, repositories to make, fill and tag.
+"""A model hub on localhost with the endpoints that `huggingface_hub` uses to download and upload.
 
-with Hub({"models/owner/name": folder}) as hub:      served as they lie there
-    ... hub.url, hub.environment ...
-    hub.requests                                        every request, "POST /api/repos/create"
-    hub.repositories["models/me/new"]                what was uploaded
-    hub.fail_requests("PUT /lfs/", 500, times=3)              the next requests like that are answered so
-    hub.cut_connection("PUT /lfs/", after=1000)                 or the connection breaks after so many bytes of them
-    hub.lose("POST .*/commit/")                      or they are done, but the answer is lost
+with HubServer({"models/owner/name": folder}) as hub:    # folders to serve
+    hub.url, hub.environment
+    hub.requests                                         # all requests, such as "POST /api/repos/create"
+    hub.repositories["models/me/new"]                    # what was uploaded
+    hub.fail_requests("PUT /lfs/", 500, times=3)         # answer the next matching requests with an error,
+    hub.cut_connection("PUT /lfs/", after=1000)          # or break the connection after some bytes,
+    hub.lose_response("POST .*/commit/")                 # or handle them, but lose the response
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import socket
 import threading
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,8 @@ import yaml
 
 TOKEN, USER = "hf_" + "t" * 30, "me"
 LFS_SUFFIXES = (".safetensors", ".png")
-"""Endings of files that are uploaded apart from the commit."""
+"""Files uploaded separately from the commit."""
+BAD_TOKEN = "Invalid credentials in Authorization header"
 
 
 def git_oid(content: bytes) -> str:
@@ -40,7 +42,7 @@ def sha256(content: bytes) -> str:
 
 @dataclass
 class Repository:
-    """Commits are whole: {name of a file: its content, or the path it is read from}."""
+    """A repository; each commit maps all file names to their content, or to the path it is read from."""
 
     private: bool = False
     commits: dict[str, dict[str, bytes | Path]] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Repository:
         return oid
 
     def resolve_revision(self, revision: str) -> str | None:
-        """The commit that a branch, a tag or itself names."""
+        """Return the commit of a branch, tag or commit id."""
         oid = self.branches.get(revision) or self.tags.get(revision) or revision
         return oid if oid in self.commits else None
 
@@ -68,28 +70,28 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What becomes of the next requests like `pattern` instead."""
+    """What happens to the next requests that match `pattern`."""
 
     pattern: str
     remaining: int
     status_code: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut_after_bytes: int | None = None
-    """Bytes read before the connection breaks; None: all, and the request is done."""
+    """Bytes read before the connection breaks; None: all, and the request is handled."""
 
 
 class HubServer(ThreadingHTTPServer):
-    """See above. Whoever has the token is the user `me`, and may write to what is the user's own."""
+    """The hub. The holder of the token is the user `me`, who may write to the repositories of `me`."""
 
     daemon_threads = True
 
-    def __init__(self, folders: dict[str, Path] = {}):
+    def __init__(self, folders: Mapping[str, Path] = {}):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories, self.lfs_objects, self.requests, self.faults = {}, {}, [], []
         for name, folder in folders.items():
             self.repositories[name] = Repository()
             files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-            self.repositories[name].commit("main", files, "as it was")
+            self.repositories[name].commit("main", files, "initial commit")
 
     @property
     def url(self) -> str:
@@ -97,7 +99,7 @@ class HubServer(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process that is to use this hub."""
+        """Environment variables for a process that uses this hub."""
         return {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": TOKEN}
 
     def fail_requests(self, pattern: str, status_code: int, times: int = 1, **headers: str) -> None:
@@ -110,7 +112,7 @@ class HubServer(ThreadingHTTPServer):
         self.faults.append(Fault(pattern, times))
 
     def count_requests(self, pattern: str) -> int:
-        """How many requests were like `pattern`."""
+        """Count the requests that match `pattern`."""
         return sum(bool(re.search(pattern, request)) for request in self.requests)
 
     def __enter__(self):
@@ -122,7 +124,7 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request, client_address) -> None:
-        """A client that went away is no error of ours."""
+        """Ignore clients that disconnect."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -159,222 +161,188 @@ class Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         request = f"{self.command} {path}"
         self.server.requests.append(request)
-        fault = next(
-            (fault for fault in self.server.faults if fault.remaining and re.search(fault.pattern, request)), None
-        )
-        if fault:
-            fault.remaining -= 1
-            if fault.status_code:
-                self.read_body()
-                return self.respond(fault.status_code, **fault.headers)
-            if fault.cut_after_bytes is None:
-                self.wfile = io.BytesIO()
-                self.route(request, self.read_body())
-            else:
-                self.rfile.read(min(fault.cut_after_bytes, int(self.headers.get("Content-Length") or 0)))
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return None
-        return self.route(request, self.read_body())
+        faults = (fault for fault in self.server.faults if fault.remaining and re.search(fault.pattern, request))
+        fault = next(faults, None)
+        if fault is None:
+            return self.route(request, self.read_body())
+        fault.remaining -= 1
+        if fault.status_code:
+            self.read_body()
+            return self.respond(fault.status_code, **fault.headers)
+        if fault.cut_after_bytes is None:
+            self.wfile = io.BytesIO()
+            self.route(request, self.read_body())
+        else:
+            self.rfile.read(min(fault.cut_after_bytes, int(self.headers.get("Content-Length") or 0)))
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+        return None
 
     def route(self, request: str, body: bytes) -> None:
         for pattern, method in ROUTES:
-            if found := re.fullmatch(pattern, request):
-                return method(self, body, *found.groups())
+            if match := re.fullmatch(pattern, request):
+                return method(self, body, *match.groups())
         return self.respond_not_found("EntryNotFound")
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
-
-    # ---- who asks, and for what -------------------------------------------------------------------------------------
+    # ---- access -----------------------------------------------------------------------------------------------------
 
     def has_valid_token(self) -> bool:
-        """Whether a token was sent that is the user's; none may read, a wrong one may nothing."""
+        """Return whether the user's token was sent; without one clients may read, with a wrong one not even that."""
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def find_repository(self, kind: str | None, name: str, for_writing: bool = False) -> Repository | None:
-        """The repository, or None after an answer that says why not."""
-        found = self.server.repositories.get(f"{kind or 'models'}/{name}")
-        if "Authorization" in self.headers and not self.has_valid_token() or for_writing and not self.has_valid_token():
-            self.respond(401, X_Error_Message="Invalid credentials in Authorization header")
-        elif found is None or found.private and not self.has_valid_token():
+        """Return the repository; None after responding with an error."""
+        repository = self.server.repositories.get(f"{kind or 'models'}/{name}")
+        if ("Authorization" in self.headers or for_writing) and not self.has_valid_token():
+            self.respond(401, X_Error_Message=BAD_TOKEN)
+        elif repository is None or repository.private and not self.has_valid_token():
             self.respond_not_found("RepoNotFound")
         elif for_writing and not name.startswith(f"{USER}/"):
             self.respond(403, X_Error_Message="You don't have the rights to write here")
         else:
-            return found
+            return repository
         return None
 
     def create_repository(self, body: bytes) -> None:
-        asked = json.loads(body)
-        name = f"{asked['organization'] or USER}/{asked['name']}"
+        options = json.loads(body)
+        name = f"{options['organization'] or USER}/{options['name']}"
         if not self.has_valid_token():
-            return self.respond(401, X_Error_Message="Invalid credentials in Authorization header")
+            return self.respond(401, X_Error_Message=BAD_TOKEN)
         if not name.startswith(f"{USER}/"):
             return self.respond(403, X_Error_Message="You don't have the rights to create a model under this namespace")
         if f"models/{name}" in self.server.repositories:
             return self.respond(409)
-        made = self.server.repositories[f"models/{name}"] = Repository(asked.get("visibility") == "private")
-        made.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
-        self.respond_json({"url": f"{self.server.url}/{name}"})
+        repository = self.server.repositories[f"models/{name}"] = Repository(options.get("visibility") == "private")
+        repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        return self.respond_json({"url": f"{self.server.url}/{name}"})
 
     def validate_front_matter(self, body: bytes) -> None:
-        """The rules of the hub's front matter that matter to us."""
-        front = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], re.DOTALL)
-        told, errors = yaml.safe_load(front[1]) if front else {}, []
-        for result in [result for model in told.get("model-index", []) for result in model["results"]]:
-            for key, needed in (("task", ("type",)), ("dataset", ("type", "name"))):
-                errors += [f'"{key}.{part}" is required' for part in needed if not result.get(key, {}).get(part)]
-            errors += [
-                '"metrics" needs type and value'
-                for metric in result["metrics"]
-                if not {"type", "value"} <= metric.keys()
-            ]
-        if told.get("license") == "other" and "license_name" not in told:
+        """Check the rules of the hub's front matter that matter here."""
+        match = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], re.DOTALL)
+        metadata, errors = yaml.safe_load(match[1]) if match else {}, []
+        for result in [result for model in metadata.get("model-index", []) for result in model["results"]]:
+            for key, parts in (("task", ("type",)), ("dataset", ("type", "name"))):
+                errors += [f'"{key}.{part}" is required' for part in parts if not result.get(key, {}).get(part)]
+            incomplete = [metric for metric in result["metrics"] if not {"type", "value"} <= metric.keys()]
+            errors += ['"metrics" needs type and value'] * len(incomplete)
+        if metadata.get("license") == "other" and "license_name" not in metadata:
             errors.append('"license_name" is required')
         self.respond_json({"errors": [{"message": error} for error in errors], "warnings": []}, 400 if errors else 200)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def repo_metadata(self, body: bytes, kind: str, name: str, rest: str | None) -> None:
-        found = self.find_repository(kind, name)
-        if found is None:
+        repository = self.find_repository(kind, name)
+        if repository is None:
             return None
-        what, _, more = (rest or "revision/main").partition("/")
-        if what == "refs":
-
-            def listed(references: dict[str, str]) -> list[dict]:
-                return [{"name": key, "ref": key, "targetCommit": oid} for key, oid in references.items()]
-
-            return self.respond_json({"branches": listed(found.branches), "tags": listed(found.tags), "converts": []})
-        commit = found.resolve_revision(more.partition("/")[0]) if what == "tree" else found.resolve_revision(more)
+        endpoint, _, revision = (rest or "revision/main").partition("/")
+        if endpoint == "refs":
+            references = {
+                key: [{"name": ref, "ref": ref, "targetCommit": oid} for ref, oid in getattr(repository, key).items()]
+                for key in ("branches", "tags")
+            }
+            return self.respond_json({**references, "converts": []})
+        commit = repository.resolve_revision(revision.partition("/")[0] if endpoint == "tree" else revision)
         if commit is None:
             return self.respond_not_found("RevisionNotFound")
-        files = found.files(commit)
-        if what == "tree":
+        files = repository.files(commit)
+        if endpoint == "tree":
             return self.respond_json([self.file_entry(file, content) for file, content in files.items()])
-        if what == "paths-info":
+        if endpoint == "paths-info":
             form = urllib.parse.parse_qs(body.decode())
-            wanted = json.loads(body)["paths"] if body.startswith(b"{") else form.get("paths", [])
-            return self.respond_json([self.file_entry(file, files[file]) for file in wanted if file in files])
-        if what == "revision":
-            return self.respond_json(
-                {
-                    "_id": "1",
-                    "id": name,
-                    "modelId": name,
-                    "sha": commit,
-                    "private": found.private,
-                    "tags": [],
-                    "downloads": 0,
-                    "likes": 0,
-                    "lastModified": "2026-01-01T00:00:00.000Z",
-                    "createdAt": "2026-01-01T00:00:00.000Z",
-                    "siblings": [{"rfilename": file} for file in files],
-                }
-            )
+            paths = json.loads(body)["paths"] if body.startswith(b"{") else form.get("paths", [])
+            return self.respond_json([self.file_entry(file, files[file]) for file in paths if file in files])
+        if endpoint == "revision":
+            info = {"_id": "1", "id": name, "modelId": name, "sha": commit, "private": repository.private}
+            info |= {"tags": [], "downloads": 0, "likes": 0, "siblings": [{"rfilename": file} for file in files]}
+            return self.respond_json(info | dict.fromkeys(("lastModified", "createdAt"), "2026-01-01T00:00:00.000Z"))
         return self.respond_not_found("EntryNotFound")
 
     def file_entry(self, name: str, content: bytes) -> dict:
-        lfs = (
-            {"lfs": {"oid": sha256(content), "size": len(content), "pointerSize": 130}}
-            if name.endswith(LFS_SUFFIXES)
-            else {}
-        )
-        return {"type": "file", "path": name, "size": len(content), "oid": git_oid(content), **lfs}
+        entry = {"type": "file", "path": name, "size": len(content), "oid": git_oid(content)}
+        if name.endswith(LFS_SUFFIXES):
+            entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 130}
+        return entry
 
     def download(self, body: bytes, kind: str | None, name: str, revision: str, file: str) -> None:
-        found = self.find_repository(kind, name)
-        if found is None:
+        repository = self.find_repository(kind, name)
+        if repository is None:
             return None
-        commit = found.resolve_revision(revision)
+        commit = repository.resolve_revision(revision)
         if commit is None:
             return self.respond_not_found("RevisionNotFound")
-        content = found.files(commit).get(file)
+        content = repository.files(commit).get(file)
         if content is None:
             return self.respond(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
-        told = {"ETag": f'"{sha256(content)}"', "X_Repo_Commit": commit}
+        headers = {"ETag": f'"{sha256(content)}"', "X_Repo_Commit": commit}
         bounds = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not bounds:
-            return self.respond(200, content, Accept_Ranges="bytes", **told)
+            return self.respond(200, content, Accept_Ranges="bytes", **headers)
         first, last = int(bounds[1]), min(int(bounds[2] or len(content)), len(content) - 1)
-        return self.respond(
-            206, content[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(content)}", **told
-        )
+        headers["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
+        return self.respond(206, content[first : last + 1], **headers)
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def preupload(self, body: bytes, name: str, revision: str) -> None:
         if self.find_repository("models", name, for_writing=True):
-            self.respond_json(
-                {
-                    "files": [
-                        {
-                            "path": file["path"],
-                            "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
-                            "shouldIgnore": False,
-                        }
-                        for file in json.loads(body)["files"]
-                    ]
-                }
-            )
+            modes = {
+                file["path"]: "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"
+                for file in json.loads(body)["files"]
+            }
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            self.respond_json({"files": files})
 
     def lfs_batch(self, body: bytes, name: str) -> None:
         if self.find_repository("models", name, for_writing=True):
-            self.respond_json(
-                {
-                    "transfer": "basic",
-                    "objects": [
-                        {
-                            "oid": each["oid"],
-                            "size": each["size"],
-                            **(
-                                {}
-                                if each["oid"] in self.server.lfs_objects
-                                else {"actions": {"upload": {"href": f"{self.server.url}/lfs/{each['oid']}"}}}
-                            ),
-                        }
-                        for each in json.loads(body)["objects"]
-                    ],
-                }
-            )
+            objects = []
+            for item in json.loads(body)["objects"]:
+                entry = {"oid": item["oid"], "size": item["size"]}
+                if item["oid"] not in self.server.lfs_objects:
+                    entry["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}"}}
+                objects.append(entry)
+            self.respond_json({"transfer": "basic", "objects": objects})
 
     def store_lfs_object(self, body: bytes, oid: str) -> None:
         if sha256(body) != oid:
             return self.respond(400)
         self.server.lfs_objects[oid] = body
-        self.respond(200)
+        return self.respond(200)
 
     def create_commit(self, body: bytes, name: str, branch: str) -> None:
-        found = self.find_repository("models", name, for_writing=True)
-        if found is None:
+        repository = self.find_repository("models", name, for_writing=True)
+        if repository is None:
             return None
-        head, *changes = map(json.loads, body.splitlines())
-        if branch not in found.branches:
+        header, *changes = map(json.loads, body.splitlines())
+        if branch not in repository.branches:
             return self.respond_not_found("RevisionNotFound")
-        if head["value"].get("parentCommit", found.branches[branch]) != found.branches[branch]:
+        head = repository.branches[branch]
+        if header["value"].get("parentCommit", head) != head:
             return self.respond(412, X_Error_Message="A commit has happened since. Please refresh and try again.")
-        files = dict(found.commits[found.branches[branch]])
+        files = dict(repository.commits[head])
         for change in changes:
-            told = change["value"]
+            value = change["value"]
             if change["key"] == "deletedFile":
-                del files[told["path"]]
+                del files[value["path"]]
+            elif change["key"] == "lfsFile":
+                files[value["path"]] = self.server.lfs_objects[value["oid"]]
             else:
-                files[told["path"]] = (
-                    self.server.lfs_objects[told["oid"]]
-                    if change["key"] == "lfsFile"
-                    else base64.b64decode(told["content"])
-                )
-        oid = found.commit(branch, files, head["value"]["summary"])
-        self.respond_json({"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}"})
+                files[value["path"]] = base64.b64decode(value["content"])
+        oid = repository.commit(branch, files, header["value"]["summary"])
+        url = f"{self.server.url}/{name}/commit/{oid}"
+        return self.respond_json({"success": True, "commitOid": oid, "commitUrl": url})
 
     def create_reference(self, body: bytes, name: str, kind: str, revision: str) -> None:
-        if found := self.find_repository("models", name, for_writing=True):
+        if repository := self.find_repository("models", name, for_writing=True):
             if kind == "tag":
-                found.tags[json.loads(body)["tag"]] = found.resolve_revision(revision)
+                repository.tags[json.loads(body)["tag"]] = repository.resolve_revision(revision)
             else:
-                found.branches[revision] = found.branches["main"]
+                repository.branches[revision] = repository.branches["main"]
             self.respond(200)
 
+
+for _method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
+    setattr(Handler, f"do_{_method}", Handler.handle_any)
 
 ROUTES = (
     (r"POST /api/repos/create", Handler.create_repository),

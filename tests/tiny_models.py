@@ -50,8 +50,8 @@ def make_batch(dataset, indices: list[int], step: int = 0) -> MicroBatch:
     return dataset.collate(indices, [row_generator(0, step, index) for index in indices])
 
 
-def collate_batch(config: mlm.Config, step: int = 0, shards=InMemoryShards()) -> MicroBatch:
-    return make_batch(mlm.Dataset(config, shards), list(range(6)), step)
+def collate_batch(config: mlm.Config, step: int = 0, shards: InMemoryShards | None = None) -> MicroBatch:
+    return make_batch(mlm.Dataset(config, shards or InMemoryShards()), list(range(6)), step)
 
 
 def tiny_encoder(

@@ -1,13 +1,11 @@
 """The corpus pipeline: read and clean, compute signals, then select the documents that are kept.
 
 out/corpus/NAME-FINGERPRINT/
-    dropped.bin     uint8   per text, in the order of the text folders: 0 if kept, else the index of its drop reason in
-                            the manifest's `reasons`
-    sentences.bin   uint8   per sentence of a kept text: 1 if dropped; only with sentence deduplication
-    manifest.json   the text folders, and the counts of every step
+dropped.bin     uint8   per text, in the order of the text folders: 0 if kept, else its index in `reasons`
+sentences.bin   uint8   per sentence of a kept text: 1 if dropped; only with sentence deduplication
+manifest.json   the text folders, and the counts of every step
 
-The texts themselves stay in the text folders. If no step drops texts, none are stored: the manifest then holds the
-configuration to read them again, and counts.json the counts of the last pass.
+If no step drops texts, none are stored: the manifest has the configuration to read them again, counts.json the counts.
 """
 
 from __future__ import annotations

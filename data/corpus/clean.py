@@ -86,10 +86,7 @@ def fix_mojibake(text: str) -> str:
 
 
 def clean_text(text: str, config: Clean = DEFAULT_CLEAN, counts: Counter | None = None) -> str:
-    """Normalize encoding, HTML, control characters, Unicode (NFC) and white space, keeping line ends.
-
-    counts: gets the number of fixed texts, or masked strings, by kind.
-    """
+    """Normalize encoding, HTML, Unicode (NFC) and white space, keeping line ends; fixes are counted in `counts`."""
     counts = Counter() if counts is None else counts
     if config.encoding and not text.isascii():
         # NUL characters inside a word hide its encoding from ftfy.

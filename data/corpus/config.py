@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -25,11 +25,7 @@ class CorpusSource(Source):
     """YAML file of a labeled task; its training texts are read without their labels."""
     weight: PositiveFloat = 1
     """How often each document is seen per epoch; 0.5: every second one, chosen by hash."""
-
-    @classmethod
-    def origins(cls) -> tuple[str, ...]:
-        """Return the keys of which exactly one must be set."""
-        return ("wheel", "hub", "files", "task")
+    origins: ClassVar[tuple[str, ...]] = ("wheel", "hub", "files", "task")
 
 
 class Clean(Section):

@@ -23,9 +23,7 @@ CHUNK_PAIRS = 2**14
 
 
 def find_equal_keys(
-    keys: ConcatenatedArray,
-    is_candidate: np.ndarray,
-    get_key: Callable[[np.ndarray], np.ndarray] = lambda block: block[:, 0],
+    keys: ConcatenatedArray, is_candidate: np.ndarray, get_key: Callable = lambda block: block[:, 0]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (first, later), int64 arrays of documents with equal keys; each later one occurs once, with its first.
 

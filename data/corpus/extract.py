@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,10 +80,7 @@ def split_corpus(corpus: Corpus) -> list[Bucket]:
 
 
 class BucketReader:
-    """One pass over the cleaned texts of a bucket, with counts.
-
-    on_progress: called every 256 rows with the MiB read so far.
-    """
+    """One pass over the cleaned texts of a bucket, with counts; `on_progress` is called with the MiB read so far."""
 
     def __init__(self, bucket: Bucket, on_progress: Callable[[float], None] = lambda megabytes: None):
         self.bucket, self.on_progress = bucket, on_progress
@@ -136,33 +134,27 @@ class BucketReader:
         return {**self.counts, "fixed": dict(self.fixed), "problems": self.problems, "files": len(self.bucket.files)}
 
 
-class TextWriter:
+class TextWriter(ExitStack):
     """Writer of texts-*.parquet; several files, since a query engine may read a whole file into memory."""
 
     def __init__(self, folder: Path, has_ids: bool):
         import pyarrow
 
+        super().__init__()
         text = pyarrow.large_string()
         self.folder, self.parquet_writer, self.num_files, self.num_rows, self.file_chars = folder, None, 0, 0, 0
         self.schema = pyarrow.schema([("row", pyarrow.int64()), ("text", text)] + [("id", text)] * has_ids)
-
-    def __enter__(self) -> TextWriter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.parquet_writer:
-            self.parquet_writer.close()
 
     def write(self, texts: tuple[str, ...] = (), ids: tuple[str, ...] = ()) -> None:
         """Append texts, and their identifiers if the schema has them."""
         from pyarrow import Table, parquet
 
         if self.file_chars > MAX_FILE_CHARS or not self.parquet_writer:
-            if self.parquet_writer:
-                self.parquet_writer.close()
+            self.close()
             path = self.folder / f"texts-{self.num_files:04}.parquet"
             options = {"compression": "zstd", "compression_level": 7, "use_dictionary": False}
-            self.parquet_writer = parquet.ParquetWriter(path, self.schema, data_page_size=2**23, **options)
+            writer = parquet.ParquetWriter(path, self.schema, data_page_size=2**23, **options)
+            self.parquet_writer = self.enter_context(writer)
             self.num_files, self.file_chars = self.num_files + 1, 0
         rows = to_int64_array(np.arange(self.num_rows, self.num_rows + len(texts)))
         columns = [rows, to_string_array(texts), *([to_string_array(ids)] if "id" in self.schema.names else [])]

@@ -39,7 +39,7 @@ def rule_expressions(config: Filter) -> dict[str, object]:
 
     text, words = daft.col("text"), daft.col("num_words")
     characters, lines = text.regexp_replace(r"\s+", "").length(), text.split("\n")
-    num_lines = lines.list_count()
+    num_lines, num_distinct = lines.list_count(), lines.list_distinct().list_count()
 
     def ratio(part, whole):
         return part.cast(daft.DataType.float64()) / whole
@@ -54,9 +54,7 @@ def rule_expressions(config: Filter) -> dict[str, object]:
         "max_words": lambda: words > config.max_words,
         "min_characters": lambda: text.length() < config.min_characters,
         "min_letters": lambda: ratio(letters, characters) < config.min_letters,
-        "max_repeated_lines": lambda: (
-            1 - ratio(lines.list_distinct().list_count(), num_lines) > config.max_repeated_lines
-        ),
+        "max_repeated_lines": lambda: 1 - ratio(num_distinct, num_lines) > config.max_repeated_lines,
         "max_compression": lambda: ratio(text.length_bytes(), compressed) > config.max_compression,
         "mean_word_length": lambda: ~ratio(characters, words).between(*config.mean_word_length),
         "max_symbol_words": lambda: (

@@ -77,29 +77,21 @@ def write_report(folder: Path, name: str, corpus_manifest: dict, shards_manifest
 def shard_facts(report: dict) -> list[tuple[str, str]]:
     """Return (name, value) pairs that describe the shards."""
     train, held_out, tokenizer = report["train"], report["held_out"], report["tokenizer"]
-    sources = [
-        f"{part['source']} ({part['language']})" if part["language"] else part["source"]
-        for part in report["text_folders"]
-    ]
+    parts = [(part["source"], part["language"]) for part in report["text_folders"]]
+    sources = [f"{source} ({language})" if language else source for source, language in parts]
+    rows = f"{train['rows']:,} of {report['max_length']} positions, {train['fill_fraction']:.1%} filled"
+    rates = f"{tokenizer['tokens_per_word']:.2f} per word, {tokenizer['tokens_per_character']:.2f} per character"
     return [
         ("sources", ", ".join(dict.fromkeys(sources))),
-        (
-            "rows",
-            f"{train['rows']:,} of {report['max_length']} positions, {train['fill_fraction']:.1%} filled;"
-            f" {held_out['rows']:,} held out",
-        ),
+        ("rows", f"{rows}; {held_out['rows']:,} held out"),
         ("tokens", f"{train['tokens']:,}, {train['tokens_per_epoch']:,} per epoch; {held_out['tokens']:,} held out"),
-        (
-            "tokenizer",
-            f"{report['vocab_size']:,} tokens, {tokenizer['tokens_per_word']:.2f} per word,"
-            f" {tokenizer['tokens_per_character']:.2f} per character, {tokenizer['unknown_fraction']:.3%} unknown",
-        ),
+        ("tokenizer", f"{report['vocab_size']:,} tokens, {rates}, {tokenizer['unknown_fraction']:.3%} unknown"),
     ]
 
 
-def format_cells(row: tuple[str, int, int, int]) -> list[str]:
-    """Return the table cells of a row of `counts_by_step`."""
-    return [row[0], *(f"{value:,}" for value in row[1:])]
+def table_rows(report: dict) -> list[list[str]]:
+    """Return `counts_by_step` as table cells."""
+    return [[step, *(f"{count:,}" for count in counts)] for step, *counts in counts_by_step(report)]
 
 
 def example_sections(report: dict) -> dict[str, list[str]]:
@@ -116,7 +108,7 @@ def to_markdown(report: dict) -> str:
         "",
         "| | documents | words | tokens |",
         "|---|--:|--:|--:|",
-        *("| " + " | ".join(format_cells(row)) + " |" for row in counts_by_step(report)),
+        *(f"| {' | '.join(row)} |" for row in table_rows(report)),
         "",
         *(f"- {name}: {value}" for name, value in shard_facts(report)),
         *(f"- {note}" for note in format_notes(report)),
@@ -156,7 +148,7 @@ def histogram(counts: list[int]) -> str:
 
 def to_html(report: dict) -> str:
     """Format the report as a self-contained HTML page."""
-    rows = [[html.escape(cell) for cell in format_cells(row)] for row in counts_by_step(report)]
+    rows = [[html.escape(cell) for cell in row] for row in table_rows(report)]
     parts = [
         table(["", "documents", "words", "tokens"], rows),
         bullet_list([f"{name}: {value}" for name, value in shard_facts(report)] + format_notes(report)),

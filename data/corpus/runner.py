@@ -14,11 +14,9 @@ from engine.errors import ConfigError, DataError, UserError
 from engine.runs.progress import Progress
 
 # Daft reads these when it is first imported: no progress bars of its own, no telemetry.
-os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-os.environ.setdefault("DAFT_SHOW_QUERY_ID", "0")
-os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+for variable in ("DAFT_PROGRESS_BAR", "DAFT_SHOW_QUERY_ID", "DAFT_ANALYTICS_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+    os.environ.setdefault(variable, "0")
 os.environ.setdefault("DO_NOT_TRACK", "true")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]  # for the imports of the cluster's workers
 MIN_PARALLEL_BYTES = 32 * 2**20  # besides the largest item; less is faster in this process
@@ -35,13 +33,9 @@ def start_runner(corpus: Corpus) -> None:
 
         check_reachable(corpus.address or os.environ.get("RAY_ADDRESS"))
         if not ray.is_initialized():
-            ray.init(
-                address=corpus.address,
-                include_dashboard=False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY_ROOT)}},
-            )
+            quiet = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+            environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY_ROOT)}}
+            ray.init(address=corpus.address, runtime_env=environment, **quiet)
         daft.set_runner_ray(noop_if_initialized=True)
     except ImportError:
         raise ConfigError("corpus.runner: ray is not installed; pip install ray") from None
@@ -70,8 +64,7 @@ def iter_batches(frame) -> Iterator:
 def run_parallel(function: Callable[..., Path], items: list[T], item_bytes: list[int], corpus: Corpus) -> list[Path]:
     """Return [function(item) for item in items], by processes of this machine or workers of the cluster.
 
-    In other processes, `function` is called with show_progress=False. Small items run in this process, since starting
-    others takes seconds. item_bytes: size of each item.
+    Small items run in this process, since starting others takes seconds; those call it with show_progress=False.
     """
     local = corpus.runner == "native"
     is_small = os.cpu_count() == 1 or sum(item_bytes) - max(item_bytes) < MIN_PARALLEL_BYTES

@@ -70,8 +70,7 @@ def join_source_names(buckets: list[Bucket]) -> str:
 def empty_corpus_message(corpus: Corpus, buckets: list[Bucket], manifests: list[dict]) -> str:
     """Format the error for sources without any text, with the first problem of each bucket."""
     problems = "".join(f"\n{manifest['problems'][0]}" for manifest in manifests if manifest["problems"])[:300]
-    rows = sum(manifest["rows"] for manifest in manifests)
-    names = join_source_names(buckets)
+    rows, names = sum(manifest["rows"] for manifest in manifests), join_source_names(buckets)
     return f"corpus {corpus.name}: no text in {names} ({rows} rows read, all empty){problems}"
 
 
@@ -122,12 +121,10 @@ def assign_drop_reasons(
         dropped[first != documents] = reasons.index("exact duplicate")
     if corpus.deduplicate.near:
         signatures = signals.concatenate_column(signal_folders, "signature")
+        similarity = corpus.deduplicate.similarity
         with Progress(f"compare {corpus.name}", deduplicate.NUM_BANDS, 0, True, "band") as progress:
             linked = deduplicate.find_near_duplicates(
-                signatures,
-                dropped == 0,
-                corpus.deduplicate.similarity,
-                lambda band: progress.update(band, f"{progress.rate(band):.1f} bands/s"),
+                signatures, dropped == 0, similarity, lambda at: progress.update(at, f"{progress.rate(at):.1f} bands/s")
             )
         dropped[linked != documents] = reasons.index("near duplicate")
         first = linked[first]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,10 +51,8 @@ def build_query(files: list[str], corpus: Corpus, index_folder: Path | None):
     import daft
     from daft import col, lit
 
-    frame = daft.read_parquet(files, file_path_column="file")
-    frame = frame.with_columns(
-        {"normalized": normalize_text(col("text")), "num_words": col("text").regexp_count(r"\S+")}
-    )
+    texts = {"normalized": normalize_text(col("text")), "num_words": col("text").regexp_count(r"\S+")}
+    frame = daft.read_parquet(files, file_path_column="file").with_columns(texts)
     # One bit per failed rule (Daft's `when` is in a module that loads torch).
     failures = lit(0)
     for number, rule in enumerate(rule_expressions(corpus.filter).values()):
@@ -68,23 +67,18 @@ def build_query(files: list[str], corpus: Corpus, index_folder: Path | None):
     return frame.select(*(expression.alias(name) for name, expression in columns.items()))
 
 
-class SignalWriter:
+class SignalWriter(ExitStack):
     """Writer of the files of several signal folders; each batch is written at the offsets of its rows."""
 
     def __init__(self, folders: list[Path]):
+        super().__init__()
         self.folders, self.open_files, self.num_rows = folders, {}, 0
-
-    def __enter__(self) -> SignalWriter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        for file in self.open_files.values():
-            file.close()
 
     def open_file(self, folder_index: int, file_name: str):
         """Return the open file of one column of one folder."""
         if (folder_index, file_name) not in self.open_files:
-            self.open_files[folder_index, file_name] = open(self.folders[folder_index] / file_name, "wb")
+            file = open(self.folders[folder_index] / file_name, "wb")
+            self.open_files[folder_index, file_name] = self.enter_context(file)
         return self.open_files[folder_index, file_name]
 
     def write(self, folder_index: int, batch) -> None:

@@ -13,10 +13,7 @@ COMPRESSED_EXTENSIONS = (".gz", ".bz2", ".zst", ".xz")
 
 
 class ZstandardReader(io.RawIOBase):
-    """Reader for Zstandard files of any number of frames.
-
-    The reader of the zstandard package cannot iterate over lines and accepts truncated files.
-    """
+    """Reader for Zstandard files of any number of frames; unlike the package's own, it detects truncated files."""
 
     def __init__(self, raw_stream: io.IOBase):
         try:

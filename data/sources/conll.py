@@ -21,7 +21,7 @@ def split_columns(line: str) -> list[str]:
 def iter_sentences(lines: Iterable[str], path: str, problems: list[str] | None = None) -> Iterator[dict]:
     """Yield rows {"tokens", "tags", "text"}; the first column of a line is the token, the last its tag.
 
-    An empty or -DOCSTART- line ends a sentence. A line that starts with "# " and does not end in a tag is a comment.
+    An empty or -DOCSTART- line ends a sentence; a line that starts with "# " without a tag at its end is a comment.
     Raises DataError for a line without a tag; with `problems`, the sentence is skipped and counted there.
     """
     words, complete, skipped = [], True, 0

@@ -8,13 +8,18 @@ Damaged parts of a file are skipped and noted in `problems`; without such a list
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
+from data.sources.conll import iter_sentences
+from data.sources.warc import iter_pages
 
 EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".csv", ".tsv", ".tab"], "csv"),
@@ -75,10 +80,8 @@ class DataFile:
 
     def __exit__(self, *_) -> None:
         for file in (self.stream, self.raw_stream):
-            try:
+            with suppress(OSError, EOFError):  # closing a truncated compressed file raises again
                 file.close()
-            except (OSError, EOFError):
-                pass  # closing a truncated compressed file raises again
 
     @property
     def position(self) -> int:
@@ -145,15 +148,13 @@ def iter_text(file: DataFile, file_format: FileFormat, problems: list[str] | Non
 
 def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield the rows of a csv as text, so that a label 01 or a word NA is preserved."""
-    from csv import QUOTE_MINIMAL, QUOTE_NONE, field_size_limit, reader
-
-    field_size_limit(2**31 - 1)
+    csv.field_size_limit(2**31 - 1)
     numbered = enumerate(decode_lines(file.stream, file.path, problems))
     lines = (line for number, line in numbered if number not in (file_format.skip_rows or ()))
     columns, wrong = None, 0
     delimiter = file_format.delimiter or ("\t" if file_extension(file.path) in (".tsv", ".tab") else ",")
-    quoting = QUOTE_MINIMAL if file_format.quotes else QUOTE_NONE
-    for values in reader(lines, delimiter=delimiter, strict=True, quoting=quoting):
+    quoting = csv.QUOTE_MINIMAL if file_format.quotes else csv.QUOTE_NONE
+    for values in csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting):
         if not values:
             continue
         if columns is None:
@@ -169,10 +170,7 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
 
 
 def iter_json(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
-    """Yield the rows of JSON lines, of one list, or of one object of objects, with unconverted values.
-
-    (`datasets` would parse a string such as 2020-01-01 as a date.)
-    """
+    """Yield the rows of JSON lines, a list or an object of objects; unlike `datasets`, dates remain strings."""
     lines, wrong = decode_lines(file.stream, file.path, problems), 0
     for number, line in enumerate(lines):
         if number == 0 and line.strip() in ("[", "{") or line.lstrip().startswith("["):
@@ -203,8 +201,6 @@ def is_table_of_rows(row: dict) -> bool:
 
 def iter_xml(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield a row per `file_format.element`, with a column for the text of each kind of element inside it."""
-    from xml.etree import ElementTree
-
     for _, element in ElementTree.iterparse(file.stream, ("end",)):
         if element.tag.rsplit("}", 1)[-1] == file_format.element:
             row: dict[str, list[str]] = {}
@@ -242,15 +238,11 @@ def iter_arrow(file: DataFile, file_format: FileFormat, problems: list[str] | No
 
 def iter_warc(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield rows {"text", "url"} of the pages in a web archive."""
-    from data.sources.warc import iter_pages
-
     yield from iter_pages(file.stream)
 
 
 def iter_conll(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield the sentences of a CoNLL file as rows {"tokens", "tags", "text"}."""
-    from data.sources.conll import iter_sentences
-
     yield from iter_sentences(decode_lines(file.stream, file.path, problems), file.path, problems)
 
 

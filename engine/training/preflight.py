@@ -91,7 +91,7 @@ def check_memory(module: nn.Module, inputs: dict[str, Tensor], rows: int, accele
     free, needed = (free_memory(device) + parameter_bytes(module)) / processes, fixed + row * rows
     summary = f"about {needed / 1e9:,.1f} GB for {rows} rows at once, {row / 1e6:,.1f} MB each"
     if needed > free:
-        fitting, advice = int((free - fixed) / row), "Not even one row fits: use a shorter length or a smaller network."
+        fitting, advice = int((free - fixed) / row), "Not even one row fits: use a smaller max_length or network."
         if fitting > 0:
             fitting_batch = 2 ** (fitting.bit_length() - 1)
             advice = f"{fitting} rows would fit: train.micro_batch_size={fitting_batch} gives the same result"
@@ -105,6 +105,6 @@ def explain_oom(error: RuntimeError, rows: int) -> RuntimeError | ConfigError:
     """Return a ConfigError with advice if a step with `rows` rows at once ran out of memory, else `error` itself."""
     if not re.search("out of memory|allocate memory|not enough memory", str(error), re.IGNORECASE):
         return error
-    smaller = f"train.micro_batch_size={rows // 2} gives the same result" if rows > 1 else "use a shorter length"
+    smaller = f"train.micro_batch_size={rows // 2} gives the same result" if rows > 1 else "use a smaller max_length"
     message = f"out of memory with {rows} rows at once; {smaller}; rerun the command to resume from the last checkpoint"
     return ConfigError(f"train.micro_batch_size: {message}")

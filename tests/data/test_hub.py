@@ -29,7 +29,7 @@ def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
         )
         assert done.returncode == 0, done.stderr
         record = json.loads((workspace / "out/runs/enc/encoder/record.json").read_text())
-        assert sum(record["documents"][split]["documents"] for split in ("train", "held_out")) == 400
+        assert sum(record["shards_manifest"][split]["documents"] for split in ("train", "held_out")) == 400
 
         command = [
             "finetune",

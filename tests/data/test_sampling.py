@@ -1,4 +1,4 @@
-"""Which rows make up a step, and the random numbers of each."""
+"""Which rows form a batch, and the random numbers of each row."""
 
 import itertools
 
@@ -10,122 +10,116 @@ from data.sampling import feistel_permutation, length_grouped_batch, row_generat
 from engine.training.step import seed_step
 
 
-def whole(size: int, key: tuple[int, int]) -> np.ndarray:
+def permutation(size: int, key: tuple[int, int]) -> np.ndarray:
     return feistel_permutation(np.arange(size), size, key)
 
 
 @pytest.mark.parametrize("size", [*range(1, 71), 1_023, 1_024, 1_025, 100_003])
-def test_permuted_is_a_bijection(size):
-    assert np.array_equal(np.sort(whole(size, (3, size))), np.arange(size))
+def test_feistel_permutation_is_a_bijection(size):
+    assert np.array_equal(np.sort(permutation(size, (3, size))), np.arange(size))
 
 
-def test_permuted_of_a_part_is_part_of_the_whole():
-    some = np.array([999, 0, 17, 500])
-    assert np.array_equal(feistel_permutation(some, 1_000, (1, 2)), whole(1_000, (1, 2))[some])
+def test_feistel_permutation_maps_each_index_independently():
+    indices = np.array([999, 0, 17, 500])
+    assert np.array_equal(feistel_permutation(indices, 1_000, (1, 2)), permutation(1_000, (1, 2))[indices])
 
 
-def test_permuted_holds_beyond_four_billion():
+def test_feistel_permutation_works_beyond_four_billion():
     size = 2**40 + 7
-    index = np.arange(size - 1_000, size)
-    found = feistel_permutation(index, size, (0, 0))
-    assert len(set(found.tolist())) == 1_000 and found.min() >= 0 and found.max() < size
+    permuted = feistel_permutation(np.arange(size - 1_000, size), size, (0, 0))
+    assert len(set(permuted.tolist())) == 1_000 and permuted.min() >= 0 and permuted.max() < size
 
 
-def test_permuted_differs_by_seed_and_by_epoch():
+def test_feistel_permutation_differs_by_seed_and_epoch():
     for other in ((1, 0), (0, 1), (1, 1)):
-        # Two unrelated permutations agree at one place on average, whatever their size.
-        assert (whole(1_000, (0, 0)) == whole(1_000, other)).sum() < 10
+        # Two unrelated permutations agree at one index on average, whatever their size.
+        assert (permutation(1_000, (0, 0)) == permutation(1_000, other)).sum() < 10
 
 
 @pytest.mark.parametrize("size", [16, 100, 1_000])
-def test_permuted_looks_drawn_at_random(size):
-    every = np.stack([whole(size, (seed, 0)) for seed in range(400)])
-    # One fixed point and two neighbours that stay neighbours are expected, with variances near 1 and 2.
-    assert abs((every == np.arange(size)).sum(1).mean() - 1) < 0.25
-    assert abs((np.abs(np.diff(every)) == 1).sum(1).mean() - 2 * (size - 1) / size) < 0.35
-    # Each place takes every value alike: the mean of 400 uniform draws is within five standard errors of the middle.
-    assert np.abs(every.mean(0) - (size - 1) / 2).max() < 5 * size / np.sqrt(12 * 400)
+def test_feistel_permutation_looks_random(size):
+    permutations = np.stack([permutation(size, (seed, 0)) for seed in range(400)])
+    # One fixed point and two neighbors that stay neighbors are expected, with variances near 1 and 2.
+    assert abs((permutations == np.arange(size)).sum(1).mean() - 1) < 0.25
+    assert abs((np.abs(np.diff(permutations)) == 1).sum(1).mean() - 2 * (size - 1) / size) < 0.35
+    # Values are uniform at each index: the mean of 400 is within five standard errors of the middle.
+    assert np.abs(permutations.mean(0) - (size - 1) / 2).max() < 5 * size / np.sqrt(12 * 400)
 
 
 @pytest.mark.parametrize("rows, batch_size", [(12, 4), (10, 4), (3, 8), (7, 7), (1, 5)])
-def test_order_sees_every_row_once_an_epoch(rows, batch_size):
+def test_shuffled_batches_visit_every_row_once_per_epoch(rows, batch_size):
     seen = np.concatenate([shuffled_batch(step, batch_size, rows, seed=5) for step in range(3 * rows)])
     epochs = seen.reshape(-1, rows)
     assert np.array_equal(np.sort(epochs, axis=1), np.tile(np.arange(rows), (len(epochs), 1)))
-    for epoch, found in enumerate(epochs):
-        assert np.array_equal(found, whole(rows, (5, epoch)))
+    for epoch, order in enumerate(epochs):
+        assert np.array_equal(order, permutation(rows, (5, epoch)))
 
 
-def test_order_needs_no_history():
+def test_shuffled_batches_depend_only_on_seed_and_step():
     forward = [shuffled_batch(step, 6, 40, seed=1) for step in range(50)]
     for step in reversed(range(50)):
         assert np.array_equal(shuffled_batch(step, 6, 40, seed=1), forward[step])
     assert not np.array_equal(shuffled_batch(3, 6, 40, seed=2), forward[3])
 
 
-@pytest.mark.parametrize("together", [1, 4, 10])
-def test_by_length_deals_out_the_same_rows_with_less_padding(together):
+@pytest.mark.parametrize("batches_per_group", [1, 4, 10])
+def test_length_grouped_batches_have_the_same_rows_with_less_padding(batches_per_group):
     lengths = np.random.default_rng(0).integers(1, 200, size=333)
-    wasted = {"order": 0, "by_length": 0}
-    for first in range(0, 40, together):
-        steps = range(first, first + together)
-        plain = [shuffled_batch(step, 8, len(lengths), 3) for step in steps]
-        dealt = [length_grouped_batch(step, 8, lengths, 3, together) for step in steps]
-        assert np.array_equal(np.sort(np.concatenate(plain)), np.sort(np.concatenate(dealt)))
-        for name, batches in (("order", plain), ("by_length", dealt)):
-            wasted[name] += sum((lengths[batch].max() - lengths[batch]).sum() for batch in batches)
-    assert wasted["by_length"] == wasted["order"] if together == 1 else wasted["by_length"] < wasted["order"] / 2
+    padding = {"shuffled": 0, "grouped": 0}
+    for first in range(0, 40, batches_per_group):
+        steps = range(first, first + batches_per_group)
+        shuffled = [shuffled_batch(step, 8, len(lengths), 3) for step in steps]
+        grouped = [length_grouped_batch(step, 8, lengths, 3, batches_per_group) for step in steps]
+        assert np.array_equal(np.sort(np.concatenate(shuffled)), np.sort(np.concatenate(grouped)))
+        for name, batches in (("shuffled", shuffled), ("grouped", grouped)):
+            padding[name] += sum((lengths[batch].max() - lengths[batch]).sum() for batch in batches)
+    if batches_per_group == 1:
+        assert padding["grouped"] == padding["shuffled"]
+    else:
+        assert padding["grouped"] < padding["shuffled"] / 2
 
 
-def test_by_length_does_not_go_from_short_to_long():
+def test_length_grouped_batches_are_not_ordered_by_length():
     lengths = np.arange(640)
     longest = np.array([lengths[length_grouped_batch(step, 8, lengths, 0, 10)].max() for step in range(80)])
-    within = np.argsort(longest.reshape(8, 10), axis=1)
-    assert len({tuple(turn) for turn in within.tolist()}) > 1 and not (np.diff(within, axis=1) == 1).all()
+    orders = np.argsort(longest.reshape(8, 10), axis=1)
+    assert len({tuple(order) for order in orders.tolist()}) > 1 and not (np.diff(orders, axis=1) == 1).all()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 @pytest.mark.parametrize("micro_batch", [None, 1, 2, 3, 100])
-def test_slices_partition_the_batch(processes, micro_batch):
-    for count in (processes, 7, 8, 30):
-        parts = [shard_batch(count, process, processes, micro_batch) for process in range(processes)]
-        places = np.concatenate([places for own in parts for places in own])
-        assert np.array_equal(np.sort(places), np.arange(count))
-        sizes = [sum(map(len, own)) for own in parts]
+def test_shard_batch_partitions_the_batch(processes, micro_batch):
+    for batch_size in (processes, 7, 8, 30):
+        shards = [shard_batch(batch_size, process, processes, micro_batch) for process in range(processes)]
+        micro_batches = [indices for shard in shards for indices in shard]
+        assert np.array_equal(np.sort(np.concatenate(micro_batches)), np.arange(batch_size))
+        sizes = [sum(map(len, shard)) for shard in shards]
         assert max(sizes) - min(sizes) <= 1
-        assert all(0 < len(places) <= (micro_batch or count) for own in parts for places in own)
+        assert all(0 < len(indices) <= (micro_batch or batch_size) for indices in micro_batches)
 
 
-def test_generator_follows_the_place_in_the_global_batch_alone():
-    alone = {
-        place: row_generator(9, 4, place).integers(0, 2**62, 5).tolist()
-        for places in shard_batch(11, 0, 1, None)
-        for place in places.tolist()
-    }
-    for processes in (2, 3):
-        shared = {
-            place: row_generator(9, 4, place).integers(0, 2**62, 5).tolist()
+def test_row_generators_do_not_depend_on_the_number_of_processes():
+    def draw(processes: int, micro_batch: int | None) -> dict[int, list[int]]:
+        return {
+            row: row_generator(9, 4, row).integers(0, 2**62, 5).tolist()
             for process in range(processes)
-            for places in shard_batch(11, process, processes, 2)
-            for place in places.tolist()
+            for indices in shard_batch(11, process, processes, micro_batch)
+            for row in indices.tolist()
         }
-        assert shared == alone
+
+    assert draw(2, 2) == draw(3, 2) == draw(1, None)
 
 
-def test_generator_differs_by_seed_step_and_row():
-    streams = [
-        row_generator(seed, step, row).integers(0, 2**62, 1_000)
-        for seed in (0, 1)
-        for step in (0, 1, 2)
-        for row in (0, 1, 2)
-    ]
-    # Whole streams share no number, so none is another one shifted.
+def test_row_generators_differ_by_seed_step_and_row():
+    keys = itertools.product((0, 1), (0, 1, 2), (0, 1, 2))
+    streams = [row_generator(seed, step, row).integers(0, 2**62, 1_000) for seed, step, row in keys]
+    # The streams share no number, so none is a shifted copy of another.
     assert len(set(np.concatenate(streams).tolist())) == 18_000
 
 
 def test_dropout_differs_by_seed_step_micro_batch_and_process():
     seen = set()
-    for place in itertools.product(range(4), repeat=4):
-        seed_step(*place)
+    for key in itertools.product(range(4), repeat=4):
+        seed_step(*key)
         seen.add(torch.rand(4).numpy().tobytes())
     assert len(seen) == 4**4

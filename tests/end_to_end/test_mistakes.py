@@ -105,7 +105,9 @@ def test_a_source_that_is_none_of_what_there_is(pretrain, workspace):
     (workspace / "folder").mkdir()
     (workspace / "folder" / "one.jpg").write_text("x")
     assert pretrain("corpus.sources=[{files: one.jpg}]")[0].startswith("one.jpg: unknown extension")
-    assert pretrain("corpus.sources=[{files: folder}]")[0].startswith("folder: no file in this folder has a known extension")
+    assert pretrain("corpus.sources=[{files: folder}]")[0].startswith(
+        "folder: no file in this folder has a known extension"
+    )
     assert pretrain("corpus.sources=[{files: folder, wheel: a}]")[0].startswith("corpus.sources.0: give exactly one of")
 
 

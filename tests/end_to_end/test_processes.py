@@ -1,4 +1,4 @@
-"""Several processes, really started: sharded weights, another number of them on resume, workers that die, two hosts."""
+"""Training in several real processes: sharded weights, resuming with another number, dying workers and two hosts."""
 
 from __future__ import annotations
 
@@ -11,77 +11,73 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY_ARGS, environment, run_module
+from helpers import ROOT, environment, pretrain_args, run_module
 from safetensors.torch import load_file
 
 from engine.training import distributed
 
-# A worker in which something happens at a step: HAPPENS is "RANK STEP WHAT", and only before the first restart.
+# A worker that fails at a step, before the first restart: FAILURE is "RANK STEP SIGNAL", or "RANK STEP error".
 WORKER = """
 import os, signal, sys
-rank, at, what = os.environ.get("HAPPENS", "- 0 -").split()
-import engine.loop
-before = engine.training.trainer.learning_rate
-def rate(step, steps, train):
-    if os.environ.get("RANK", "0") == rank and step == int(at) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        if what == "fails":
-            raise RuntimeError("the first thing that went wrong")
-        open(f"happened-{what}", "w").close()
+rank, at, what = os.environ.get("FAILURE", "- 0 -").split()
+from engine.training import trainer
+lr_at = trainer.lr_at
+def failing_lr_at(step, steps, train):
+    is_first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if os.environ.get("RANK", "0") == rank and step == int(at) and is_first_start:
+        if what == "error":
+            raise RuntimeError("the first error")
+        open(f"sent-{what}", "w").close()
         os.kill(os.getpid(), getattr(signal, what))
-    return before(step, steps, train)
-engine.training.trainer.learning_rate = rate
-from engine.command import command
+    return lr_at(step, steps, train)
+trainer.lr_at = failing_lr_at
+from engine.cli import run_command
 from pretrain.__main__ import main
-command(main)
+run_command(main)
 """
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def place(sentiment_files, tmp_path_factory) -> Path:
-    """A folder to run in, its shards made, and in out/runs/whole what one undisturbed process makes of them."""
+def folder(sentiment_files, tmp_path_factory) -> Path:
+    """A working folder with shards, and in out/runs/whole an uninterrupted run in one process."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "out").mkdir()
     (folder / "out/cache").symlink_to(ROOT / "out/cache")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "worker.py").write_text(WORKER)
-    done = run_module("worker.py", *words(sentiment_files, "run=whole"), prefix=(sys.executable,), cwd=folder)
-    assert done.returncode == 0, done.stderr
+    result = run_worker(folder, sentiment_files, "run=whole")
+    assert result.returncode == 0, result.stderr
     return folder
 
 
-def words(sentiment_files: Path, *more: str) -> list[str]:
+def worker_args(sentiment_files: Path, *args: str) -> list[str]:
     return [
-        "configs/pretrain/scratch.yaml",
-        *TINY_ARGS,
-        "corpus.name=tiny",
-        "corpus.held_out=0.1",
-        "train.optimizer=adamw",
-        f"corpus.sources=[{{files: '{sentiment_files}/corpus.txt'}}]",
+        *pretrain_args(sentiment_files),
         f"train.steps={STEPS}",
         "train.save_every=2",
         "train.log_every=1",
         "train.eval_every=4",
-        *more,
+        *args,
     ]
 
 
-def launched(
-    place: Path,
-    sentiment_files: Path,
-    *more: str,
-    processes: int = 2,
-    restarts: int = 0,
-    happens: str = "- 0 -",
-    **options,
+def run_worker(folder: Path, sentiment_files: Path, *args: str, **env: str) -> subprocess.CompletedProcess:
+    """Run the worker as one process."""
+    prefix = (sys.executable,)
+    return run_module("worker.py", *worker_args(sentiment_files, *args), prefix=prefix, cwd=folder, **env)
+
+
+def launch_workers(
+    folder: Path, sentiment_files: Path, *args: str, restarts: int = 0, failure: str = "- 0 -"
 ) -> subprocess.CompletedProcess:
-    """The worker under torchrun."""
+    """Run two workers under torchrun."""
     prefix = (
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--nproc_per_node",
-        str(processes),
+        "2",
         "--max_restarts",
         str(restarts),
         "--rdzv_backend",
@@ -91,84 +87,83 @@ def launched(
         "--monitor_interval",
         "0.3",
     )
-    return run_module("worker.py", *words(sentiment_files, *more), prefix=prefix, cwd=place, HAPPENS=happens, **options)
+    args = worker_args(sentiment_files, *args)
+    return run_module("worker.py", *args, prefix=prefix, cwd=folder, FAILURE=failure)
 
 
-def furthest(place: Path, name: str) -> float:
-    """How far the run's weights are from the undisturbed one's."""
-    own, other = (load_file(place / f"out/runs/{each}/encoder/model.safetensors") for each in ("whole", name))
-    assert own.keys() == other.keys()
-    return max((own[key] - other[key]).abs().max().item() for key in own)
+def max_difference(folder: Path, name: str) -> float:
+    """The largest difference between the run's weights and those of the uninterrupted one."""
+    expected, actual = (load_file(folder / f"out/runs/{run}/encoder/model.safetensors") for run in ("whole", name))
+    assert expected.keys() == actual.keys()
+    return max((expected[key] - actual[key]).abs().max().item() for key in expected)
 
 
-def losses(place: Path, name: str) -> list[float]:
-    return [json.loads(line)["loss"] for line in (place / f"out/runs/{name}/log.jsonl").read_text().splitlines()]
+def losses(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / f"out/runs/{name}/log.jsonl").read_text().splitlines()]
 
 
-def test_sharded_weights_are_those_of_one_process_and_go_on_in_another_number_of_them(place, sentiment_files):
-    stopped = launched(place, sentiment_files, "run=sharded", "train.sharded=true", happens="1 4 SIGTERM")
+def test_a_sharded_run_matches_one_process_and_resumes_in_one(folder, sentiment_files):
+    stopped = launch_workers(folder, sentiment_files, "run=sharded", "train.sharded=true", failure="1 4 SIGTERM")
     assert "stopped after step" in stopped.stderr and stopped.returncode != 0, stopped.stderr
-    kept = sorted((place / "out/runs/sharded").glob("step-*"))
-    assert kept and all(list(path.glob("shard-*.safetensors")) and not list(path.glob("*.distcp")) for path in kept)
-    # One process, whole weights, from what two sharded ones wrote.
-    done = run_module("worker.py", *words(sentiment_files, "run=sharded"), prefix=(sys.executable,), cwd=place)
-    assert done.returncode == 0, done.stderr
-    assert furthest(place, "sharded") < 1e-5
-    assert losses(place, "sharded") == pytest.approx(losses(place, "whole"), abs=1e-5)
+    checkpoints = sorted((folder / "out/runs/sharded").glob("step-*"))
+    assert checkpoints
+    assert all(list(path.glob("shard-*.safetensors")) and not list(path.glob("*.distcp")) for path in checkpoints)
+    # One process with whole weights resumes from the checkpoint of two sharded ones.
+    result = run_worker(folder, sentiment_files, "run=sharded")
+    assert result.returncode == 0, result.stderr
+    assert max_difference(folder, "sharded") < 1e-5
+    assert losses(folder, "sharded") == pytest.approx(losses(folder, "whole"), abs=1e-5)
 
 
 @pytest.mark.slow
-def test_begun_by_one_process_and_ended_by_two_with_a_share_each(place, sentiment_files):
-    done = run_module(
-        "worker.py", *words(sentiment_files, "run=begun"), prefix=(sys.executable,), cwd=place, HAPPENS="0 5 SIGTERM"
-    )
-    assert done.returncode == 143 and "stopped after step 6 of 8, saved" in done.stderr, done.stderr
-    done = launched(place, sentiment_files, "run=begun", "train.sharded=true", "train.micro_batch_size=2")
-    assert done.returncode == 0, done.stderr
-    assert furthest(place, "begun") < 1e-5
+def test_a_run_started_in_one_process_resumes_in_two_sharded_ones(folder, sentiment_files):
+    stopped = run_worker(folder, sentiment_files, "run=resumed", FAILURE="0 5 SIGTERM")
+    assert stopped.returncode == 143 and "stopped after step 6 of 8, saved" in stopped.stderr, stopped.stderr
+    result = launch_workers(folder, sentiment_files, "run=resumed", "train.sharded=true", "train.micro_batch_size=2")
+    assert result.returncode == 0, result.stderr
+    assert max_difference(folder, "resumed") < 1e-5
 
 
-def test_a_killed_worker_is_started_again_and_nothing_shows_of_it(place, sentiment_files):
-    done = launched(place, sentiment_files, "run=elastic", restarts=2, happens="1 5 SIGKILL")
-    assert done.returncode == 0, done.stderr
-    assert (place / "happened-SIGKILL").is_file()
-    assert "failed to connect" not in done.stderr, "nobody looks for those that were before"
-    assert furthest(place, "elastic") < 1e-5
-    assert losses(place, "elastic") == pytest.approx(losses(place, "whole"), abs=1e-5)
+def test_a_killed_worker_is_restarted_without_changing_the_result(folder, sentiment_files):
+    result = launch_workers(folder, sentiment_files, "run=elastic", restarts=2, failure="1 5 SIGKILL")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "sent-SIGKILL").is_file()
+    assert "failed to connect" not in result.stderr, "processes must not connect to those before the restart"
+    assert max_difference(folder, "elastic") < 1e-5
+    assert losses(folder, "elastic") == pytest.approx(losses(folder, "whole"), abs=1e-5)
 
 
-def test_one_that_fails_ends_all_and_is_told_once(place, sentiment_files):
-    began = time.time()
-    done = launched(place, sentiment_files, "run=failed", happens="1 3 fails")
-    assert done.returncode != 0 and time.time() - began < 60
-    assert done.stderr.count("RuntimeError: the first thing that went wrong") == 1, done.stderr
-    assert "Connection closed" not in done.stderr and done.stderr.count("Traceback (most recent call last)") <= 2, (
-        done.stderr
-    )
-    assert not (place / "out/runs/failed/encoder").exists()
+def test_an_error_in_one_worker_ends_all_and_is_reported_once(folder, sentiment_files):
+    start = time.time()
+    result = launch_workers(folder, sentiment_files, "run=failed", failure="1 3 error")
+    assert result.returncode != 0 and time.time() - start < 60
+    errors = result.stderr
+    assert errors.count("RuntimeError: the first error") == 1, errors
+    assert "Connection closed" not in errors and errors.count("Traceback (most recent call last)") <= 2, errors
+    assert not (folder / "out/runs/failed/encoder").exists()
 
 
-def test_processes_meet_under_a_name_of_their_own_whoever_was_there_before():
-    """Three generations in one store; in the later ones rank 0 comes last, so that the others read a dead one's name first."""
+def test_restarted_processes_agree_on_a_new_store_prefix():
+    """Three generations in one store; later, rank 0 comes last, so the others first read the prefix of dead processes."""
     import torch.distributed
 
     server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     names = []
 
-    def come(rank: int, found: dict[int, str]) -> None:
+    def join(rank: int, prefixes: dict[int, str]) -> None:
         store = torch.distributed.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
-        found[rank] = distributed.agree_on_store_prefix(store, rank, 3)
+        prefixes[rank] = distributed.agree_on_store_prefix(store, rank, 3)
 
     for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        found: dict[int, str] = {}
-        threads = [threading.Thread(target=come, args=(rank, found)) for rank in order]
+        prefixes: dict[int, str] = {}
+        threads = [threading.Thread(target=join, args=(rank, prefixes)) for rank in order]
         for thread in threads:
             thread.start()
             time.sleep(0.3)
         for thread in threads:
             thread.join(20)
-        assert len(found) == 3 and len(set(found.values())) == 1
-        names.append(found[0])
+        assert len(prefixes) == 3 and len(set(prefixes.values())) == 1
+        names.append(prefixes[0])
     assert len(set(names)) == 3
 
 
@@ -176,20 +171,20 @@ HOSTS = ("hs-one", "hs-two")
 
 
 def has_namespaces() -> bool:
-    """Whether this machine lets us make network namespaces."""
+    """Return whether network namespaces can be created here."""
     if not shutil.which("ip"):
         return False
-    made = subprocess.run(["ip", "netns", "add", "hs-try"], capture_output=True).returncode == 0
+    is_created = subprocess.run(["ip", "netns", "add", "hs-try"], capture_output=True).returncode == 0
     subprocess.run(["ip", "netns", "del", "hs-try"], capture_output=True)
-    return made
+    return is_created
 
 
 @pytest.fixture
 def hosts():
-    """Two network namespaces with an address each, joined by a wire."""
+    """Two network namespaces with an address each, connected by a virtual cable."""
 
-    def ip(*given: str) -> None:
-        subprocess.run(["ip", *given], check=True, capture_output=True)
+    def ip(*args: str) -> None:
+        subprocess.run(["ip", *args], check=True, capture_output=True)
 
     for host in HOSTS:
         subprocess.run(["ip", "netns", "del", host], capture_output=True)
@@ -205,20 +200,14 @@ def hosts():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_namespaces(), reason="network namespaces cannot be made here (no ip, or not allowed)")
-def test_two_hosts_end_as_one(place, sentiment_files, hosts):
-    """Hosts are namespaces with addresses of their own; they share the folder out/, as machines share a file system."""
-    started = [
+@pytest.mark.skipif(not has_namespaces(), reason="network namespaces cannot be created here (no ip, or not allowed)")
+def test_two_hosts_give_the_result_of_one_process(folder, sentiment_files, hosts):
+    """Hosts are network namespaces that share the folder out/, like machines with a shared file system."""
+    command = [str(ROOT / "configs/launch/several-machines.sh"), *worker_args(sentiment_files, "run=hosts")]
+    processes = [
         subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                host,
-                str(ROOT / "configs/launch/several-machines.sh"),
-                *words(sentiment_files, "run=hosts"),
-            ],
-            cwd=place,
+            ["ip", "netns", "exec", host, *command],
+            cwd=folder,
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -230,11 +219,11 @@ def test_two_hosts_end_as_one(place, sentiment_files, hosts):
                 PYTHON=sys.executable,
                 PROGRAM="worker.py",
                 GLOO_SOCKET_IFNAME=f"hs-wire{number}",
-                HAPPENS="1 5 SIGKILL",
+                FAILURE="1 5 SIGKILL",
             ),
         )
         for number, host in enumerate(hosts)
     ]
-    said = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
-    assert furthest(place, "hosts") < 1e-5
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    assert max_difference(folder, "hosts") < 1e-5

@@ -1,4 +1,4 @@
-"""What README.md tells a newcomer to type is what there is."""
+"""The commands, configurations and folders of README.md work and exist."""
 
 from __future__ import annotations
 
@@ -22,44 +22,38 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line[2:].split("#")[0].strip() for line in README.splitlines() if line.startswith("$ make")]
 YAMLS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 TABLE = [line.split("|")[1] for line in README.split("## Repository layout")[1].splitlines() if "|" in line]
+SCHEMAS = {"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study, "publish": Publish}
 FOLDERS = re.findall(r"`(\w+)/`", " ".join(TABLE))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_make_commands_are_what_the_makefile_runs(command):
-    """`make -n` with the set-up taken as done; the words it would run go through the real parser."""
-    words = shlex.split(command)
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
-    told = subprocess.run([*words, "-n", "-o", ".venv/ready"], cwd=ROOT, capture_output=True, text=True, env=outside)
-    assert told.returncode == 0, told.stderr
-    line = shlex.split(told.stdout.strip().splitlines()[-1])
+def test_make_commands_parse(command):
+    """`make -n`, as if the setup was done, prints a command; the real parser accepts its arguments."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
+    args = [*shlex.split(command), "-n", "-o", ".venv/ready"]
+    result = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert result.returncode == 0, result.stderr
+    line = shlex.split(result.stdout.strip().splitlines()[-1])
     if "pytest" not in line:
-        stage = line[line.index("-m") + 1]
-        schema = {
-            "data": Prepare,
-            "pretrain": Pretrain,
-            "finetune": Finetune,
-            "finetune.study": Study,
-            "publish": Publish,
-        }[stage]
-        assert parse_config(schema, line[line.index("-m") + 2 :], stage, "")
+        module = line[line.index("-m") + 1]
+        assert parse_config(SCHEMAS[module], line[line.index("-m") + 2 :], module, "")
 
 
-def test_readme_shows_both_commands_with_their_output():
+def test_the_quickstart_shows_both_commands_with_their_output():
     assert COMMANDS[:2] == ["make pretrain", "make finetune TASK=sentiment"] and "make test" in COMMANDS
     assert "of held-out texts' second halves among" in README and "macro F1" in README and "OUTPUT" not in README
 
 
-def test_python_commands(monkeypatch):
+def test_python_commands_parse(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = re.findall(r"-m (pretrain|finetune) (configs/[^`\n]*)`", README)
-    assert len(found) == 2
-    for stage, words in found:
-        load_config({"pretrain": Pretrain, "finetune": Finetune}[stage], words.split())
+    commands = re.findall(r"-m (pretrain|finetune) (configs/[^`\n]*)`", README)
+    assert len(commands) == 2
+    for module, args in commands:
+        load_config(SCHEMAS[module], args.split())
 
 
 @pytest.mark.parametrize("number, stage", [(0, "pretrain"), (1, "finetune")])
-def test_own_text_and_own_labels_in_ten_lines(number, stage, tmp_path, sentiment_files, workspace):
+def test_configurations_for_your_own_data_have_ten_lines_and_run(number, stage, sentiment_files, workspace):
     text = YAMLS[number]
     assert len(text.strip().splitlines()) <= 10
     (workspace / "configs").unlink()
@@ -82,17 +76,18 @@ def test_own_text_and_own_labels_in_ten_lines(number, stage, tmp_path, sentiment
     assert done.returncode == 0, done.stderr
 
 
-def test_the_folders_it_names_are_there_and_no_other():
-    named = set(FOLDERS) | {"out"}
+def test_the_layout_table_lists_exactly_the_existing_folders():
+    listed = set(FOLDERS) | {"out"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    there = {path.split("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
-    assert there <= named and all((ROOT / name).is_dir() for name in named - {"out"})
+    existing = {path.split("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
+    assert existing <= listed and all((ROOT / name).is_dir() for name in listed - {"out"})
 
 
-def test_help_tells_every_key():
-    for stage, keys in (
+def test_help_lists_the_keys():
+    for module, keys in (
         ("pretrain", ["objective.mask_rate", "train.lr", "init"]),
         ("finetune", ["task.num_examples", "layers.lr_decay", "encoder", "train.epochs"]),
     ):
-        told = run_module(stage, "--help", cwd=ROOT)
-        assert told.returncode == 0 and all(re.search(rf"^  {re.escape(key)} ", told.stdout, re.M) for key in keys)
+        result = run_module(module, "--help", cwd=ROOT)
+        assert result.returncode == 0
+        assert all(re.search(rf"^  {re.escape(key)} ", result.stdout, re.M) for key in keys), result.stdout

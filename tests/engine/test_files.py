@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, also when two processes write the same one at the same time."""
+"""Atomic writes of files and folders, also by concurrent processes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from helpers import environment
 
 from engine.files import atomic_folder, write_text
 
-# Fills the same folder again and again; whatever stands there at any moment holds both files, from the same process.
+# Writes the same folder repeatedly; at any moment it must contain both files of one process.
 WRITER = """
 import sys
 from pathlib import Path
-from engine.files import whole
+from engine.files import atomic_folder
 folder, name, keep = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "keep"
 for number in range(60):
-    with whole(folder, keep=lambda there: keep and (there / "a").is_file()) as beside:
+    with atomic_folder(folder, keep_existing=lambda path: keep and (path / "a").is_file()) as temp:
         for file in "ab":
-            (beside / file).write_text(f"{name} {number}")
+            (temp / file).write_text(f"{name} {number}")
 """
 
 
 @pytest.mark.parametrize("keep", ["keep", "replace"])
-def test_two_writers_of_one_folder(tmp_path, keep):
+def test_concurrent_writes_of_a_folder(tmp_path, keep):
     folder = tmp_path / "made"
     writers = [
         subprocess.Popen(
@@ -36,8 +36,8 @@ def test_two_writers_of_one_folder(tmp_path, keep):
         for name in ("first", "second")
     ]
     for writer in writers:
-        said = writer.communicate(timeout=120)[1]
-        assert writer.returncode == 0, said
+        stderr = writer.communicate(timeout=120)[1]
+        assert writer.returncode == 0, stderr
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (folder / "a").read_text() == (folder / "b").read_text()
     number = int((folder / "a").read_text().split()[1])
@@ -53,7 +53,7 @@ for number in range(300):
 """
 
 
-def test_two_writers_of_one_file(tmp_path):
+def test_concurrent_writes_of_a_file(tmp_path):
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", TEXT_WRITER, str(tmp_path / "note"), name],
@@ -64,29 +64,29 @@ def test_two_writers_of_one_file(tmp_path):
         for name in "ab"
     ]
     for writer in writers:
-        said = writer.communicate(timeout=120)[1]
-        assert writer.returncode == 0, said
+        stderr = writer.communicate(timeout=120)[1]
+        assert writer.returncode == 0, stderr
     assert (tmp_path / "note").read_text() in ("a" * 1000, "b" * 1000) and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     write_text(tmp_path / "note", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "note", "\ud800")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("note", "old")]
 
 
-def test_a_folder_that_stays(tmp_path):
+def test_keep_existing_keeps_the_folder(tmp_path):
     for text in ("first", "second"):
-        with atomic_folder(tmp_path / "made", keep_existing=lambda there: (there / "a").is_file()) as beside:
-            (beside / "a").write_text(text)
+        with atomic_folder(tmp_path / "made", keep_existing=lambda path: (path / "a").is_file()) as temp:
+            (temp / "a").write_text(text)
     assert (tmp_path / "made/a").read_text() == "first"
-    with atomic_folder(tmp_path / "made") as beside:
-        (beside / "a").write_text("third")
+    with atomic_folder(tmp_path / "made") as temp:
+        (temp / "a").write_text("third")
     assert (tmp_path / "made/a").read_text() == "third"
 
 
-def test_what_a_dead_writer_left_is_cleared_away(tmp_path):
+def test_leftovers_of_dead_processes_are_removed(tmp_path):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     for kind in ("unfinished", "replaced"):
         (tmp_path / f".made.{kind}-{int(dead.stdout)}").mkdir()

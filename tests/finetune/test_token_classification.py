@@ -1,16 +1,16 @@
-"""Entities: CoNLL files, tags of every scheme, words and their tokens, the score, and the whole command."""
+"""Token classification: CoNLL files, tagging schemes, alignment of words and tokens, metrics and the command."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from helpers import error_lines
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, BertModel, pipeline
 
 from data.encoders import resolve_encoder
@@ -18,10 +18,9 @@ from data.sources.readers import DataFile, FileFormat
 from data.sources.source import Source, iter_rows
 from data.tasks import iob
 from data.tasks.task import Example, Task, list_label_names, read_task, sample_examples
-from engine.cli import run_command
 from engine.errors import DataError
 from finetune.__main__ import main
-from finetune.dataset import align_words, pad_labels, tokenize_examples
+from finetune.dataset import TextDataset, align_words, pad_labels, tokenize_examples
 from finetune.evaluation import metrics
 from finetune.heads import token_classification
 from finetune.model import layerwise
@@ -30,19 +29,25 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 NAMES = ["O", "B-a", "I-a", "B-b", "I-b"]
 
 
-def made(random: np.random.Generator, length: int) -> tuple[str, ...]:
-    """Tags in IOB2 by chance."""
-    found = []
+def random_tags(random: np.random.Generator, length: int) -> tuple[str, ...]:
+    """Random tags in IOB2."""
+    tags = []
     for _ in range(length):
         kind = str(random.choice(["a", "b"]))
-        goes_on = found and found[-1] != "O" and random.random() < 0.5
-        found.append(f"I-{found[-1][2:]}" if goes_on else str(random.choice(["O", f"B-{kind}"])))
-    return tuple(found)
+        continues = tags and tags[-1] != "O" and random.random() < 0.5
+        tags.append(f"I-{tags[-1][2:]}" if continues else str(random.choice(["O", f"B-{kind}"])))
+    return tuple(tags)
+
+
+def tagged_task(path, **keys) -> Task:
+    return Task(
+        name="t", problem_type="token_classification", train={"files": str(path)}, text="tokens", label="tags", **keys
+    )
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
-WANTED = [(["#tag", "# ", "Anna", "in", "Rome\u00a0I"], ["O", "O", "B-person", "O", "B-place"]), (["yes"], ["O"])]
+SENTENCES = [(["#tag", "# ", "Anna", "in", "Rome\u00a0I"], ["O", "O", "B-person", "O", "B-place"]), (["yes"], ["O"])]
 
 
 @pytest.mark.parametrize(
@@ -55,17 +60,17 @@ WANTED = [(["#tag", "# ", "Anna", "in", "Rome\u00a0I"], ["O", "O", "B-person", "
         "Rome\u00a0I N I-NP B-place\n-DOCSTART- -X- -X- O\nyes UH O O\n\n",
     ],
 )
-def test_conll_files(tmp_path, content):
+def test_variants_of_conll_files_are_read(tmp_path, content):
     (tmp_path / "a.conll").write_bytes(content.encode())
     (tmp_path / "a.iob2.gz").write_bytes(gzip.compress(content.encode()))
-    wanted = [([token.strip(" ") for token in words], said) for words, said in WANTED]
+    expected = [([token.strip(" ") for token in words], tags) for words, tags in SENTENCES]
     for name in ("a.conll", "a.iob2.gz"):
-        found = list(iter_rows(Source(files=str(tmp_path / name))))
-        assert [(row["tokens"], row["tags"]) for row in found] == wanted
-        assert found[0]["text"] == "#tag # Anna in Rome\u00a0I"
+        rows = list(iter_rows(Source(files=str(tmp_path / name))))
+        assert [(row["tokens"], row["tags"]) for row in rows] == expected
+        assert rows[0]["text"] == "#tag # Anna in Rome\u00a0I"
 
 
-def test_a_line_without_a_tag_is_named_or_its_sentence_passed_over(tmp_path):
+def test_a_line_without_a_tag_is_an_error_or_skips_its_sentence(tmp_path):
     path = tmp_path / "a.bio"
     path.write_text("one\tO\n\ntwo\tO\nthree\nfour\tO\n\nfive\tO\n")
     with pytest.raises(DataError) as caught:
@@ -77,93 +82,89 @@ def test_a_line_without_a_tag_is_named_or_its_sentence_passed_over(tmp_path):
     assert problems == [f"{path}: 1 sentence with an untagged line, skipped"]
 
 
-def test_the_same_examples_from_conll_json_and_parquet(tmp_path):
+def test_conll_json_and_parquet_give_the_same_examples(tmp_path):
     random = np.random.default_rng(0)
-    made_rows = [
-        {"tokens": [f"w{number}-{place}" for place in range(5)], "tags": list(made(random, 5))} for number in range(60)
+    rows = [
+        {"tokens": [f"w{number}-{index}" for index in range(5)], "tags": list(random_tags(random, 5))}
+        for number in range(60)
     ]
-    (tmp_path / "a.conll").write_text("\n\n".join("\n".join(map("\t".join, zip(*row.values()))) for row in made_rows))
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made_rows))
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(made_rows), tmp_path / "a.parquet")
-    read = [
-        read_task(Task(name="t", train={"files": str(tmp_path / name)}, text="tokens", label="tags"), "tags")
-        for name in ("a.conll", "a.jsonl", "a.parquet")
-    ]
-    assert read[0] == read[1] == read[2] and sum(map(len, read[0].values())) == 60
-    assert set(read[0]["train"]) <= {Example((" ".join(row["tokens"]),), tuple(row["tags"])) for row in made_rows}
-    assert list_label_names(Task(name="t", train={"files": "x"}), read[0], "tags") == NAMES
+    sentences = ["\n".join(map("\t".join, zip(*row.values(), strict=True))) for row in rows]
+    (tmp_path / "a.conll").write_text("\n\n".join(sentences))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    splits, *others = (read_task(tagged_task(tmp_path / name)) for name in ("a.conll", "a.jsonl", "a.parquet"))
+    assert others == [splits, splits] and sum(map(len, splits.values())) == 60
+    assert set(splits["train"]) <= {Example((" ".join(row["tokens"]),), tuple(row["tags"])) for row in rows}
+    assert list_label_names(tagged_task("x"), splits) == NAMES
     before: set[Example] = set()
     for count in (3, 10, 40):
-        taken = set(sample_examples(read[0]["train"], count, seed=0))
-        assert len(taken) == count and before <= taken
-        before = taken
+        sample = set(sample_examples(splits["train"], count, seed=0))
+        assert len(sample) == count and before <= sample
+        before = sample
 
 
 # ---- tags -----------------------------------------------------------------------------------------------------------
 
 
-def written(said: tuple[str, ...], scheme: str) -> list[str]:
-    """Tags in IOB2 as another scheme has them, from its definition, entity by entity."""
-    found, starts = list(said), [place for place, tag in enumerate(said) if tag[0] == "B"]
+def convert_tags(tags: tuple[str, ...], scheme: str) -> list[str]:
+    """Convert IOB2 tags to another scheme by its definition, entity by entity."""
+    converted, starts = list(tags), [index for index, tag in enumerate(tags) if tag[0] == "B"]
     for start in starts:
-        end, kind = start + 1, said[start][2:]
-        while end < len(said) and said[end][0] == "I":
+        end, kind = start + 1, tags[start][2:]
+        while end < len(tags) and tags[end][0] == "I":
             end += 1
-        inner = {
+        prefixes = {
             "IOB2": ["B"] + ["I"] * (end - start - 1),
             "IOE2": ["I"] * (end - start - 1) + ["E"],
-            "IOB1": ["B" if start and said[start - 1][2:] == kind else "I"] + ["I"] * (end - start - 1),
+            "IOB1": ["B" if start and tags[start - 1][2:] == kind else "I"] + ["I"] * (end - start - 1),
             "BIOES": ["S"] if end == start + 1 else ["B", *["I"] * (end - start - 2), "E"],
             "BILOU": ["U"] if end == start + 1 else ["B", *["I"] * (end - start - 2), "L"],
         }[scheme]
-        found[start:end] = [f"{place}-{kind}" for place in inner]
-    return found
+        converted[start:end] = [f"{prefix}-{kind}" for prefix in prefixes]
+    return converted
 
 
 @pytest.mark.parametrize("scheme", ["IOB2", "IOB1", "IOE2", "BIOES", "BILOU"])
 def test_tags_of_every_scheme_become_iob2(scheme):
     random = np.random.default_rng(1)
     for _ in range(300):
-        said = made(random, 12)
-        assert iob.to_iob2(written(said, scheme)) == said
-
-
-GOOD = "Anna\tB-a\nwent\tO\n\nno\tO\n\nBen\tB-a\n\nCleo\tB-a\nLee\tI-a\n\n" * 8
+        tags = random_tags(random, 12)
+        assert iob.to_iob2(convert_tags(tags, scheme)) == tags
 
 
 @pytest.mark.parametrize(
-    "row, told",
+    "row, message",
     [
         ({"tokens": ["a"], "tags": ["O", "O"]}, " row 2: 1 words in column 'tokens', but 2 tags in column 'tags'"),
-        ({"tokens": ["a b"], "tags": ["O"]}, " row 2: the word 'a b' holds a space"),
+        ({"tokens": ["a b"], "tags": ["O"]}, " row 2: the word 'a b' contains a space"),
         ({"tokens": ["", "b"], "tags": ["O", "O"]}, " row 2: the word '' is empty"),
         ({"tokens": [], "tags": []}, " row 2: no text in column 'tokens'"),
-        ({"tokens": ["a", "b"], "tags": ["O", "person"]}, " row 2: tag 2, 'person', is neither O nor B-X nor I-X"),
+        ({"tokens": ["a", "b"], "tags": ["O", "person"]}, " row 2: tag 2, 'person', is not O, B-X or I-X"),
         (
             {"tokens": "a b", "tags": ["O"]},
-            " row 2: column 'tokens' holds no list; tags stand in a list beside a list of the words",
+            " row 2: column 'tokens' holds no list; words and tags must be lists of equal length",
         ),
         ({"tokens": ["a"], "tag": ["O"]}, ": no column 'tags' (nearest: tag)"),
     ],
 )
-def test_rows_that_are_no_tagged_words_are_told(tmp_path, row, told):
+def test_invalid_rows_are_reported(tmp_path, row, message):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"tokens": ["a"], "tags": ["B-a"]}) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(DataError) as caught:
-        read_task(Task(name="t", train={"files": str(path)}, text="tokens", label="tags"), "tags")
-    assert str(caught.value).removeprefix(str(path)).removeprefix(" row 2" * (told[0] == ":")) == told
+        read_task(tagged_task(path))
+    assert str(caught.value).removeprefix(str(path)).removeprefix(" row 2" * (message[0] == ":")) == message
 
 
-def test_numbers_are_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"tokens": ["Anna", "Lee", "went"], "tags": [1, 2, 0]}\n' * 40)
-    task = {"name": "t", "train": {"files": str(tmp_path / "a.jsonl")}, "text": "tokens", "label": "tags"}
-    read = read_task(Task(**task, label_names={"0": "O", "1": "B-a", "2": "I-a"}), "tags")
-    assert read["train"][0] == Example(("Anna Lee went",), ("B-a", "I-a", "O"))
+def test_label_names_rename_numeric_tags(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"tokens": ["Anna", "Lee", "went"], "tags": [1, 2, 0]}\n' * 40)
+    splits = read_task(tagged_task(path, label_names={"0": "O", "1": "B-a", "2": "I-a"}))
+    assert splits["train"][0] == Example(("Anna Lee went",), ("B-a", "I-a", "O"))
     with pytest.raises(DataError, match="row 1: tag '2' has no name in task.label_names"):
-        read_task(Task(**task, label_names={"0": "O", "1": "B-a"}), "tags")
+        read_task(tagged_task(path, label_names={"0": "O", "1": "B-a"}))
 
 
-# ---- words and their tokens -----------------------------------------------------------------------------------------
+# ---- alignment of words and tokens ----------------------------------------------------------------------------------
 
 WORDS = [
     ["Empire", "State", "Building", "=", "ESB", "."],
@@ -173,30 +174,28 @@ WORDS = [
 ]
 
 
+def tokenize(examples: list[Example], max_length: int) -> TextDataset:
+    encode_labels = token_classification.encode_labels
+    return tokenize_examples(
+        examples, resolve_encoder("minilm"), max_length, "here", encode_labels, NAMES, word_labels=True
+    )
+
+
 @pytest.mark.parametrize("max_length", [64, 12])
-def test_each_word_is_at_its_first_token(max_length):
-    examples = [Example((" ".join(words),), ("O",) * len(words)) for words in WORDS]
-    texts = tokenize_examples(
-        examples,
-        resolve_encoder("minilm"),
-        max_length,
-        "here",
-        token_classification.encode_labels,
-        NAMES,
-        word_labels=True,
-    )
-    slow = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))(
-        WORDS, is_split_into_words=True, truncation=True, max_length=max_length
-    )
-    for row, (words, (_, first, last)) in enumerate(zip(WORDS, texts.labels)):
-        assert texts.fields["input_ids"][row].tolist() == slow["input_ids"][row]
-        found = [[place for place, of in enumerate(slow.word_ids(row)) if of == word] for word in range(len(words))]
-        assert first.tolist() == [places[0] if places else -1 for places in found]
-        assert last.tolist() == [places[-1] if places else -1 for places in found]
+def test_words_align_with_tokens_as_in_transformers(max_length):
+    texts = tokenize([Example((" ".join(words),), ("O",) * len(words)) for words in WORDS], max_length)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
+    expected = tokenizer(WORDS, is_split_into_words=True, truncation=True, max_length=max_length)
+    for row, (words, (_, first, last)) in enumerate(zip(WORDS, texts.labels, strict=True)):
+        assert texts.fields["input_ids"][row].tolist() == expected["input_ids"][row]
+        word_ids = expected.word_ids(row)
+        tokens = [[index for index, id_ in enumerate(word_ids) if id_ == word] for word in range(len(words))]
+        assert first.tolist() == [indices[0] if indices else -1 for indices in tokens]
+        assert last.tolist() == [indices[-1] if indices else -1 for indices in tokens]
     assert (texts.labels[1][1][[0, 3]] == -1).all() and (texts.labels[3][1] >= 0).sum() == min(40, max_length - 2)
 
 
-def test_tokens_that_count_the_space_before_to_themselves():
+def test_words_align_with_tokens_that_include_the_space_before():
     spans = [(0, 0), (0, 1), (1, 2), (2, 4), (4, 5), (5, 6), (0, 0)]
     assert align_words("ab c d", spans).tolist() == [[1, 3, 5], [2, 3, 5]]
     assert align_words("ab c", [(0, 0), (0, 2), (0, 0)]).tolist() == [[1, -1], [1, -1]]
@@ -204,113 +203,103 @@ def test_tokens_that_count_the_space_before_to_themselves():
     assert padded.tolist() == [[[1, 2], [3, 4]], [[5, -100], [6, -100]]]
 
 
-@pytest.mark.parametrize("pieces", ["first", "all"])
-def test_the_loss_is_transformers_own_of_the_tokens_that_learn(pieces):
+@pytest.mark.parametrize("label_all_tokens", [False, True])
+def test_loss_equals_the_transformers_loss_of_the_labeled_tokens(label_all_tokens):
     torch.manual_seed(0)
     random = np.random.default_rng(2)
-    examples = [Example((" ".join(words),), made(random, len(words))) for words in WORDS]
-    texts = tokenize_examples(
-        examples, resolve_encoder("minilm"), 24, "here", token_classification.encode_labels, NAMES, word_labels=True
-    )
+    texts = tokenize([Example((" ".join(words),), random_tags(random, len(words))) for words in WORDS], 24)
     model = BertForTokenClassification(BertConfig(**TINY, num_labels=5)).eval()
-    head, batch = (
-        token_classification.Head(token_classification.Config(label_all_tokens=pieces), model),
-        texts.get_batch(np.arange(4)),
-    )
+    head = token_classification.Head(token_classification.Config(label_all_tokens=label_all_tokens), model)
+    batch = texts.get_batch(np.arange(4))
     output = head(**batch.inputs)
-    plain = torch.full(batch.inputs["input_ids"].shape, -100)
-    for row, own in enumerate(texts.labels):
-        for tag, first, last in own.T.tolist():
+    labels = torch.full(batch.inputs["input_ids"].shape, -100)
+    for row, word_labels in enumerate(texts.labels):
+        for tag, first, last in word_labels.T.tolist():
             if first >= 0:
-                plain[row, first] = tag
-                goes_on = NAMES.index(NAMES[tag].replace("B-", "I-"))
-                plain[row, first + 1 : last + 1] = goes_on if pieces == "all" else -100
+                labels[row, first] = tag
+                inside = NAMES.index(NAMES[tag].replace("B-", "I-"))
+                labels[row, first + 1 : last + 1] = inside if label_all_tokens else -100
     inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "labels"}
-    assert output.count == (plain >= 0).sum() > 30
-    assert torch.allclose(output.loss / output.count, model(**inputs, labels=plain).loss)
+    assert output.count == (labels >= 0).sum() > 30
+    assert torch.allclose(output.loss / output.count, model(**inputs, labels=labels).loss)
     assert {layerwise.layer_depth(name, 2) for name, _ in head.named_parameters()} == {0, 1, 2, 3}
     assert layerwise.layer_depth("model.classifier.weight", 2) == 0
     parts = [head(**texts.get_batch(np.array([row])).inputs) for row in range(4)]
     assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-5)
     probabilities = [part.detach().numpy() for part in head.predict(**inputs)]
-    for row, (_, places, _) in enumerate(texts.labels):
-        found = token_classification.decode_word_tags(probabilities[row], places)
-        assert found.tolist() == [probabilities[row][place].argmax() if place >= 0 else 0 for place in places]
+    for row, (_, first, _) in enumerate(texts.labels):
+        tags = token_classification.decode_word_tags(probabilities[row], first)
+        assert tags.tolist() == [probabilities[row][index].argmax() if index >= 0 else 0 for index in first]
 
 
-# ---- the score ------------------------------------------------------------------------------------------------------
+# ---- metrics --------------------------------------------------------------------------------------------------------
 
 
-def entities(said: list[str]) -> set[tuple]:
-    """(type, first, beyond the last) of the entities, by hand; an I-X that goes on nothing is none."""
-    found, place = set(), 0
-    while place < len(said):
-        end = place + 1
-        if said[place][0] == "B":
-            while end < len(said) and said[end] == "I" + said[place][1:]:
+def list_entities(tags: list[str]) -> set[tuple]:
+    """(type, first word, end) of the entities; an I-X that continues nothing is none."""
+    entities, start = set(), 0
+    while start < len(tags):
+        end = start + 1
+        if tags[start][0] == "B":
+            while end < len(tags) and tags[end] == "I" + tags[start][1:]:
                 end += 1
-            found.add((said[place][2:], place, end))
-        place = end
-    return found
+            entities.add((tags[start][2:], start, end))
+        start = end
+    return entities
 
 
-def test_the_score_is_seqevals_strict_one_and_counting_by_hand():
+def test_entity_metrics_match_seqeval_and_manual_counts():
     from seqeval.metrics import f1_score
     from seqeval.scheme import IOB2
 
     random = np.random.default_rng(3)
-    for sentences in (1, 30):
-        true = [list(made(random, length)) for length in random.integers(1, 12, sentences)]
-        said = [[tag if random.random() < 0.6 else str(random.choice(NAMES)) for tag in row] for row in true]
-        found = metrics.entity_metrics(said, true)
-        here, there = (
-            {(row, *entity) for row, tagged in enumerate(rows) for entity in entities(tagged)} for rows in (said, true)
+    for num_sentences in (1, 30):
+        true = [list(random_tags(random, length)) for length in random.integers(1, 12, num_sentences)]
+        predicted = [[tag if random.random() < 0.6 else str(random.choice(NAMES)) for tag in row] for row in true]
+        scores = metrics.entity_metrics(predicted, true)
+        predicted_entities, true_entities = (
+            {(row, *entity) for row, tags in enumerate(rows) for entity in list_entities(tags)}
+            for rows in (predicted, true)
         )
-        precision, recall = (len(here & there) / max(1, len(part)) for part in (here, there))
-        assert found["precision"] == pytest.approx(precision) and found["recall"] == pytest.approx(recall)
-        assert found["f1"] == pytest.approx(2 * precision * recall / max(1e-9, precision + recall))
-        assert found["f1"] == pytest.approx(f1_score(true, said, mode="strict", scheme=IOB2, zero_division=0))
-        assert found["n"] == sentences and found["entities"] == len(there)
-        assert found["accuracy"] == pytest.approx(np.mean([a == b for x, y in zip(said, true) for a, b in zip(x, y)]))
+        correct = len(predicted_entities & true_entities)
+        precision, recall = correct / max(1, len(predicted_entities)), correct / max(1, len(true_entities))
+        assert scores["precision"] == pytest.approx(precision) and scores["recall"] == pytest.approx(recall)
+        assert scores["f1"] == pytest.approx(2 * precision * recall / max(1e-9, precision + recall))
+        assert scores["f1"] == pytest.approx(f1_score(true, predicted, mode="strict", scheme=IOB2, zero_division=0))
+        assert scores["n"] == num_sentences and scores["entities"] == len(true_entities)
+        is_correct = np.concatenate(predicted) == np.concatenate(true)
+        assert scores["accuracy"] == pytest.approx(is_correct.mean())
     assert metrics.entity_metrics([["O", "O"]], [["O", "O"]])["f1"] == 0
 
 
-def test_words_that_were_cut_off_count_as_o():
-    sure = np.eye(5)[[0, 1, 2, 0]]  # O, B-a, I-a, O at the four tokens
+def test_truncated_words_count_as_o():
+    probabilities = np.eye(5)[[0, 1, 2, 0]]  # O, B-a, I-a, O at the four tokens
     labels = np.array([[1, 2, 3], [1, 2, -1], [1, 2, -1]])
-    found = token_classification.quick_metrics([sure], [labels])
-    assert found == {"f1": 2 / 3, "precision": 1, "recall": 0.5, "accuracy": 2 / 3, "entities": 2, "n": 1}
+    scores = token_classification.quick_metrics([probabilities], [labels])
+    assert scores == {"f1": 2 / 3, "precision": 1, "recall": 0.5, "accuracy": 2 / 3, "entities": 2, "n": 1}
 
 
-# ---- the whole command ----------------------------------------------------------------------------------------------
+# ---- the command ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def place(workspace):
-    """A folder with a network of two layers, minilm's tokenizer beside it, and sentences with entities."""
+def entity_workspace(workspace):
+    """A workspace with a two-layer network, minilm's tokenizer and sentences with entities."""
     torch.manual_seed(0)
     BertModel(BertConfig(**TINY)).save_pretrained(workspace / "tiny")
     for path in resolve_encoder("minilm").glob("*token*"):
         (workspace / "tiny" / path.name).write_bytes(path.read_bytes())
     random, sentences = np.random.default_rng(4), []
-    people, places = ["Anna", "Ben", "Cleopatra", "Dmitri"], ["Rome", "Ulaanbaatar", "Paris", "Oslo"]
+    people, cities = ["Anna", "Ben", "Cleopatra", "Dmitri"], ["Rome", "Ulaanbaatar", "Paris", "Oslo"]
     for _ in range(240):
-        one, other = str(random.choice(people)), str(random.choice(places))
-        sentences.append(
-            [
-                f"{one}\tB-person",
-                *["Smith\tI-person"] * int(random.integers(2)),
-                "went\tO",
-                "to\tO",
-                f"{other}\tB-place",
-                "!\tO",
-            ]
-        )
+        person, city = str(random.choice(people)), str(random.choice(cities))
+        surname = ["Smith\tI-person"] * int(random.integers(2))
+        sentences.append([f"{person}\tB-person", *surname, "went\tO", "to\tO", f"{city}\tB-place", "!\tO"])
     (workspace / "own.conll").write_text("\n\n".join("\n".join(lines) for lines in sentences))
     return workspace
 
 
-WORDS_OF = [
+ARGS = [
     "configs/finetune/your-entities.yaml",
     "task.train.files=own.conll",
     "encoder=tiny",
@@ -319,75 +308,73 @@ WORDS_OF = [
 ]
 
 
-@pytest.mark.parametrize("pieces, aggregation", [("first", "first"), ("all", "simple")])
-def test_the_whole_command_and_plain_transformers(place, capsys, pieces, aggregation):
+@pytest.mark.parametrize("label_all_tokens, aggregation", [(False, "first"), (True, "simple")])
+def test_a_fine_tuned_model_finds_entities_in_plain_transformers(
+    entity_workspace, capsys, label_all_tokens, aggregation
+):
     main(
         [
-            *WORDS_OF,
+            *ARGS,
             "max_length=32",
-            f"head.label_all_tokens={pieces}",
+            f"head.label_all_tokens={label_all_tokens}".lower(),
             "train.steps=150",
             "train.lr=3e-3",
             "train.eval_every=50",
-            *["baselines=false"] * (pieces == "all"),
+            *["baselines=false"] * label_all_tokens,
         ]
     )
-    told = json.loads((place / "out/runs/x/metrics.json").read_text())
+    folder = entity_workspace / "out/runs/x"
+    test_metrics = json.loads((folder / "metrics.json").read_text())["test"]
     printed = capsys.readouterr().out
-    assert "entity F1" in printed and ("the most frequent tag of each word" in printed) == (pieces == "first")
+    assert "entity F1" in printed and ("the most frequent tag of each word" in printed) == (not label_all_tokens)
     assert "pipeline('token-classification', 'out/runs/x/model', aggregation_strategy='first')" in printed
-    assert told["test"]["f1"] > 0.9 and told["test"]["entities"] == 2 * told["test"]["n"] == 60
-    card = (place / "out/runs/x/model/README.md").read_text()
+    assert test_metrics["f1"] > 0.9 and test_metrics["entities"] == 2 * test_metrics["n"] == 60
+    card = (folder / "model/README.md").read_text()
     assert "pipeline_tag: token-classification" in card and "person, place" in card
-    find = pipeline("token-classification", str(place / "out/runs/x/model"), aggregation_strategy=aggregation)
-    assert [(each["entity_group"], each["word"]) for each in find("Anna Smith went to Ulaanbaatar !")] == [
-        ("person", "anna smith"),
-        ("place", "ulaanbaatar"),
-    ]
-    rows = read_task(Task(name="t", train={"files": "own.conll"}, text="tokens", label="tags"), "tags")["test"]
-    each_token = pipeline("token-classification", str(place / "out/runs/x/model"), ignore_labels=[])
-    said = []
+    find = pipeline("token-classification", str(folder / "model"), aggregation_strategy=aggregation)
+    entities = [(entity["entity_group"], entity["word"]) for entity in find("Anna Smith went to Ulaanbaatar !")]
+    assert entities == [("person", "anna smith"), ("place", "ulaanbaatar")]
+    tag_tokens = pipeline("token-classification", str(folder / "model"), ignore_labels=[])
+    rows, predictions = read_task(tagged_task("own.conll"))["test"], []
     for example in rows:
-        starts = np.cumsum([0, *(len(word) + 1 for word in example.texts[0].split(" "))])
-        said.append(
-            [
-                next(token["entity"] for token in each_token(example.texts[0]) if token["start"] == start)
-                for start in starts[:-1].tolist()
-            ]
-        )
-    assert metrics.entity_metrics(said, [list(example.label) for example in rows]) == pytest.approx(told["test"])
+        starts = np.cumsum([0, *(len(word) + 1 for word in example.texts[0].split(" "))])[:-1].tolist()
+        tag_at = {token["start"]: token["entity"] for token in reversed(tag_tokens(example.texts[0]))}
+        predictions.append([tag_at[start] for start in starts])
+    assert metrics.entity_metrics(predictions, [list(row.label) for row in rows]) == pytest.approx(test_metrics)
 
 
 @pytest.mark.parametrize(
-    "content, words, expected",
+    "content, args, expected",
     [
         ("one\tO\ntwo\n", [], "own.conll line 2: 'two' has no tag; expected a word, a tab or spaces, a tag"),
-        ("one\tO\ntwo\tperson\n", [], "own.conll row 1: tag 2, 'person', is neither O nor B-X nor I-X"),
+        ("one\tO\ntwo\tperson\n", [], "own.conll row 1: tag 2, 'person', is not O, B-X or I-X"),
         ("one\tO\n\n" * 40, [], "own.conll: every tag is O; there is no entity to learn"),
-        (None, ["task.text=[tokens, text]"], "task.text: tags are of the words in one column, not of tokens and text"),
+        (None, ["task.text=[tokens, text]"], "task.text: token classification takes one column, not tokens and text"),
         (None, ["task.text=words"], "own.conll row 1: no column 'words' (there are: tags, text, tokens)"),
         (
             None,
             ["task.text=text"],
-            "own.conll row 1: column 'text' holds no list; tags stand in a list beside a list of",
+            "own.conll row 1: column 'text' holds no list; words and tags must be lists of equal length",
         ),
         (None, ["task.shots=3"], "task.shots=3: "),
-        (None, ["task.num_examples=5000"], "task.num_examples=5000: there are 180 training rows"),
-        (None, ["task.test.files=test.conll"], "test.conll: label 'B-river' (1 test row) is never seen in training"),
+        (None, ["task.num_examples=5000"], "task.num_examples=5000: only 180 training rows"),
         (
             None,
-            ["task.text=text", "head.name=classification"],
-            "own.conll row 1: column 'tags' holds a list; what learns",
+            ["task.test.files=test.conll"],
+            "test.conll: label 'B-river' (1 test row) does not occur in the training rows",
         ),
+        (
+            None,
+            ["task.text=text", "task.problem_type=single_label_classification"],
+            "own.conll row 1: column 'tags' holds a list; set task.problem_type to",
+        ),
+        (None, ["head.name=classification"], "head.name: classification is for single_label_classification, and "),
     ],
 )
-def test_mistakes(place, monkeypatch, capsys, content, words, expected):
-    (place / "test.conll").write_text("Po\tB-river\n\nAnna\tB-person\n")
+def test_mistakes_are_reported_in_one_line(entity_workspace, monkeypatch, capsys, content, args, expected):
+    (entity_workspace / "test.conll").write_text("Po\tB-river\n\nAnna\tB-person\n")
     if content:
-        (place / "own.conll").write_text(content)
-    monkeypatch.setattr(sys, "argv", ["finetune", *WORDS_OF, *words])
-    with pytest.raises(SystemExit) as left:
-        run_command(main)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert left.value.code == 2 and len(lines) == 1 and lines[0].startswith(expected), lines
-    assert not (place / "out/runs").exists()
+        (entity_workspace / "own.conll").write_text(content)
+    lines = error_lines(main, [*ARGS, *args], capsys, monkeypatch)
+    assert len(lines) == 1 and lines[0].startswith(expected), lines
+    assert not (entity_workspace / "out/runs").exists()

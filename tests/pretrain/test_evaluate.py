@@ -1,4 +1,4 @@
-"""`python -m pretrain.evaluate`: embeddings as of sentence-transformers, metrics compared with slow ones, and the output."""
+"""`python -m pretrain.evaluate`: embeddings compared with sentence-transformers, metrics with slow ones; the output."""
 
 from __future__ import annotations
 

@@ -139,12 +139,12 @@ def test_new_parameters_of_a_checkpoint_without_a_head(workspace):
 def test_short_rows_come_first_and_twice_as_many(workspace, sentiment_files, monkeypatch):
     steps = []
 
-    class StopTraining(Exception):
+    class StopTrainingError(Exception):
         """Raised in place of training."""
 
     def fit(module, optimizer, batches, train, *args, **kwargs):
         steps.extend(batches(step, train.micro_batch_size) for step in range(train.steps))
-        raise StopTraining
+        raise StopTrainingError
 
     monkeypatch.setattr(stage, "fit", fit)
     words = [
@@ -156,7 +156,7 @@ def test_short_rows_come_first_and_twice_as_many(workspace, sentiment_files, mon
         "train.micro_batch_size=4",
         "short_sequence_fraction=0.5",
     ]
-    with pytest.raises(StopTraining):
+    with pytest.raises(StopTrainingError):
         stage.pretrain(load_config(Pretrain, words))
     shapes = [[tuple(batch.inputs["input_ids"].shape) for batch in batches] for batches in steps]
     assert shapes == [[(8, 16)] * 2] * 2 + [[(4, 32)] * 2] * 2

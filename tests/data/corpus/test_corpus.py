@@ -462,10 +462,8 @@ def test_an_added_file_rebuilds_only_its_bucket(tmp_path, monkeypatch):
     assert {path: after[path] for path in before} == before and new != old
     kinds = [Path(path).parent.name for path in after.keys() - before.keys()]
     assert sorted(kinds) == ["corpus", "shards", "signals", "text", "tokenizer"]
-    parts = read_manifest(next(path for path in Path("out/corpus").iterdir() if str(path) not in before))[
-        "text_folders"
-    ]
-    assert sum(part["documents"] for part in parts) == 20 * 23 + 1
+    folder = next(path for path in Path("out/corpus").iterdir() if str(path) not in before)
+    assert sum(part["documents"] for part in read_manifest(folder)["text_folders"]) == 20 * 23 + 1
 
 
 def test_changed_content_rebuilds_the_corpus_and_a_changed_name_does_not(tmp_path):

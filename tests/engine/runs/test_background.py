@@ -1,4 +1,4 @@
-"""A command beside the training, and the push of a checkpoint by one."""
+"""Background commands, and the push of checkpoints by them."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from pretrain.config import Pretrain
 from publish.hub.push_checkpoint import main
 
 
-def test_one_at_a_time_and_told_at_the_end(tmp_path, monkeypatch):
+def test_commands_run_one_at_a_time_and_are_counted(tmp_path, monkeypatch):
     (tmp_path / "slow.py").write_text(
-        "import sys, time\ntime.sleep(0.5)\nprint('said')\nsys.exit(*map(int, sys.argv[1:]))\n"
+        "import sys, time\ntime.sleep(0.5)\nprint('output')\nsys.exit(*map(int, sys.argv[1:]))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    beside = BackgroundCommand(tmp_path / "log")
-    assert beside.wait() == "" and beside.start(["slow"]) and not beside.start(["slow"])
-    while beside.is_running():
+    command = BackgroundCommand(tmp_path / "log")
+    assert command.wait() == "" and command.start(["slow"]) and not command.start(["slow"])
+    while command.is_running():
         time.sleep(0.02)
-    assert beside.start(["slow", "3"])
-    assert beside.wait() == "1 done, 1 failed, 1 passed over: said"
-    assert (tmp_path / "log").read_text() == "said\nsaid\n"
+    assert command.start(["slow", "3"])
+    assert command.wait() == "1 done, 1 failed, 1 skipped: output"
+    assert (tmp_path / "log").read_text() == "output\noutput\n"
     assert BackgroundCommand(tmp_path / "other").wait() == ""
 
 
-def test_a_process_that_cannot_be_started_is_told_and_raises_nothing(tmp_path, monkeypatch):
+def test_a_command_that_cannot_start_is_counted_and_raises_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
-    beside = BackgroundCommand(tmp_path / "log")
-    assert not beside.start(["x"]) and beside.wait().startswith("0 done, 1 failed")
+    command = BackgroundCommand(tmp_path / "log")
+    assert not command.start(["x"]) and command.wait().startswith("0 done, 1 failed")
 
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
-    """An encoder folder as pretraining leaves one, but for its weights."""
+    """Write an encoder folder like that of pretraining, except for its weights."""
     import torch
     from safetensors.torch import save_file
 
     folder = tmp_path / "pushing"
     folder.mkdir()
-    told = {"documents": 9, "tokens": 90, "rows": 3}
+    counts = {"documents": 9, "tokens": 90, "rows": 3}
     record = {
         "kind": "encoder",
         "run": "enc",
@@ -61,7 +61,7 @@ def checkpoint(tmp_path) -> Path:
         "max_length": 32,
         "versions": {},
         "eval": {"loss": 2.0},
-        "shards_manifest": {"train": told, "held_out": told},
+        "shards_manifest": {"train": counts, "held_out": counts},
         "config": {
             "corpus": {"name": "c", "sources": []},
             "objective": {"name": "mlm"},
@@ -81,27 +81,27 @@ def test_a_checkpoint_is_pushed_to_its_branch(checkpoint, monkeypatch):
         for name, value in hub.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        beside = BackgroundCommand(checkpoint.parent / "push.log")
-        words = ["publish.hub.push_checkpoint", f"folder={checkpoint}", "repo=me/enc"]
-        assert beside.start(words) and beside.wait() == "1 done, 0 failed", beside.log_path.read_text()
-        made = hub.repositories["models/me/enc"]
-        assert made.private and made.messages == ["initial commit", "enc, step 200"] and not made.tags
-        assert made.files("checkpoints").keys() >= {"model.safetensors", "record.json", "README.md"}
-        assert made.files("main").keys() == {".gitattributes"}
+        command = BackgroundCommand(checkpoint.parent / "push.log")
+        args = ["publish.hub.push_checkpoint", f"folder={checkpoint}", "repo=me/enc"]
+        assert command.start(args) and command.wait() == "1 done, 0 failed", command.log_path.read_text()
+        repository = hub.repositories["models/me/enc"]
+        assert repository.private and repository.messages == ["initial commit", "enc, step 200"] and not repository.tags
+        assert repository.files("checkpoints").keys() >= {"model.safetensors", "record.json", "README.md"}
+        assert repository.files("main").keys() == {".gitattributes"}
 
-        (line,) = beside.log_path.read_text().splitlines()
+        (line,) = command.log_path.read_text().splitlines()
         assert line.endswith(f"step 200: 3 files to {hub.url}/me/enc/tree/checkpoints")
 
 
-def test_why_a_push_failed_is_a_line(checkpoint, monkeypatch):
+def test_a_failed_push_is_reported_in_one_line(checkpoint, monkeypatch):
     monkeypatch.setattr("os.nice", lambda by: 0)
     (checkpoint / "optimizer.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match="^2[-0-9: ]+ not pushed: .*optimizer.safetensors: does not belong") as told:
+    with pytest.raises(DataError, match="^2[-0-9: ]+ not pushed: .*optimizer.safetensors: does not belong") as error:
         main([f"folder={checkpoint}", "repo=me/enc"])
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1
 
 
-def test_never_two_at_once(checkpoint, capsys, monkeypatch):
+def test_concurrent_pushes_are_skipped(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("os.nice", lambda by: 0)
     with open(checkpoint.parent / ".push.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,12 +109,12 @@ def test_never_two_at_once(checkpoint, capsys, monkeypatch):
     assert "skipped: another push is running" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("answers", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_checkpoints_are_pushed_while_training_goes_on_and_a_dead_hub_stops_nothing(
-    workspace, sentiment_files, capsys, monkeypatch, answers
+@pytest.mark.parametrize("hub_works", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_checkpoints_are_pushed_during_training_and_a_dead_hub_does_not_stop_it(
+    workspace, sentiment_files, capsys, monkeypatch, hub_works
 ):
     with HubServer() as hub:
-        for name, value in (hub.environment | ({} if answers else {"HF_ENDPOINT": "http://127.0.0.1:9"})).items():
+        for name, value in (hub.environment | ({} if hub_works else {"HF_ENDPOINT": "http://127.0.0.1:9"})).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         pretrain_main(
@@ -128,25 +128,25 @@ def test_checkpoints_are_pushed_while_training_goes_on_and_a_dead_hub_stops_noth
                 "train.eval_every=2",
             ]
         )
-        said = capsys.readouterr().out
+        stdout = capsys.readouterr().out
         assert (workspace / "out/runs/enc/encoder/record.json").is_file()
-        if not answers:
-            assert re.search(r"  pushed          0 done, 1 failed.*: 20.* not pushed: ", said), said
+        if not hub_works:
+            assert re.search(r"  pushed          0 done, 1 failed.*: 20.* not pushed: ", stdout), stdout
             return
-        assert re.search(r"  pushed          1 done, 0 failed", said), said
+        assert re.search(r"  pushed          1 done, 0 failed", stdout), stdout
         files = hub.repositories["models/me/enc"].files("checkpoints")
         assert json.loads(files["record.json"])["steps"] in (2, 4) and "model.safetensors" in files
         assert not any("optimizer" in name or "sample" in name for name in files)
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "args, message",
     [
         (["push_every=2"], "push_every needs push_to=OWNER/NAME"),
         (["push_every=3", "push_to=me/x"], "push_every=3 is not a multiple of train.save_every=400"),
         (["push_every=400", "push_to=x"], "push_to: "),
     ],
 )
-def test_a_push_that_cannot_be(words, told):
-    with pytest.raises(ConfigError, match=f"^{told}"):
-        load_config(Pretrain, ["configs/pretrain/scratch.yaml", *words])
+def test_invalid_push_settings_are_rejected(args, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        load_config(Pretrain, ["configs/pretrain/scratch.yaml", *args])

@@ -82,7 +82,11 @@ def test_the_test_rows_kept_beside_a_run_give_its_figure(taught):
     folder = taught / "out/runs/fast"
     kept, network = json.loads((folder / "test.json").read_text()), onnx.load_model(folder / "model")
     rows = benchmark.load_benchmark_data(folder, network, None)
-    assert len(rows.texts) == kept["total_rows"] == 50 and rows.max_length == 32 and not (folder / "model/test.json").exists()
+    assert (
+        len(rows.texts) == kept["total_rows"] == 50
+        and rows.max_length == 32
+        and not (folder / "model/test.json").exists()
+    )
     told = predictions.decode_outputs(
         network.problem_type, benchmark.predict(benchmark.torch_backend(network), network, rows), network.config, []
     )

@@ -1,4 +1,4 @@
-"""How threads wait: awake on an idle machine that is ours alone, else asleep."""
+"""OpenMP wait policy: threads spin only on an idle machine without other trainings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pretrain.config import Pretrain
 
 
 @pytest.fixture
-def said(monkeypatch, tmp_path) -> dict[str, str]:
-    """The environment, as a person has it who has said nothing and trains nothing else, for the length of a test."""
+def user_environment(monkeypatch, tmp_path) -> dict[str, str]:
+    """Replace the environment by one without OpenMP settings and other trainings."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    kept = {name: value for name, value in os.environ.items() if name not in openmp.USER_VARS}
-    monkeypatch.setattr(os, "environ", kept)
-    return kept
+    environment = {name: value for name, value in os.environ.items() if name not in openmp.USER_VARS}
+    monkeypatch.setattr(os, "environ", environment)
+    return environment
 
 
 @pytest.mark.parametrize(
-    "training, in_use, words, expected",
+    "training, cpu_percent, settings, expected",
     [
         (True, 3.0, {}, {"GOMP_SPINCOUNT": openmp.SPIN_COUNT}),
         (True, 60.0, {}, {"OMP_WAIT_POLICY": "PASSIVE"}),
@@ -36,48 +36,52 @@ def said(monkeypatch, tmp_path) -> dict[str, str]:
         (True, 3.0, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
     ],
 )
-def test_awake_only_where_the_machine_is_idle_and_nobody_said_otherwise(
-    said, monkeypatch, training, in_use, words, expected
+def test_threads_spin_only_on_an_idle_machine_without_user_settings(
+    user_environment, monkeypatch, training, cpu_percent, settings, expected
 ):
-    monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: in_use)
-    said.update(words)
+    monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: cpu_percent)
+    user_environment.update(settings)
     openmp.set_wait_policy(training)
-    assert {name: said[name] for name in openmp.USER_VARS & said.keys()} == expected
+    assert {name: user_environment[name] for name in openmp.USER_VARS & user_environment.keys()} == expected
 
 
-def test_a_command_that_trains_looks_and_one_that_only_helps_does_not(said, monkeypatch, capsys):
+def test_a_training_command_sets_the_policy_and_help_does_not(user_environment, monkeypatch, capsys):
     monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: 0.0)
-    assert parse_config(Pretrain, ["--help"], "pretrain", "") is None and not openmp.USER_VARS & said.keys()
+    assert parse_config(Pretrain, ["--help"], "pretrain", "") is None and not openmp.USER_VARS & user_environment.keys()
     parse_config(Pretrain, ["configs/pretrain/scratch.yaml", *TINY_ARGS], "pretrain", "")
-    assert said["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT and "OMP_WAIT_POLICY" not in said
+    assert user_environment["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT and "OMP_WAIT_POLICY" not in user_environment
 
 
-def test_what_works_beside_a_training_sleeps(said, monkeypatch, tmp_path):
-    (tmp_path / "tell.py").write_text(
+def test_a_background_command_does_not_spin(user_environment, monkeypatch, tmp_path):
+    (tmp_path / "show.py").write_text(
         "import os\nprint(os.environ.get('GOMP_SPINCOUNT'), os.environ['OMP_WAIT_POLICY'])\n"
     )
     monkeypatch.chdir(tmp_path)
-    said.update(PYTHONPATH=str(tmp_path), GOMP_SPINCOUNT=openmp.SPIN_COUNT)
-    beside = BackgroundCommand(tmp_path / "log")
-    assert beside.start(["tell"])
-    beside.wait()
+    user_environment.update(PYTHONPATH=str(tmp_path), GOMP_SPINCOUNT=openmp.SPIN_COUNT)
+    command = BackgroundCommand(tmp_path / "log")
+    assert command.start(["show"])
+    command.wait()
     assert (tmp_path / "log").read_text() == "None PASSIVE\n"
 
 
-def test_of_two_that_start_at_once_one_sleeps(said, monkeypatch, tmp_path):
+def test_only_one_of_two_trainings_spins(user_environment, monkeypatch, tmp_path):
     monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: 0.0)
     first = subprocess.Popen(
-        [sys.executable, "-c", "from engine.system.openmp import only_one; print(only_one(), flush=True); input()"],
-        env=said | {"TMPDIR": str(tmp_path)},
+        [
+            sys.executable,
+            "-c",
+            "from engine.system.openmp import claim_spinning; print(claim_spinning(), flush=True); input()",
+        ],
+        env=user_environment | {"TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert first.stdout.readline() == "True\n"
     openmp.set_wait_policy(training=True)
-    assert said["OMP_WAIT_POLICY"] == "PASSIVE" and "GOMP_SPINCOUNT" not in said
+    assert user_environment["OMP_WAIT_POLICY"] == "PASSIVE" and "GOMP_SPINCOUNT" not in user_environment
     first.kill()
     first.wait()
-    del said["OMP_WAIT_POLICY"]
+    del user_environment["OMP_WAIT_POLICY"]
     openmp.set_wait_policy(training=True)
-    assert said["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT, "a process that has died keeps nobody asleep"
+    assert user_environment["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT, "a dead process holds no lock"

@@ -92,7 +92,7 @@ def test_muon_updates_its_matrices_and_adamw_the_rest(tmp_path, cpu_accelerator)
 
 @pytest.mark.parametrize("stops, with_muon", [([0], False), ([2], False), ([3], True), ([5, 8], True), ([9], False)])
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, cpu_accelerator, stops, with_muon):
-    def go(name: str, fails_at: int | None = None):
+    def train(name: str, fails_at: int | None = None):
         return run_training(
             tmp_path / name,
             cpu_accelerator,
@@ -104,13 +104,13 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, cpu_ac
             make_hooks=lambda module: {"evaluate": lambda: {"score": -module.last.weight.sum().item()}},
         )
 
-    expected, run, _ = go("whole")
+    expected, run, _ = train("whole")
     for stop in stops:
         with pytest.raises(InterruptedError):
-            go("cut", stop)
+            train("cut", stop)
         with open(tmp_path / "cut" / "log.jsonl", "a") as file:
             file.write('{"step": 1, "los')
-    resumed, again, _ = go("cut")
+    resumed, again, _ = train("cut")
     states = zip(expected.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(old, new) for old, new in states)
     for name in ("step-000010/model.safetensors", "step-000010/optimizer.safetensors"):
@@ -209,7 +209,7 @@ def test_a_changed_configuration_is_rejected_except_for_resumable_keys(tmp_path)
     with pytest.raises(ConfigError, match="started with train.lr=0.01, not 0.5.\n.*run=r-2"):
         make_run(lr=0.5)
     with pytest.raises(
-        ConfigError, match=r"train.max_grad_norm=1.0, not 2.0 and 2 more keys \(train.lr, train.steps\)"
+        ConfigError, match=r"train.lr=0.01, not 0.5 and 2 more keys \(train.max_grad_norm, train.steps\)"
     ):
         make_run(lr=0.5, max_grad_norm=2, steps=11)
 
