@@ -87,15 +87,16 @@ def training_procedure(stage: dict) -> str:
     steps = stage.get("steps", config["train"]["steps"])
     options, schedule = (
         ", ".join(
-            f"{key} {str(value).lower() if isinstance(value, bool) else value}"
+            f"{key}={str(value).lower() if isinstance(value, bool) else value}"
             for key, value in section.items()
             if key not in OMITTED_SETTINGS and not isinstance(value, dict | list | None)
         )
         for section in (config[part], {**config["train"], "dropout": config["dropout"], "seed": config["seed"]})
     )
+    options = f" with {options}" if options else ""
     return (
-        f"- `{stage['run']}`, {part} `{config[part]['name']}`{': ' * bool(options)}{options}\n"
-        f"- `{stage['run']}`, {steps:,} steps: {schedule}"
+        f"- `{stage['run']}`: {part} `{config[part]['name']}`{options}\n"
+        f"- `{stage['run']}`: {steps:,} training steps with {schedule}"
     )
 
 

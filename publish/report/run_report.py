@@ -9,6 +9,7 @@ from engine.config.loader import dump_config
 from engine.files import read_json
 from engine.html import page as html_page, table
 from engine.runs.run import Run
+from publish.card.results import metric_title
 from publish.report.charts import STYLE
 from publish.report.runs import flatten_log, format_number, metric_charts
 
@@ -22,7 +23,7 @@ def format_duration(seconds: float) -> str:
 def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
     """Summarize the result of a run in one sentence."""
     if test := metrics.get("test"):
-        scores = ", ".join(f"{metric.replace('_', ' ')} {test[metric]:.3f}" for metric in metrics["report_metrics"])
+        scores = ", ".join(f"{metric_title(metric)} {test[metric]:.3f}" for metric in metrics["report_metrics"])
         examples = f"{test['n']:,} test examples, trained on {metrics['num_train_examples']:,} labels"
         return f"{metrics['task']}: {scores} on {examples}"
     if not log:
@@ -40,7 +41,7 @@ def results_table(metrics: dict) -> str:
     rows = [(f"{metrics['encoder']}, fine-tuned", metrics["test"])]
     rows += [(baseline["name"], baseline.get("test")) for baseline in metrics["baselines"].values()]
     cells = [[html.escape(title), *(f"{test[name]:.3f}" if test else "–" for name in names)] for title, test in rows]
-    return table(["test set", *(name.replace("_", " ") for name in names)], cells, highlight_first=True)
+    return table(["test set", *map(metric_title, names)], cells, highlight_first=True)
 
 
 def training_table(log: list[dict[str, float]]) -> str:

@@ -67,7 +67,7 @@ def test_from_raw_text_to_a_model_anyone_loads(workspace, sentiment_files):
     folder = workspace / "out/runs/enc"
     for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()):
         assert {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"} <= entry.keys()
-    assert 'class="title" x="0" y="14">evaluation/loss<' in (folder / "report.html").read_text()
+    assert 'class="title" x="0" y="14">eval/loss<' in (folder / "report.html").read_text()
     loaded = elsewhere(LOAD_ENCODER, folder / "encoder", workspace)
     assert loaded.stdout.strip() == "loads", loaded.stderr
 

@@ -28,7 +28,7 @@ from finetune.heads import classification, supcon
 from finetune.model.layerwise import freeze_schedule
 from finetune.semi_supervised import documents, self_training, task_adaptive
 
-# ---- class-balanced batches ------------------------------------------------------------------------------------------------
+# ---- class-balanced batches -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("samples_per_class", [1, 2])
@@ -302,7 +302,7 @@ def test_self_training_on_documents_uses_their_sentences(workspace):
     write_labels(workspace)
     (workspace / "reviews.jsonl").write_text(
         "\n".join(
-            json.dumps({"text": " ".join(f"It was such {kind} thing number {number}{place}." for place in range(3))})
+            json.dumps({"text": " ".join(f"It was such {kind} thing number {number}{index}." for index in range(3))})
             for number in range(20)
             for kind in ("a good warm", "a bad dull")
         )

@@ -1,10 +1,11 @@
-"""The heads on whole texts: their figures by slow independent ways, what they write into a model, and hard cases."""
+"""Heads on whole texts: metrics compared with slow independent versions, weights written by a head, edge cases."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,8 @@ from finetune.evaluation.postprocess import postprocess
 from finetune.heads import classification, multilabel, regression
 from finetune.model.build import get_last_linear
 
-STRANGE = ['quo"te', "two\nlines", "😀", "none", "1e-4", "drüben, 你好", "\\", "true", "a|b", "<br />"]
+ODD_NAMES = ['quo"te', "two\nlines", "😀", "none", "1e-4", "drüben, 你好", "\\", "true", "a|b", "<br />"]
+MULTI_LABEL = "multi_label_classification"
 SMALL = {
     "vocab_size": 60,
     "hidden_size": 32,
@@ -44,21 +46,21 @@ SMALL = {
 }
 
 
-def source(path: Path, rows: list[dict]) -> dict:
-    """The rows as JSON lines; returns the source that reads them."""
+def write_source(path: Path, rows: list[dict]) -> dict:
+    """Write the rows as JSON lines and return a source for them."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {"files": str(path)}
 
 
-def task_of(folder: Path, rows: list[dict], **more) -> Task:
-    return Task(name="t", train=source(folder / "rows.jsonl", rows), **more)
+def make_task(folder: Path, rows: list[dict], **more) -> Task:
+    return Task(name="t", train=write_source(folder / "rows.jsonl", rows), **more)
 
 
-def labelled_rows(count: int, seed: int = 0) -> list[dict]:
-    """Texts of the words one, two and three, whose labels are the words in them and whose number tells how many."""
-    random, rows = np.random.default_rng(seed), []
+def make_rows(count: int, seed: int = 0) -> list[dict]:
+    """Return texts with some of the words one, two and three; labels are these words, the number is their count."""
+    rng, rows = np.random.default_rng(seed), []
     for number in range(count):
-        words = [word for word in ("one", "two", "three") if random.random() < 0.4]
+        words = [word for word in ("one", "two", "three") if rng.random() < 0.4]
         rows.append(
             {
                 "text": f"text {number} with {' '.join(words)}",
@@ -70,18 +72,15 @@ def labelled_rows(count: int, seed: int = 0) -> list[dict]:
     return rows
 
 
-# ---- kinds of labels ------------------------------------------------------------------------------------------------
+# ---- problem types --------------------------------------------------------------------------------------------------
 
 
-def test_several_labels_are_read_from_lists_and_from_text(tmp_path):
+def test_multiple_labels_are_read_from_lists_and_strings(tmp_path):
     values = [["a", " b ", "a"], "a, b,,", [], "", None, ["b"], "c", ["c", "a"], [1, True], "1"]
     rows = [{"text": f"text {number}", "label": value} for number, value in enumerate(values * 5)]
-    found = {
-        example.texts[0]: example.label
-        for split in read_task(task_of(tmp_path, rows), "labels").values()
-        for example in split
-    }
-    assert [found[f"text {number}"] for number in range(10)] == [
+    splits = read_task(make_task(tmp_path, rows, problem_type=MULTI_LABEL))
+    labels = {example.texts[0]: example.label for split in splits.values() for example in split}
+    assert [labels[f"text {number}"] for number in range(10)] == [
         ("a", "b"),
         ("a", "b"),
         (),
@@ -93,17 +92,17 @@ def test_several_labels_are_read_from_lists_and_from_text(tmp_path):
         ("1", "True"),
         ("1",),
     ]
-    task = task_of(tmp_path, rows, label_names={"b": "Bee", "a": "Ay"})
-    splits = read_task(task, "labels")
+    task = make_task(tmp_path, rows, label_names={"b": "Bee", "a": "Ay"}, problem_type=MULTI_LABEL)
+    splits = read_task(task)
     assert list_label_names(task, splits) == ["Bee", "Ay"] and sum(map(len, splits.values())) == 50
     assert ("Ay", "Bee") in {example.label for example in splits["train"]}
     rows = [{"text": f"text {number}", "label": "a; b" if number % 2 else "a, b"} for number in range(40)]
-    splits = read_task(task_of(tmp_path, rows, label_separator=";"), "labels")
+    splits = read_task(make_task(tmp_path, rows, label_separator=";", problem_type=MULTI_LABEL))
     assert {example.label for example in splits["train"]} == {("a", "b"), ("a, b",)}
 
 
 @pytest.mark.parametrize(
-    "value, told",
+    "value, shown",
     [
         ("3,5", "'3,5'"),
         ("inf", "'inf'"),
@@ -114,125 +113,123 @@ def test_several_labels_are_read_from_lists_and_from_text(tmp_path):
         (True, "'True'"),
     ],
 )
-def test_a_number_that_is_none_is_told_with_its_row(tmp_path, value, told):
+def test_an_invalid_number_is_reported_with_its_row(tmp_path, value, shown):
     rows = [{"text": f"text {number}", "label": number / 2} for number in range(20)] + [{"text": "x", "label": value}]
-    with pytest.raises(DataError) as caught:
-        read_task(task_of(tmp_path, rows), "number")
-    assert str(caught.value) == f"{tmp_path}/rows.jsonl row 21: {told} in column 'label' is not a finite number"
-    assert len(read_task(task_of(tmp_path, rows[:-1]), "number")["train"]) == 16
+    with pytest.raises(DataError) as error:
+        read_task(make_task(tmp_path, rows, problem_type="regression"))
+    assert str(error.value) == f"{tmp_path}/rows.jsonl row 21: {shown} in column 'label' is not a finite number"
+    assert len(read_task(make_task(tmp_path, rows[:-1], problem_type="regression"))["train"]) == 16
 
 
 @pytest.mark.parametrize(
-    "kind, value, told",
+    "problem_type, value, message",
     [
-        ("labels", [], "no row has a label in column 'label'"),
+        (MULTI_LABEL, [], "no row has a label in column 'label'"),
         ("labels", ["a"], "every row has ('a',) in column 'label'"),
         ("number", 3, "every row has 3.0 in column 'label'; there is nothing to learn"),
         ("class", "x", "every row has the label 'x'; a classifier needs at least two classes"),
         ("labels", [["a"]], "row 1: [['a']] in column 'label' is not a list of labels"),
     ],
 )
-def test_rows_that_all_say_the_same_are_told(tmp_path, kind, value, told):
-    with pytest.raises(DataError, match="rows.jsonl") as caught:
-        read_task(task_of(tmp_path, [{"text": f"text {number}", "label": value} for number in range(40)]), kind)
-    assert told in str(caught.value)
+def test_constant_labels_are_an_error(tmp_path, problem_type, value, message):
+    rows = [{"text": f"text {number}", "label": value} for number in range(40)]
+    with pytest.raises(DataError, match="rows.jsonl") as error:
+        read_task(make_task(tmp_path, rows, problem_type=problem_type))
+    assert message in str(error.value)
 
 
-def test_names_that_no_row_has(tmp_path):
+def test_label_names_without_training_rows_are_an_error(tmp_path):
     with pytest.raises(DataError, match="no training row has the label 'F' of task.label_names"):
-        read_task(
-            task_of(tmp_path, labelled_rows(40), label="labels", label_names={"one": "One", "four": "F"}), "labels"
-        )
+        names = {"one": "One", "four": "F"}
+        read_task(make_task(tmp_path, make_rows(40), label="labels", label_names=names, problem_type=MULTI_LABEL))
 
 
-def test_splits_of_several_labels_leave_each_to_learn_from(tmp_path):
-    rows = labelled_rows(400) + [
-        {"text": f"rare {number}", "labels": [f"rare {number}", "one"]} for number in range(40)
-    ]
-    first = read_task(task_of(tmp_path, rows, label="labels"), "labels")
+def test_multi_label_splits_keep_training_rows_of_each_label(tmp_path):
+    rows = make_rows(400) + [{"text": f"rare {number}", "labels": [f"rare {number}", "one"]} for number in range(40)]
+    first = read_task(make_task(tmp_path, rows, label="labels", problem_type=MULTI_LABEL))
     assert {name: len(split) for name, split in first.items()} == {"train": 330, "validation": 55, "test": 55}
     assert sum(example.texts[0].startswith("rare") for example in first["train"]) == 40
-    shuffled = [rows[place] for place in np.random.default_rng(1).permutation(len(rows))]
-    second = read_task(task_of(tmp_path, shuffled, label="labels"), "labels")
+    shuffled = [rows[index] for index in np.random.default_rng(1).permutation(len(rows))]
+    second = read_task(make_task(tmp_path, shuffled, label="labels", problem_type=MULTI_LABEL))
     assert {name: set(split) for name, split in first.items()} == {name: set(split) for name, split in second.items()}
 
 
 @pytest.mark.parametrize("labels", [[("a",), ("b", "c"), (), ("a", "d")], [1.0, 2.5, -3.0]])
-def test_few_of_rows_without_a_single_class(labels):
+def test_samples_of_rows_without_a_single_class_are_nested(labels):
     examples = [Example((f"text {number}",), labels[number % len(labels)]) for number in range(200)]
-    taken = [sample_examples(examples, count, seed=3) for count in (1, 4, 50, 199, 200)]
-    for fewer, more in zip(taken, taken[1:]):
+    samples = [sample_examples(examples, count, seed=3) for count in (1, 4, 50, 199, 200)]
+    for fewer, more in pairwise(samples):
         assert more[: len(fewer)] == fewer
-    assert len(set(taken[-1])) == 200 and taken[-1] != sample_examples(examples, 200, seed=4)
+    assert len(set(samples[-1])) == 200 and samples[-1] != sample_examples(examples, 200, seed=4)
     names = {name for example in examples for name in example.label_names}
-    assert {name for example in taken[1] for name in example.label_names} == names, "every label among the first"
-    with pytest.raises(
-        ConfigError, match="^task.shots=2: rows have no single class each; use task.num_examples"
-    ):
+    assert {name for example in samples[1] for name in example.label_names} == names, (
+        "every label is in the first sample with enough rows"
+    )
+    with pytest.raises(ConfigError, match="^task.shots=2: rows have no single class each; use task.num_examples"):
         sample_examples(examples, "all", 0, shots=2)
     with pytest.raises(ConfigError, match="only 200 training rows"):
         sample_examples(examples, 201, 0)
 
 
-def test_three_texts_are_joined_by_the_separator(workspace):
+def test_more_than_two_texts_are_joined_by_the_separator(workspace):
     from data.encoders import resolve_encoder
     from finetune.dataset import tokenize_examples
 
     rows = [Example(("one film", "dull", "", "very"), 1.0), Example(("a", "b", "c", "d"), 2.0)]
-    texts = tokenize_examples(rows, resolve_encoder("minilm"), 32, "here", regression.encode_labels, ["score"])
-    for ids, row in zip(texts.fields["input_ids"], rows):
-        said = AutoTokenizer.from_pretrained(resolve_encoder("minilm")).decode(ids)
-        assert said.split() == ["[CLS]", *" [SEP] ".join([*row.texts, ""]).split()]
+    texts = tokenize_examples(rows, resolve_encoder("minilm"), 32, "test", regression.encode_labels, ["score"])
+    for ids, row in zip(texts.fields["input_ids"], rows, strict=True):
+        decoded = AutoTokenizer.from_pretrained(resolve_encoder("minilm")).decode(ids)
+        assert decoded.split() == ["[CLS]", *" [SEP] ".join([*row.texts, ""]).split()]
     with pytest.raises(DataError, match="has no tokens"):
-        tokenize_examples([Example(("\u200b", "", " "), 1.0)], resolve_encoder("minilm"), 32, "here")
+        tokenize_examples([Example(("\u200b", "", " "), 1.0)], resolve_encoder("minilm"), 32, "test")
 
 
-def test_a_source_without_quotes_and_rows_without_a_column(tmp_path):
+def test_sources_without_quotes_and_with_non_empty_columns(tmp_path):
     from data.sources.source import Source, iter_rows
 
     (tmp_path / "a.tsv").write_text('text\tlabel\n"open\t1\nb "c" d\t\ne\t3\n')
-    found = list(iter_rows(Source(files=str(tmp_path / "a.tsv"), quotes=False, non_empty=["label"])))
-    assert found == [{"text": '"open', "label": "1"}, {"text": "e", "label": "3"}]
+    rows = list(iter_rows(Source(files=str(tmp_path / "a.tsv"), quotes=False, non_empty=["label"])))
+    assert rows == [{"text": '"open', "label": "1"}, {"text": "e", "label": "3"}]
     plain = Source(files="a.tsv").model_dump()
-    assert not {"quotes", "non_empty"} & plain.keys(), "fingerprints of those that say nothing of it stay"
+    assert not {"quotes", "non_empty"} & plain.keys(), "defaults are not part of fingerprints"
     assert Source(files="a.tsv", quotes=False).model_dump()["quotes"] is False
     assert "label_separator" not in Task(name="t", train=plain).model_dump()
 
 
-def test_a_corpus_reads_the_rows_of_a_task_as_its_head_does(workspace):
+def test_a_task_file_reads_the_rows_by_problem_type(workspace):
     from data.tasks.task import TaskFile
 
-    made = source(workspace / "rows.jsonl", labelled_rows(80))
-    (workspace / "task.yaml").write_text(
-        json.dumps({"head": {"name": "multilabel"}, "task": {"name": "t", "train": made, "label": "labels"}})
-    )
+    source = write_source(workspace / "rows.jsonl", make_rows(80))
+    task = {"name": "t", "train": source, "label": "labels", "problem_type": MULTI_LABEL}
+    (workspace / "task.yaml").write_text(json.dumps({"task": task}))
     file = load_config(TaskFile, ["task.yaml"])
-    assert (
-        file.problem_type == "multi_label_classification"
-        and file.load_splits() == read_task(file.task, "labels")
-        and file.fingerprint_inputs()["kind"] == "labels"
+    splits = file.load_splits()
+    assert splits == read_task(file.task) and all(type(row.label) is tuple for row in splits["train"])
+    assert file.fingerprint_inputs()["problem_type"] == MULTI_LABEL
+    with pytest.raises(
+        ConfigError, match=r"task.problem_type: 'multilabel_classification' .*multi_label_classification"
+    ):
+        load_config(TaskFile, ["task.yaml", "task.problem_type=multilabel_classification"])
+
+
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+
+def test_classification_metrics_equal_sklearn_and_loops():
+    rng = np.random.default_rng(0)
+    labels, outputs = rng.integers(0, 5, 300), rng.dirichlet(np.ones(5) * 0.4, 300)
+    outputs[:100, 2] = 0.2  # ties
+    outputs /= outputs.sum(1, keepdims=True)
+    params = classification.fit_postprocess(list(outputs), labels, list("abcde"))
+    result = classification.compute_metrics(
+        classification.apply_postprocess(outputs, params), labels, list("abcde"), params
     )
-    with pytest.raises(ConfigError, match=r"head: no 'multilable' among the heads \(nearest: multilabel\)"):
-        load_config(TaskFile, ["task.yaml", "head.name=multilable"]).load_splits()
-    assert "kind" not in load_config(TaskFile, ["configs/finetune/sentiment.yaml"]).fingerprint_inputs()
-
-
-# ---- figures --------------------------------------------------------------------------------------------------------
-
-
-def test_figures_of_classes_against_sklearn_and_loops():
-    random = np.random.default_rng(0)
-    truth, said = random.integers(0, 5, 300), random.dirichlet(np.ones(5) * 0.4, 300)
-    said[:100, 2] = 0.2  # ties
-    said /= said.sum(1, keepdims=True)
-    tuned = classification.fit_postprocess(list(said), truth, list("abcde"))
-    found = classification.compute_metrics(classification.apply_postprocess(said, tuned), truth, list("abcde"), tuned)
-    predicted = said.argmax(1)
-    assert found["f1_macro"] == pytest.approx(f1_score(truth, predicted, average="macro"))
-    assert found["f1_micro"] == found["accuracy"] == pytest.approx((truth == predicted).mean())
-    assert found["mcc"] == pytest.approx(matthews_corrcoef(truth, predicted))
-    assert metrics.auroc(said, truth[:, None] == np.arange(5))["auroc"] == pytest.approx(
-        roc_auc_score(truth, said, multi_class="ovr")
+    predicted = outputs.argmax(1)
+    assert result["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert result["f1_micro"] == result["accuracy"] == pytest.approx((labels == predicted).mean())
+    assert result["mcc"] == pytest.approx(matthews_corrcoef(labels, predicted))
+    assert metrics.auroc(outputs, labels[:, None] == np.arange(5))["auroc"] == pytest.approx(
+        roc_auc_score(labels, outputs, multi_class="ovr")
     )
 
     def error(probabilities: np.ndarray) -> float:
@@ -240,229 +237,236 @@ def test_figures_of_classes_against_sklearn_and_loops():
         for low in range(15):
             inside = [row for row in range(300) if low / 15 < probabilities[row].max() <= (low + 1) / 15]
             if inside:
-                sure = np.mean([probabilities[row].max() for row in inside])
-                total += len(inside) / 300 * abs(sure - np.mean([predicted[row] == truth[row] for row in inside]))
+                confidence = np.mean([probabilities[row].max() for row in inside])
+                total += (
+                    len(inside) / 300 * abs(confidence - np.mean([predicted[row] == labels[row] for row in inside]))
+                )
         return total
 
-    assert found["ece_uncalibrated"] == pytest.approx(error(said), abs=1e-6)
-    assert found["ece"] == pytest.approx(error(classification.apply_postprocess(said, tuned)), abs=1e-6)
-    assert found["ece"] < found["ece_uncalibrated"], "random guesses were far too sure"
+    assert result["ece_uncalibrated"] == pytest.approx(error(outputs), abs=1e-6)
+    assert result["ece"] == pytest.approx(error(classification.apply_postprocess(outputs, params)), abs=1e-6)
+    assert result["ece"] < result["ece_uncalibrated"], "random predictions are overconfident"
     counts = np.zeros((5, 5), int)
-    for true, guess in zip(truth, predicted):
+    for true, guess in zip(labels, predicted, strict=True):
         counts[true, guess] += 1
-    assert classification.details(said, truth, list("abcde"))["confusion_matrix"] == {
-        "labels": list("abcde"),
+    assert classification.details(outputs, labels, list("abcde"))["confusion_matrix"] == {
+        "label_names": list("abcde"),
         "counts": counts.tolist(),
     }
-    # A class that no row has is left out; one class alone gives no area and no correlation.
-    assert metrics.auroc(said[truth != 4], truth[truth != 4][:, None] == np.arange(5))["auroc"] == pytest.approx(
-        np.mean([roc_auc_score(truth[truth != 4] == label, said[truth != 4, label]) for label in range(4)])
+    # A class without rows is left out; with a single class there is no area and no correlation.
+    assert metrics.auroc(outputs[labels != 4], labels[labels != 4][:, None] == np.arange(5))["auroc"] == pytest.approx(
+        np.mean([roc_auc_score(labels[labels != 4] == label, outputs[labels != 4, label]) for label in range(4)])
     )
-    alone = classification.compute_metrics(said, np.zeros(300, int), list("abcde"), {})
+    alone = classification.compute_metrics(outputs, np.zeros(300, int), list("abcde"), {})
     assert "auroc" not in alone and "ece_uncalibrated" not in alone and alone["mcc"] == 0
 
 
-def test_temperature_is_the_likeliest_and_changes_no_class():
-    random = np.random.default_rng(1)
-    logits = torch.tensor(random.normal(size=(500, 4)) * 2)
-    truth = np.array([random.choice(4, p=row) for row in logits.softmax(1).numpy()])
-    said = (logits * 3).softmax(1).numpy()
-    found = calibration.fit_temperature(said, truth)
+def test_temperature_maximizes_the_likelihood_and_changes_no_prediction():
+    rng = np.random.default_rng(1)
+    logits = torch.tensor(rng.normal(size=(500, 4)) * 2)
+    labels = np.array([rng.choice(4, p=row) for row in logits.softmax(1).numpy()])
+    outputs = (logits * 3).softmax(1).numpy()
+    result = calibration.fit_temperature(outputs, labels)
     grid = np.exp(np.linspace(-2, 3, 2_001))
-    losses = [torch.nn.functional.cross_entropy(logits * 3 / one, torch.tensor(truth)).item() for one in grid]
-    assert found == pytest.approx(grid[int(np.argmin(losses))], rel=0.01) and 2.3 < found < 3.7
-    revised = calibration.apply_temperature(said, found)
-    assert (revised.argmax(1) == said.argmax(1)).all()
-    assert np.allclose(revised, (logits * 3 / found).softmax(1), atol=1e-6)
-    assert calibration.fit_temperature(np.eye(4)[[0, 1, 2]] * 0.9 + 0.025, np.array([0, 1, 2])) == 1.0, (
-        "nothing to learn from"
-    )
+    losses = [torch.nn.functional.cross_entropy(logits * 3 / one, torch.tensor(labels)).item() for one in grid]
+    assert result == pytest.approx(grid[int(np.argmin(losses))], rel=0.01) and 2.3 < result < 3.7
+    scaled = calibration.apply_temperature(outputs, result)
+    assert (scaled.argmax(1) == outputs.argmax(1)).all()
+    assert np.allclose(scaled, (logits * 3 / result).softmax(1), atol=1e-6)
+    assert calibration.fit_temperature(np.eye(4)[[0, 1, 2]] * 0.9 + 0.025, np.array([0, 1, 2])) == 1.0, "no maximum"
     assert calibration.fit_temperature(np.eye(4)[[0, 1, 2]], np.array([0, 1, 3])) == pytest.approx(20, rel=0.1), (
-        "of zeros too"
+        "finite for zeros"
     )
 
 
-def test_figures_of_several_labels_against_sklearn():
-    random = np.random.default_rng(2)
-    truth = (random.random((200, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(np.uint8)
-    said = np.clip(random.random((200, 4)) * 0.6 + truth * 0.2, 0, 0.49)
-    tuned = multilabel.fit_postprocess(list(said), truth, list("abcd"))
-    assert tuned["thresholds"]["d"] == 0.5, "a label without a validation row"
+def test_multilabel_metrics_equal_sklearn():
+    rng = np.random.default_rng(2)
+    labels = (rng.random((200, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(np.uint8)
+    outputs = np.clip(rng.random((200, 4)) * 0.6 + labels * 0.2, 0, 0.49)
+    params = multilabel.fit_postprocess(list(outputs), labels, list("abcd"))
+    assert params["thresholds"]["d"] == 0.5, "a label without validation rows"
     for column, name in enumerate("abc"):
-        best = max(f1_score(truth[:, column], said[:, column] >= one) for one in said[:, column])
-        assert f1_score(truth[:, column], said[:, column] >= tuned["thresholds"][name]) == pytest.approx(best)
-    found = multilabel.compute_metrics(list(said), truth, list("abcd"), tuned)
-    sure = said >= np.array(list(tuned["thresholds"].values()))
-    assert found["f1_macro"] == pytest.approx(f1_score(truth[:, :3], sure[:, :3], average="macro"))
-    assert found["f1_micro"] == pytest.approx(f1_score(truth, sure, average="micro"))
-    assert found["auroc"] == pytest.approx(roc_auc_score(truth[:, :3], said[:, :3]))
-    assert found["exact_match"] == np.mean([list(one) == list(other) for one, other in zip(sure, truth)])
-    assert multilabel.compute_metrics(list(said), truth, list("abcd"), {})["f1_macro"] == 0, "nothing is said at a half"
-    assert multilabel.quick_metrics(list(said), truth)["f1_macro"] == pytest.approx(found["f1_macro"]), (
-        "an evaluation is not"
+        best = max(f1_score(labels[:, column], outputs[:, column] >= one) for one in outputs[:, column])
+        assert f1_score(labels[:, column], outputs[:, column] >= params["thresholds"][name]) == pytest.approx(best)
+    result = multilabel.compute_metrics(list(outputs), labels, list("abcd"), params)
+    decisions = outputs >= np.array(list(params["thresholds"].values()))
+    assert result["f1_macro"] == pytest.approx(f1_score(labels[:, :3], decisions[:, :3], average="macro"))
+    assert result["f1_micro"] == pytest.approx(f1_score(labels, decisions, average="micro"))
+    assert result["auroc"] == pytest.approx(roc_auc_score(labels[:, :3], outputs[:, :3]))
+    assert result["exact_match"] == np.mean(
+        [list(one) == list(other) for one, other in zip(decisions, labels, strict=True)]
+    )
+    assert multilabel.compute_metrics(list(outputs), labels, list("abcd"), {})["f1_macro"] == 0, (
+        "nothing is predicted at 0.5"
+    )
+    assert multilabel.quick_metrics(list(outputs), labels)["f1_macro"] == pytest.approx(result["f1_macro"]), (
+        "an evaluation during training uses the best thresholds"
     )
     tied = np.array([0.7, 0.7, 0.7, 0.2])
     assert 0.2 < multilabel.best_f1_threshold(tied, np.array([1, 0, 1, 0])) < 0.7
 
 
-def test_figures_of_numbers():
-    random = np.random.default_rng(3)
-    truth = random.normal(size=100)
-    said = truth + random.normal(size=100)
-    found = regression.quick_metrics(list(said), truth)
-    ranks = [np.array([(values < value).sum() for value in values]) for values in (said, truth)]
-    assert found["spearman"] == pytest.approx(pearsonr(*ranks).statistic)
-    assert found["pearson"] == pytest.approx(pearsonr(said, truth).statistic)
+def test_regression_metrics_equal_scipy():
+    rng = np.random.default_rng(3)
+    labels = rng.normal(size=100)
+    outputs = labels + rng.normal(size=100)
+    result = regression.quick_metrics(list(outputs), labels)
+    ranks = [np.array([(values < value).sum() for value in values]) for values in (outputs, labels)]
+    assert result["spearman"] == pytest.approx(pearsonr(*ranks).statistic)
+    assert result["pearson"] == pytest.approx(pearsonr(outputs, labels).statistic)
     assert (
-        found["rmse"] == pytest.approx(sum((a - b) ** 2 for a, b in zip(said, truth)) ** 0.5 / 10) and found["n"] == 100
+        result["rmse"] == pytest.approx(sum((a - b) ** 2 for a, b in zip(outputs, labels, strict=True)) ** 0.5 / 10)
+        and result["n"] == 100
     )
-    assert regression.quick_metrics([1.0] * 100, truth)["spearman"] == 0
+    assert regression.quick_metrics([1.0] * 100, labels)["spearman"] == 0
 
 
-# ---- losses and what is written into the weights --------------------------------------------------------------------
+# ---- losses and folded weights --------------------------------------------------------------------------------------
 
 
-def inputs_of(rows: int = 4) -> dict[str, torch.Tensor]:
+def random_inputs(rows: int = 4) -> dict[str, torch.Tensor]:
     ids = torch.randint(5, 60, (rows, 9), generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @pytest.mark.parametrize("balance", [True, False])
-def test_loss_of_several_labels(balance):
+def test_multilabel_loss_equals_a_loop(balance):
     model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).eval()
     head = multilabel.Head(multilabel.Config(class_weights=balance), model)
-    truth = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=np.uint8)
-    head.set_label_stats(truth)
-    output = head(labels=torch.from_numpy(truth), **inputs_of())
-    said, slow = head.predict(**inputs_of()).detach().numpy().astype(float), 0.0
+    labels = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=np.uint8)
+    head.set_label_stats(labels)
+    output = head(labels=torch.from_numpy(labels), **random_inputs())
+    outputs, slow = head.predict(**random_inputs()).detach().numpy().astype(float), 0.0
     for row in range(4):
         for label, weight in enumerate([1 / 3, 3, 1] if balance else [1, 1, 1]):
-            slow -= weight * np.log(said[row, label]) if truth[row, label] else np.log(1 - said[row, label])
+            slow -= weight * np.log(outputs[row, label]) if labels[row, label] else np.log(1 - outputs[row, label])
     assert output.loss.item() == pytest.approx(slow, rel=1e-5) and int(output.count) == 4
 
 
 @pytest.mark.parametrize(
-    "make",
+    "build",
     [
         lambda: BertForSequenceClassification(BertConfig(**SMALL, num_labels=1)),
         lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, pad_token_id=0, num_labels=1)),
     ],
 )
-def test_numbers_are_learned_standardised_and_written_out_as_they_are(make):
+def test_regression_trains_on_standardized_numbers_and_predicts_raw_ones(build):
     torch.manual_seed(0)
-    model, truth = make().eval(), np.array([1e4, 2e4, 2e4, 5e4])
+    model, labels = build().eval(), np.array([1e4, 2e4, 2e4, 5e4])
     head = regression.Head(regression.Config(), model)
-    head.set_label_stats(truth)
-    plain = model(**inputs_of()).logits.squeeze(-1).detach()
-    target = torch.tensor((truth - truth.mean()) / truth.std()).float()
-    assert head(labels=torch.tensor(truth), **inputs_of()).loss.item() == pytest.approx(
+    head.set_label_stats(labels)
+    plain = model(**random_inputs()).logits.squeeze(-1).detach()
+    target = torch.tensor((labels - labels.mean()) / labels.std()).float()
+    assert head(labels=torch.tensor(labels), **random_inputs()).loss.item() == pytest.approx(
         ((plain - target) ** 2).sum().item(), rel=1e-5
     )
-    before = head.predict(**inputs_of())
-    assert torch.allclose(before, plain.double() * truth.std() + truth.mean())
+    before = head.predict(**random_inputs())
+    assert torch.allclose(before, plain.double() * labels.std() + labels.mean())
     regression.fold_into_weights(head, {})
-    assert torch.allclose(model(**inputs_of()).logits.squeeze(-1).double(), before, rtol=1e-5)
-    assert torch.allclose(head.predict(**inputs_of()), before, rtol=1e-5)
+    assert torch.allclose(model(**random_inputs()).logits.squeeze(-1).double(), before, rtol=1e-5)
+    assert torch.allclose(head.predict(**random_inputs()), before, rtol=1e-5)
 
 
-def test_finishing_without_validation_rows_tunes_nothing():
+def test_postprocessing_without_validation_fits_nothing():
     model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).eval()
     head = classification.Head(classification.Config(), model)
-    said, truth = list(head.predict(**inputs_of(30)).detach().numpy()), np.arange(30) % 3
+    outputs, labels = list(head.predict(**random_inputs(30)).detach().numpy()), np.arange(30) % 3
     weights = get_last_linear(model).weight.clone()
     for validate in (False, True):
-        found = postprocess(
+        result = postprocess(
             classification,
             head,
-            {"test": said, "validation": said},
-            {"test": truth, "validation": truth},
+            {"test": outputs, "validation": outputs},
+            {"test": labels, "validation": labels},
             ["a", "b", "c"],
             validate,
         )
-        assert hasattr(model.config, "calibration") == validate == ("ece_uncalibrated" in found.metrics["test"])
+        assert hasattr(model.config, "calibration") == validate == ("ece_uncalibrated" in result.metrics["test"])
         assert get_last_linear(model).weight.equal(weights) != validate
-        assert np.allclose(head.predict(**inputs_of(30)).detach().numpy(), found.predictions["test"], atol=1e-5)
+        assert np.allclose(head.predict(**random_inputs(30)).detach().numpy(), result.predictions["test"], atol=1e-5)
 
 
-# ---- hard cases -----------------------------------------------------------------------------------------------------
+# ---- edge cases -----------------------------------------------------------------------------------------------------
 
 
 def test_ten_thousand_classes_take_seconds(tmp_path):
-    began = time.time()
+    start = time.time()
     names = [f"class {number}" for number in range(10_000)]
     examples = [Example((f"text {number}",), names[number % 10_000]) for number in range(30_000)]
-    off, rest = split_off(examples, 0.125)
-    assert len(off) == 0 and len(rest) == 30_000, "an eighth of three rows is none"
+    held_out, rest = split_off(examples, 0.125)
+    assert len(held_out) == 0 and len(rest) == 30_000, "an eighth of three rows is none"
     task = Task(name="t", train={"files": "a"})
     assert len(list_label_names(task, {"train": examples})) == 10_000
     assert (
         len(sample_examples(examples, 15_000, seed=0)) == 15_000
         and len(sample_examples(examples, "all", 0, shots=2)) == 20_000
     )
-    truth = classification.encode_labels(examples[:1_000], names)
-    random = np.random.default_rng(0)
-    said = random.random((1_000, 10_000), dtype=np.float32)
-    said[np.arange(0, 1_000, 2), truth[::2]] = 5
-    said /= said.sum(1, keepdims=True)
-    assert classification.quick_metrics(said, truth)["accuracy"] > 0.49 and time.time() - began < 60
-    tuned = classification.fit_postprocess(said, truth, names)
-    found = classification.compute_metrics(classification.apply_postprocess(said, tuned), truth, names, tuned)
-    assert found["auroc"] > 0.7 and 0 < found["mcc"] < 1 and classification.details(said, truth, names) == {}
+    labels = classification.encode_labels(examples[:1_000], names)
+    rng = np.random.default_rng(0)
+    outputs = rng.random((1_000, 10_000), dtype=np.float32)
+    outputs[np.arange(0, 1_000, 2), labels[::2]] = 5
+    outputs /= outputs.sum(1, keepdims=True)
+    assert classification.quick_metrics(outputs, labels)["accuracy"] > 0.49 and time.time() - start < 60
+    params = classification.fit_postprocess(outputs, labels, names)
+    result = classification.compute_metrics(classification.apply_postprocess(outputs, params), labels, names, params)
+    assert result["auroc"] > 0.7 and 0 < result["mcc"] < 1 and classification.details(outputs, labels, names) == {}
     several = multilabel.encode_labels([Example(("x",), (names[number], names[-1])) for number in range(200)], names)
     assert several.shape == (200, 10_000) and several.sum() == 400
     assert (
-        multilabel.quick_metrics(said[:200], several)["n"] == 200
-        and len(multilabel.fit_postprocess(said[:200], several, names)["thresholds"]) == 10_000
+        multilabel.quick_metrics(outputs[:200], several)["n"] == 200
+        and len(multilabel.fit_postprocess(outputs[:200], several, names)["thresholds"]) == 10_000
     )
-    assert time.time() - began < 120, "8 s on a machine that does nothing else"
+    assert time.time() - start < 120, "8 s on an idle machine"
 
 
-def test_one_label_a_class_and_a_class_absent_from_validation(tmp_path):
+def test_one_label_per_class_and_a_class_without_validation_rows(tmp_path):
     rows = [{"text": f"text {number}", "label": "abc"[number % 2]} for number in range(40)] + [
         {"text": "rare", "label": "c"}
     ]
-    splits = read_task(task_of(tmp_path, rows))
+    splits = read_task(make_task(tmp_path, rows))
     assert "c" not in {example.label for example in splits["validation"]}
     one_each = sample_examples(splits["train"], 3, seed=0)
     assert sorted(example.label for example in one_each) == ["a", "b", "c"]
-    truth = classification.encode_labels(splits["validation"], ["a", "b", "c"])
-    said = np.full((len(truth), 3), 1 / 3)
-    tuned = classification.fit_postprocess(said, truth, ["a", "b", "c"])
-    found = classification.compute_metrics(classification.apply_postprocess(said, tuned), truth, ["a", "b", "c"], tuned)
-    assert found["auroc"] == 0.5 and np.isfinite(list(found.values())).all()
+    labels = classification.encode_labels(splits["validation"], ["a", "b", "c"])
+    outputs = np.full((len(labels), 3), 1 / 3)
+    params = classification.fit_postprocess(outputs, labels, ["a", "b", "c"])
+    result = classification.compute_metrics(
+        classification.apply_postprocess(outputs, params), labels, ["a", "b", "c"], params
+    )
+    assert result["auroc"] == 0.5 and np.isfinite(list(result.values())).all()
     assert baselines.tfidf_baseline({**splits, "train": one_each}, ["a", "b", "c"], classification)["test"]["n"] == 4
 
 
-def test_the_linear_model_of_one_label_says_yes_where_it_is():
+def test_the_tfidf_baseline_handles_a_single_label():
     rows = [
         Example((f"{'warm' if number % 2 else 'cold'} text {number}",), ("warm",) if number % 2 else ())
         for number in range(40)
     ]
-    found = baselines.tfidf_baseline(
+    result = baselines.tfidf_baseline(
         {"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}, ["warm"], multilabel
     )
-    assert found["test"]["f1_macro"] == 1.0
+    assert result["test"]["f1_macro"] == 1.0
 
 
-def test_the_linear_model_of_texts_without_a_word_of_two_letters():
+def test_the_tfidf_baseline_handles_texts_without_words():
     rows = [Example(("😀 a" if number % 2 else "🙁 a",), "yn"[number % 2]) for number in range(20)]
-    found = baselines.tfidf_baseline({"train": rows[:10], "test": rows[10:]}, ["n", "y"], classification)
-    assert found["test"]["accuracy"] == 1.0
+    result = baselines.tfidf_baseline({"train": rows[:10], "test": rows[10:]}, ["n", "y"], classification)
+    assert result["test"]["accuracy"] == 1.0
 
 
-def test_a_text_is_cut_to_what_the_network_takes(tmp_path):
-    """Of a tokenizer that knows no limit."""
+def test_texts_are_truncated_to_the_position_embeddings(tmp_path):
+    """Even if the tokenizer has no limit."""
     from data.encoders import resolve_encoder
     from finetune.dataset import tokenize_examples
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"), model_max_length=10**30)
     tokenizer.save_pretrained(tmp_path)
-    for config, longest in ((BertConfig(**SMALL), 48), (RobertaConfig(**SMALL), 46)):
+    for config, max_length in ((BertConfig(**SMALL), 48), (RobertaConfig(**SMALL), 46)):
         config.save_pretrained(tmp_path)
-        assert tokenize_examples([Example(("word " * 90,), "")], tmp_path, 256, "t").lengths.tolist() == [longest]
+        assert tokenize_examples([Example(("word " * 90,), "")], tmp_path, 256, "t").lengths.tolist() == [max_length]
 
 
-def test_one_text_has_no_spread_to_be_brought_to(tmp_path):
+def test_standardization_on_a_single_text_is_finite(tmp_path):
     from finetune.model import mean_pooling
 
     model = BertForSequenceClassification(BertConfig(**SMALL)).eval()
@@ -475,33 +479,33 @@ def test_one_text_has_no_spread_to_be_brought_to(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
-def test_texts_tokenised_in_pieces_are_those_tokenised_at_once(monkeypatch, columns):
+def test_tokenizing_in_chunks_changes_nothing(monkeypatch, columns):
     from data.encoders import resolve_encoder
     from finetune import dataset
 
     rows = [Example(("a film",) * (columns - 1) + ("so " * number,), 1.0) for number in range(1, 8)]
-    whole = dataset.tokenise(rows, resolve_encoder("minilm"), 16, "here")
-    monkeypatch.setattr(dataset, "PIECE", 3)
-    pieces = dataset.tokenise(rows, resolve_encoder("minilm"), 16, "here")
-    assert whole.fields.keys() == pieces.fields.keys() and pieces.lengths.tolist() == whole.lengths.tolist()
-    for name, own in whole.fields.items():
-        assert [row.tolist() for row in own] == [row.tolist() for row in pieces.fields[name]]
+    whole = dataset.tokenize_examples(rows, resolve_encoder("minilm"), 16, "test")
+    monkeypatch.setattr(dataset, "TOKENIZE_CHUNK_TEXTS", 3)
+    chunks = dataset.tokenize_examples(rows, resolve_encoder("minilm"), 16, "test")
+    assert whole.fields.keys() == chunks.fields.keys() and chunks.lengths.tolist() == whole.lengths.tolist()
+    for name, values in whole.fields.items():
+        assert [row.tolist() for row in values] == [row.tolist() for row in chunks.fields[name]]
 
 
 def test_a_text_of_100_000_words(workspace):
     from data.encoders import resolve_encoder
     from finetune.dataset import tokenize_examples
 
-    began = time.time()
+    start = time.time()
     texts = tokenize_examples(
         [Example(("many words " * 50_000,), 1.0)],
         resolve_encoder("minilm"),
         64,
-        "here",
+        "test",
         regression.encode_labels,
         ["n"],
     )
-    assert texts.lengths.tolist() == [64] and time.time() - began < 10
+    assert texts.lengths.tolist() == [64] and time.time() - start < 10
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -509,7 +513,7 @@ def test_a_text_of_100_000_words(workspace):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """A folder with a network of two small layers and minilm's tokenizer."""
+    """Folder of an encoder with two small layers and minilm's tokenizer."""
     from helpers import ROOT
 
     from data.encoders import resolve_encoder
@@ -524,106 +528,107 @@ def tiny(tmp_path_factory) -> Path:
     return folder
 
 
-WORDS = {"classification": "task.label=label", "multilabel": "task.label=labels", "regression": "task.label=number"}
+TASKS = {
+    "classification": ["task.label=label"],
+    "multilabel": ["task.label=labels", f"task.problem_type={MULTI_LABEL}"],
+    "regression": ["task.label=number", "task.problem_type=regression"],
+}
 
 
-@pytest.mark.parametrize("head", WORDS)
-def test_a_head_from_rows_to_a_plain_model(workspace, tiny, head, capsys):
-    rows = labelled_rows(160)
+def make_odd_rows(head: str) -> list[dict]:
+    """Return rows with odd label names."""
+    rows = make_rows(160)
     if head == "multilabel":
-        rows = [
-            row | {"labels": row["labels"] + STRANGE[number % 40 : number % 40 + 1]} for number, row in enumerate(rows)
-        ]
-    elif head == "classification":
-        rows = [row | {"label": STRANGE[number % 10]} for number, row in enumerate(rows)]
-    source(workspace / "rows.jsonl", rows)
-    words = [
+        return [row | {"labels": row["labels"] + ODD_NAMES[n % 40 : n % 40 + 1]} for n, row in enumerate(rows)]
+    if head == "classification":
+        return [row | {"label": ODD_NAMES[n % 10]} for n, row in enumerate(rows)]
+    return rows
+
+
+@pytest.mark.parametrize("head", TASKS)
+def test_a_run_writes_a_plain_model_with_the_reported_metrics(workspace, tiny, head, capsys):
+    write_source(workspace / "rows.jsonl", make_odd_rows(head))
+    args = [
         "configs/finetune/your-task.yaml",
         "task.train.files=rows.jsonl",
         f"encoder={tiny}",
-        f"head.name={head}",
-        WORDS[head],
+        *TASKS[head],
         "train.steps=30",
         "train.eval_every=15",
         "train.precision=float32",
         "train.lr=1e-3",
         "max_length=16",
     ]
-    main([*words, "run=x"])
-    folder, told = workspace / "out/runs/x", capsys.readouterr().out
-    found = json.loads((folder / "metrics.json").read_text())
-    assert found["baselines"].keys() == {"tfidf", "without_pretraining"}
-    for figures in (found["test"], found["validation"], *(each["test"] for each in found["baselines"].values())):
-        assert set(found["report_metrics"]) <= figures.keys() and figures["n"] == 20
-    assert found["baselines"]["tfidf"]["name"] in told and "Macro" not in told
-    settings = AutoConfig.from_pretrained(folder / "model")
+    main([*args, "run=x"])
+    folder, printed = workspace / "out/runs/x", capsys.readouterr().out
+    result = json.loads((folder / "metrics.json").read_text())
+    assert result["baselines"].keys() == {"tfidf", "without_pretraining"}
+    baseline_metrics = [baseline["test"] for baseline in result["baselines"].values()]
+    for values in (result["test"], result["validation"], *baseline_metrics):
+        assert set(result["report_metrics"]) <= values.keys() and values["n"] == 20
+    assert result["baselines"]["tfidf"]["name"] in printed and "Macro" not in printed
     card = (folder / "model" / "README.md").read_text()
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    settings = model.config
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    head_file, task = importlib.import_module(f"finetune.heads.{head}"), load_config(Finetune, [*words, "run=x"]).task
-    splits = read_task(task, head_file.PROBLEM_TYPE)
+    head_file, task = importlib.import_module(f"finetune.heads.{head}"), load_config(Finetune, [*args, "run=x"]).task
+    splits = read_task(task)
     names = list_label_names(task, splits)
-    assert settings.id2label == dict(enumerate(names)) and settings.label2id == {
-        name: n for n, name in enumerate(names)
-    }
+    assert settings.id2label == dict(enumerate(names))
+    assert settings.label2id == {name: index for index, name in enumerate(names)}
+    texts = [example.texts[0] for example in splits["test"]]
     with torch.no_grad():
-        logits = model(
-            **tokenizer(
-                [example.texts[0] for example in splits["test"]],
-                padding=True,
-                truncation=True,
-                max_length=16,
-                return_tensors="pt",
-            )
-        ).logits
-    truth = head_file.encode_labels(splits["test"], names)
+        logits = model(**tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")).logits
+    labels = head_file.encode_labels(splits["test"], names)
     if head == "classification":
-        assert set(names) == set(STRANGE) and np.array(found["confusion_matrix"]["counts"]).sum() == 20
-        said = logits.softmax(-1).numpy()
+        assert set(names) == set(ODD_NAMES) and np.array(result["confusion_matrix"]["counts"]).sum() == 20
+        outputs = logits.softmax(-1).numpy()
         assert settings.calibration["temperature"] > 0 and "calibrated" in card
-        again = head_file.compute_metrics(said, truth, names, {"calibration": settings.calibration})
+        recomputed = head_file.compute_metrics(outputs, labels, names, {"calibration": settings.calibration})
     elif head == "multilabel":
-        assert set(settings.thresholds) == set(names) >= set(STRANGE) and "thresholds" in card
-        again = head_file.compute_metrics(
-            list(logits.sigmoid().numpy()), truth, names, {"thresholds": settings.thresholds}
+        assert set(settings.thresholds) == set(names) >= set(ODD_NAMES) and "thresholds" in card
+        recomputed = head_file.compute_metrics(
+            list(logits.sigmoid().numpy()), labels, names, {"thresholds": settings.thresholds}
         )
     else:
         assert settings.problem_type == "regression" and names == ["number"]
-        again = head_file.quick_metrics(list(logits.squeeze(-1).numpy()), truth)
-    # Of labels that nothing tells, probabilities differ by roundings, and so does their order.
-    assert again.pop("auroc", 0) == pytest.approx(found["test"].pop("auroc", 0), abs=0.02)
-    assert again == pytest.approx(found["test"], abs=1e-4)
-    main([*words, "run=x"])
+        recomputed = head_file.quick_metrics(list(logits.squeeze(-1).numpy()), labels)
+    # Labels without signal have nearly equal probabilities, whose order depends on rounding.
+    assert recomputed.pop("auroc", 0) == pytest.approx(result["test"].pop("auroc", 0), abs=0.02)
+    assert recomputed == pytest.approx(result["test"], abs=1e-4)
+    main([*args, "run=x"])
     assert "is finished" in capsys.readouterr().out
-    main([*words, "run=y", "train.load_best=false", "train.steps=2"])
-    found = json.loads((workspace / "out/runs/y/metrics.json").read_text())
-    assert set(found["report_metrics"]) <= found["test"].keys() & found["baselines"]["tfidf"]["test"].keys()
+    main([*args, "run=y", "train.load_best=false", "train.steps=2"])
+    result = json.loads((workspace / "out/runs/y/metrics.json").read_text())
+    assert set(result["report_metrics"]) <= result["test"].keys() & result["baselines"]["tfidf"]["test"].keys()
     settings = AutoConfig.from_pretrained(workspace / "out/runs/y/model")
-    assert not hasattr(settings, "calibration") and not hasattr(settings, "thresholds"), "no validation row was used"
-    assert found["num_train_examples"] == found["num_available_examples"] == len(splits["train"]) + len(splits["validation"]), (
-        "but to learn from"
-    )
+    assert not hasattr(settings, "calibration") and not hasattr(settings, "thresholds"), "no validation rows were used"
+    assert (
+        result["num_train_examples"]
+        == result["num_available_examples"]
+        == len(splits["train"]) + len(splits["validation"])
+    ), "they were trained on"
     assert json.loads((folder / "metrics.json").read_text())["num_train_examples"] == len(splits["train"])
-    if head == "classification":  # nor where fewer are asked for: they are those they are in every other run
-        main([*words, "run=z", "train.load_best=false", "train.steps=2", "task.num_examples=20"])
-        found = json.loads((workspace / "out/runs/z/metrics.json").read_text())
-        assert (found["num_train_examples"], found["num_available_examples"]) == (20, len(splits["train"]))
+    if head == "classification":  # not with fewer examples, which are the same in every run
+        main([*args, "run=z", "train.load_best=false", "train.steps=2", "task.num_examples=20"])
+        result = json.loads((workspace / "out/runs/z/metrics.json").read_text())
+        assert (result["num_train_examples"], result["num_available_examples"]) == (20, len(splits["train"]))
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "args, message",
     [
-        (["head.name=regression"], "rows.jsonl row 1: "),
-        (["head.name=multilabel", "task.label=nothing"], "rows.jsonl: no row has"),
+        (["task.problem_type=regression"], "rows.jsonl row 1: "),
+        ([f"task.problem_type={MULTI_LABEL}", "task.label=nothing"], "rows.jsonl: no row has"),
         (
-            ["head.name=multilabel", "task.label=labels", "task.shots=3"],
+            [f"task.problem_type={MULTI_LABEL}", "task.label=labels", "task.shots=3"],
             "task.shots=3: rows have no single class",
         ),
     ],
 )
-def test_mistakes(workspace, tiny, words, told):
-    source(workspace / "rows.jsonl", [row | {"nothing": []} for row in labelled_rows(40)])
-    with pytest.raises((ConfigError, DataError)) as caught:
+def test_invalid_rows_are_reported_before_the_run_folder_exists(workspace, tiny, args, message):
+    write_source(workspace / "rows.jsonl", [row | {"nothing": []} for row in make_rows(40)])
+    with pytest.raises((ConfigError, DataError)) as error:
         main(
             [
                 "configs/finetune/your-task.yaml",
@@ -631,8 +636,8 @@ def test_mistakes(workspace, tiny, words, told):
                 f"encoder={tiny}",
                 "run=x",
                 "train.precision=float32",
-                *words,
+                *args,
             ]
         )
-    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert not (workspace / "out/runs").exists()

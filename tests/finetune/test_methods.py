@@ -1,4 +1,4 @@
-"""Ways to adapt: what learns at a step and what must not, the cache of what is frozen, averages, adapters, the probe."""
+"""Fine-tuning methods: layers trained at each step, frozen-layer cache, weight averaging, adapters, linear probe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ GRADUAL = ["layers.unfreeze_every=2", "layers.unfreeze_unit=steps", "layers.unfr
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory) -> Path:
-    """Networks with random weights and a real tokenizer, a folder for each architecture; and a file of labels."""
+    """Folders of random encoders with a real tokenizer, by architecture, and a file of labels."""
     folder = tmp_path_factory.mktemp("encoders")
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
     for name, shape in SHAPES.items():
@@ -71,15 +72,14 @@ def encoders(tmp_path_factory) -> Path:
         tokenizer.save_pretrained(folder / name)
         (folder / name / "1_Pooling").mkdir()
         (folder / name / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
-    draw = random.Random(0)
-    texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 24))) for _ in range(120)]
-    (folder / "labels.csv").write_text(
-        "text,label\n" + "".join(f"{text},{['no', 'perhaps', 'yes'][place % 3]}\n" for place, text in enumerate(texts))
-    )
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(3, 24))) for _ in range(120)]
+    lines = [f"{text},{['no', 'perhaps', 'yes'][index % 3]}\n" for index, text in enumerate(texts)]
+    (folder / "labels.csv").write_text("text,label\n" + "".join(lines))
     return folder
 
 
-def words(encoders: Path, *more: str, kind: str = "bert") -> list[str]:
+def method_args(encoders: Path, *more: str, kind: str = "bert") -> list[str]:
     return [
         "run=r",
         f"encoder={encoders / kind}",
@@ -99,107 +99,97 @@ def words(encoders: Path, *more: str, kind: str = "bert") -> list[str]:
     ]
 
 
-def teach(
+def run_finetuning(
     encoders: Path, folder: Path, *more: str, kind: str = "bert", megabytes: float | None = None
 ) -> training.FineTuneOutput:
-    """A fine-tuning in `folder`, of 48 texts and 16 to validate and test on."""
-    config = resolve_config(load_config(Finetune, words(encoders, *more, kind=kind)), kind, encoders / kind, 48)
+    """Fine-tune in `folder` on 48 texts, with 16 for validation and 16 for test."""
+    config = resolve_config(load_config(Finetune, method_args(encoders, *more, kind=kind)), kind, encoders / kind, 48)
     if megabytes:
         config = config.model_copy(update={"layers": config.layers.model_copy(update={"cache_mb": megabytes})})
     rows = [line.split(",") for line in (encoders / "labels.csv").read_text().splitlines()[1:]]
     examples = [Example((text,), label) for text, label in rows]
     splits = {"train": examples[:48], "validation": examples[48:64], "test": examples[64:80]}
-    alone = make_accelerator("float32")
-    return training.finetune_model(
-        encoders / kind,
-        config,
-        splits,
-        ["no", "perhaps", "yes"],
-        Run(config, "r", alone.is_main_process, folder),
-        alone,
-        "t",
-    )
+    accelerator = make_accelerator("float32")
+    run = Run(config, "r", accelerator.is_main_process, folder)
+    label_names = ["no", "perhaps", "yes"]
+    return training.finetune_model(encoders / kind, config, splits, label_names, run, accelerator, "t")
 
 
-def weights(taught: training.FineTuneOutput) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in taught.head.named_parameters()}
+def copy_weights(output: training.FineTuneOutput) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in output.head.named_parameters()}
 
 
-def losses(folder: Path) -> list[float]:
+def read_losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def max_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 @pytest.fixture(autouse=True)
-def afresh():
-    """Accelerate keeps one state a process."""
+def reset_accelerate():
+    """Reset Accelerate, which keeps one state per process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-# ---- what learns ----------------------------------------------------------------------------------------------------
+# ---- trained layers -------------------------------------------------------------------------------------------------
 
 
-def test_the_lowest_layers_may_never_learn():
-    reached = [
-        layerwise.trainable_depth(
-            step, 5, Layers(unfreeze_every=2, unfreeze_unit="steps", num_frozen=2, train_embeddings=True), 9, 12
-        )
-        for step in range(0, 12, 2)
-    ]
-    assert reached == [0, 2, 3, 3, 3, 3]
-    assert (
-        layerwise.trainable_depth(0, 5, Layers(num_frozen=1), 9, 12) == 4
-        and layerwise.trainable_depth(0, 5, Layers(num_frozen=9), 9, 12) == 0
-    )
+def test_frozen_lowest_layers_are_never_unfrozen():
+    layers = Layers(unfreeze_every=2, unfreeze_unit="steps", num_frozen=2, train_embeddings=True)
+    depths = [layerwise.trainable_depth(step, 5, layers, 9, 12) for step in range(0, 12, 2)]
+    assert depths == [0, 2, 3, 3, 3, 3]
+    assert layerwise.trainable_depth(0, 5, Layers(num_frozen=1), 9, 12) == 4
+    assert layerwise.trainable_depth(0, 5, Layers(num_frozen=9), 9, 12) == 0
 
 
-def moves(encoders: Path, folder: Path, *more: str) -> training.FineTuneOutput:
-    """Holds every step's checkpoint against the one before: what lies no deeper than the step reaches, and nothing else."""
+def check_each_step(encoders: Path, folder: Path, *more: str) -> training.FineTuneOutput:
+    """Check that each step changes the weights up to its trainable depth and no others, checkpoint by checkpoint."""
     more = *GRADUAL, "layers.train_embeddings=true", "layers.freeze_at=[0.9]", "train.steps=13", *more
-    taught = teach(encoders, folder, "train.save_every=1", "train.keep_checkpoints=99", *more)
-    config = load_config(Finetune, words(encoders, *more)).layers
+    output = run_finetuning(encoders, folder, "train.save_every=1", "train.keep_checkpoints=99", *more)
+    config = load_config(Finetune, method_args(encoders, *more)).layers
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
-        return taught
-    kept = [load_file(path / "model.safetensors") for path in checkpoint.list_checkpoints(folder)]
-    assert len(kept) == 13 and len({layerwise.trainable_depth(step, DEPTH, config, 6, 13) for step in range(13)}) == 6
-    for step, (old, new) in enumerate(zip(kept, kept[1:]), 1):
-        deepest = layerwise.trainable_depth(step, DEPTH, config, 6, 13)
+        return output
+    steps = [load_file(path / "model.safetensors") for path in checkpoint.list_checkpoints(folder)]
+    assert len(steps) == 13
+    assert len({layerwise.trainable_depth(step, DEPTH, config, 6, 13) for step in range(13)}) == 6
+    for step, (old, new) in enumerate(pairwise(steps), 1):
+        max_depth = layerwise.trainable_depth(step, DEPTH, config, 6, 13)
         for name in old:
-            learns = layerwise.layer_depth(name, DEPTH) <= deepest and f".layer.{DEPTH}." not in name
-            assert learns != old[name].equal(new[name]), (step, name)
-    return taught
+            is_trained = layerwise.layer_depth(name, DEPTH) <= max_depth and f".layer.{DEPTH}." not in name
+            assert is_trained != old[name].equal(new[name]), (step, name)
+    return output
 
 
 @pytest.mark.parametrize("more", [(), ("adapter={name: lora, rank: 2}",), ("adapter.name=ia3",)])
-def test_each_step_moves_what_it_should_and_nothing_else(encoders, tmp_path, more):
-    after = weights(moves(encoders, tmp_path, *more))
+def test_each_step_changes_only_the_unfrozen_weights(encoders, tmp_path, more):
+    after = copy_weights(check_each_step(encoders, tmp_path, *more))
     if more:
-        before = weights(teach(encoders, tmp_path / "before", *more, "train.steps=1"))
-        kept = [name for name in after if not any(part in name for part in (".lora_", ".ia3_", ".modules_to_save."))]
-        assert all(after[name].equal(before[name]) for name in kept) and any("original_module" in name for name in kept)
+        before = copy_weights(run_finetuning(encoders, tmp_path / "before", *more, "train.steps=1"))
+        frozen = [name for name in after if not any(part in name for part in (".lora_", ".ia3_", ".modules_to_save."))]
+        assert all(after[name].equal(before[name]) for name in frozen)
+        assert any("original_module" in name for name in frozen)
         names = load_file(checkpoint.list_checkpoints(tmp_path)[0] / "model.safetensors")
         assert all(".lora_" in name or ".ia3_" in name or ".modules_to_save." in name for name in names), (
             "checkpoints are small"
         )
 
 
-def two(encoders: Path, folder: Path) -> None:
-    """What each of two processes does; each leaves its weights."""
-    moves(encoders, folder / "moves")
-    for name, more in WAYS.items():
+def run_as_one_of_two(encoders: Path, folder: Path) -> None:
+    """Run one of two processes and save its weights."""
+    check_each_step(encoders, folder / "moves")
+    for name, more in METHODS.items():
         for cache in ("true", "false"):
-            taught = teach(encoders, folder / f"{name}-{cache}", *more, f"layers.cache_frozen={cache}")
-            save_file(weights(taught), folder / f"{name}-{cache}-{torch.distributed.get_rank()}.safetensors")
+            output = run_finetuning(encoders, folder / f"{name}-{cache}", *more, f"layers.cache_frozen={cache}")
+            save_file(copy_weights(output), folder / f"{name}-{cache}-{torch.distributed.get_rank()}.safetensors")
 
 
-WAYS = {
-    "settling": ["layers.freeze_at=[0.3]", "train.steps=20", "dropout=0"],
+METHODS = {
+    "freezing": ["layers.freeze_at=[0.3]", "train.steps=20", "dropout=0"],
     "frozen": ["layers.num_frozen=3", "dropout=0"],
     "gradual": [*GRADUAL, "dropout=0", "train.load_best=true", "train.patience=9"],
     "lora": ["adapter={name: lora, rank: 2}", *GRADUAL, "dropout=0", "train.average_fraction=0.5"],
@@ -209,45 +199,36 @@ WAYS = {
 DRIVER = """
 import os, sys
 from pathlib import Path
-import test_adapt, torch
+import test_methods, torch
 encoders, folder = map(Path, sys.argv[1:])
-test_adapt.two(encoders, folder)
+test_methods.run_as_one_of_two(encoders, folder)
 torch.distributed.barrier()
 (folder / "done").touch()
-os._exit(0)  # gloo's threads now and then abort a process that ends by itself
+os._exit(0)  # a normal exit is sometimes aborted by gloo's threads
 """
 
 
-def test_two_processes_learn_what_one_does_and_stay_alike(encoders, tmp_path):
-    # Processes of their own: one forked off this one would wait for ever for the threads that tokenizers had here.
+def test_two_processes_train_as_one_and_stay_in_sync(encoders, tmp_path):
+    # Separate processes: a fork of this one would wait forever for the threads of the tokenizers.
     (tmp_path / "driver.py").write_text(DRIVER)
-    told = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            str(tmp_path / "driver.py"),
-            str(encoders),
-            str(tmp_path),
-        ],
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = subprocess.run(
+        [*launcher, str(tmp_path / "driver.py"), str(encoders), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,
-        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}"),
+        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}"),
     )
-    assert (tmp_path / "done").is_file(), told.stderr[-3000:]
-    for name, more in WAYS.items():
-        expected = weights(teach(encoders, tmp_path / f"{name}-alone", *more))
+    assert (tmp_path / "done").is_file(), process.stderr[-3000:]
+    for name, more in METHODS.items():
+        expected = copy_weights(run_finetuning(encoders, tmp_path / f"{name}-alone", *more))
         for cache in ("true", "false"):
             ranks = [load_file(tmp_path / f"{name}-{cache}-{rank}.safetensors") for rank in range(2)]
-            assert furthest(*ranks) == 0, f"{name}: the processes drifted apart"
-            assert furthest(ranks[0], expected) < 1e-5, name
+            assert max_difference(*ranks) == 0, f"{name}: the processes differ"
+            assert max_difference(ranks[0], expected) < 1e-5, name
 
 
-# ---- what is frozen is computed once --------------------------------------------------------------------------------
+# ---- frozen-layer cache ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -278,26 +259,26 @@ def test_cached_equals_uncached(encoders, tmp_path, monkeypatch, kind, more, meg
     compute = FrozenLayerCache.compute_group
     monkeypatch.setattr(
         FrozenLayerCache,
-        "compute",
-        lambda trunk, group, device: (
-            computed.append((trunk.boundary, trunk.hash_weights_below(trunk.boundary), group)),
-            compute(trunk, group, device),
+        "compute_group",
+        lambda cache, group, device: (
+            computed.append((cache.boundary, cache.hash_weights_below(cache.boundary), group)),
+            compute(cache, group, device),
         ),
     )
-    cached = teach(encoders, tmp_path / "cached", *more, kind=kind, megabytes=megabytes)
-    assert computed and len(computed) == len(set(computed)), "each group once for the weights below a boundary"
+    cached = run_finetuning(encoders, tmp_path / "cached", *more, kind=kind, megabytes=megabytes)
+    assert computed and len(computed) == len(set(computed)), "each group once per boundary and weights below it"
     count = len(computed)
-    plain = teach(encoders, tmp_path / "plain", *more, "layers.cache_frozen=false", kind=kind)
+    plain = run_finetuning(encoders, tmp_path / "plain", *more, "layers.cache_frozen=false", kind=kind)
     assert len(computed) == count
-    assert furthest(weights(cached), weights(plain)) < 1e-5
-    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert max_difference(copy_weights(cached), copy_weights(plain)) < 1e-5
+    assert read_losses(tmp_path / "cached") == pytest.approx(read_losses(tmp_path / "plain"), rel=1e-5)
     for split in cached.predictions:
         assert np.allclose(cached.predictions[split], plain.predictions[split], atol=1e-5), split
-    assert not list((tmp_path / "cached").glob("trunk*")), "nothing is left behind"
+    assert not list((tmp_path / "cached").glob("frozen-cache*")), "no file is left"
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_a_boundary_that_moves_up_goes_on_from_what_is_kept_to_the_last_bit(encoders, tmp_path, kind):
+def test_a_higher_boundary_resumes_from_cached_states_bit_for_bit(encoders, tmp_path, kind):
     splits = [
         tokenize_examples([Example((text,), "") for text in texts], encoders / kind, 32, "test")
         for texts in (
@@ -305,83 +286,83 @@ def test_a_boundary_that_moves_up_goes_on_from_what_is_kept_to_the_last_bit(enco
             ("No.", "A short one."),
         )
     ]
-    base, computed = AutoModel.from_pretrained(encoders / kind, dtype=torch.float32).eval(), []
-    getattr(*find_layer_list(base))[0].register_forward_hook(lambda *_: computed.append("lowest"))
+    model, computed = AutoModel.from_pretrained(encoders / kind, dtype=torch.float32).eval(), []
+    getattr(*find_layer_list(model))[0].register_forward_hook(lambda *_: computed.append("lowest"))
 
-    def states(trunk: FrozenLayerCache, boundary: int) -> list[torch.Tensor]:
-        trunk.set_boundary(boundary)
+    def get_states(cache: FrozenLayerCache, boundary: int) -> list[torch.Tensor]:
+        cache.set_boundary(boundary)
         with torch.no_grad():
-            return [base(**texts.get_inputs(np.arange(len(texts.lengths)))).last_hidden_state for texts in splits]
+            return [model(**texts.get_inputs(np.arange(len(texts.lengths)))).last_hidden_state for texts in splits]
 
-    trunk = FrozenLayerCache(base, splits, tmp_path, 1)
-    moved = {boundary: states(trunk, boundary) for boundary in (1, 3, 2)}
-    trunk.close()
-    # The second split holds a text of the first, which may be further along than the others: computed anew.
+    cache = FrozenLayerCache(model, splits, tmp_path, 1)
+    moved = {boundary: get_states(cache, boundary) for boundary in (1, 3, 2)}
+    cache.close()
+    # The second split has a text of the first, which may be at a higher boundary than the others: recomputed.
     assert len(computed) == 2 + 1 + 2
-    for boundary, found in moved.items():
-        fresh = FrozenLayerCache(base, splits, tmp_path, 1)
-        assert all(one.equal(other) for one, other in zip(states(fresh, boundary), found))
+    for boundary, states in moved.items():
+        fresh = FrozenLayerCache(model, splits, tmp_path, 1)
+        assert all(one.equal(other) for one, other in zip(get_states(fresh, boundary), states, strict=True))
         fresh.close()
 
 
-def test_frozen_layers_are_constants_and_the_others_drop_out(encoders, tmp_path):
-    taught = teach(encoders, tmp_path, "train.steps=1")
-    model, inputs = taught.model, {"input_ids": torch.tensor([[101, 2023, 2143, 102]])}
+def test_frozen_layers_run_without_dropout(encoders, tmp_path):
+    output = run_finetuning(encoders, tmp_path, "train.steps=1")
+    model, inputs = output.model, {"input_ids": torch.tensor([[101, 2023, 2143, 102]])}
     model.train()
     layerwise.freeze_below(model, 2, DEPTH, set())
     below, above = (
-        [model(**inputs, output_hidden_states=True).hidden_states[place] for _ in range(2)] for place in (2, 3)
+        [model(**inputs, output_hidden_states=True).hidden_states[index] for _ in range(2)] for index in (2, 3)
     )
     assert below[0].equal(below[1]) and not above[0].equal(above[1])
 
 
-# ---- starts and ends ------------------------------------------------------------------------------------------------
+# ---- first and last weights -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_the_top_layers_start_afresh(encoders, kind):
+def test_the_top_layers_are_reinitialized(encoders, kind):
     from finetune.heads import classification
 
-    built, again = (
+    loaded, reinitialized = (
         classification.build(classification.Config(), encoders / kind, ["no", "yes"], 0.0)[0] for _ in range(2)
     )
-    layerwise.reinitialize_top_layers(again, 2, DEPTH)
-    for (name, old), new in zip(built.named_parameters(), again.parameters()):
-        drawn = (
+    layerwise.reinitialize_top_layers(reinitialized, 2, DEPTH)
+    for (name, old), new in zip(loaded.named_parameters(), reinitialized.parameters(), strict=True):
+        is_random = (
             layerwise.LAYER_PATTERN.search(f".{name}")
             and 1 <= layerwise.layer_depth(f".{name}", DEPTH) <= 2
             and old.ndim > 1
         )
         if "classifier" not in name and "head" not in name:
-            assert bool(drawn) != old.equal(new), name
-        assert not drawn or 0.001 < new.std() < 0.05, "as the architecture draws them"
+            assert bool(is_random) != old.equal(new), name
+        assert not is_random or 0.001 < new.std() < 0.05, "the architecture's initialization"
     with pytest.raises(ConfigError, match="layers.reinit_layers: 5 is more than the encoder's 4 layers"):
-        layerwise.reinitialize_top_layers(built, 5, DEPTH)
+        layerwise.reinitialize_top_layers(loaded, 5, DEPTH)
 
 
 @pytest.mark.parametrize("stops", [[], [3], [7, 9]])
-def test_the_average_is_the_mean_of_the_last_weights_also_after_a_stop(tmp_path, cpu_accelerator, stops):  # noqa: F811
-    config = train_settings(average=0.4, save_every=1, keep=99, log_every=1)
+def test_weight_averaging_equals_the_mean_of_checkpoints(tmp_path, cpu_accelerator, stops):
+    config = train_settings(average_fraction=0.4, save_every=1, keep_checkpoints=99, log_every=1)
     for fails_at in stops:
         with pytest.raises(InterruptedError):
             run_training(tmp_path, cpu_accelerator, config, fail_at_step=fails_at)
-    seen = []
+    evaluated = []
     module, *_ = run_training(
         tmp_path,
         cpu_accelerator,
         config,
-        make_hooks=lambda module: {"evaluate": lambda: seen.append(module.first.weight.detach().clone()) or {}},
+        make_hooks=lambda module: {"evaluate": lambda: evaluated.append(module.first.weight.detach().clone()) or {}},
     )
-    kept = [load_file(path / "model.safetensors") for path in checkpoint.list_checkpoints(tmp_path)]
+    steps = [load_file(path / "model.safetensors") for path in checkpoint.list_checkpoints(tmp_path)]
     for name, parameter in module.named_parameters():
-        torch.testing.assert_close(parameter.detach().cpu(), torch.stack([step[name] for step in kept[6:]]).mean(0))
-        assert not kept[-1][name].equal(parameter.cpu()), "what is trained on is not the mean"
-    assert seen[-1].equal(module.first.weight), "the mean is what is evaluated"
+        torch.testing.assert_close(parameter.detach().cpu(), torch.stack([step[name] for step in steps[6:]]).mean(0))
+        assert not steps[-1][name].equal(parameter.cpu()), "training continues from the weights, not their mean"
+    assert evaluated[-1].equal(module.first.weight), "the mean is evaluated"
     whole, *_ = run_training(tmp_path / "whole", cpu_accelerator, config)
-    assert all(one.equal(other) for one, other in zip(module.parameters(), whole.parameters()))
+    assert all(one.equal(other) for one, other in zip(module.parameters(), whole.parameters(), strict=True))
 
 
-def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(encoders, tmp_path, monkeypatch):
+def test_an_interrupted_run_with_adapters_ends_as_an_uninterrupted_one(encoders, tmp_path, monkeypatch):
     import engine.training.trainer
 
     more = [
@@ -392,58 +373,64 @@ def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(encoders, tmp_pa
         "train.save_every=2",
         "train.load_best=true",
     ]
-    whole = weights(teach(encoders, tmp_path / "whole", *more))
-    rate = engine.training.trainer.learning_rate
+    whole = copy_weights(run_finetuning(encoders, tmp_path / "whole", *more))
+    rate = engine.training.trainer.lr_at
     for stop in (3, 5):
 
-        def stopping(step, *rest):
+        def interrupt(step, *rest, stop=stop):
             if step == stop:
                 raise InterruptedError
             return rate(step, *rest)
 
         with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(engine.training.trainer, "learning_rate", stopping)
-            teach(encoders, tmp_path / "cut", *more)
-    assert furthest(weights(teach(encoders, tmp_path / "cut", *more)), whole) == 0
+            patch.setattr(engine.training.trainer, "lr_at", interrupt)
+            run_finetuning(encoders, tmp_path / "cut", *more)
+    assert max_difference(copy_weights(run_finetuning(encoders, tmp_path / "cut", *more)), whole) == 0
 
 
-# ---- adapters and the probe -----------------------------------------------------------------------------------------
+# ---- adapters and linear probe --------------------------------------------------------------------------------------
 
 RELOAD = """
 import importlib.util, sys
-assert importlib.util.find_spec("finetune") is None, "our code is in reach"
+assert importlib.util.find_spec("finetune") is None, "the project can be imported"
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification as Plain
 for name in sys.argv[1:]:
     inputs = load_file(f"{name}/inputs.safetensors")
-    told = inputs.pop("told")
-    for model in (Plain.from_pretrained(f"{name}/model"), AutoPeftModelForSequenceClassification.from_pretrained(f"{name}/adapter"),
-                  PeftModel.from_pretrained(Plain.from_pretrained(f"{name}/base"), f"{name}/adapter")):
+    expected = inputs.pop("expected")
+    for model in (
+        Plain.from_pretrained(f"{name}/model"),
+        AutoPeftModelForSequenceClassification.from_pretrained(f"{name}/adapter"),
+        PeftModel.from_pretrained(Plain.from_pretrained(f"{name}/base"), f"{name}/adapter"),
+    ):
         with torch.no_grad():
-            found = model.eval()(**inputs).logits.softmax(-1)
-        assert (found - told).abs().max() < 1e-5, (name, type(model), (found - told).abs().max())
+            outputs = model.eval()(**inputs).logits.softmax(-1)
+        assert (outputs - expected).abs().max() < 1e-5, (name, type(model), (outputs - expected).abs().max())
 print("the same")
 """
 
-KINDS = {
+ADAPTERS = {
     "lora": ("bert", "{name: lora, rank: 2}"),
-    "dora": ("bert", "{name: lora, dora: true, rslora: true, targets: [query, value]}"),
+    "dora": ("bert", "{name: lora, dora: true, rslora: true, target_modules: [query, value]}"),
     "ia3": ("bert", "{name: ia3}"),
     "modern": ("modernbert", "{name: lora, rank: 2}"),
     "modern-ia3": ("modernbert", "{name: ia3}"),
 }
 
 
-def test_adapters_and_merged_models_are_loaded_by_others(encoders, tmp_path):
+def test_adapters_and_merged_models_load_without_the_project(encoders, tmp_path):
     from finetune.model.build import scale_output
 
-    for name, (kind, told) in KINDS.items():
-        taught = teach(encoders, tmp_path / name, f"adapter={told}", kind=kind)
-        scale_output(taught.model, 0.5)
-        adapted = [module for module, _ in taught.model.named_modules() if module.endswith((".lora_A", ".ia3_l"))]
-        assert adapted and not any(f".layer.{DEPTH}." in module for module in adapted), "the pooling layer has none"
+    for name, (kind, adapter) in ADAPTERS.items():
+        output = run_finetuning(encoders, tmp_path / name, f"adapter={adapter}", kind=kind)
+        scale_output(output.model, 0.5)
+        adapted_modules = [
+            module for module, _ in output.model.named_modules() if module.endswith((".lora_A", ".ia3_l"))
+        ]
+        assert adapted_modules
+        assert not any(f".layer.{DEPTH}." in module for module in adapted_modules), "the pooling layer has none"
         inputs = AutoTokenizer.from_pretrained(encoders / kind)(
             ["a warm film", "the plot never bright dull"],
             padding=True,
@@ -451,13 +438,13 @@ def test_adapters_and_merged_models_are_loaded_by_others(encoders, tmp_path):
             return_token_type_ids=kind == "bert",
         )
         with torch.no_grad():
-            logits = taught.model(**inputs).logits
-        save_file({**inputs, "told": logits.softmax(-1)}, tmp_path / name / "inputs.safetensors")
-        adapters.save_adapter(taught.peft_model, tmp_path / name)
-        adapters.merge_adapters(taught.peft_model)
+            logits = output.model(**inputs).logits
+        save_file({**inputs, "expected": logits.softmax(-1)}, tmp_path / name / "inputs.safetensors")
+        adapters.save_adapter(output.peft_model, tmp_path / name)
+        adapters.merge_adapters(output.peft_model)
         with torch.no_grad():
-            assert torch.allclose(taught.head.predict(**inputs), logits.softmax(-1), atol=1e-5)
-        taught.model.save_pretrained(tmp_path / name / "model")
+            assert torch.allclose(output.head.predict(**inputs), logits.softmax(-1), atol=1e-5)
+        output.model.save_pretrained(tmp_path / name / "model")
         assert not any(
             "lora" in key or "modules_to_save" in key for key in load_file(tmp_path / name / "model/model.safetensors")
         )
@@ -466,67 +453,68 @@ def test_adapters_and_merged_models_are_loaded_by_others(encoders, tmp_path):
             for part in ("adapter/adapter_model.safetensors", "base/model.safetensors")
         ]
         assert sizes[0] < sizes[1] / 20
-    done = run_module(
-        "-c", RELOAD, *KINDS, prefix=(sys.executable, "-P"), cwd=tmp_path, PYTHONPATH="", CUDA_VISIBLE_DEVICES=""
+    process = run_module(
+        "-c", RELOAD, *ADAPTERS, prefix=(sys.executable, "-P"), cwd=tmp_path, PYTHONPATH="", CUDA_VISIBLE_DEVICES=""
     )
-    assert done.stdout.strip() == "the same", done.stderr
+    assert process.stdout.strip() == "the same", process.stderr
 
 
-def test_targets_that_no_layer_has_are_told(encoders, tmp_path):
+def test_unknown_target_modules_are_an_error(encoders, tmp_path):
     with pytest.raises(
         ConfigError, match="adapter.target_modules: no linear layer of the encoder ends in kwery; there are dense, key,"
     ):
-        teach(encoders, tmp_path / "none", "adapter={name: lora, targets: [value, kwery]}")
-    with pytest.raises(ConfigError, match="adapter.rank: is of adapter.name=lora, not ia3"):
-        teach(encoders, tmp_path / "none", "adapter={name: ia3, rank: 4}")
-    with pytest.raises(ConfigError, match="layers.linear_probe: wants"):
-        teach(encoders, tmp_path / "none", "adapter.name=lora", "layers.linear_probe=true")
+        run_finetuning(encoders, tmp_path / "none", "adapter={name: lora, target_modules: [value, kwery]}")
+    with pytest.raises(ConfigError, match="adapter.rank: only for adapter.name=lora, not ia3"):
+        run_finetuning(encoders, tmp_path / "none", "adapter={name: ia3, rank: 4}")
+    with pytest.raises(ConfigError, match="layers.linear_probe: requires"):
+        run_finetuning(encoders, tmp_path / "none", "adapter.name=lora", "layers.linear_probe=true")
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("names", [("no", "yes"), ("no", "perhaps", "yes")])
-def test_the_probe_written_into_the_layer_says_what_sklearn_says(encoders, names):
+@pytest.mark.parametrize("label_names", [("no", "yes"), ("no", "perhaps", "yes")])
+def test_the_linear_probe_predicts_what_sklearn_predicts(encoders, label_names):
     from finetune.heads import classification
 
-    draw = np.random.default_rng(0)
-    model, _ = classification.build(classification.Config(), encoders / "bert", list(names), 0.1)
-    features, labels = draw.normal(size=(60, 32)).astype(np.float32), np.arange(60) % len(names)
+    rng = np.random.default_rng(0)
+    model, _ = classification.build(classification.Config(), encoders / "bert", list(label_names), 0.1)
+    features, labels = rng.normal(size=(60, 32)).astype(np.float32), np.arange(60) % len(label_names)
     features[:, 0] += labels
     solution = linear_probe.fit_logistic_regression(features, labels, 0)
     linear_probe.copy_to_last_layer(solution, model)
-    found = linear_probe.get_last_linear(model)(torch.from_numpy(features)).softmax(-1).detach().numpy()
-    assert np.abs(found - solution.predict_proba(features)).max() < 1e-5
-    assert (found.argmax(-1) == labels).mean() > 0.5
-    assert linear_probe.fit_logistic_regression(features[:3], np.arange(3) % len(names), 0).C == 1, (
-        "one text of a class leaves nothing to choose by"
-    )
+    outputs = linear_probe.get_last_linear(model)(torch.from_numpy(features)).softmax(-1).detach().numpy()
+    assert np.abs(outputs - solution.predict_proba(features)).max() < 1e-5
+    assert (outputs.argmax(-1) == labels).mean() > 0.5
+    single = linear_probe.fit_logistic_regression(features[:3], np.arange(3) % len(label_names), 0)
+    assert single.C == 1, "one text of a class allows no cross-validation"
 
 
-def test_the_probe_is_a_model_like_any_other(encoders, tmp_path):
-    taught = teach(encoders, tmp_path, "layers.linear_probe=true")
-    again = teach(encoders, tmp_path / "again", "train.steps=1")
-    for (name, parameter), other in zip(taught.model.named_parameters(), again.model.parameters()):
+def test_the_linear_probe_leaves_the_encoder_unchanged(encoders, tmp_path):
+    output = run_finetuning(encoders, tmp_path, "layers.linear_probe=true")
+    again = run_finetuning(encoders, tmp_path / "again", "train.steps=1")
+    for (name, parameter), other in zip(output.model.named_parameters(), again.model.parameters(), strict=True):
         assert "classifier" in name or ".embeddings." not in name or parameter.equal(other)
-    assert taught.train_result.step == 0 and taught.metrics["test"]["n"] == 16
+    assert output.train_result.step == 0 and output.metrics["test"]["n"] == 16
 
 
-# ---- what a person types --------------------------------------------------------------------------------------------
+# ---- command line ---------------------------------------------------------------------------------------------------
 
-ADAPT = {"full", "probe", "lora", "ia3", "gradual", "top"}
+METHOD_NAMES = {"full", "probe", "lora", "ia3", "gradual", "top"}
 
 
-def test_every_way_has_a_file_that_goes_on_top_of_a_task_s():
+def test_every_method_has_a_file_that_changes_a_task_configuration():
     task = str(ROOT / "configs/finetune/sentiment.yaml")
-    found = {path.stem: load_config(Finetune, [task, str(path)]) for path in (ROOT / "configs/adapt").glob("*.yaml")}
-    alone = load_config(Finetune, [task])
-    assert found.keys() >= ADAPT and all(each != alone for each in found.values())
-    assert alone.layers.freeze_at and not found["full"].layers.freeze_at and not found["gradual"].layers.freeze_at
+    methods = (ROOT / "configs/method").glob("*.yaml")
+    configs = {path.stem: load_config(Finetune, [task, str(path)]) for path in methods}
+    default = load_config(Finetune, [task])
+    assert configs.keys() >= METHOD_NAMES and all(config != default for config in configs.values())
+    assert default.layers.freeze_at
+    assert not configs["full"].layers.freeze_at and not configs["gradual"].layers.freeze_at
 
 
-def test_the_command_with_lora(encoders, workspace):
+def test_the_command_writes_model_adapter_and_base(encoders, workspace):
     from finetune.__main__ import main
 
-    main([*words(encoders, "train.steps=2"), "configs/method/lora.yaml"])
+    main([*method_args(encoders, "train.steps=2"), "configs/method/lora.yaml"])
     folder = workspace / "out/runs/r"
     assert {path.name for path in folder.iterdir()} >= {"model", "adapter", "base", "metrics.json"}
     assert not list(folder.glob("step-*")) and not (folder / "adapter/README.md").exists()

@@ -120,20 +120,20 @@ def test_rotary_embedding_and_its_gradient(dtype, tolerance):
         loss = sum((part.float() * weight).sum() for part, weight in zip(rotated, weights, strict=True))
         return *rotated, *torch.autograd.grad(loss, qkv)
 
-    def slow(query, key, cosine, sine):
+    def reference(query, key, cosine, sine):
         cosine, sine = cosine[:, None], sine[:, None]
         return query * cosine + rotate_half(query) * sine, key * cosine + rotate_half(key) * sine
 
-    results = run(attention.fast_apply_rotary_pos_emb, base.to(dtype)), run(slow, base.double())
+    results = run(attention.fast_apply_rotary_pos_emb, base.to(dtype)), run(reference, base.double())
     for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
 
 
-def slow_varlen_attn(query, key, value, bounds, bounds_k, longest, longest_k, *, scale, window_size):
+def slow_varlen_attn(query, key, value, cu_seqlens, cu_seqlens_k, max_length, max_length_k, *, scale, window_size):
     """torch's `varlen_attn`, which has no CPU kernel, one sequence at a time; shapes (tokens, heads, width)."""
-    assert bounds.dtype == torch.int32 and longest >= bounds.diff().max() and bounds[-1] == len(query)
+    assert cu_seqlens.dtype == torch.int32 and max_length >= cu_seqlens.diff().max() and cu_seqlens[-1] == len(query)
     output = torch.empty_like(query)
-    for start, end in pairwise(bounds.tolist()):
+    for start, end in pairwise(cu_seqlens.tolist()):
         position = torch.arange(end - start)
         near = (position[:, None] - position).abs() <= (window_size[0] if window_size[0] >= 0 else end)
         scores = torch.einsum("qhw,khw->hqk", query[start:end], key[start:end]) * scale
@@ -149,7 +149,7 @@ def test_varlen_attention_equals_masked_attention(architecture, monkeypatch):
     masked = objective(**inputs).loss
     expected = torch.autograd.grad(masked, list(encoder.parameters()), allow_unused=True)
     monkeypatch.setattr(attention, "varlen_attn", slow_varlen_attn)
-    monkeypatch.setattr(attention, "can_use_varlen", lambda model, bounds: True)
+    monkeypatch.setattr(attention, "can_use_varlen", lambda model, cu_seqlens: True)
     varlen = objective(**inputs).loss
     assert abs(varlen.item() / masked.item() - 1) < 1e-5
     check_close(torch.autograd.grad(varlen, list(encoder.parameters()), allow_unused=True), expected)
@@ -220,7 +220,7 @@ def test_sparse_ffn_is_off_for_a_different_architecture():
     last.output.forward = lambda states, residual: output(states, residual) + states.mean()
     assert find_sparse_ffn(encoder) == (), "a token's output depends on the other tokens"
     last.output.forward, last.intermediate.forward = output, lambda states: intermediate(states.view(1, 12, 32))
-    assert find_sparse_ffn(encoder) == (), "it takes whole rows only"
+    assert find_sparse_ffn(encoder) == (), "it needs whole rows"
     assert not last.intermediate._forward_pre_hooks and not last.output._forward_hooks, "the hooks are removed"
 
 
@@ -265,7 +265,7 @@ def test_cu_seqlens_are_the_bounds_of_documents():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_fast_dropout_is_dropout(rate):
-    # Drawn in float32: some versions of torch draw zeros in bf16, which look dropped.
+    # Sampled in float32: some torch versions sample zeros in bf16, which look dropped.
     module, states = FastDropout(rate), torch.randn(301, 401).bfloat16().requires_grad_()
     torch.manual_seed(7)
     output = module(states)
