@@ -1,12 +1,13 @@
 """Show that a change leaves every number alone: losses and final weights of short trainings, before and after it.
 
-    python benchmarks/same_numbers.py write=before.json                     at the commit before the change
-    python benchmarks/same_numbers.py write=after.json compare=before.json  at the commit after it; exit code 1 if they differ
-    python benchmarks/same_numbers.py only=heads                            one group: pretrain, heads, methods, processes, defaults
+    python benchmarks/same_numbers.py write=before.json                      at the commit before the change
+    python benchmarks/same_numbers.py write=after.json compare=before.json   at the commit after it
+    python benchmarks/same_numbers.py group=heads                            one of the groups below
 
-Each case is a command in a process of its own with one thread, on a network that trains in seconds: every objective on BERT
-and ModernBERT, every head, every method, two processes, a resumed run, and the default recipes for 40 steps. The table has
-the first and last loss of each, a hash of all its losses, and a hash of its final weights.
+Each case is a command in its own process with one thread, on a network that trains in seconds. The groups: pretrain
+(every objective, BERT and ModernBERT), heads, methods, processes (two processes, a resumed run), defaults (the default
+recipes for 40 steps). The table has the first and the last loss, a hash of all losses, and a hash of the final weights.
+The exit code is 1 if a case differs.
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ def run_module(args: list[str], folder: Path, num_processes: int = 1) -> None:
 
 
 def measure(run: Path) -> dict[str, object]:
-    """Return the first and last loss, a hash of all losses, and a hash of the final weights of a finished run folder."""
+    """Return the first and last loss of a finished run, a hash of all its losses, and one of its final weights."""
+    import torch
     from safetensors.torch import load_file
 
     losses = [
@@ -198,9 +200,7 @@ def measure(run: Path) -> dict[str, object]:
     weights = hashlib.sha256()
     folder = run / "encoder" if (run / "encoder").is_dir() else run / "model"
     for name, tensor in sorted(load_file(folder / "model.safetensors").items()):
-        weights.update(
-            name.encode() + tensor.contiguous().view(-1).view(dtype=__import__("torch").uint8).numpy().tobytes()
-        )
+        weights.update(name.encode() + tensor.contiguous().view(-1).view(dtype=torch.uint8).numpy().tobytes())
     return {
         "first": losses[0] if losses else None,
         "last": losses[-1] if losses else None,
@@ -239,26 +239,13 @@ def run_cases(folder: Path, group: str | None) -> dict[str, dict]:
     if group in (None, "methods"):
         for name, words in METHODS.items():
             method = [] if name == "adapt" else [f"configs/method/{name}.yaml"]
-            run_module(
-                [
-                    "finetune",
-                    "configs/finetune/your-task.yaml",
-                    *method,
-                    *LABELED_ARGS,
-                    "task.train.files=classes.csv",
-                    *words,
-                    f"run={name}",
-                ],
-                folder,
-            )
+            args = [*method, *LABELED_ARGS, "task.train.files=classes.csv", *words, f"run={name}"]
+            run_module(["finetune", "configs/finetune/your-task.yaml", *args], folder)
             take(name)
     if group in (None, "processes"):
         for name in ("mlm", "contrastive"):
-            run_module(
-                ["pretrain", *TINY_ARGS, *OBJECTIVES[name], "model.architecture=bert", f"run={name}-two"],
-                folder,
-                num_processes=2,
-            )
+            args = [*TINY_ARGS, *OBJECTIVES[name], "model.architecture=bert", f"run={name}-two"]
+            run_module(["pretrain", *args], folder, num_processes=2)
             take(f"{name}-two")
         resume(folder)
         take("resumed")
@@ -266,16 +253,8 @@ def run_cases(folder: Path, group: str | None) -> dict[str, dict]:
         steps = ["train.steps=40", "train.log_every=1"]
         run_module(["pretrain", "configs/pretrain/default.yaml", *steps, "run=default"], folder)
         take("default")
-        run_module(
-            [
-                "finetune",
-                "configs/finetune/sentiment.yaml",
-                "encoder=out/runs/default/encoder",
-                *steps,
-                "run=sentiment",
-            ],
-            folder,
-        )
+        args = ["configs/finetune/sentiment.yaml", "encoder=out/runs/default/encoder", *steps, "run=sentiment"]
+        run_module(["finetune", *args], folder)
         take("sentiment")
     return measured
 
@@ -291,7 +270,7 @@ def main(args: list[str]) -> None:
     (folder / "out/cache").symlink_to(cache)
     (folder / "configs").symlink_to(ROOT / "configs")
     write_data(folder)
-    measured = run_cases(folder, own.get("only"))
+    measured = run_cases(folder, own.get("group"))
     if "write" in own:
         Path(own["write"]).write_text(json.dumps(measured, indent=1))
     if "compare" in own:

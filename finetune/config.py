@@ -131,7 +131,7 @@ class SelfTraining(Section):
     rounds: NonNegativeInt = 0
     """Number of times the model labels texts and is trained again; 0: no self-training."""
     max_texts: PositiveInt = 2000
-    """Maximum number of unlabeled texts to label, from the training rows whose label is not used."""
+    """Maximum number of unlabeled texts to label, from the training rows used without their label."""
     corpus: str | None = None
     """Corpus YAML with documents to label instead of rows; all sentences of a document get its class."""
     max_documents: PositiveInt = 8000

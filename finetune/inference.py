@@ -21,10 +21,7 @@ def predict(
     batch_size: int = EVAL_BATCH_SIZE,
     progress_title: str | None = None,
 ) -> list[np.ndarray]:
-    """Return the head's prediction for every text, in order, the same on every process.
-
-    progress_title: title of the progress bar; None: no progress bar.
-    """
+    """Return the head's prediction for each text, in order, on every process, with a progress bar if it has a title."""
     head.eval()
     order = np.argsort(dataset.lengths, kind="stable")
     batches = shard_list([order[start : start + batch_size] for start in range(0, len(order), batch_size)], accelerator)

@@ -20,7 +20,7 @@ FOLDS = 5
 
 
 class LastLayerInputs(nn.Module):
-    """A head whose predictions are the inputs of the model's last linear layer."""
+    """A head that predicts the inputs of the model's last linear layer."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()

@@ -178,20 +178,11 @@ class FineTuner:
         if self.config.layers.linear_probe and not train.dry_run:
             self.head.to(self.accelerator.device)
             return self.fit_last_layer(cross_validate=True)
-        result = fit(
-            self.head,
-            optimizer,
-            self.get_micro_batches,
-            train,
-            self.run,
-            self.accelerator,
-            seed=self.config.seed,
-            title=title,
-            before_step=self.before_step,
-            evaluate=self.evaluate,
-            monitor=self.head_file.METRIC_FOR_BEST if train.load_best else None,
-            patience=train.patience if train.load_best else None,
-        )
+        options = {"title": title, "before_step": self.before_step, "evaluate": self.evaluate}
+        if train.load_best:
+            options |= {"monitor": self.head_file.METRIC_FOR_BEST, "patience": train.patience}
+        batches = self.get_micro_batches
+        result = fit(self.head, optimizer, batches, train, self.run, self.accelerator, seed=self.config.seed, **options)
         if not self.fits_last_layer:
             return result
         if mean_pooling.has_mean_pooling_layer(self.model):

@@ -21,11 +21,12 @@ def validate_config(config: Finetune) -> None:
     without_loss = "layers.linear_probe" if probe else "head.name=supcon with head.cross_entropy_weight=0"
     defaults = type(adapter).model_fields
     lora_keys = [key for key in LORA_KEYS if getattr(adapter, key) != defaults[key].default]
+    types = f"{name} is for {problem_type}, and task.problem_type is {task.problem_type}"
+    columns = task.text if isinstance(task.text, str) else " and ".join(task.text)
     checks = [
         (
             problem_type != task.problem_type,
-            f"head.name: {name} is for {problem_type}, and task.problem_type is {task.problem_type}; set"
-            f" task.problem_type={problem_type}, or leave head.name out",
+            f"head.name: {types}; set task.problem_type={problem_type}, or leave head.name out",
         ),
         (
             getattr(head_file, "FITS_LAST_LAYER", False) and config.train.load_best,
@@ -38,8 +39,7 @@ def validate_config(config: Finetune) -> None:
         ),
         (
             selftrain.rounds and selftrain.corpus and not isinstance(task.text, str),
-            "selftrain.corpus: a sentence of a document is one text, and the task's rows have"
-            f" {' and '.join(task.text)}; leave it out",
+            f"selftrain.corpus: a sentence of a document is one text, and rows have {columns}; leave it out",
         ),
         (
             config.train.sampling == "class_balanced" and not is_single_label,
@@ -58,10 +58,7 @@ def validate_config(config: Finetune) -> None:
             f"{''.join(loss_keys[:1])}: {without_loss} has no loss that it could change; leave it out",
         ),
         (probe and augments, "augment: layers.linear_probe reads each text once, unchanged; leave it out"),
-        (
-            selftrain.corpus and not selftrain.rounds,
-            "selftrain.corpus: selftrain.rounds=0 labels no text; set it to 1 or more",
-        ),
+        (selftrain.corpus and not selftrain.rounds, "selftrain.corpus: needs selftrain.rounds of 1 or more"),
         (
             lora_keys and adapter.name != "lora",
             f"adapter.{''.join(lora_keys[:1])}: only for adapter.name=lora, not {adapter.name}; leave it out",

@@ -23,23 +23,18 @@ from pretrain.summary import format_summary
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
 
+Folders = tuple[Path | None, Path, Path]
+"""Of init, tokenizer and shards."""
+
 
 class Artifacts:
     """Writer of a run's outputs, for the main process: `push` after each checkpoint, `finish` at the end."""
 
     def __init__(
-        self,
-        config: Pretrain,
-        run: Run,
-        encoder: Encoder,
-        init_folder: Path | None,
-        tokenizer_folder: Path,
-        shards_folder: Path,
-        accelerator: Accelerator,
-        with_head: bool,
+        self, config: Pretrain, run: Run, encoder: Encoder, folders: Folders, accelerator: Accelerator, with_head: bool
     ):
         self.config, self.run, self.encoder, self.with_head = config, run, encoder, with_head
-        self.init_folder, self.tokenizer_folder, self.shards_folder = init_folder, tokenizer_folder, shards_folder
+        self.init_folder, self.tokenizer_folder, self.shards_folder = folders
         self.accelerator, self.push_job = accelerator, BackgroundCommand(run.folder / "push.log")
 
     def build_record(self, result: TrainResult) -> dict:

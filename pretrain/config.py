@@ -99,10 +99,9 @@ class Pretrain(Section):
     @model_validator(mode="after")
     def check_push(self) -> Pretrain:
         """Reject a push_every without push_to, or between checkpoints."""
-        if self.push_every and not self.push_to:
+        push_every, save_every = self.push_every, self.train.save_every
+        if push_every and not self.push_to:
             raise ValueError("push_every needs push_to=OWNER/NAME")
-        if self.push_every % self.train.save_every:
-            raise ValueError(
-                f"push_every={self.push_every} is not a multiple of train.save_every={self.train.save_every}"
-            )
+        if push_every % save_every:
+            raise ValueError(f"push_every={push_every} is not a multiple of train.save_every={save_every}")
         return self

@@ -14,31 +14,28 @@ MAX_SIMILARITIES = 2**24  # computed at a time
 STATS_PAIRS = 1_024  # pairs in the embedding statistics
 
 
-def info_nce(
-    embeddings: Tensor, group_ids: Tensor, anchor_indices: Tensor, temperature: float, symmetric: bool
-) -> Tensor:
-    """Compute the loss of the pairs at `anchor_indices`, (anchors,): cross-entropy of finding each anchor's positive.
+def info_nce(embeddings: Tensor, group_ids: Tensor, indices: Tensor, temperature: float, symmetric: bool) -> Tensor:
+    """Compute the loss of the pairs at `indices`, (indices,): cross-entropy of finding each anchor's positive.
 
     embeddings: (pairs, texts per pair, width): anchor, positive, and any hard negatives. symmetric: average the losses
-    of both directions, each with all other texts as negatives (Chen et al. 2020); otherwise anchors are compared with
-    positives and hard negatives only. group_ids: int64 (pairs, texts per pair), the same for the same text. Not a
-    negative: a text of the group of the anchor or its positive, and a text of a pair whose anchor is of the anchor's
-    group.
+    of both directions, each against all texts (Chen et al. 2020), instead of comparing anchors with the other columns
+    only. group_ids: int64 (pairs, texts per pair), the same for the same text. Texts of the groups of the anchor and
+    its positive are not negatives, nor are the texts of other pairs with an anchor of the same group.
     """
     pairs, texts, _ = embeddings.shape
     embeddings = F.normalize(embeddings.float(), dim=-1).transpose(0, 1)
     start = 0 if symmetric else 1
     candidate_ids = group_ids.T[start:].flatten()
     candidate_pairs = torch.arange(pairs, device=group_ids.device).repeat(texts - start)
-    losses = embeddings.new_zeros(len(anchor_indices))
+    losses = embeddings.new_zeros(len(indices))
     directions = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
     for anchor, positive in directions:
-        logits = embeddings[anchor][anchor_indices] @ embeddings[start:].flatten(0, 1).T / temperature
-        anchor_ids = group_ids[anchor_indices, anchor, None]
+        logits = embeddings[anchor][indices] @ embeddings[start:].flatten(0, 1).T / temperature
+        anchor_ids = group_ids[indices, anchor, None]
         same_anchor = group_ids[candidate_pairs, anchor] == anchor_ids
-        excluded = (candidate_ids == anchor_ids) | (candidate_ids == group_ids[anchor_indices, positive, None])
-        excluded |= same_anchor & (candidate_pairs != anchor_indices[:, None])
-        target = anchor_indices + pairs * (positive - start)
+        excluded = (candidate_ids == anchor_ids) | (candidate_ids == group_ids[indices, positive, None])
+        excluded |= same_anchor & (candidate_pairs != indices[:, None])
+        target = indices + pairs * (positive - start)
         excluded.scatter_(1, target[:, None], False)
         logits = logits.masked_fill(excluded, -torch.inf)
         losses = losses + F.cross_entropy(logits, target, reduction="none") / len(directions)
@@ -56,15 +53,12 @@ class CachedGrads(NamedTuple):
     """`embedding_stats` of the step's texts."""
 
 
-def cached_info_nce(
-    micro_batches: list[tuple[Tensor, Tensor]], temperature: float, symmetric: bool
-) -> list[CachedGrads]:
-    """Compute loss and gradient over the texts of all processes; `micro_batches: this one's (embeddings, group_ids).
+def cached_info_nce(batches: list[tuple[Tensor, Tensor]], temperature: float, symmetric: bool) -> list[CachedGrads]:
+    """Compute loss and exact gradient over the texts of all processes, for this one's (embeddings, group_ids) batches.
 
-    Every process computes the whole loss, in blocks that bound its memory. The gradient is exact for any split of the
-    pairs into micro-batches and processes.
+    Every process computes the whole loss, in blocks that bound its memory.
     """
-    local, local_ids = (torch.cat(tensors) for tensors in zip(*micro_batches, strict=True))
+    local, local_ids = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
     embeddings, local_rows = all_gather_rows(local.detach().float())
     group_ids, _ = all_gather_rows(local_ids)
     with torch.enable_grad(), torch.autocast(local.device.type, enabled=False):
@@ -75,7 +69,7 @@ def cached_info_nce(
             block = info_nce(embeddings, group_ids, anchors, temperature, symmetric)
             gradient += torch.autograd.grad(block.sum(), embeddings)[0]
             losses.append(block.detach())
-    sizes, stats = [len(part) for part, _ in micro_batches], embedding_stats(embeddings.detach())
+    sizes, stats = [len(part) for part, _ in batches], embedding_stats(embeddings.detach())
     gradients, losses = gradient[local_rows].split(sizes), torch.cat(losses)[local_rows].split(sizes)
     return [CachedGrads(*part, stats) for part in zip(gradients, losses, strict=True)]
 

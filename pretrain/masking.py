@@ -20,9 +20,9 @@ class Masking(Section):
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Fraction of a row's tokens to predict."""
     random_prob: Fraction = 0.0
-    """Fraction of those replaced by a random token instead of [MASK] (0.1 in BERT)."""
+    """Fraction of the tokens to predict that are replaced by a random one instead of [MASK] (0.1 in BERT)."""
     keep_prob: Fraction = 0.0
-    """Fraction of those left unchanged (0.1 in BERT)."""
+    """Fraction of the tokens to predict that stay unchanged (0.1 in BERT)."""
 
     @model_validator(mode="after")
     def check_probabilities(self) -> Masking:
@@ -35,10 +35,7 @@ class Masking(Section):
 def mask_tokens(
     config: Masking, input_ids: np.ndarray, document_ids: np.ndarray, shards: Shards, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (masked ids, boolean mask of the tokens to predict) of one row, each (length,).
-
-    The number of masked tokens is fixed: `mask_rate` of the row's tokens without special tokens, and at least one.
-    """
+    """Return (masked ids, boolean mask of the tokens to predict) of one row, each (length,); at least one is masked."""
     special = shards.special_ids
     candidates = np.flatnonzero((document_ids >= 0) & (input_ids != special["cls"]) & (input_ids != special["sep"]))
     count = min(len(candidates), max(1, round(config.mask_rate * len(candidates))))

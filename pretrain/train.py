@@ -20,7 +20,7 @@ from engine.training.distributed import make_accelerator
 from engine.training.optimizers import adamw, muon
 from engine.training.step import MicroBatch
 from engine.training.trainer import fit
-from pretrain.artifacts import Artifacts
+from pretrain.artifacts import Artifacts, Folders
 from pretrain.config import Pretrain
 from pretrain.model.build import build_encoder
 from pretrain.model.encoder import Encoder
@@ -29,8 +29,8 @@ from pretrain.validate_config import validate_batch_size, validate_config
 from pretrain.validation import Validator
 
 
-def prepare_data(config: Pretrain, accelerator: Accelerator) -> tuple[Path | None, Path, Path, Path | None]:
-    """Return (init folder, tokenizer folder, shards folder, shards folder of half-length rows), built if missing."""
+def prepare_data(config: Pretrain, accelerator: Accelerator) -> tuple[Folders, Path | None]:
+    """Return (the folders, the shards folder of half-length rows if they are used), built if missing."""
     common = (config.corpus, config.tokenizer, config.init)
     with accelerator.main_process_first():
         folders = prepare(*common, config.max_length, config.model.positions)
@@ -39,16 +39,13 @@ def prepare_data(config: Pretrain, accelerator: Accelerator) -> tuple[Path | Non
             short = prepare(*common, config.max_length // 2, config.model.positions)[2]
         if accelerator.is_main_process:
             print(format_brief_summary(folders[2]), flush=True)
-    return *folders, short
+    return folders, short
 
 
 def make_batches(
     config: Pretrain, dataset, short_dataset, accelerator: Accelerator
 ) -> Callable[[int, int | None], list[MicroBatch]]:
-    """Return a function of (step, rows per micro-batch) that makes this process's micro-batches.
-
-    The first steps take twice as many rows of half the length from `short_dataset`.
-    """
+    """Return a function that makes this process's micro-batches of a step, the first ones from `short_dataset`."""
     short_steps = round(config.short_sequence_fraction * config.train.steps)
 
     def batches(step: int, rows: int | None) -> list[MicroBatch]:
@@ -87,7 +84,8 @@ def pretrain(config: Pretrain) -> None:
         return
 
     validate_config(config, accelerator.num_processes)
-    init_folder, tokenizer_folder, shards_folder, short_folder = prepare_data(config, accelerator)
+    folders, short_folder = prepare_data(config, accelerator)
+    init_folder, tokenizer_folder, shards_folder = folders
     encoder = build_encoder(config, init_folder, Shards(shards_folder, "train"))
     plugin = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
@@ -117,7 +115,7 @@ def pretrain(config: Pretrain) -> None:
     # A head that is not trained is neither evaluated nor saved.
     with_head = objective.trains_mlm_head or not encoder.new_parameters
     validator = Validator(Shards(shards_folder, "held_out"), config.eval_rows, accelerator, with_head)
-    artifacts = Artifacts(config, run, encoder, init_folder, tokenizer_folder, shards_folder, accelerator, with_head)
+    artifacts = Artifacts(config, run, encoder, folders, accelerator, with_head)
     optimizer = build_optimizer(config, objective, encoder, pretrained)
     if config.train.compile:
         encoder.compile_layers()

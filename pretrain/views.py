@@ -84,10 +84,9 @@ class PairDataset:
         return text if short >= 0.5 else ""
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
-        """Make a micro-batch of packed rows with one document per text, pair by pair.
+        """Make packed rows with one document per text, pair by pair; with masking, also `masked_indices` and `targets`.
 
-        `group_ids`, int64 (pairs, texts per pair), is the same for texts that are not negatives of each other. With
-        masking, `masked_indices` and `targets` are as in masked language modeling.
+        `group_ids`, int64 (pairs, texts per pair), is the same for texts that are not negatives of each other.
         """
         pairs = [self.sample_pair(*item) for item in zip(indices, generators, strict=True)]
         special_ids, max_length = self.shards.special_ids, self.shards.max_length

@@ -21,11 +21,12 @@ MAY_IMPORT = {
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
     "engine": "errors html kernels files config system cli runs checkpointing training",
-    "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config prepare reference_outputs __main__",
+    "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config prepare reference_outputs"
+    " __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation artifacts"
     " validate_config train __main__",
-    "finetune": "config augment dataset model evaluation heads inference linear_probe validate_config training artifacts"
-    " semi_supervised train study __main__",
+    "finetune": "config augment dataset model evaluation heads inference linear_probe validate_config training"
+    " artifacts semi_supervised train study __main__",
     "publish": "config card report hub export compare __main__",
 }
 # All that the stages import of publishing: from records and logs to text.
@@ -89,7 +90,7 @@ def reachable_modules(module: str) -> set[str]:
         if name not in seen:
             seen.add(name)
             if file_of(name):  # importing a.b runs a/__init__.py first
-                queue += [*imported_names(file_of(name), inside_functions=False), *filter(None, [name.rpartition(".")[0]])]
+                queue += imported_names(file_of(name), inside_functions=False) | {name.rpartition(".")[0]} - {""}
     return seen
 
 

@@ -7,7 +7,7 @@
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
 # sbatch configs/launch/slurm.sh configs/pretrain/base.yaml run=big
-# Two minutes before its time is up the step at hand is saved; the same sbatch line again goes on from it.
+# Two minutes before the time limit a checkpoint is saved; submit the same line again to resume from it.
 set -euo pipefail
 export MACHINES="$SLURM_NNODES" PROCESSES="${SLURM_GPUS_ON_NODE:-1}" JOB="$SLURM_JOB_ID"
 HEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29500"

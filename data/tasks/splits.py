@@ -6,8 +6,6 @@ import hashlib
 from collections import Counter, defaultdict
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from engine.errors import ConfigError
 
 
@@ -104,7 +102,7 @@ def sample_examples(
     ranked = []
     for index, label in enumerate(sorted(by_label)):
         rows = by_label[label]
-        order = np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(rows))[:shots]
+        order = permute(len(rows), seed, index)[:shots]
         # One example of each class first, then the rest in proportion by Webster's method, which, unlike the largest
         # remainder, never takes fewer of a class when the sample grows.
         ranked += [(rank > 0, (rank - 0.5) / max(1, len(rows) - 1), index, rows[row]) for rank, row in enumerate(order)]
@@ -112,10 +110,17 @@ def sample_examples(
     return [example for *_, example in sorted(chosen, key=lambda entry: (entry[2], *entry[:2]))]
 
 
+def permute(count: int, seed: int, stream: int) -> list[int]:
+    """Return the numbers below `count` in a random order that follows from the seed and the stream."""
+    import numpy as np  # the command line reads this file, and numpy takes as long to import as all the rest
+
+    return np.random.Generator(np.random.Philox(key=[seed, stream])).permutation(count).tolist()
+
+
 def sample_unstratified(examples: list[Example], num_examples: int, seed: int) -> list[Example]:
     """Sample examples with several labels or a number; those with a label not sampled yet come first."""
     first, later, seen = [], [], set()
-    for row in np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(examples)):
+    for row in permute(len(examples), seed, 0):
         names = examples[row].label_names
         (later if seen.issuperset(names) else first).append(examples[row])
         seen.update(names)

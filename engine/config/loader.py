@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from engine.config.help import fields_from_source
+from engine.config.messages import format_error
 from engine.config.schema import DEFERRED, Schema, Section
 from engine.errors import ConfigError, first_line, list_siblings, suggest
 
@@ -122,7 +124,7 @@ def validate(schema: type[Schema], tree: dict) -> Schema:
     try:  # first without the sections that take seconds to import, to report other mistakes at once
         return schema.model_validate(tree, context=DEFERRED)
     except ValidationError as error:
-        errors = [details for details in error.errors() if details["type"] != DEFERRED]
+        errors = [other for details in error.errors() for other in check_deferred(details)]
     if not errors:
         try:
             return schema.model_validate(tree)
@@ -131,10 +133,18 @@ def validate(schema: type[Schema], tree: dict) -> Schema:
     raise ConfigError(format_errors(schema, errors))
 
 
+def check_deferred(error: dict) -> list[dict]:
+    """Return the errors for the unknown keys of a deferred section, read from its source; any other error as it is."""
+    if error["type"] != DEFERRED:
+        return [error]
+    module, value = error["ctx"]["module"], error["ctx"]["value"]
+    known = {key.partition(".")[0].removesuffix("[]") for key in fields_from_source(module)}
+    unknown = [key for key in value if key not in known]
+    return [{"type": "extra_forbidden", "loc": (*error["loc"], key), "input": value[key]} for key in unknown]
+
+
 def format_errors(schema: type[Section], errors: list[dict]) -> str:
     """Format pydantic's errors as one line per key."""
-    from engine.config.messages import format_error  # which imports the schema
-
     messages_by_key: dict[str, dict[str, None]] = {}
     for error in errors:
         # For a union, pydantic reports an error per type and adds the type's name to the location.

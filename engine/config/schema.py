@@ -79,8 +79,8 @@ def Plugin(package: str, default: str):  # noqa: N802  a type, used in annotatio
         if name not in list_plugins(package):
             kind = package.rsplit(".", 1)[1]
             raise ValueError(f"no {name!r} among the {kind}{suggest(name, list_plugins(package))}")
-        if info.context == DEFERRED and len(value) == 1:
-            raise PydanticCustomError(DEFERRED, DEFERRED)
+        if info.context == DEFERRED:
+            raise PydanticCustomError(DEFERRED, DEFERRED, {"module": f"{package}.{name}", "value": value})
         return importlib.import_module(f"{package}.{name}").Config.model_validate(value)
 
     return Annotated[SerializeAsAny[Section], BeforeValidator(choose), PluginChoice(package, default)]

@@ -32,9 +32,8 @@ def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str
 
 
 class Run:
-    """One run's folder, by default out/runs/NAME. Only the main process writes; the others read.
+    """One run's folder, out/runs/NAME or `folder` for a part of a run, without trackers. Only the main process writes.
 
-    folder: another folder, of a part of a run, without trackers.
     Raises ConfigError if the folder has a run with another configuration, naming the keys that differ.
     """
 

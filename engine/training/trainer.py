@@ -98,7 +98,7 @@ def fit(
     average = WeightAverage(module, steps - round(train.average_fraction * steps))
     average.load_latest(run.folder)
     sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in state["metric_sums"].items()}
-    is_accumulating = rows is not None and train.batch_size > rows * accelerator.num_processes
+    accumulating = rows is not None and train.batch_size > rows * accelerator.num_processes
     new_tokens, start_time, last_log_time = 0, time.time() - state["seconds"], time.time()
 
     with (
@@ -116,7 +116,7 @@ def fit(
                 group["lr"] = lr * group["lr_scale"]
             try:
                 totals, tokens = forward_backward(
-                    strategy, batches, accelerator, seed, step, is_accumulating, stop_request
+                    strategy, batches, accelerator, seed, step, accumulating, stop_request
                 )
             except RuntimeError as error:
                 raise preflight.explain_oom(error, preflight.rows_per_forward(train, accelerator)) from None

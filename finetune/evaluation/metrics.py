@@ -64,10 +64,7 @@ def classification_metrics(predictions: np.ndarray, references: np.ndarray, exte
 
 
 def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray, bins: int = 15) -> float:
-    """Compute the expected calibration error (Guo et al. 2017): |confidence - accuracy| over bins of equal width.
-
-    probabilities (texts, classes), references int (texts,).
-    """
+    """Compute the expected calibration error (Guo et al. 2017) of probabilities (texts, classes) and class ids."""
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == references
     bin_ids = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_ids, confidence.astype(float) - correct, minlength=bins)

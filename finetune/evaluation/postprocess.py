@@ -2,10 +2,10 @@
 
 A head file may define, in addition to what every head has:
 
-    fit_postprocess(predictions, labels, label_names) -> dict      fitted on the validation set; saved in config.json
-    apply_postprocess(predictions, fitted_params)                  predictions of the postprocessed model
-    fold_into_weights(head, fitted_params)                         put into the weights what plain transformers ignores
-    compute_metrics(predictions, labels, label_names, fitted_params)    all metrics; default: `quick_metrics`
+    fit_postprocess(predictions, labels, label_names) -> params    fitted on the validation set; saved in config.json
+    apply_postprocess(predictions, params)         predictions of the postprocessed model
+    fold_into_weights(head, params)                put into the weights what plain transformers ignores
+    compute_metrics(predictions, labels, label_names, params)    all metrics; default: `quick_metrics`
     details(predictions, labels, label_names) -> dict              further test results for metrics.json
 """
 

@@ -94,21 +94,19 @@ def fit_postprocess(probabilities: list[np.ndarray], labels: np.ndarray, label_n
     return {"calibration": {"temperature": temperature, "rows": len(labels), "note": note}}
 
 
-def apply_postprocess(probabilities: list[np.ndarray], fitted_params: dict) -> np.ndarray:
+def apply_postprocess(probabilities: list[np.ndarray], params: dict) -> np.ndarray:
     """Return the calibrated probabilities, (texts, classes)."""
-    temperature = fitted_params["calibration"]["temperature"] if fitted_params else 1.0
+    temperature = params["calibration"]["temperature"] if params else 1.0
     return calibration.apply_temperature(probabilities, temperature)
 
 
-def fold_into_weights(head: Head, fitted_params: dict) -> None:
+def fold_into_weights(head: Head, params: dict) -> None:
     """Divide the last layer by the temperature, so that a plain softmax is calibrated."""
-    if fitted_params:
-        scale_output(head.model, 1 / fitted_params["calibration"]["temperature"])
+    if params:
+        scale_output(head.model, 1 / params["calibration"]["temperature"])
 
 
-def compute_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, label_names: list[str], fitted_params: dict
-) -> dict[str, float]:
+def compute_metrics(probabilities: np.ndarray, labels: np.ndarray, label_names: list[str], params: dict) -> dict:
     """Compute all metrics of the calibrated probabilities, and the calibration error without calibration."""
     probabilities = np.asarray(probabilities)
     results = {
@@ -116,8 +114,8 @@ def compute_metrics(
         **metrics.auroc(probabilities, labels[:, None] == np.arange(len(label_names))),
         "ece": metrics.expected_calibration_error(probabilities, labels),
     }
-    if fitted_params:
-        raw = calibration.apply_temperature(probabilities, 1 / fitted_params["calibration"]["temperature"])
+    if params:
+        raw = calibration.apply_temperature(probabilities, 1 / params["calibration"]["temperature"])
         results["ece_uncalibrated"] = metrics.expected_calibration_error(raw, labels)
     return results
 

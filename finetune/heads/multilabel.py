@@ -89,27 +89,23 @@ def fit_postprocess(probabilities: list[np.ndarray], labels: np.ndarray, label_n
     return {"thresholds": {name: best_f1_threshold(column, true) for name, column, true in columns}}
 
 
-def apply_thresholds(probabilities: list[np.ndarray], label_names: list[str], fitted_params: dict) -> np.ndarray:
+def apply_thresholds(probabilities: list[np.ndarray], label_names: list[str], params: dict) -> np.ndarray:
     """Return the predicted labels, bool (texts, labels), by the fitted thresholds or the default one."""
-    thresholds = [fitted_params["thresholds"][name] for name in label_names] if fitted_params else DEFAULT_THRESHOLD
+    thresholds = [params["thresholds"][name] for name in label_names] if params else DEFAULT_THRESHOLD
     return np.array(probabilities) >= np.array(thresholds)
 
 
 def quick_metrics(probabilities: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Compute F1 of probabilities, (labels,) for each text, and zeros and ones (texts, labels), at the best thresholds.
-
-    At 0.5, rare labels stay unpredicted for long, and evaluations do not differ.
-    """
+    """Compute F1 at the best thresholds, of probabilities (labels,) for each text and 0/1 labels (texts, labels)."""
+    # At 0.5, rare labels stay unpredicted for long, and evaluations do not differ.
     names = [str(index) for index in range(labels.shape[1])]
     predictions = apply_thresholds(probabilities, names, fit_postprocess(probabilities, labels, names))
     return {**metrics.multilabel_f1(predictions, labels), "n": len(labels)}
 
 
-def compute_metrics(
-    probabilities: list[np.ndarray], labels: np.ndarray, label_names: list[str], fitted_params: dict
-) -> dict[str, float]:
+def compute_metrics(probabilities: list[np.ndarray], labels: np.ndarray, label_names: list[str], params: dict) -> dict:
     """Compute all metrics at the fitted thresholds; exact match is the fraction of texts without a mistake."""
-    predictions = apply_thresholds(probabilities, label_names, fitted_params)
+    predictions = apply_thresholds(probabilities, label_names, params)
     return {
         **metrics.multilabel_f1(predictions, labels),
         **metrics.auroc(np.array(probabilities), labels),

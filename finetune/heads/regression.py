@@ -69,7 +69,7 @@ def quick_metrics(predictions: list[np.ndarray], labels: np.ndarray) -> dict[str
     return metrics.regression_metrics(predictions, labels)
 
 
-def fold_into_weights(head: Head, fitted_params: dict) -> None:
+def fold_into_weights(head: Head, params: dict) -> None:
     """Undo the standardization in the weights, so that the model returns the number itself."""
     scale_output(head.model, head.label_std, head.label_mean)
     head.label_mean, head.label_std = 0.0, 1.0

@@ -40,10 +40,7 @@ class Config(Section):
 def build(
     config: Config, folder: Path, label_names: list[str], dropout: float, random_init: bool = False
 ) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """Return (a plain token classifier on the encoder in `folder`, no constant parameters).
-
-    random_init: with random weights. Raise DataError if transformers cannot load it.
-    """
+    """Return (token classifier on the encoder in `folder`, no constant parameters). Raise DataError if it fails."""
     return load_model(AutoModelForTokenClassification, folder, dropout, random_init, label_names), []
 
 

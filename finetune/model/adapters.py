@@ -65,10 +65,7 @@ def find_targets(config: Adapter, layers: list[str], feedforward: list[str]) -> 
 
 
 def add_adapters(model: PreTrainedModel, config: Adapter, num_layers: int) -> PeftModel:
-    """Add adapters to `model` in place, and freeze everything except them and the head.
-
-    num_layers: of the encoder. Raise ConfigError if there is no layer to adapt.
-    """
+    """Add adapters to `model` in place, and freeze all but them and the head. Raise ConfigError if no layer matches."""
     layers = find_linear_layers(model, num_layers)
     feedforward = [name for name in layers if IA3_FEEDFORWARD_PATTERN.search(name)]
     targets = find_targets(config, layers, feedforward)
@@ -81,14 +78,8 @@ def add_adapters(model: PreTrainedModel, config: Adapter, num_layers: int) -> Pe
     if config.name == "ia3":
         settings = IA3Config(**common, feedforward_modules=[name for name in feedforward if name in targets])
     else:
-        settings = LoraConfig(
-            **common,
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            use_dora=config.dora,
-            use_rslora=config.rslora,
-        )
+        lora = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
+        settings = LoraConfig(**common, **lora, use_dora=config.dora, use_rslora=config.rslora)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name of transformers
         return get_peft_model(model, settings)

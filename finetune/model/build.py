@@ -35,10 +35,7 @@ def load_model(
     mean_pooling: bool = False,
     **settings: object,
 ) -> PreTrainedModel:
-    """Load `auto_class` on the encoder in `folder`, with an output for each label.
-
-    settings: further configuration keys. Raise DataError if transformers cannot load it.
-    """
+    """Load `auto_class` on the encoder in `folder`. Raise DataError if transformers cannot."""
     purpose = settings.get("problem_type", "token_classification").replace("_", " ")
     settings |= {
         "num_labels": len(label_names),
@@ -72,9 +69,9 @@ def build_sequence_classifier(
     dropout: float,
     random_init: bool = False,
 ) -> tuple[PreTrainedModel, list[nn.Parameter]]:
-    """Return (transformers' classifier of texts or pairs on the encoder in `folder`, its constant parameters).
+    """Return (plain classifier of texts or pairs on the encoder in `folder`, its constant parameters).
 
-    random_init: with random weights. Raise DataError if transformers cannot load it.
+    Raise DataError if transformers cannot load it.
     """
     use_mean, auto_class = (config.pooling or read_pooling(folder)) == "mean", AutoModelForSequenceClassification
     settings = {"mean_pooling": use_mean, "problem_type": problem_type}

@@ -1,10 +1,10 @@
 """Mean pooling written into the weights, as an additional layer of the encoder.
 
 Classification heads of the BERT family read the first token, but an encoder pretrained with mean pooling stores a
-text's meaning in the mean of its tokens; reading the first token instead costs several points at 100 labels. So a layer
-is added whose query and key are zero (uniform attention), whose value is the identity, whose output is a large multiple
-of it, so that the mean dominates the residual, and whose feed-forward part is zero. Every token, the first included,
-then holds the normalized mean. The layer's last normalization also standardizes each coordinate over the task's texts:
+text's meaning in the mean of its tokens; reading the first token instead costs several points at 100 labels. In the
+added layer, query and key are zero (uniform attention), the value is the identity, the output is a large multiple of
+it, so that the mean dominates the residual, and the feed-forward part is zero. Every token, the first included, then
+holds the normalized mean. The layer's last normalization also standardizes each coordinate over the task's texts:
 the component all texts share, large after masked language modeling, would dominate otherwise. The saved model is a
 plain one with one more layer and needs no code of this project.
 """

@@ -1,4 +1,4 @@
-"""Pseudo-labels of whole documents, for tasks whose texts are single sentences.
+"""Pseudo-labels of whole documents, for tasks on single sentences.
 
 A model trained on few labels is unreliable on one sentence, but its mean over a document's sentences is much better.
 Each of them can then serve as an example of the document's class (Kotzias et al. 2015 do so with labeled documents).
@@ -34,10 +34,7 @@ def reservoir_sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
 
 
 def sample_sentences(texts: list[str], sentences_per_document: int, seed: int) -> tuple[list[Example], np.ndarray]:
-    """Return (sentences of the texts, sampled by seed; the document id of each, int64 (sentences,)).
-
-    Texts without a usable sentence are left out and get no id.
-    """
+    """Return (sampled sentences; their document ids, int64 (sentences,)). Texts without a usable sentence get no id."""
     generator, examples, document_ids = np.random.Generator(np.random.Philox(key=[seed, 2**37])), [], []
     low, high = SENTENCE_WORD_RANGE
     for text in texts:

@@ -139,10 +139,7 @@ class UnlabeledDocuments(NamedTuple):
 def build_pool(
     config: Finetune, unlabeled: list[Example], accelerator: Accelerator
 ) -> UnlabeledTexts | UnlabeledDocuments:
-    """Return the texts to label: sentences of the corpus's documents, or else `unlabeled`.
-
-    Raise ConfigError or DataError if there are none.
-    """
+    """Return the documents of the corpus, or else `unlabeled`. Raise ConfigError or DataError if there are none."""
     settings = config.selftrain
     if settings.corpus is None:
         if not unlabeled:

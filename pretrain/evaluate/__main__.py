@@ -1,8 +1,7 @@
 """Evaluate the frozen embeddings of an encoder:  python -m pretrain.evaluate encoder=PATH ...
 
-Semantic textual similarity, and a linear probe and a k-NN probe of a labeled task, compared with two baselines: TF-IDF
-+ truncated SVD, and the same network with random weights. `--help` lists every key. Results are also written to
-out/evaluations/.
+Computes semantic textual similarity, and the accuracy of a linear and a k-NN probe of a labeled task, compared with
+TF-IDF + truncated SVD and with the same network with random weights. Results are also written to out/evaluations/.
 """
 
 from __future__ import annotations

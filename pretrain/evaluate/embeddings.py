@@ -32,6 +32,7 @@ INVERSE_REGULARIZATION = (0.001, 0.01, 0.1, 1.0)  # of the linear probe, selecte
 BATCH_SIZE = 64
 Embedder = Callable[[list[str]], np.ndarray]
 """Texts to embeddings, (texts, width)."""
+Splits = dict[str, np.ndarray]
 
 
 def evaluate(config: Evaluate) -> None:
@@ -42,7 +43,7 @@ def evaluate(config: Evaluate) -> None:
     pairs = load_sts_pairs(config.sts) if config.sts else None
     if not splits and not pairs:
         raise ConfigError("task, sts: give at least one of them")
-    texts = [text for examples in (splits or {}).values() for text in get_texts(examples)]
+    texts = [example.texts[0] for examples in (splits or {}).values() for example in examples]
     texts += [text for pair in pairs or [] for text in pair[:2]]
     trained, dim = build_encoder_embedder(folder, config.max_length)
     torch.manual_seed(0)
@@ -147,9 +148,9 @@ def compute_metrics(embedder: Embedder, config: Evaluate, splits: dict | None, p
         first, second, scores = zip(*pairs, strict=True)
         metrics["sts_spearman"] = sts_spearman(embedder(list(first)), embedder(list(second)), np.array(scores))
     if splits:
-        embeddings = {split: embedder(get_texts(examples)) for split, examples in splits.items()}
-        labels = {split: np.array([example.label for example in examples]) for split, examples in splits.items()}
-        train = splits["train"]
+        train, items = splits["train"], splits.items()
+        embeddings = {split: embedder([example.texts[0] for example in examples]) for split, examples in items}
+        labels = {split: np.array([example.label for example in examples]) for split, examples in items}
         index = {id(example): number for number, example in enumerate(train)}
         for count in config.num_examples:
             samples = [sample_examples(train, count, seed) for seed in range(config.seeds)]
@@ -160,11 +161,6 @@ def compute_metrics(embedder: Embedder, config: Evaluate, splits: dict | None, p
     return metrics
 
 
-def get_texts(examples: list[Example]) -> list[str]:
-    """Return the texts of single-text examples."""
-    return [example.texts[0] for example in examples]
-
-
 def sts_spearman(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> float:
     """Compute Spearman's correlation of the cosine similarities with the scores."""
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
@@ -173,9 +169,7 @@ def sts_spearman(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> f
     return float(spearmanr(cosines, scores).statistic) if np.ptp(cosines) > 0 else 0.0
 
 
-def linear_probe_accuracy(
-    embeddings: dict[str, np.ndarray], labels: dict[str, np.ndarray], train_indices: list[int]
-) -> float:
+def linear_probe_accuracy(embeddings: Splits, labels: Splits, train_indices: list[int]) -> float:
     """Compute test accuracy of a logistic regression trained on the standardized embeddings at `train_indices`."""
     scaler = StandardScaler().fit(embeddings["train"])
     scaled = {split: scaler.transform(array) for split, array in embeddings.items()}
@@ -185,7 +179,7 @@ def linear_probe_accuracy(
     return float(best.score(scaled["test"], labels["test"]))
 
 
-def knn_accuracy(embeddings: dict[str, np.ndarray], labels: dict[str, np.ndarray], num_neighbors: int) -> float:
+def knn_accuracy(embeddings: Splits, labels: Splits, num_neighbors: int) -> float:
     """Compute test accuracy of a vote of the `num_neighbors` nearest training examples by cosine."""
     model = KNeighborsClassifier(min(num_neighbors, len(labels["train"])), metric="cosine")
     model.fit(embeddings["train"], labels["train"])

@@ -23,10 +23,7 @@ from pretrain.model.sparse_ffn import last_feed_forward, sparse_forward
 
 
 def build_encoder(config: Pretrain, init_folder: Path | None, shards: Shards) -> Encoder:
-    """Build the encoder as it is before the first step, from `init_folder` or with new weights.
-
-    Raises DataError when the tokenizer has more tokens than the network has embeddings.
-    """
+    """Build the initial encoder. Raises DataError when the tokenizer has more tokens than the network embeddings."""
     torch.manual_seed(config.seed)
     common = (config.max_length, config.dropout, config.pooling)
     if init_folder:
@@ -50,10 +47,7 @@ def silence_transformers() -> None:
 
 
 def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooling: str | None) -> Encoder:
-    """Load the encoder in `folder`, with a new masked-language head if it has none.
-
-    Raises DataError when transformers cannot load it, ConfigError when rows are longer than its positions.
-    """
+    """Load the encoder in `folder`, with a new head if it has none. Raises DataError, and ConfigError for long rows."""
     silence_transformers()
     options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, **LOAD_KWARGS}
     try:
@@ -109,15 +103,10 @@ def encoder_from_config(
         "pad_token_id": special_ids["pad"],
     }
     if model_config.architecture == "modernbert":
-        config = ModernBertConfig(
-            **common,
-            local_attention=model_config.local_attention,
-            classifier_pooling="mean",
-            cls_token_id=special_ids["cls"],
-            bos_token_id=special_ids["cls"],
-            sep_token_id=special_ids["sep"],
-            eos_token_id=special_ids["sep"],
-        )
+        common |= {
+            f"{name}_token_id": special_ids[names[0]] for names in (("cls", "bos"), ("sep", "eos")) for name in names
+        }
+        config = ModernBertConfig(**common, local_attention=model_config.local_attention, classifier_pooling="mean")
     else:
         config = BertConfig(**common)
     model = AutoModelForMaskedLM.from_config(config)
@@ -126,10 +115,7 @@ def encoder_from_config(
 
 
 def prepare_encoder(encoder: Encoder, dropout: float) -> Encoder:
-    """Set the dropout and the fast paths the architecture allows.
-
-    The dropout in config.json stays, for fine-tuning. Raises DataError if packed documents attend to each other.
-    """
+    """Set dropout, except in config.json, and fast paths. Raises DataError if packed documents attend to each other."""
     attention.use_fast_attention(encoder.model)
     encoder.dropout = dropout
     replace_dropout(encoder, lambda name: dropout)

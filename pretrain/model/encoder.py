@@ -22,6 +22,8 @@ from engine.kernels import attention
 from engine.kernels.linear_cross_entropy import linear_cross_entropy
 from pretrain.model.sparse_ffn import get_layers, sparse_forward
 
+OnHidden = Callable[[Tensor], None] | None
+
 
 class Encoder(nn.Module):
     """A masked-language model on packed rows.
@@ -70,10 +72,7 @@ class Encoder(nn.Module):
         return self.model.base_model(**self.model_inputs(**rows)).last_hidden_state
 
     def pool(self, hidden_states: Tensor, document_ids: Tensor, num_documents: int) -> Tensor:
-        """Pool hidden states (rows, length, width) into one vector per document, float32 (num_documents, width).
-
-        Documents are numbered across rows from 0, as in `data.tokens.collate.pack_texts`.
-        """
+        """Pool hidden states (rows, length, width) by document, numbered across rows: float32 (documents, width)."""
         mean, flat = self.pooling == "mean", document_ids.flatten()
         if not mean:
             first = F.pad(flat, (1, 0), value=-1)[:-1] != flat
@@ -83,21 +82,12 @@ class Encoder(nn.Module):
         total = total.index_add(0, flat + 1, hidden_states.flatten(0, 1).float())[1:]
         return total / torch.bincount(flat + 1, minlength=num_documents + 1)[1:, None].clamp(min=1) if mean else total
 
-    def apply_mlm_head(
-        self,
-        masked_indices: Tensor,
-        rows: dict[str, Tensor],
-        project: bool,
-        on_hidden: Callable[[Tensor], None] | None = None,
-    ) -> Tensor:
-        """Apply the model's own head to the last hidden states at `masked_indices`.
+    def apply_mlm_head(self, masked_indices: Tensor, rows: dict, project: bool, on_hidden: OnHidden = None) -> Tensor:
+        """Apply the model's own head at `masked_indices`; without `project`, leave out its output projection.
 
-        Returns the logits or, without `project`, the states before the output projection. `on_hidden` gets all last
-        hidden states, (rows, length, width).
-
-        The head skips other positions, since over a large vocabulary it costs more than the encoder (Geiping and
-        Goldstein 2023). A hook between encoder and head selects the positions, which works for the head of any
-        architecture. Unless `on_hidden` is given, the last layer's feed-forward part (`sparse_ffn`) skips them too.
+        `on_hidden` gets all last hidden states, (rows, length, width). The head skips other positions, because with a
+        large vocabulary it costs more than the encoder (Geiping and Goldstein 2023), and so does `sparse_ffn` unless
+        `on_hidden` is given. Selecting the positions by a hook works for the head of any architecture.
         """
 
         def pick(module, arguments, output):
@@ -117,10 +107,8 @@ class Encoder(nn.Module):
             decoder.__dict__.pop("forward", None)
 
     def compile_layers(self) -> None:
-        """Compile each layer with torch.compile, except one with `sparse_ffn`, which gets another shape at every step.
-
-        The forward is compiled, not the module: module hooks would be compiled too, and `apply_mlm_head` adds new ones.
-        """
+        """Compile the layers with torch.compile, except the one with `sparse_ffn`, as its shapes change every step."""
+        # Forwards are compiled, not modules, so that the hooks of `apply_mlm_head` are not.
         layers = get_layers(self.model)
         if not layers:
             self.model.base_model.forward = torch.compile(self.model.base_model.forward)
@@ -130,17 +118,14 @@ class Encoder(nn.Module):
     def hidden_matrices(self) -> set[nn.Parameter]:
         """Return the weights of the linear layers except embeddings and output projection, for Muon."""
         ends = {self.model.get_input_embeddings(), self.model.get_output_embeddings()}
-        return {
-            module.weight for module in self.model.modules() if isinstance(module, nn.Linear) and module not in ends
-        }
+        linear = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        return {module.weight for module in linear if module not in ends}
 
     def mlm_logits(self, masked_indices: Tensor, **rows: Tensor) -> Tensor:
         """Compute logits, (masked, vocabulary), at `masked_indices`, int64 indices into the flattened rows."""
         return self.apply_mlm_head(masked_indices, rows, project=True)
 
-    def mlm_loss(
-        self, masked_indices: Tensor, targets: Tensor, on_hidden: Callable[[Tensor], None] | None = None, **rows: Tensor
-    ) -> Tensor:
+    def mlm_loss(self, masked_indices: Tensor, targets: Tensor, on_hidden: OnHidden = None, **rows: Tensor) -> Tensor:
         """Compute the summed cross-entropy of `targets`, int64 (masked,); `on_hidden` as in `apply_mlm_head`."""
         output = self.apply_mlm_head(masked_indices, rows, not self.has_linear_decoder, on_hidden)
         if not self.has_linear_decoder:
@@ -163,16 +148,11 @@ def save_encoder(
         for name in TOKENIZER_FILES:
             if (tokenizer_folder / name).is_file():
                 shutil.copy(tokenizer_folder / name, path / name)
-        mean = encoder.pooling == "mean"
-        pooling = {
-            "word_embedding_dimension": encoder.model.config.hidden_size,
-            "pooling_mode_cls_token": not mean,
-            "pooling_mode_mean_tokens": mean,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        }
+        mean, width = encoder.pooling == "mean", encoder.model.config.hidden_size
+        modes = {"cls_token": not mean, "mean_tokens": mean, "max_tokens": False, "mean_sqrt_len_tokens": False}
+        pooling = {f"pooling_mode_{mode}": is_on for mode, is_on in modes.items()}
         (path / "1_Pooling").mkdir()
-        write_json(path / "1_Pooling" / "config.json", pooling)
+        write_json(path / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
         modules = [
             {"idx": index, "name": str(index), "path": subfolder, "type": f"sentence_transformers.models.{kind}"}
             for index, (subfolder, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])

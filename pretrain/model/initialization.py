@@ -1,7 +1,6 @@
-"""Initialize a new model's token embeddings and output bias from corpus statistics.
+"""Initialize a new model's token embeddings and output bias from corpus statistics, counted in seconds.
 
-A randomly initialized model spends its first half million tokens on learning token frequencies and co-occurrences.
-Both can be counted in seconds.
+Otherwise it spends its first half million tokens on learning token frequencies and co-occurrences.
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ SMOOTHING = 0.75  # exponent of the context frequencies, against a bias toward r
 
 @torch.no_grad()
 def init_bias_from_frequencies(encoder: Encoder, counts: np.ndarray) -> None:
-    """Set a new head's bias to the log frequency of each token; counts int64 (vocabulary,).
-
-    At the encoder's learning rate the bias would take tens of thousands of steps to get there, distorting the encoder.
-    """
+    """Set a new head's bias to the log token frequencies, which take long to learn; counts int64 (vocabulary,)."""
     bias = getattr(encoder.model.get_output_embeddings(), "bias", None)
     named = encoder.model.named_parameters()
     if any(parameter is bias and name in encoder.new_parameters for name, parameter in named):

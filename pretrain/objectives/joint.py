@@ -1,7 +1,4 @@
-"""Masked language modeling and contrastive learning in one forward pass.
-
-Both texts of a pair are masked: each is an example of masked language modeling and the positive of the other.
-"""
+"""Masked language modeling and contrastive learning in one forward pass, in which both texts of a pair are masked."""
 
 from __future__ import annotations
 

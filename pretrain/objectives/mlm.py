@@ -1,7 +1,4 @@
-"""Masked language modeling (Devlin et al. 2019): predict masked tokens from both sides.
-
-Evaluation always masks the same 15 %, so that runs are comparable.
-"""
+"""Masked language modeling (Devlin et al. 2019). Evaluation always masks 15 %, so that runs are comparable."""
 
 from __future__ import annotations
 

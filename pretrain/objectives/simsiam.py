@@ -42,18 +42,12 @@ class Objective(nn.Module):
         self.encoder = encoder
         hidden = encoder.model.config.hidden_size
         width = config.projection_dim or hidden
+        output_norm, bottleneck = nn.LayerNorm(width, elementwise_affine=False), config.predictor_dim
         self.projection = nn.Sequential(
-            nn.Linear(hidden, width),
-            nn.LayerNorm(width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.LayerNorm(width, elementwise_affine=False),
+            nn.Linear(hidden, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), output_norm
         )
         self.predictor = nn.Sequential(
-            nn.Linear(width, config.predictor_dim),
-            nn.LayerNorm(config.predictor_dim),
-            nn.GELU(),
-            nn.Linear(config.predictor_dim, width),
+            nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck), nn.GELU(), nn.Linear(bottleneck, width)
         )
 
     def forward(self, group_ids: Tensor, **rows: Tensor) -> Output:

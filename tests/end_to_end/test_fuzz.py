@@ -1,6 +1,6 @@
-"""Whatever a person or a broken disk puts before us: an error of ours or success, never a traceback, never a file elsewhere.
+"""Any input, from users or a broken disk, gives success or a UserError, and no file outside the working folder.
 
-`make test` tries a few dozen inputs of each kind; `make test-all`, or `pytest -m slow tests/test_fuzz.py`, over ten thousand.
+`make test` tries a few dozen inputs of each kind; `make test-all` over ten thousand.
 """
 
 from __future__ import annotations
@@ -103,15 +103,15 @@ def known_keys(schema: type) -> list[str]:
 
 
 @pytest.fixture
-def fuzzed(tmp_path, monkeypatch) -> Callable:
-    """fuzzed(strategy, attempt, examples): nothing but errors of ours, and nothing written outside of the working folder."""
-    place = tmp_path / "above" / "place"
-    place.mkdir(parents=True)
-    (place / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.chdir(place)
+def fuzz(tmp_path, monkeypatch) -> Callable:
+    """fuzz(strategy, attempt, examples): attempts may only raise UserError and write in the working folder."""
+    folder = tmp_path / "parent" / "folder"
+    folder.mkdir(parents=True)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(folder)
 
     def run(strategy: st.SearchStrategy, attempt: Callable, examples: int) -> None:
-        tried = []
+        attempts = []
 
         @settings(
             max_examples=examples,
@@ -121,17 +121,17 @@ def fuzzed(tmp_path, monkeypatch) -> Callable:
             suppress_health_check=list(HealthCheck),
         )
         @given(strategy)
-        def one(drawn) -> None:
-            tried.append(1)
+        def check(value) -> None:
+            attempts.append(value)
             try:
-                attempt(drawn)
+                attempt(value)
             except UserError as error:
                 assert str(error).strip() and "Traceback" not in str(error)
-            assert [path.name for path in tmp_path.iterdir()] == ["above"]
-            assert [path.name for path in (tmp_path / "above").iterdir()] == ["place"]
+            assert [path.name for path in tmp_path.iterdir()] == ["parent"]
+            assert [path.name for path in (tmp_path / "parent").iterdir()] == ["folder"]
 
-        one()
-        assert len(tried) >= min(examples, FEW)
+        check()
+        assert len(attempts) >= min(examples, FEW)
 
     return run
 
@@ -140,23 +140,22 @@ examples = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=py
 
 
 @examples
-def test_words(fuzzed, examples):
-    def word(schema: type) -> st.SearchStrategy:
-        key = st.one_of(
-            st.sampled_from(known_keys(schema)), TEXT, st.sampled_from(known_keys(schema)).map(lambda key: key[:-1])
-        )
-        files = [str(path) for path in Path("configs").rglob("*.yaml")]
+def test_arguments(fuzz, examples):
+    files = [str(path) for path in Path("configs").rglob("*.yaml")]
+
+    def argument(schema: type) -> st.SearchStrategy:
+        known = st.sampled_from(known_keys(schema))
+        key = st.one_of(known, TEXT, known.map(lambda key: key[:-1]))
         return st.one_of(st.builds("{}={}".format, key, TEXT), TEXT, st.sampled_from(files), TEXT.map("{}.yaml".format))
 
-    fuzzed(
-        st.sampled_from(SCHEMAS).flatmap(lambda schema: st.tuples(st.just(schema), st.lists(word(schema), max_size=6))),
-        lambda drawn: load_config(drawn[0], drawn[1]),
-        examples,
-    )
+    def schema_and_arguments(schema: type) -> st.SearchStrategy:
+        return st.tuples(st.just(schema), st.lists(argument(schema), max_size=6))
+
+    fuzz(st.sampled_from(SCHEMAS).flatmap(schema_and_arguments), lambda value: load_config(*value), examples)
 
 
 @examples
-def test_yaml_files(fuzzed, examples):
+def test_yaml_files(fuzz, examples):
     good = [path.read_text() for path in Path("configs").rglob("*.yaml")]
     lines = st.lists(
         st.one_of(
@@ -167,29 +166,29 @@ def test_yaml_files(fuzzed, examples):
     ).map("\n".join)
     content = st.one_of(lines.map(lambda text: text.encode("utf-8", "surrogatepass")), st.binary(max_size=60))
 
-    def attempt(drawn) -> None:
-        schema, first, second = drawn
+    def attempt(value) -> None:
+        schema, first, second = value
         Path("a.yaml").write_bytes(first)
         Path("b.yaml").write_bytes(second)
-        for words in (["a.yaml"], ["a.yaml", "b.yaml", "run=x"]):
+        for args in (["a.yaml"], ["a.yaml", "b.yaml", "run=x"]):
             try:
-                load_config(schema, words)
+                load_config(schema, args)
             except UserError as error:
                 assert str(error)
         validate(TaskFile, read_yaml(Path("a.yaml")))
 
-    fuzzed(st.tuples(st.sampled_from(SCHEMAS), content, content), attempt, examples)
+    fuzz(st.tuples(st.sampled_from(SCHEMAS), content, content), attempt, examples)
 
 
 def mutated(content: bytes) -> st.SearchStrategy:
-    """The bytes with some of them cut out, put in twice or made others."""
+    """The bytes with some parts removed or replaced."""
 
-    def apply(cuts: list[tuple[int, int, bytes]]) -> bytes:
-        found = content
-        for start, length, put in cuts:
-            start %= len(found) + 1
-            found = found[:start] + put + found[start + length :]
-        return found
+    def apply(edits: list[tuple[int, int, bytes]]) -> bytes:
+        result = content
+        for start, length, replacement in edits:
+            start %= len(result) + 1
+            result = result[:start] + replacement + result[start + length :]
+        return result
 
     return st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 40), st.binary(max_size=8)), max_size=5).map(apply)
 
@@ -211,7 +210,7 @@ CONLL = "".join(f"word\tO\nAnna{row['n']}\tB-person\nRome\tI-place\n\n" for row 
 
 
 @examples
-def test_files_of_labels_and_of_text(fuzzed, examples):
+def test_files_with_labels_and_text(fuzz, examples):
     content = st.one_of(
         mutated(CSV.encode()),
         mutated(JSONL.encode()),
@@ -242,7 +241,7 @@ def test_files_of_labels_and_of_text(fuzzed, examples):
     options = st.fixed_dictionaries(
         {},
         optional={
-            "separator": st.sampled_from([";", "\t", "", "ab", '"', "\n"]),
+            "delimiter": st.sampled_from([";", "\t", "", "ab", '"', "\n"]),
             "quotes": st.booleans(),
             "format": st.sampled_from(["csv", "json", "text", "conll", "xml", "parquet", "arrow", "warc"]),
             "where": st.dictionaries(TEXT, TEXT, max_size=1),
@@ -258,118 +257,109 @@ def test_files_of_labels_and_of_text(fuzzed, examples):
         optional={"deduplicate": st.booleans(), "label_names": st.dictionaries(TEXT, TEXT, max_size=2)},
     )
 
-    def attempt(drawn) -> None:
-        content, suffix, options, told, kind = drawn
+    def attempt(value) -> None:
+        content, suffix, options, task, problem_type = value
         name = f"rows{suffix}"
         Path(name).write_bytes(content)
         source = {"files": name, **options}
         try:
-            rows = read_task(validate(Task, {"name": "t", "train": source, **told}), kind)
-            assert all(rows[split] for split in ("train", "validation", "test"))
+            splits = read_task(validate(Task, {"name": "t", "problem_type": problem_type, "train": source, **task}))
+            assert all(splits[split] for split in ("train", "validation", "test"))
         except UserError as error:
             assert str(error)
         finally:
-            text = told["text"] if isinstance(told["text"], str) else "text"
+            text = task["text"] if isinstance(task["text"], str) else "text"
             corpus = validate(Corpus, {"name": "c", "sources": [{**source, "text": text}]})
             for part in split_into_buckets(corpus.sources[0], corpus.clean):
                 assert all(isinstance(text, str) and text for text, _ in BucketReader(part).iter_texts())
             Path(name).unlink()
 
-    fuzzed(st.tuples(content, suffix, options, task, st.sampled_from(list(LABEL_PARSERS))), attempt, examples)
+    fuzz(st.tuples(content, suffix, options, task, st.sampled_from(list(LABEL_PARSERS))), attempt, examples)
 
 
 @examples
-def test_wheels(fuzzed, examples):
+def test_wheels(fuzz, examples):
     names = st.one_of(
         TEXT,
         st.sampled_from(["a/b.csv", "a/../../../b", "/a", "a/", "a//b", "a\\..\\b", "C:\\x", "b" * 300, "a/./b", "."]),
     )
 
-    def packed(entries: list[tuple[str, bytes]]) -> bytes:
-        made = io.BytesIO()
-        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    def build_zip(entries: list[tuple[str, bytes]]) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in entries:
                 archive.writestr(zipfile.ZipInfo(name.encode("utf-8", "replace").decode() or "x"), content)
-        return made.getvalue()
+        return buffer.getvalue()
 
-    whole = st.lists(st.tuples(names, st.binary(max_size=50)), max_size=4)
-    wheel = st.one_of(whole.map(packed), whole.map(packed).flatmap(mutated), st.binary(max_size=80))
+    intact = st.lists(st.tuples(names, st.binary(max_size=50)), max_size=4).map(build_zip)
+    wheel = st.one_of(intact, intact.flatmap(mutated), st.binary(max_size=80))
 
-    def attempt(drawn) -> None:
-        content, member, right = drawn
-        digest = hashlib.sha256(content if right else content + b"x").hexdigest()
+    def attempt(value) -> None:
+        content, member, is_expected_hash = value
+        digest = hashlib.sha256(content if is_expected_hash else content + b"x").hexdigest()
         root = OUTPUT_DIR / "cache/wheels" / digest[:12]
         root.mkdir(parents=True, exist_ok=True)
         (root / "wheel.zip").write_bytes(content)
         try:
-            found = fetch_wheel_member("w==1", digest, member)
-            assert right and found.resolve().is_relative_to(root.resolve()) and found.is_file()
+            path = fetch_wheel_member("w==1", digest, member)
+            assert is_expected_hash and path.resolve().is_relative_to(root.resolve()) and path.is_file()
         finally:
             shutil.rmtree(OUTPUT_DIR)
 
-    fuzzed(st.tuples(wheel, names, st.booleans()), attempt, examples)
+    fuzz(st.tuples(wheel, names, st.booleans()), attempt, examples)
 
 
 @pytest.fixture(scope="module")
 def shards(sentiment_files, tmp_path_factory) -> Path:
-    """Real shards of a small text."""
+    """Shards of a small corpus."""
     from data.prepare import prepare
 
     folder, before = tmp_path_factory.mktemp("shards"), Path.cwd()
     os.chdir(folder)
     try:
-        config = load_config(
-            Prepare,
-            [
-                f"corpus={{name: c, held_out: 0.1, sources: [{{files: '{sentiment_files}/corpus.txt'}}]}}",
-                "tokenizer.vocab_size=300",
-                "max_length=16",
-            ],
-        )
+        corpus = f"corpus={{name: c, held_out: 0.1, sources: [{{files: '{sentiment_files}/corpus.txt'}}]}}"
+        config = load_config(Prepare, [corpus, "tokenizer.vocab_size=300", "max_length=16"])
         return (folder / prepare(config.corpus, config.tokenizer, None, config.max_length)[-1]).resolve()
     finally:
         os.chdir(before)
 
 
 @examples
-def test_shards(fuzzed, shards, examples):
+def test_shards(fuzz, shards, examples):
     good = json.loads((shards / "manifest.json").read_text())
     manifest = st.one_of(
         JSON.map(json.dumps),
         mutated((shards / "manifest.json").read_bytes()),
         st.tuples(st.sampled_from(sorted(good)), JSON).map(lambda change: json.dumps({**good, change[0]: change[1]})),
-        st.sampled_from(sorted(good)).map(
-            lambda key: json.dumps({name: told for name, told in good.items() if name != key})
-        ),
+        st.sampled_from(sorted(good)).map(lambda key: json.dumps({k: good[k] for k in good if k != key})),
     )
     file = st.sampled_from(["tokens.bin", "documents.bin", "pieces.bin", "rows.bin"])
 
-    def attempt(drawn) -> None:
-        manifest, name, content = drawn
-        shutil.rmtree("there", ignore_errors=True)
-        shutil.copytree(shards, "there")
+    def attempt(value) -> None:
+        manifest, name, content = value
+        shutil.rmtree("copy", ignore_errors=True)
+        shutil.copytree(shards, "copy")
         if manifest is not None:
-            Path("there/manifest.json").write_bytes(
-                manifest.encode("utf-8", "replace") if isinstance(manifest, str) else manifest
-            )
+            manifest = manifest.encode("utf-8", "replace") if isinstance(manifest, str) else manifest
+            Path("copy/manifest.json").write_bytes(manifest)
         if content is not None:
-            Path("there/train", name).write_bytes(content)
-        read = Shards(Path("there"), "train")
-        for number in {0, len(read) // 2, len(read) - 1}:
-            ids, position, document = read.get_row(number)
-            assert len(ids) == len(position) == len(document) == read.max_length and ids.max() < read.vocab_size
-        assert len(read.token_counts()) == read.vocab_size
+            Path("copy/train", name).write_bytes(content)
+        train = Shards(Path("copy"), "train")
+        for index in {0, len(train) // 2, len(train) - 1}:
+            ids, position, document = train.get_row(index)
+            assert len(ids) == len(position) == len(document) == train.max_length and ids.max() < train.vocab_size
+        assert len(train.token_counts()) == train.vocab_size
 
     bins = file.flatmap(
         lambda name: st.tuples(st.none(), st.just(name), mutated((shards / "train" / name).read_bytes()))
     )
-    fuzzed(st.one_of(st.tuples(manifest, file, st.none()), bins), attempt, examples)
+    fuzz(st.one_of(st.tuples(manifest, file, st.none()), bins), attempt, examples)
 
 
 @examples
-def test_folders_of_runs_checkpoints_and_encoders(fuzzed, examples):
+def test_folders_of_runs_checkpoints_and_encoders(fuzz, examples):
     config = load_config(Pretrain, ["configs/pretrain/scratch.yaml", "run=x"])
-    told = st.one_of(JSON.map(json.dumps).map(lambda text: text.encode("utf-8", "replace")), st.binary(max_size=60))
+    content = st.one_of(JSON.map(json.dumps).map(lambda text: text.encode("utf-8", "replace")), st.binary(max_size=60))
     name = st.sampled_from(
         [
             "config.yaml",
@@ -382,17 +372,17 @@ def test_folders_of_runs_checkpoints_and_encoders(fuzzed, examples):
         ]
     )
 
-    def attempt(drawn) -> None:
+    def attempt(files) -> None:
         shutil.rmtree("out", ignore_errors=True)
-        for name, content in drawn:
+        for name, content in files:
             path = Path("out/runs/x", name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         folder = Path("out/runs/x")
         folder.mkdir(parents=True, exist_ok=True)
-        for look in (read_pooling, read_record, checkpoint.quarantine_damaged):
+        for read in (read_pooling, read_record, checkpoint.quarantine_damaged):
             try:
-                look(folder)
+                read(folder)
             except UserError as error:
                 assert str(error)
         run = Run(config, "x")
@@ -400,4 +390,4 @@ def test_folders_of_runs_checkpoints_and_encoders(fuzzed, examples):
         run.resume_at(3)
         assert all(entry["step"] <= 3 for entry in run.read_log())
 
-    fuzzed(st.lists(st.tuples(name, told), max_size=4), attempt, examples)
+    fuzz(st.lists(st.tuples(name, content), max_size=4), attempt, examples)

@@ -1,4 +1,4 @@
-"""A corpus of real reviews in which everything that can be wrong has been planted: what is found of it."""
+"""A corpus of real reviews with planted duplicates, test sentences, personal data and damaged files: all are found."""
 
 from __future__ import annotations
 
@@ -26,56 +26,61 @@ WORD = re.compile(r"\w+")
 
 
 class Sizes(NamedTuple):
-    """How much of everything is planted, among how many reviews."""
+    """Numbers of planted documents and of untouched reviews."""
 
     untouched: int
     copies: int
     hidden: int
     personal: int
     longest: int
-    """Characters of the longest line."""
+    """Characters in the longest line."""
 
 
 SMALL, LARGE = Sizes(500, 100, 20, 50, 2**21), Sizes(4_000, 1_000, 200, 500, 50 * 2**20)
 
 
-def reviews(count: int) -> list[str]:
-    """So many different reviews, as training meets them."""
+def normalized(text: str) -> str:
+    """The lowercase words of a text."""
+    return " ".join(WORD.findall(text.lower()))
+
+
+def load_reviews(count: int) -> list[str]:
+    """Distinct reviews, cleaned as for training."""
     source = load_config(Prepare, ["configs/corpus/reviews.yaml"]).corpus.sources[0]
-    found: dict[str, str] = {}
+    reviews: dict[str, str] = {}
     for row in iter_rows(CorpusSource(**source.model_dump())):
         text = clean_text(row["text"])
         if len(text.split()) >= 40:
-            found.setdefault(" ".join(WORD.findall(text.lower())), text)
-        if len(found) == count:
+            reviews.setdefault(normalized(text), text)
+        if len(reviews) == count:
             break
-    return list(found.values())
+    return list(reviews.values())
 
 
-def hidden_sentences(count: int, random: np.random.Generator) -> list[str]:
-    """Sentences of the sentiment task's test set of five words and more; none of more than one row."""
+def sample_test_sentences(count: int, random: np.random.Generator) -> list[str]:
+    """Distinct sentences of at least five words from the sentiment task's test set."""
     rows = read_task(load_config(TaskFile, ["configs/finetune/sentiment.yaml"]).task)["test"]
-    plain = {" ".join(WORD.findall(example.texts[0].lower())): example.texts[0] for example in rows}
-    long_enough = [text for words, text in plain.items() if len(words.split()) >= 5 and "_" not in text]
-    return [long_enough[place] for place in random.choice(len(long_enough), count, replace=False)]
+    distinct = {normalized(example.texts[0]): example.texts[0] for example in rows}
+    long_enough = [text for words, text in distinct.items() if len(words.split()) >= 5 and "_" not in text]
+    return [long_enough[index] for index in random.choice(len(long_enough), count, replace=False)]
 
 
-def inserted(text: str, piece: str, random: np.random.Generator) -> str:
+def insert(text: str, piece: str, random: np.random.Generator) -> str:
     words = text.split(" ")
-    place = random.integers(0, len(words) + 1)
-    return " ".join([*words[:place], piece, *words[place:]])
+    at = random.integers(0, len(words) + 1)
+    return " ".join([*words[:at], piece, *words[at:]])
 
 
-def nearly(text: str, vocabulary: list[str], random: np.random.Generator) -> str:
-    """A copy with three words of a hundred changed."""
+def change_words(text: str, vocabulary: list[str], random: np.random.Generator) -> str:
+    """A copy with 3 % of the words changed."""
     words = text.split(" ")
-    for place in random.choice(len(words), max(1, round(0.03 * len(words))), replace=False):
-        words[place] = vocabulary[random.integers(len(vocabulary))]
+    for index in random.choice(len(words), max(1, round(0.03 * len(words))), replace=False):
+        words[index] = vocabulary[random.integers(len(vocabulary))]
     return " ".join(words)
 
 
-def personal(number: int, random: np.random.Generator) -> str:
-    """An e-mail address or a telephone number, as people write them."""
+def random_contact(number: int, random: np.random.Generator) -> str:
+    """An email address or a telephone number in a common format."""
     name = "".join(random.choice(list("abcdefghij"), 7))
     digits = "".join(map(str, random.integers(2, 10, 12)))
     return [
@@ -90,45 +95,42 @@ def personal(number: int, random: np.random.Generator) -> str:
     ][number % 8]
 
 
-def grams(text: str) -> set[tuple[str, ...]]:
+def five_grams(text: str) -> set[tuple[str, ...]]:
     words = WORD.findall(text.lower().replace("_", " "))
     return {tuple(words[at : at + 5]) for at in range(len(words) - 4)}
 
 
-def planted(folder: Path, sizes: Sizes) -> dict[str, list]:
-    """Write the files; returns {kind: [(id, text)]} of what stands in the .jsonl files, and the planted strings."""
+def write_planted_files(folder: Path, sizes: Sizes) -> dict[str, list]:
+    """Write .jsonl files and return {kind: texts}, with the test sentences and the contacts in them."""
     random = np.random.default_rng(0)
-    every = reviews(sizes.untouched + sizes.hidden + sizes.personal)
-    untouched, rest = every[: sizes.untouched], every[sizes.untouched :]
+    reviews = load_reviews(sizes.untouched + sizes.hidden + sizes.personal)
+    untouched, rest = reviews[: sizes.untouched], reviews[sizes.untouched :]
     vocabulary = sorted({word for text in untouched[:200] for word in text.split()})
-    sentences = hidden_sentences(sizes.hidden, random)
-    strings = [personal(number, random) for number in range(sizes.personal)]
-    chosen = random.choice(sizes.untouched, min(2 * sizes.copies, sizes.untouched), replace=False)
-    exact, near = np.array_split(chosen, 2)
-    # Of the copies some are set otherwise: case, white space and punctuation do not count.
-    set_otherwise = [str, str.upper, lambda text: text.replace(" ", "  "), lambda text: text.replace(",", " ,") + "!!"]
+    sentences = sample_test_sentences(sizes.hidden, random)
+    contacts = [random_contact(number, random) for number in range(sizes.personal)]
+    copied = random.choice(sizes.untouched, min(2 * sizes.copies, sizes.untouched), replace=False)
+    exact, near = (np.resize(indices, sizes.copies) for indices in np.array_split(copied, 2))
+    # Exact copies may differ in case, whitespace and punctuation.
+    variants = [str, str.upper, lambda text: text.replace(" ", "  "), lambda text: text.replace(",", " ,") + "!!"]
     texts = {
         "untouched": untouched,
-        "hidden": [inserted(text, sentence, random) for text, sentence in zip(rest, sentences)],
-        "personal": [inserted(text, piece, random) for text, piece in zip(rest[sizes.hidden :], strings)],
-        "exact": [set_otherwise[at % 4](untouched[place]) for at, place in enumerate(np.resize(exact, sizes.copies))],
-        "near": [nearly(untouched[place], vocabulary, random) for place in np.resize(near, sizes.copies)],
+        "hidden": [insert(text, piece, random) for text, piece in zip(rest, sentences, strict=False)],
+        "personal": [insert(text, piece, random) for text, piece in zip(rest[sizes.hidden :], contacts, strict=True)],
+        "exact": [variants[number % 4](untouched[index]) for number, index in enumerate(exact)],
+        "near": [change_words(untouched[index], vocabulary, random) for index in near],
     }
     folder.mkdir()
-    for order, (kind, own) in enumerate(texts.items()):
+    for order, (kind, kind_texts) in enumerate(texts.items()):
+        rows = [json.dumps({"name": f"{kind}-{i}", "text": text}) + "\n" for i, text in enumerate(kind_texts)]
         for part in range(3):
-            content = "".join(
-                json.dumps({"name": f"{kind}-{number}", "text": text}) + "\n"
-                for number, text in enumerate(own)
-                if number % 3 == part
-            ).encode()
+            content = "".join(rows[part::3]).encode()
             path = folder / f"{order}-{kind}-{part}.jsonl{'.gz' * (part == 2)}"
             path.write_bytes(gzip.compress(content) if part == 2 else content)
-    return {**texts, "sentences": sentences, "strings": strings}
+    return {**texts, "sentences": sentences, "contacts": contacts}
 
 
-def broken(folder: Path, random: np.random.Generator, longest: int) -> None:
-    """Write files with everything wrong that a file can have."""
+def write_damaged_files(folder: Path, random: np.random.Generator, longest: int) -> None:
+    """Write empty, truncated and wrongly encoded files, and one with a very long line."""
 
     def sentence(count: int = 12) -> str:
         return " ".join("".join(random.choice(list("abdegilmnorstu"), random.integers(2, 9))) for _ in range(count))
@@ -142,101 +144,128 @@ def broken(folder: Path, random: np.random.Generator, longest: int) -> None:
     (folder / "latin.txt").write_bytes(f"{sentence()} caf\u00e9 {sentence()}\n\n{sentence()}\n".encode("latin-1"))
     mojibake = "The caf\u00e9\u2019s na\u00efve owner said \u201cno\u201d.".encode().decode("cp1252", "ignore")
     (folder / "mojibake.txt").write_text(f"{mojibake} {sentence()}\n", encoding="utf-8")
-    (folder / "nulls.txt").write_bytes(f"Null\0 by\0tes stand he\0re {sentence()}\n".encode())
+    (folder / "nulls.txt").write_bytes(f"Null\0 by\0tes he\0re {sentence()}\n".encode())
     words = np.array([sentence(1) for _ in range(3_000)])
     (folder / "long.txt").write_text(" ".join(random.choice(words, longest // 6))[:longest] + "\n")
 
 
-@pytest.mark.parametrize("sizes", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["small", "large"])
-def test_what_is_planted_is_found(workspace, sizes):
-    texts = planted(workspace / "text", sizes)
-    broken(workspace / "broken", np.random.default_rng(1), sizes.longest)
-    done = run_module(
+class Result(NamedTuple):
+    """What `python -m data` made of the planted documents."""
+
+    output: str
+    report: dict
+    page: str
+    reasons: dict[str, str]
+    """{id: reason} of the documents with an id: kept, or why they were dropped."""
+    texts: dict[str, str]
+    """{id: cleaned text} of the same documents."""
+    other_texts: list[str]
+    """Cleaned texts of the documents without an id."""
+
+    def reasons_of(self, kind: str) -> list[str]:
+        """The reasons of one kind of documents, in order."""
+        by_number = {name: reason for name, reason in self.reasons.items() if name.startswith(f"{kind}-")}
+        return [by_number[f"{kind}-{number}"] for number in range(len(by_number))]
+
+
+def prepare_planted_corpus() -> Result:
+    """Run `python -m data` on the folders text and damaged."""
+    result = run_module(
         "data",
         "corpus.name=planted",
-        "corpus.sources=[{files: text, id: name}, {files: broken}]",
-        "corpus.clean.personal=true",
+        "corpus.sources=[{files: text, id: name}, {files: damaged}]",
+        "corpus.clean.mask_pii=true",
         "corpus.decontaminate.tasks=[configs/finetune/sentiment.yaml]",
         "corpus.decontaminate.action=remove",
         "tokenizer.vocab_size=2000",
         "tokenizer.sample=2000000",
         "max_length=64",
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr and "in shards" in done.stdout
-    (shards,) = Path("out/shards").iterdir()
-    report = json.loads((shards / "report.json").read_text())
-    (corpus,) = Path("out/corpus").iterdir()
-    told = read_manifest(corpus)
-    dropped, why, read, start = np.fromfile(corpus / "dropped.bin", np.uint8), {}, {}, 0
-    rest: list[str] = []
-    for part in told["text_folders"]:
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr and "in shards" in result.stdout
+    (shards,), (corpus,) = Path("out/shards").iterdir(), Path("out/corpus").iterdir()
+    manifest = read_manifest(corpus)
+    dropped, start = np.fromfile(corpus / "dropped.bin", np.uint8), 0
+    reasons, texts, other_texts = {}, {}, []
+    for part in manifest["text_folders"]:
         table = pyarrow.parquet.read_table(list_text_files(Path("out/text") / part["folder"])).to_pydict()
-        reasons = [told["reasons"][number] for number in dropped[start : start + part["documents"]]]
+        part_reasons = [manifest["reasons"][number] for number in dropped[start : start + part["documents"]]]
         start += part["documents"]
-        rest += [] if "id" in table else table["text"]
-        why |= dict(zip(table.get("id", []), reasons))
-        read |= dict(zip(table.get("id", []), table["text"]))
+        if "id" in table:
+            reasons |= dict(zip(table["id"], part_reasons, strict=True))
+            texts |= dict(zip(table["id"], table["text"], strict=True))
+        else:
+            other_texts += table["text"]
     assert start == len(dropped)
-    assert len(why) == sum(len(texts[kind]) for kind in ("untouched", "hidden", "personal", "exact", "near"))
+    report = json.loads((shards / "report.json").read_text())
+    return Result(result.stdout, report, (shards / "report.html").read_text(), reasons, texts, other_texts)
 
-    def reasons_of(kind: str) -> list[str]:
-        return [why[f"{kind}-{number}"] for number in range(len(texts[kind]))]
+
+def false_near_duplicates(result: Result) -> list[str]:
+    """Untouched documents dropped as near duplicates although no other shares 60 % of the 5-grams."""
+    kinds = ("untouched", "hidden", "personal")
+    ngrams = {name: five_grams(text) for name, text in result.texts.items() if name.startswith(kinds)}
+
+    def has_near_duplicate(name: str) -> bool:
+        others = (other for other_name, other in ngrams.items() if other_name != name)
+        return any(len(ngrams[name] & other) / max(1, len(ngrams[name] | other)) >= 0.6 for other in others)
+
+    dropped = [name for name, reason in result.reasons.items() if reason == "near duplicate"]
+    return [name for name in dropped if name.startswith("untouched") and not has_near_duplicate(name)]
+
+
+@pytest.mark.parametrize("sizes", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["small", "large"])
+def test_planted_defects_are_found(workspace, sizes):
+    planted = write_planted_files(workspace / "text", sizes)
+    write_damaged_files(workspace / "damaged", np.random.default_rng(1), sizes.longest)
+    result = prepare_planted_corpus()
+    report, reasons_of = result.report, result.reasons_of
+    kinds = ("untouched", "hidden", "personal", "exact", "near")
+    assert all(len(reasons_of(kind)) == len(planted[kind]) for kind in kinds)
+    assert len(result.reasons) == sum(len(planted[kind]) for kind in kinds)
 
     assert set(reasons_of("exact")) == {"exact duplicate"}
-    gone = reasons_of("near")
-    assert gone.count("near duplicate") + gone.count("exact duplicate") >= 0.95 * len(gone)
+    near = reasons_of("near")
+    num_near = near.count("near duplicate") + near.count("exact duplicate")
+    assert num_near >= 0.95 * len(near)
 
-    # Every hidden sentence is found whole, and no document that holds one is left.
+    # Every test sentence is found, and no kept document contains one.
     (task,) = report["contamination"]
     assert set(reasons_of("hidden")) <= {"contains test text", "near duplicate"}
-    assert reasons_of("hidden").count("contains test text") >= 0.99 * sizes.hidden
-    kept = [f" {' '.join(WORD.findall(read[name].lower()))} " for name, reason in why.items() if reason == "kept"]
-    for sentence in texts["sentences"]:
-        plain = f" {' '.join(WORD.findall(clean_text(sentence).lower()))} "
+    num_hidden = reasons_of("hidden").count("contains test text")
+    assert num_hidden >= 0.99 * sizes.hidden
+    kept = [f" {normalized(result.texts[name])} " for name, reason in result.reasons.items() if reason == "kept"]
+    for sentence in planted["sentences"]:
+        plain = f" {normalized(clean_text(sentence))} "
         assert not any(plain in text for text in kept), plain
-    assert task["full_matches"] >= reasons_of("hidden").count("contains test text") and task["removed"]
+    assert task["full_matches"] >= num_hidden and task["removed"]
 
-    # Of the untouched hardly any goes as a near duplicate that is none.
-    own = {name: grams(text) for name, text in read.items() if name.startswith(("untouched", "hidden", "personal"))}
-    wrong = [
-        name
-        for name, reason in why.items()
-        if name.startswith("untouched")
-        and reason == "near duplicate"
-        and not any(
-            other != name and len(own[name] & grams) / max(1, len(own[name] | grams)) >= 0.6
-            for other, grams in own.items()
-        )
-    ]
-    assert len(wrong) < max(1, 0.001 * sizes.untouched), wrong
+    false_positives = false_near_duplicates(result)
+    assert len(false_positives) < max(1, 0.001 * sizes.untouched), false_positives
     assert not {"exact duplicate"} & set(reasons_of("untouched"))
 
-    everything = "\n".join(read.values())
+    contacts, all_text = planted["contacts"], "\n".join(result.texts.values())
+    left = [contact for contact in contacts if contact in all_text]
     print(
-        {
-            "near": f"{gone.count('near duplicate') + gone.count('exact duplicate')} of {len(gone)}",
-            "hidden": f"{reasons_of('hidden').count('contains test text')} of {sizes.hidden}",
-            "wrongly dropped": f"{len(wrong)} of {sizes.untouched}",
-            "personal left": f"{sum(piece in everything for piece in texts['strings'])} of {len(texts['strings'])}",
-        }
+        f"near duplicates {num_near} of {len(near)}, test sentences {num_hidden} of {sizes.hidden}, falsely dropped"
+        f" {len(false_positives)} of {sizes.untouched}, contacts left {len(left)} of {len(contacts)}"
     )
-    left = [piece for piece in texts["strings"] if piece in everything]
-    assert len(left) <= 0.02 * len(texts["strings"]), left
-    mended = report["read"]["fixed"]
-    assert mended["email"] >= 0.98 * sum("@" in piece for piece in texts["strings"])
-    assert mended["phone"] >= 0.98 * sum("@" not in piece for piece in texts["strings"])
+    assert len(left) <= 0.02 * len(contacts), left
+    fixed = report["read"]["fixed"]
+    assert fixed["email"] >= 0.98 * sum("@" in contact for contact in contacts)
+    assert fixed["phone"] >= 0.98 * sum("@" not in contact for contact in contacts)
 
-    # Bad files are named where a person looks; what is sound in them is kept.
+    # Damaged files are reported, and their intact parts kept.
     problems = report["read"]["problems"]
     for name in ("empty.txt", "truncated.txt.gz", "latin.txt"):
         assert any(name in problem for problem in problems), (name, problems)
-        assert name in done.stdout and name in (shards / "report.html").read_text()
+        assert name in result.output and name in result.page
     assert not any("nulls.txt" in problem or "jsonl" in problem for problem in problems)
-    # ftfy leaves quotation marks curly when it mends the encoding only.
-    assert any(text.startswith("The caf\u00e9\u2019s na\u00efve owner") for text in rest)
-    assert any(text.startswith("Null bytes stand here") for text in rest)
-    assert any(" caf\u00e9 " in text for text in rest)
-    assert not any("\0" in text for text in [*rest, *read.values()])
-    assert len([text for text in rest if len(text) > 0.99 * sizes.longest]) == 1
-    assert sum(len(text.split()) == 12 for text in rest) > 500, "half of the truncated file is to be read"
+    texts = result.other_texts
+    # ftfy only repairs the encoding and keeps curly quotation marks.
+    assert any(text.startswith("The caf\u00e9\u2019s na\u00efve owner") for text in texts)
+    assert any(text.startswith("Null bytes here") for text in texts)
+    assert any(" caf\u00e9 " in text for text in texts)
+    assert not any("\0" in text for text in [*texts, *result.texts.values()])
+    assert len([text for text in texts if len(text) > 0.99 * sizes.longest]) == 1
+    assert sum(len(text.split()) == 12 for text in texts) > 500, "half of the truncated file must be read"

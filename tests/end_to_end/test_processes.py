@@ -144,7 +144,7 @@ def test_an_error_in_one_worker_ends_all_and_is_reported_once(folder, sentiment_
 
 
 def test_restarted_processes_agree_on_a_new_store_prefix():
-    """Three generations in one store; later, rank 0 comes last, so the others first read the prefix of dead processes."""
+    """Three generations in one store; later, rank 0 comes last, so the others first read an old prefix."""
     import torch.distributed
 
     server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -458,7 +458,7 @@ def test_the_top_layer_is_never_frozen_if_the_head_is_not_trained(workspace):
             "selftrain.rounds: head.name=regression does not assign one class",
         ),
         (["selftrain={rounds: 1, corpus: none.yaml}", "task.num_examples=8"], "none.yaml"),
-        (["selftrain.corpus=none.yaml"], "selftrain.corpus: selftrain.rounds=0 labels no text"),
+        (["selftrain.corpus=none.yaml"], "selftrain.corpus: needs selftrain.rounds of 1 or more"),
         (
             ["layers.linear_probe=true", "head.focal_gamma=2"],
             "head.focal_gamma: layers.linear_probe has no loss that it could change",

@@ -235,7 +235,7 @@ def test_the_browser_records_the_requests_of_a_page(tmp_path):
     assert "/there.png" in requests and ">42<" in dom
 
 
-# ---- comparisons of runs ----------------------------------------------------------------------------------------------
+# ---- comparisons of runs --------------------------------------------------------------------------------------------
 
 
 def test_two_runs_compared(runs_folder, capsys, tmp_path):
