@@ -103,7 +103,7 @@ def fit(
 
     with (
         Progress(title, steps, state["step"], accelerator.is_main_process) as progress,
-        stop_signals.catch_signals() as stop_request,
+        stop_signals.catch_signals() as request,
         AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"]) as saver,
     ):
         guard = LossGuard(gather_state, lambda s: get_micro_batches(s, rows), train, saver, accelerator, state)
@@ -115,9 +115,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             try:
-                totals, tokens = forward_backward(
-                    strategy, batches, accelerator, seed, step, accumulating, stop_request
-                )
+                totals, tokens = forward_backward(strategy, batches, accelerator, seed, step, accumulating, request)
             except RuntimeError as error:
                 raise preflight.explain_oom(error, preflight.rows_per_forward(train, accelerator)) from None
             guard.resolve()
@@ -133,7 +131,7 @@ def fit(
 
             done = step + 1
             # With several processes, all of them learn at the same step that one received a signal.
-            stop = stop_request.signal is not None if accelerator.num_processes == 1 else guard.stop_requested
+            stop = request.signal is not None if accelerator.num_processes == 1 else guard.stop_requested
             evaluating = done % train.eval_every == 0 or done == steps
             logging = evaluating or done % train.log_every == 0
             saver.raise_if_failed()
@@ -173,7 +171,7 @@ def fit(
                 if stop and not early_stop and done < steps:
                     saver.wait()
                     message = f"{run.folder}: stopped after step {done} of {steps}, saved; rerun the command to resume"
-                    stop_signals.exit_on_signal(stop_request, message)
+                    stop_signals.exit_on_signal(request, message)
             if early_stop:
                 break
     run.finish()

@@ -142,7 +142,7 @@ def write_damaged_files(folder: Path, random: np.random.Generator, longest: int)
     packed = gzip.compress("\n\n".join(sentence() for _ in range(2_000)).encode())
     (folder / "truncated.txt.gz").write_bytes(packed[: len(packed) // 2])
     (folder / "latin.txt").write_bytes(f"{sentence()} caf\u00e9 {sentence()}\n\n{sentence()}\n".encode("latin-1"))
-    mojibake = "The caf\u00e9\u2019s na\u00efve owner said \u201cno\u201d.".encode().decode("cp1252", "ignore")
+    mojibake = "The caf\u00e9\u2019s na\u00efve owner wrote \u201cno\u201d.".encode().decode("cp1252", "ignore")
     (folder / "mojibake.txt").write_text(f"{mojibake} {sentence()}\n", encoding="utf-8")
     (folder / "nulls.txt").write_bytes(f"Null\0 by\0tes he\0re {sentence()}\n".encode())
     words = np.array([sentence(1) for _ in range(3_000)])
@@ -150,7 +150,7 @@ def write_damaged_files(folder: Path, random: np.random.Generator, longest: int)
 
 
 class Result(NamedTuple):
-    """What `python -m data` made of the planted documents."""
+    """Output of `python -m data` on the planted documents."""
 
     output: str
     report: dict

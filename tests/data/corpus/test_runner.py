@@ -78,7 +78,7 @@ def args(tmp_path, monkeypatch) -> list[str]:
         f"task: {{name: carters, train: {{files: {tmp_path}/train.csv}}, test: {{files: {tmp_path}/test.csv}}}}\n"
     )
     monkeypatch.chdir(tmp_path)
-    # BPE is the algorithm whose training is deterministic.
+    # Training is deterministic with BPE only.
     return [
         "corpus.name=made",
         f"corpus.sources=[{{files: {tmp_path / 'text'}}}]",

@@ -24,7 +24,7 @@ LENGTH = 16
 
 
 def corpus_of(
-    folder: Path, texts: list[str], name: str = "made", held_out: float = 0.2, weight: float = 1, **more
+    folder: Path, texts: list[str], name: str = "tiny", held_out: float = 0.2, weight: float = 1, **more
 ) -> Corpus:
     """A corpus of the given texts on disk, with all filters off except exact deduplication."""
     (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -58,7 +58,7 @@ def built(tmp_path_factory):
     monkeypatch.chdir(folder)
     corpus = corpus_of(folder, random_texts(300))
     documents = build_corpus(corpus)
-    trained = tokenizer.train_on_corpus("made", TokenizerConfig(vocab_size=120), documents, model_max_length=64)
+    trained = tokenizer.train_on_corpus("tiny", TokenizerConfig(vocab_size=120), documents, model_max_length=64)
     shards = build_shards(corpus, documents, trained, LENGTH)
     yield (
         [document["text"] for document in iter_documents(documents)],
@@ -200,7 +200,7 @@ def test_text_in_many_scripts_decodes_from_the_shards(tmp_path, monkeypatch, alg
     texts = [f"{text} {number}" for number in range(6) for text in TEXTS]
     documents = build_corpus(corpus_of(tmp_path, texts))
     config = TokenizerConfig(algorithm=algorithm, vocab_size=1_000, lowercase=False, min_frequency=1)
-    trained = tokenizer.train_on_corpus("made", config, documents, model_max_length=64)
+    trained = tokenizer.train_on_corpus("tiny", config, documents, model_max_length=64)
     tok = tokenizers.Tokenizer.from_file(str(trained / "tokenizer.json"))
     folder, decoded = build_shards(corpus_of(tmp_path, texts), documents, trained, LENGTH), []
     for split in ("train", "held_out"):
@@ -339,13 +339,13 @@ def test_documents_selected_by_a_fractional_weight_stay_selected(tmp_path, monke
 def test_packing_windows_only_change_how_rows_are_packed(built, tmp_path, monkeypatch):
     """A few documents at a time: the same tokens, documents and pieces, each once, in contiguous rows."""
     _, _, folder = built
-    documents, trained = (next((folder.parent.parent / kind).glob("made-*")) for kind in ("corpus", "tokenizer"))
+    documents, trained = (next((folder.parent.parent / kind).glob("tiny-*")) for kind in ("corpus", "tokenizer"))
     monkeypatch.chdir(folder.parent.parent.parent)
     monkeypatch.setattr(module, "PACKING_WINDOW", 150)
     monkeypatch.setattr(
         module, "get_or_build", lambda kind, name, inputs, build: get_or_build(kind, name, inputs | {"small": 1}, build)
     )
-    small = build_shards(corpus_of(tmp_path, [], name="made"), documents, trained, LENGTH)
+    small = build_shards(corpus_of(tmp_path, [], name="tiny"), documents, trained, LENGTH)
     assert small.resolve() != folder
     for split in ("train", "held_out"):
         whole, parts = Shards(folder, split), Shards(small, split)
