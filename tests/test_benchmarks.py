@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import pretraining
 import pytest
+import results
+import time_to_loss
 import torch
+import turns
+from helpers import ROOT
 from tiny_models import SPECIAL_IDS, collate_batch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,13 +16,6 @@ from pretrain.config import ModelConfig
 from pretrain.model.build import encoder_from_config
 from pretrain.model.encoder import Encoder
 from pretrain.objectives import mlm
-
-ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
-import pretraining  # noqa: E402
-import results  # noqa: E402
-import time_to_loss  # noqa: E402
-import turns  # noqa: E402
 
 
 def tiny_encoder(architecture: str, vocab_size: int) -> Encoder:

@@ -2,76 +2,37 @@
 
 from __future__ import annotations
 
-RENAMED = {
-    "adapt": "tapt",
-    "changed": "allow_changes",
-    "evaluation_rows": "eval_rows",
-    "head_warmup": "head_only_fraction",
-    "init_share": "init_fraction",
-    "labels": "num_examples",
-    "length": "max_length",
-    "licence": "license",
-    "likeness": "sts",
-    "neighbours": "num_neighbors",
-    "short_rows": "short_sequence_fraction",
-    "*.having": "*.non_empty",
-    "*.licence": "*.license",
-    "*.separator": "*.delimiter",
-    "adapter.lr_factor": "adapter.lr_scale",
-    "adapter.targets": "adapter.target_modules",
-    "augment.longest": "augment.max_span",
-    "corpus.clean.personal": "corpus.clean.mask_pii",
-    "corpus.engine": "corpus.runner",
-    "corpus.decontaminate.shortest": "corpus.decontaminate.min_words",
-    "corpus.decontaminate.words": "corpus.decontaminate.ngram",
-    "head.balance": "head.class_weights",
-    "head.beside": "head.cross_entropy_weight",
-    "head.focal": "head.focal_gamma",
-    "head.pieces": "head.label_all_tokens",
-    "layers.cache": "layers.cache_frozen",
-    "layers.decay": "layers.lr_decay",
-    "layers.embeddings": "layers.train_embeddings",
-    "layers.freeze_after": "layers.freeze_min_epochs",
-    "layers.frozen": "layers.num_frozen",
-    "layers.probe": "layers.linear_probe",
-    "layers.reinitialise": "layers.reinit_layers",
-    "objective.longest": "objective.max_span",
-    "objective.pairs.first": "objective.pairs.anchor",
-    "objective.pairs.hard": "objective.pairs.negative",
-    "objective.pairs.second": "objective.pairs.positive",
-    "objective.predictor": "objective.predictor_dim",
-    "objective.projection": "objective.projection_dim",
-    "objective.random": "objective.random_prob",
-    "objective.reach": "objective.max_gap",
-    "objective.shortest": "objective.min_span",
-    "objective.unchanged": "objective.keep_prob",
-    "objective.weight": "objective.contrastive_weight",
-    "selftrain.documents": "selftrain.max_documents",
-    "selftrain.labelled_share": "selftrain.labeled_fraction",
-    "selftrain.least": "selftrain.min_confidence",
-    "selftrain.sentences": "selftrain.sentences_per_document",
-    "selftrain.share": "selftrain.top_fraction",
-    "selftrain.texts": "selftrain.max_texts",
-    "study.all_seeds": "study.full_data_seeds",
-    "study.labels": "study.shots",
-    "study.shown": "study.max_confusion_size",
-    "study.ways": "study.variants",
-    "task.labels": "task.num_examples",
-    "task.per_class": "task.shots",
-    "task.test_share": "task.test_fraction",
-    "task.validation_share": "task.validation_fraction",
-    "train.average": "train.average_fraction",
-    "train.best": "train.load_best",
-    "train.check": "train.dry_run",
-    "train.clip": "train.max_grad_norm",
-    "train.keep": "train.keep_checkpoints",
-    "train.micro_batch": "train.micro_batch_size",
-    "train.most_skipped": "train.max_skipped_steps",
-    "train.spike": "train.max_loss_ratio",
-    "train.unrecorded_lr": "train.default_pretrain_lr",
-    "train.warmup": "train.warmup_fraction",
+SECTIONS = {
+    "": "adapt=tapt changed=allow_changes evaluation_rows=eval_rows head_warmup=head_only_fraction"
+    " init_share=init_fraction labels=num_examples length=max_length licence=license likeness=sts"
+    " neighbours=num_neighbors short_rows=short_sequence_fraction",
+    "*": "having=non_empty licence=license separator=delimiter",
+    "adapter": "lr_factor=lr_scale targets=target_modules",
+    "augment": "longest=max_span",
+    "corpus.clean": "personal=mask_pii",
+    "corpus": "engine=runner",
+    "corpus.decontaminate": "shortest=min_words words=ngram",
+    "head": "balance=class_weights beside=cross_entropy_weight focal=focal_gamma pieces=label_all_tokens",
+    "layers": "cache=cache_frozen decay=lr_decay embeddings=train_embeddings freeze_after=freeze_min_epochs"
+    " frozen=num_frozen probe=linear_probe reinitialise=reinit_layers",
+    "objective": "longest=max_span predictor=predictor_dim projection=projection_dim random=random_prob reach=max_gap"
+    " shortest=min_span unchanged=keep_prob weight=contrastive_weight",
+    "objective.pairs": "first=anchor hard=negative second=positive",
+    "selftrain": "documents=max_documents labelled_share=labeled_fraction least=min_confidence"
+    " sentences=sentences_per_document share=top_fraction texts=max_texts",
+    "study": "all_seeds=full_data_seeds labels=shots shown=max_confusion_size ways=variants",
+    "task": "labels=num_examples per_class=shots test_share=test_fraction validation_share=validation_fraction",
+    "train": "average=average_fraction best=load_best check=dry_run clip=max_grad_norm keep=keep_checkpoints"
+    " micro_batch=micro_batch_size most_skipped=max_skipped_steps spike=max_loss_ratio"
+    " unrecorded_lr=default_pretrain_lr warmup=warmup_fraction",
 }
-"""Old key -> new key, dotted, without list indices. `*` stands for any section, for keys of a data source."""
+"""Section -> its renamed keys, OLD=NEW. `*` stands for any section: the keys of a data source are in many places."""
+
+RENAMED = {
+    f"{section}.{old}".lstrip("."): f"{section}.{new}".lstrip(".")
+    for section, pairs in SECTIONS.items()
+    for old, _, new in (pair.partition("=") for pair in pairs.split())
+}
 
 RENAMED_VALUES = {
     ("head.name", "contrastive"): "supcon",

@@ -46,13 +46,13 @@ def count_overlaps(overlaps: np.ndarray) -> dict[str, int]:
 
 
 def search_training_rows(task: Task, rows: dict[str, list[Example]]) -> Path:
-    """Search the training and validation rows for test rows; the folder returned holds `found.npy`."""
+    """Search the training and validation rows for test rows; the folder returned holds `overlaps.npy`."""
 
     def build(folder: Path) -> dict:
         test = join_texts(rows["test"])
         index = overlap.OverlapIndex(test)
         index.search(join_texts(rows["train"] + rows["validation"]))
-        np.save(folder / "found.npy", index.matches)
+        np.save(folder / "overlaps.npy", index.matches)
         near = [row for row in sorted(index.matched_texts) if index.matches[row] == overlap.NEAR][:MAX_EXAMPLES]
         pairs = [(test[row], index.matched_texts[row]) for row in near]
         return {
@@ -65,7 +65,7 @@ def search_training_rows(task: Task, rows: dict[str, list[Example]]) -> Path:
 
 
 def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record: dict) -> Path:
-    """Search a pretraining's documents for test rows (`found.npy`) and, only to count them, training rows."""
+    """Search a pretraining's documents for test rows (`overlaps.npy`) and, only to count them, training rows."""
     documents = find_documents(record)
     config = validate(Clean, record["config"]["corpus"].get("clean", {}))
 
@@ -74,7 +74,7 @@ def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record
         index = overlap.OverlapIndex([clean_text(text, config) for text in join_texts(rows["test"] + rows["train"])])
         count = index.search(document["text"] for document in iter_documents(documents))
         test, train = np.split(index.matches, [len(rows["test"])])
-        np.save(folder / "found.npy", test)
+        np.save(folder / "overlaps.npy", test)
         return {"num_documents": count, "test": count_overlaps(test), "train": count_overlaps(train)}
 
     inputs = {"task": fingerprint_inputs(task), "documents": documents.name, "clean": config.model_dump(), "version": 2}
@@ -91,7 +91,7 @@ def check_contamination(
 ) -> tuple[dict, list[int]]:
     """Return counts for the report and the indices of the test rows to measure. record: the encoder's, or empty."""
     folder, corpora = search_training_rows(task, rows), []
-    in_training, in_pretraining = np.load(folder / "found.npy"), np.zeros(len(rows["test"]), np.uint8)
+    in_training, in_pretraining = np.load(folder / "overlaps.npy"), np.zeros(len(rows["test"]), np.uint8)
     for stage in pretraining_history(record):
         name = stage["config"]["corpus"].get("name", "?")
         try:
@@ -99,7 +99,7 @@ def check_contamination(
         except (UserError, OSError) as error:
             corpora.append({"corpus": name, "not_searched": str(error).splitlines()[0]})
             continue
-        in_pretraining = np.maximum(in_pretraining, np.load(search / "found.npy"))
+        in_pretraining = np.maximum(in_pretraining, np.load(search / "overlaps.npy"))
         corpora.append({"corpus": name, **read_counts(search)})
     drop_training, drop_corpus = settings.contamination == "drop", settings.corpus_contamination == "drop"
     dropped = (in_training > 0) & drop_training | (in_pretraining > 0) & drop_corpus

@@ -13,9 +13,10 @@ import sys
 import time
 from functools import partial
 
+import crash
 import pytest
 import torch
-from helpers import ROOT, environment, pretrain_args, run_module
+from helpers import environment, pretrain_args, run_module
 from tiny_training import TinyNet, full_batch, run_training, train_settings
 
 from data.encoders import resolve_encoder
@@ -34,9 +35,6 @@ from finetune.train import finetune
 from pretrain.__main__ import main as pretrain_main
 from pretrain.config import Pretrain
 from pretrain.train import pretrain
-
-sys.path.append(str(ROOT / "benchmarks"))
-import crash  # noqa: E402
 
 CHECKPOINT = ("step-000010/model.safetensors", "step-000010/optimizer.safetensors")
 
