@@ -3,8 +3,6 @@
 Rerun the command to resume; when everything is built it prints the summary. `--help` lists every key.
 """
 
-from __future__ import annotations
-
 from data.config import Prepare
 from engine.cli import parse_config, run_command
 

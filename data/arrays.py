@@ -1,7 +1,5 @@
 """Bulk arrays: files read as one array, Arrow arrays built from buffers, and ordered parallel map."""
 
-from __future__ import annotations
-
 import mmap
 import os
 from collections import deque

@@ -3,8 +3,6 @@
 The manifest is written last and the folder renamed as a whole, so that only finished results are ever read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Configuration of data preparation; `python -m data --help` lists every key."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

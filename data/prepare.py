@@ -1,7 +1,5 @@
 """Prepare a corpus: documents, tokenizer and shards, as `python -m data` and pretraining do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data.corpus.build import build_corpus

@@ -3,8 +3,6 @@
 They stay in the run's folder, not in the published one, because they contain text from the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which rows form a batch: pure functions of (seed, step, process), so that resuming only needs the step."""
 
-from __future__ import annotations
-
 import numpy as np
 
 FEISTEL_ROUNDS = 6

@@ -1,7 +1,5 @@
 """Command line: parse arguments to a configuration, and report a user's mistake in one line with exit code 2."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """Errors that are reported to the user in one line, without a traceback, and a clean early exit."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from pathlib import Path

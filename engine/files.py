@@ -1,7 +1,5 @@
 """Atomic writes of files and folders: under a temporary name, synced, then renamed."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """HTML of reports: self-contained pages that are also readable in black and white and on paper."""
 
-from __future__ import annotations
-
 import html
 import itertools
 

@@ -5,8 +5,6 @@
 The same command resumes an interrupted run. `--help` lists all keys, `--dry-run` only checks.
 """
 
-from __future__ import annotations
-
 from engine.cli import parse_config, run_command
 from finetune.config import Finetune
 

@@ -1,7 +1,5 @@
 """Output files of a fine-tuning run: metrics, report, test rows, sample outputs, adapter and the model folder."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from functools import partial

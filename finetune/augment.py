@@ -1,7 +1,5 @@
 """Augmentation of a training text by dropping tokens and swapping spans (Wei and Zou 2019)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from finetune.config import Augment

@@ -1,7 +1,5 @@
 """Configuration of fine-tuning. `python -m finetune --help` lists every key with its default and meaning."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator

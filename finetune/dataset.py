@@ -1,7 +1,5 @@
 """Labeled texts as token ids, and their padded batches."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Prediction with a head, over all processes."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from accelerate import Accelerator

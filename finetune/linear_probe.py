@@ -4,8 +4,6 @@ Logistic regression with C chosen by cross-validation on the training labels, so
 copied into the layer: the result is an ordinary model, trained in the time of one forward pass over the texts.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression

@@ -1,7 +1,5 @@
 """The fine-tuning stage: from a configuration to a model folder."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

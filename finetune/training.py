@@ -1,7 +1,5 @@
 """One fine-tuning run: put a head on an encoder and train it on labeled texts."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import replace

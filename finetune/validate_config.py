@@ -1,7 +1,5 @@
 """Checks of a fine-tuning configuration that span several sections."""
 
-from __future__ import annotations
-
 from engine.errors import ConfigError
 from finetune.config import Finetune
 from finetune.heads import load_head_file

@@ -3,8 +3,6 @@
 The same command resumes the run. `--help` lists every key, `--dry-run` checks the configuration.
 """
 
-from __future__ import annotations
-
 from engine.cli import parse_config, run_command
 from pretrain.config import Pretrain
 

@@ -1,7 +1,5 @@
 """Outputs of a pretraining run: encoder folder, record, metrics, sample outputs, report, and pushed checkpoints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from accelerate import Accelerator

@@ -1,7 +1,5 @@
 """InfoNCE over all texts of a step (van den Oord et al. 2018), and embedding statistics that show a collapse."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The summary of a finished run, for the terminal."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from engine.files import read_json

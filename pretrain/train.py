@@ -1,7 +1,5 @@
 """The pretraining stage: prepare data, build the encoder, train it, write the encoder folder."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from pathlib import Path

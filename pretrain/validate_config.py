@@ -1,7 +1,5 @@
 """Checks of a pretraining configuration that no single section can make, before any data is prepared."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

@@ -1,7 +1,5 @@
 """Validation on held-out unlabeled text, the same for every objective."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from accelerate import Accelerator

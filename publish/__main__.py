@@ -1,7 +1,5 @@
 """`python -m publish run=out/runs/NAME repo=OWNER/NAME`: check a finished run and upload it to a model hub."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

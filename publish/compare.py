@@ -3,8 +3,6 @@
 Prints a table and writes an HTML page of overlaid curves, without external files. A run that is still training will do.
 """
 
-from __future__ import annotations
-
 import html
 import os
 from pathlib import Path

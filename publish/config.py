@@ -1,7 +1,5 @@
 """Configuration of publishing. For every key with its default and meaning, run `python -m publish --help`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -8,8 +8,6 @@ manifest.json   the text folders, and the counts of every step
 If no step drops texts, none are stored: the manifest has the configuration to read them again, counts.json the counts.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data.cache import cache_path, get_or_build, is_cached, stop_if_dry_run

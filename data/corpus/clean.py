@@ -1,7 +1,5 @@
 """Cleaning of a text: encoding, HTML, white space and, on request, personal data."""
 
-from __future__ import annotations
-
 import html
 import ipaddress
 import re

@@ -1,7 +1,5 @@
 """Configuration of a corpus: sources, cleaning, quality filters, deduplication and decontamination."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt

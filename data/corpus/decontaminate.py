@@ -1,7 +1,5 @@
 """Search for test texts of tasks in documents: as a whole, or by shared word n-grams (Brown et al. 2020, app. C)."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

@@ -5,8 +5,6 @@ similarity of their word 5-grams. Candidates agree in all hashes of one of NUM_B
 are verified on the whole signatures. Documents linked by any chain form one group, of which the first is kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

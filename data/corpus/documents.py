@@ -1,7 +1,5 @@
 """Access to the documents of a corpus folder, which `data.corpus.build` describes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

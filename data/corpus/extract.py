@@ -4,8 +4,6 @@ The files of a source are read in buckets, each with its own folder: an interrup
 and a new file reprocesses only its own bucket.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Quality filters as Daft expressions."""
 
-from __future__ import annotations
-
 from data.corpus.config import Filter
 from engine.errors import ConfigError
 

@@ -1,7 +1,5 @@
 """Report on a corpus: report.json, README.md and report.html in the folder of its shards."""
 
-from __future__ import annotations
-
 import html
 import json
 from pathlib import Path

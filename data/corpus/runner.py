@@ -1,7 +1,5 @@
 """Execution of Daft queries and of parallel work, on this machine or on a Ray cluster."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Selection of the documents of a corpus by their signals, with the counts and examples of those that are dropped."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

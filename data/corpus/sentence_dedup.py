@@ -1,7 +1,5 @@
 """Removal of sentences that occur in more than one document; the first occurrence is kept."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -8,8 +8,6 @@ signature.bin      uint32 (documents, NUM_HASHES)   MinHash of the word 5-grams 
 test_texts.jsonl   [row, test texts in it] of documents with any
 """
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import ExitStack

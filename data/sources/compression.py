@@ -1,7 +1,5 @@
 """Streaming decompression of .gz, .bz2, .xz and .zst files."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

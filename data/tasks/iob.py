@@ -3,8 +3,6 @@
 An entity is B-X followed by I-X; every other word is O (Tjong Kim Sang and Veenstra 1999).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from data.sources.conll import TAG_PATTERN

@@ -4,8 +4,6 @@ A text nearly occurs in another that contains half of its 8-grams of words (cont
 five to seven words, all of them in a row. Shorter texts occur everywhere: only an exact match counts for them.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Labeled examples, and their deterministic splits (by a hash of the text) and samples (by seed)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from typing import Literal, NamedTuple

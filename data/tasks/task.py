@@ -8,8 +8,6 @@
     token_classification          Example(("Anna in Rome",), ("B-person", "O", "B-place")), words joined by spaces
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable

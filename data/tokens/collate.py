@@ -1,7 +1,5 @@
 """Batches of packed rows: token ids, positions, documents and cumulative sequence lengths."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data.tokens.packing import pack_rows

@@ -1,7 +1,5 @@
 """Configuration of a trained tokenizer."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import PositiveInt

@@ -5,8 +5,6 @@ numbers them, and only new ones go through the tokenizer; the rest is table look
 wherever it never looks across a split. A trial on the first texts checks that; otherwise whole texts are tokenized.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Documents split into pieces that fit a row, and pieces packed into rows."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A table of text pairs, tokenized once into `out/pairs/NAME-FINGERPRINT/` and memory-mapped."""
 
-from __future__ import annotations
-
 from itertools import islice, pairwise
 from pathlib import Path
 

@@ -10,8 +10,6 @@ A row of `max_length` positions holds whole pieces, each between [CLS] and [SEP]
 Memory stays bounded for any corpus size: rows are packed one window of text at a time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Tokenizers in transformers' format: copied from an encoder, or trained on the corpus."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

@@ -3,8 +3,6 @@
 Files are safetensors and JSON, so nothing is unpickled. Folders that do not match their manifest are skipped.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

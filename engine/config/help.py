@@ -1,7 +1,5 @@
 """The list of configuration keys that `--help` prints: by section, the sections people set first."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import textwrap

@@ -4,8 +4,6 @@ A YAML file may `include:` others (paths relative to itself), which are merged b
 resets the section. Nothing here imports torch, but loading a section chosen by name does.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

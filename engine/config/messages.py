@@ -1,7 +1,5 @@
 """One line for each mistake in a configuration: the key, the problem, and the nearest right key."""
 
-from __future__ import annotations
-
 import re
 
 from engine.config.help import list_keys

@@ -1,7 +1,5 @@
 """Configuration keys and names that have been renamed: an old one is reported with its new name."""
 
-from __future__ import annotations
-
 SECTIONS = {
     "": "adapt=tapt changed=allow_changes evaluation_rows=eval_rows head_warmup=head_only_fraction"
     " init_share=init_fraction labels=num_examples length=max_length licence=license likeness=sts"

@@ -1,7 +1,5 @@
 """Building blocks of configuration schemas: sections, common field types, and sections chosen by name."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args

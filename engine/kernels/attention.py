@@ -4,8 +4,6 @@ On CPUs in bf16, torch's fused attention is about three times slower than two ma
 lengths of encoders (docs/lab-notebook). On GPUs, packed documents are sequences of variable length, without a mask.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel

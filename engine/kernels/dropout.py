@@ -3,8 +3,6 @@
 One 64-bit draw gives four 16-bit numbers; a value is dropped if its number is among the smallest of 65,536 levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -4,8 +4,6 @@ Each logit is written once, turned into a probability in place, and reused as it
 goes to passes over memory (as in Liger's fused kernel; Hsu et al. 2024).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A command in a child process during training: one at a time, and its failure never ends the training."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

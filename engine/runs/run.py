@@ -3,8 +3,6 @@
 out/runs/NAME/   config.yaml  log.jsonl  step-*/  best/  encoder/ or model/  metrics.json
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import math

@@ -6,8 +6,6 @@ trackio       trackio's own folder          trackio show
 mlflow        out/mlflow.db                 mlflow ui --backend-store-uri sqlite:///out/mlflow.db
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The machine's capabilities, and allocator settings for training."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -1,7 +1,5 @@
 """A lock that lets one process at a time write a folder; the kernel releases it when its owner ends in any way."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -5,8 +5,6 @@ times slower than two with sleeping threads (docs/lab-notebook). So threads spin
 machine is idle, no other training spins, and the user has not set otherwise.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

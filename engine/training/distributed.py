@@ -1,7 +1,5 @@
 """Distributed training: process groups, DDP and FSDP2 (Zhao et al. 2023), and helpers for lists and metrics."""
 
-from __future__ import annotations
-
 import copy
 import os
 import time

@@ -8,8 +8,6 @@ Besides `forward`, a module with such a loss has:
     cache_gradients(embeddings) -> further arguments of `forward` for each micro-batch
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

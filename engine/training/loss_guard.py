@@ -3,8 +3,6 @@
 Flags are read from the device one step later, so that a GPU never waits. `engine.training.replay` inspects bad batches.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Optimizers with a learning-rate scale per parameter, and the learning-rate schedule as a pure function."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """Checks of disk space and memory before training."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

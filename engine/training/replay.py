@@ -1,7 +1,5 @@
 """Rerun a bad batch: `train.replay=12` runs the batch and weights of `nan-step-12/` and trains nothing."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path

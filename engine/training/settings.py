@@ -1,7 +1,5 @@
 """Settings of the training loop, shared by both stages."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt

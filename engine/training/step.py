@@ -4,8 +4,6 @@ A module's `forward(**inputs)` returns the *summed* loss and its count. Gradient
 all micro-batches and processes, so the split of a batch has no effect. Other losses: `engine.training.gradcache`.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import NamedTuple
 

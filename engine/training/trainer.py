@@ -1,7 +1,5 @@
 """The training loop, independent of text and tasks: batches are a function of the step, losses come from a module."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Average of the weights over the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Baselines on the same labels and test rows: TF-IDF + a linear model, and the same network without our pretraining."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Temperature scaling: calibrate a classifier's confidence (Guo et al. 2017)."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 

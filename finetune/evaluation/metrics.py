@@ -1,7 +1,5 @@
 """Metrics as local `evaluate` modules: those of the library are downloaded from a hub, and these work offline."""
 
-from __future__ import annotations
-
 import datasets
 import evaluate
 import numpy as np

@@ -9,8 +9,6 @@ A head file may define, in addition to what every head has:
     details(predictions, labels, label_names) -> dict              further test results for metrics.json
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import NamedTuple
 

@@ -14,8 +14,6 @@
 Optional: FITS_LAST_LAYER, SAMPLES_PER_CLASS (see supcon.py) and the functions in `finetune.evaluation.postprocess`.
 """
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """Single-label classification of a text or a pair of texts, with transformers' sequence classifier."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated, Literal
 

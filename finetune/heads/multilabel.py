@@ -1,7 +1,5 @@
 """Multi-label classification of a text or a pair of texts: a binary decision for each label."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Regression: a number for a text or a pair of texts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -7,8 +7,6 @@ the direction of a text's mean vector; its last layer is fitted by logistic regr
 SetFit (Tunstall et al. 2022).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

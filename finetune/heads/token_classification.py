@@ -3,8 +3,6 @@
 A word's first token predicts its tag. Words without a token, or beyond max_length, are predicted as O.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -8,8 +8,6 @@ with the adapters merged, and `adapter/` on `base/`, for peft:
     model = PeftModel.from_pretrained(base, "adapter")
 """
 
-from __future__ import annotations
-
 import copy
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Plain transformers models with a new last layer on an encoder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

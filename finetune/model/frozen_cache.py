@@ -7,8 +7,6 @@ so that they are the same after a resume and on every process; each process keep
 when the boundary moves down or the weights below it change (to those of the best evaluation, or to an average).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Layer-wise fine-tuning: the depth of a parameter, its learning rate, and the layers trained at each step."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from itertools import groupby

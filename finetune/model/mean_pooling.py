@@ -9,8 +9,6 @@ the component all texts share, large after masked language modeling, would domin
 plain one with one more layer and needs no code of this project.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ Each of them can then serve as an example of the document's class (Kotzias et al
 The documents do not come from the task's own rows, so the trained model is shifted back to the task's class priors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -6,8 +6,6 @@ confident texts of each class; fine-tune again from the pretrained weights on th
 unchanged and trained on with dropout and `augment`, as in consistency training.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

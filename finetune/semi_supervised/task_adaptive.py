@@ -1,7 +1,5 @@
 """Task-adaptive pretraining on the unlabeled training texts (Gururangan et al. 2020) with `python -m pretrain`."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -4,8 +4,6 @@ Compares the encoder with the same network without our pretraining, random weigh
 same labels and test rows. Rerun the command to resume. `--help` lists every key.
 """
 
-from __future__ import annotations
-
 from engine.cli import parse_config, run_command
 from finetune.study.config import Study
 

@@ -3,8 +3,6 @@
 The regularization strength is chosen by cross-validation on the training labels alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

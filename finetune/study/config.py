@@ -1,7 +1,5 @@
 """Configuration of a study. `python -m finetune.study --help` lists every key."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator

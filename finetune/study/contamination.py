@@ -1,7 +1,5 @@
 """Search for test rows that occur in the training rows or the pretraining corpus, before anything is trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

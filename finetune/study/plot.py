@@ -1,7 +1,5 @@
 """Plot the metric against the number of labels; lines differ in dash and marker and are labeled at their ends."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib import rc_context

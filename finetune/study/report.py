@@ -1,7 +1,5 @@
 """Render study.json as a self-contained HTML page and as the terminal's table."""
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 

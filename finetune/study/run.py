@@ -6,8 +6,6 @@ Each trial's result is written atomically and study.json depends on these result
 resumes with the next trial and ends with the same file.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

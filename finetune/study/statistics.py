@@ -3,8 +3,6 @@
 Comparisons use the same labels and seeds, so the paired t-test applies to the mean difference.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import stats
 

@@ -1,7 +1,5 @@
 """The trials of a study: one variant, number of labels and seed each, stored under a fingerprint of all inputs."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import shutil
 import time

@@ -4,8 +4,6 @@ Computes semantic textual similarity, and the accuracy of a linear and a k-NN pr
 TF-IDF + truncated SVD and with the same network with random weights. Results are also written to out/evaluations/.
 """
 
-from __future__ import annotations
-
 from engine.cli import parse_config, run_command
 from pretrain.evaluate.config import Evaluate
 

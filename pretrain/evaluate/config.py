@@ -1,7 +1,5 @@
 """Configuration of the evaluation of embeddings."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, PositiveInt

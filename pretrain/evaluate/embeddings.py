@@ -1,7 +1,5 @@
 """Text embeddings and their evaluation: STS, linear probe, k-NN probe, and baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Build the encoder, from a folder or from a configuration, and check that its architecture can be trained here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -3,8 +3,6 @@
 The folder loads with plain `AutoModel`, `AutoModelForMaskedLM` and `SentenceTransformer`, without this project.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Otherwise it spends its first half million tokens on learning token frequencies and co-occurrences.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -4,8 +4,6 @@ After the last attention tokens no longer interact. With four layers and 15 % ma
 FLOPs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

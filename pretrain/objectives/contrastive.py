@@ -4,8 +4,6 @@ InfoNCE (van den Oord et al. 2018) on pooled last hidden states, as in SimCSE (G
 al. 2021). Negatives come from all micro-batches and processes of a step (`engine.training.gradcache`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

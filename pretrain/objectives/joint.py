@@ -1,7 +1,5 @@
 """Masked language modeling and contrastive learning in one forward pass, in which both texts of a pair are masked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

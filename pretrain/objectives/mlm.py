@@ -1,7 +1,5 @@
 """Masked language modeling (Devlin et al. 2019). Evaluation always masks 15 %, so that runs are comparable."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

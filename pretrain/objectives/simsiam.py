@@ -4,8 +4,6 @@ Stopping the gradient of the predicted embedding prevents a collapse. Layer norm
 normalization of the paper, with which a text's loss would depend on its micro-batch.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -4,8 +4,6 @@ build_model_card(record)                                     the card in the run
 build_model_card(record, "user/name", licenses, study)       the card as published
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Provenance of what is published, for the sections of its card: data, training, compute, limitations, licenses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 UNSPECIFIED = "not specified"

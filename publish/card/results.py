@@ -1,7 +1,5 @@
 """Metrics of a record with their confidence intervals: as a Markdown table and as the hub's `model-index`."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

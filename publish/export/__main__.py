@@ -4,8 +4,6 @@ Writes the folder onnx/ in the run's model/ or encoder/: model.onnx, model_int8.
 transformers) and export.json (difference from torch, accuracy, size and speed).
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Compare exported graphs with torch on real texts: outputs, metric, size and time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Export a model to an ONNX graph for any number of texts of any length, and quantize the graph to int8."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Predictions from a model's raw outputs, and the metric of predictions against labels."""
 
-from __future__ import annotations
-
 import numpy as np
 
 METRIC_NAMES = {

@@ -1,7 +1,5 @@
 """The folder to publish: files of a run, with a card for its repository and a record without local paths."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile

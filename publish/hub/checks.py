@@ -1,7 +1,5 @@
 """Checks of a folder before it is uploaded. Each gives one line per problem."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@
 Only one push of a folder runs at a time; a second one is skipped. Only the checks that take no time are run.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

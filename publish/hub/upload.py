@@ -5,8 +5,6 @@ connection that broke halfway through the weights, or after the commit. (hugging
 not creating, committing and tagging; its upload_folder makes several commits.)
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

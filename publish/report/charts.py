@@ -1,7 +1,5 @@
 """Line charts as SVG: distinguishable in black and white, text kept as text, no scripts or external files."""
 
-from __future__ import annotations
-
 import html
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Report of a run, out/runs/NAME/report.html: a self-contained HTML page."""
 
-from __future__ import annotations
-
 import html
 from statistics import median
 

@@ -1,7 +1,5 @@
 """Runs read from their folders (config.yaml, log.jsonl, metrics.json), and the charts of their metrics."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
