@@ -173,5 +173,5 @@ def test_changed_text_is_refused_unless_allowed(workspace, sentiment_files, caps
 
 
 def test_a_mistake_ends_the_process_with_exit_code_2_and_no_traceback(workspace):
-    done = run_module("finetune", "configs/finetune/sentiment.yaml", "task.lables=3")
-    assert done.returncode == 2 and done.stderr == "task.lables: no such key (nearest: task.num_examples)\n"
+    done = run_module("finetune", "configs/finetune/sentiment.yaml", "task.num_exampels=3")
+    assert done.returncode == 2 and done.stderr == "task.num_exampels: no such key (nearest: task.num_examples)\n"
