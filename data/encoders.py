@@ -12,6 +12,7 @@ from engine.config.loader import read_yaml, validate
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import read_json
+from engine.runs.run import read_record
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -99,12 +100,6 @@ def read_pooling(folder: Path) -> str | None:
 def max_positions(config: PretrainedConfig) -> int:
     """Return the maximum number of tokens of a network."""
     return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
-
-
-def read_record(folder: Path) -> dict:
-    """Read an encoder's record of its pretraining; empty for a third-party encoder."""
-    path = folder / "record.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def pretraining_history(record: dict) -> list[dict]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from data.cache import read_manifest
 from data.corpus.report import format_brief_summary
+from data.encoders import read_record, resolve_encoder
 from data.prepare import prepare
 from data.sampling import row_generator, shard_batch, shuffled_batch
 from data.tokens.shards import Shards
@@ -31,6 +32,8 @@ def prepare_data(config: Pretrain, accelerator: Accelerator) -> tuple[Folders, P
     """Return (the folders, the shards folder of half-length rows if they are used), built if missing."""
     common = (config.corpus, config.tokenizer, config.init)
     with accelerator.main_process_first():
+        if config.init:
+            read_record(resolve_encoder(config.init))  # before the work: its record goes into that of the new encoder
         folders = prepare(*common, config.max_length, config.model.positions)
         short = None
         if config.short_sequence_fraction:

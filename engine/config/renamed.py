@@ -58,3 +58,15 @@ def find_new_value(key: str, value: object) -> str | None:
         key, value = f"{key}.name", value.get("name")
     new = RENAMED_VALUES.get((key, value)) if isinstance(value, str) else None
     return new and f"{key}: {value} is now {new}"
+
+
+def find_old_key(config: object, location: tuple[str | int, ...] = ()) -> str | None:
+    """Return `OLD is now NEW` for the first renamed key of a saved configuration, or None: this version wrote it."""
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        here = (*location, key)
+        if isinstance(config, dict) and (new := find_new_key(here)):
+            return f"{'.'.join(map(str, here))} is now {new}"
+        if line := find_old_key(value, here):
+            return line
+    return None

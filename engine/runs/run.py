@@ -13,8 +13,9 @@ from pathlib import Path
 import yaml
 
 from engine.config.loader import YamlLoader, dump_config, read_yaml
+from engine.config.renamed import find_old_key
 from engine.config.schema import Section, resumable_keys
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.files import is_disk_full, read_json, write_json, write_text
 from engine.runs import trackers
 from engine.runs.trackers import flatten
@@ -29,6 +30,18 @@ def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
+def read_record(folder: Path) -> dict:
+    """Read record.json of an encoder or model folder; empty without one. Raises DataError if it cannot be used."""
+    path = folder / "record.json"
+    record = read_json(path) if path.is_file() else {}
+    if renamed := find_old_key(record.get("config")):
+        raise DataError(
+            f"{path}: written by an earlier version of Headstart ({renamed}). Repeat the run, or delete record.json"
+            " to use the folder as one of unknown origin"
+        )
+    return record
+
+
 class Run:
     """One run's folder, out/runs/NAME or `folder` for a part of a run, without trackers. Only the main process writes.
 
@@ -41,7 +54,13 @@ class Run:
         self.tracker_name = getattr(config, "tracker", "none") if folder is None and is_main else "none"
         path = self.folder / "config.yaml"
         if path.is_file():
-            old, new = flatten(read_yaml(path)), flatten(yaml.load(dump_config(config), YamlLoader))
+            saved = read_yaml(path)
+            if renamed := find_old_key(saved):
+                raise ConfigError(
+                    f"{self.folder}: written by an earlier version of Headstart ({renamed}).\n"
+                    f"Choose another name, run={name}-2."
+                )
+            old, new = flatten(saved), flatten(yaml.load(dump_config(config), YamlLoader))
             changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
             if changed := [key for key in changed if key not in resumable_keys(config)]:
                 key, others = changed[0], len(changed) - 1

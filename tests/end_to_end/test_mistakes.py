@@ -7,6 +7,7 @@ from helpers import TINY_ARGS, error_lines, pretrain_args, run_module
 
 from finetune.__main__ import main as finetune_main
 from pretrain.__main__ import main as pretrain_main
+from publish.__main__ import main as publish_main
 
 
 @pytest.fixture
@@ -175,3 +176,33 @@ def test_changed_text_is_refused_unless_allowed(workspace, sentiment_files, caps
 def test_a_mistake_ends_the_process_with_exit_code_2_and_no_traceback(workspace):
     done = run_module("finetune", "configs/finetune/sentiment.yaml", "task.num_exampels=3")
     assert done.returncode == 2 and done.stderr == "task.num_exampels: no such key (nearest: task.num_examples)\n"
+
+
+def test_what_an_earlier_version_wrote_is_refused_in_a_line(workspace, sentiment_files, capsys, monkeypatch):
+    """A run folder, an encoder and a model with keys that have been renamed."""
+    run = workspace / "out/runs/old"
+    (run / "encoder").mkdir(parents=True)
+    (run / "config.yaml").write_text("run: old\nlength: 32\n")
+    (run / "encoder/config.json").write_text("{}")
+    (run / "encoder/model.safetensors").write_text("")
+    (run / "encoder/record.json").write_text('{"config": {"corpus": {"sources": [{"files": "a", "licence": "x"}]}}}')
+    base = [
+        "configs/pretrain/scratch.yaml",
+        *TINY_ARGS,
+        "corpus.name=c",
+        f"corpus.sources=[{{files: {sentiment_files}}}]",
+    ]
+    lines = error_lines(pretrain_main, [*base, "run=old", "allow_changes=true"], capsys, monkeypatch)
+    assert lines[0] == "out/runs/old: written by an earlier version of Headstart (length is now max_length)."
+    task = ["configs/finetune/your-task.yaml", f"task.train.files={sentiment_files}/labels.csv", "run=x"]
+    encoder = "out/runs/old/encoder"
+    for main, args in (
+        (pretrain_main, [*base, "run=x", f"init={encoder}"]),
+        (finetune_main, [*task, f"encoder={encoder}"]),
+        (publish_main, ["run=out/runs/old", "repo=me/x", "dry_run=true"]),
+    ):
+        (line,) = error_lines(main, args, capsys, monkeypatch)
+        assert line.startswith(
+            f"{encoder}/record.json: written by an earlier version of Headstart (corpus.sources.0.licence is"
+        )
+        assert not (workspace / "out/runs/x").exists()
