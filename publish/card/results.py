@@ -6,7 +6,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult
 
 DEFAULT_METRICS = ("accuracy", "f1_macro")
-"""Metrics reported for a run whose record names none."""
+"""Metrics reported for a run without a list of its own in its record."""
 METRIC_TITLES_AND_HUB_NAMES = {
     "f1_macro": ("macro F1", "f1"),
     "f1_micro": ("micro F1", "f1"),

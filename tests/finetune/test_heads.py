@@ -593,7 +593,7 @@ def test_a_run_writes_a_plain_model_with_the_reported_metrics(workspace, tiny, h
     else:
         assert settings.problem_type == "regression" and names == ["number"]
         recomputed = head_file.quick_metrics(list(logits.squeeze(-1).numpy()), labels)
-    # Labels without signal have nearly equal probabilities, whose order depends on rounding.
+    # Labels without signal have nearly equal probabilities; their order depends on rounding.
     assert recomputed.pop("auroc", 0) == pytest.approx(result["test"].pop("auroc", 0), abs=0.02)
     assert recomputed == pytest.approx(result["test"], abs=1e-4)
     main([*args, "run=x"])
