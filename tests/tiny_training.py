@@ -54,7 +54,7 @@ def run_training(
     use_muon: bool = False,
     **fit_kwargs,
 ) -> tuple[TinyNet, Run, TrainResult]:
-    """Train in a folder, or resume the run there. fail_at_step: the step at which making a batch raises InterruptedError."""
+    """Train in a folder, or resume the run there. fail_at_step: the step at which a batch raises InterruptedError."""
     torch.manual_seed(0)
     module, run = TinyNet(dropout), Run(Settings(train=config), "r", folder=folder)
     run.start()
