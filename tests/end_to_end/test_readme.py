@@ -1,4 +1,4 @@
-"""The commands, configurations and folders of README.md work and exist."""
+"""The commands, configurations and folders of README.md and the pages in docs/ work and exist."""
 
 from __future__ import annotations
 
@@ -16,14 +16,37 @@ from engine.config.loader import load_config
 from finetune.config import Finetune
 from finetune.study.config import Study
 from pretrain.config import Pretrain
+from pretrain.evaluate.config import Evaluate
+from publish.compare import Compare
 from publish.config import Publish
+from publish.export.__main__ import Export
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line[2:].split("#")[0].strip() for line in README.splitlines() if line.startswith("$ make")]
+PAGES = README + "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+SCHEMAS = {
+    "data": Prepare,
+    "pretrain": Pretrain,
+    "pretrain.evaluate": Evaluate,
+    "finetune": Finetune,
+    "finetune.study": Study,
+    "publish": Publish,
+    "publish.compare": Compare,
+    "publish.export": Export,
+}
+POSITIONAL = {"publish.compare": "runs", "publish.export": "run"}
+"""Module -> key of its positional arguments."""
+
+
+def make_commands(text: str) -> list[str]:
+    return list(
+        dict.fromkeys(line[2:].split("#")[0].strip() for line in text.splitlines() if line.startswith("$ make"))
+    )
+
+
+COMMANDS = make_commands(PAGES)
 YAMLS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-TABLE = [line.split("|")[1] for line in README.split("## Repository layout")[1].splitlines() if "|" in line]
-SCHEMAS = {"data": Prepare, "pretrain": Pretrain, "finetune": Finetune, "finetune.study": Study, "publish": Publish}
-FOLDERS = re.findall(r"`(\w+)/`", " ".join(TABLE))
+TREE = README.split("## How it is built")[1].split("```")[1]
+FOLDERS = re.findall(r"^(\w+)/", TREE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,20 +57,25 @@ def test_make_commands_parse(command):
     result = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, env=env)
     assert result.returncode == 0, result.stderr
     line = shlex.split(result.stdout.strip().splitlines()[-1])
-    if "pytest" not in line:
+    if "-m" in line and "pytest" not in line:
         module = line[line.index("-m") + 1]
-        assert parse_config(SCHEMAS[module], line[line.index("-m") + 2 :], module, "")
+        assert parse_config(SCHEMAS[module], line[line.index("-m") + 2 :], module, "", POSITIONAL.get(module))
+
+
+def test_every_target_of_the_makefile_with_a_schema_is_shown():
+    shown = {command.split()[1] for command in COMMANDS}
+    assert shown >= {"data", "pretrain", "finetune", "study", "evaluate", "publish", "export", "compare", "test"}
 
 
 def test_the_quickstart_shows_both_commands_with_their_output():
-    assert COMMANDS[:2] == ["make pretrain", "make finetune TASK=sentiment"] and "make test" in COMMANDS
+    assert make_commands(README)[:2] == ["make pretrain", "make finetune TASK=sentiment"] and "make test" in COMMANDS
     assert "of held-out texts' second halves among" in README and "macro F1" in README and "OUTPUT" not in README
 
 
 def test_python_commands_parse(monkeypatch):
     monkeypatch.chdir(ROOT)
-    commands = re.findall(r"-m (pretrain|finetune) (configs/[^`\n]*)`", README)
-    assert len(commands) == 2
+    commands = re.findall(r"-m (data|pretrain|finetune) (configs/[^`\n)]*)", PAGES)
+    assert len(commands) == 3
     for module, args in commands:
         load_config(SCHEMAS[module], args.split())
 
@@ -76,8 +104,8 @@ def test_configurations_for_your_own_data_have_ten_lines_and_run(number, stage, 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_layout_table_lists_exactly_the_existing_folders():
-    listed = set(FOLDERS) | {"out"}
+def test_the_layout_lists_exactly_the_existing_folders():
+    listed = set(FOLDERS)
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     existing = {path.split("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
     assert existing <= listed and all((ROOT / name).is_dir() for name in listed - {"out"})
