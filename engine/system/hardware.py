@@ -31,7 +31,7 @@ def gpu_watts(gpu: str) -> int:
 
 def hardware_info() -> dict:
     """Describe a run's hardware; estimated_watts: CORE_WATTS per available core plus each GPU's maximum."""
-    cpu, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")  # psutil has no name
+    cpu, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")  # psutil lacks the name
     if cpuinfo.is_file():
         names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
         cpu = names[0] if names else cpu
