@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -30,7 +31,7 @@ def gpu_watts(gpu: str) -> int:
 
 def hardware_info() -> dict:
     """Describe a run's hardware; estimated_watts: CORE_WATTS per available core plus each GPU's maximum."""
-    cpu, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    cpu, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")  # psutil lacks the name
     if cpuinfo.is_file():
         names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
         cpu = names[0] if names else cpu
@@ -38,8 +39,8 @@ def hardware_info() -> dict:
     nodes = max(1, int(os.environ.get("WORLD_SIZE", "1")) // local_processes)
     gpus = [torch.cuda.get_device_name(index) for index in range(min(local_processes, torch.cuda.device_count()))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    info = {"cpu": cpu, "cpu_cores": cores, "memory_gb": round(memory / 2**30, 1), "gpus": gpus, "nodes": nodes}
+    memory_gb = round(psutil.virtual_memory().total / 2**30, 1)
+    info = {"cpu": cpu, "cpu_cores": cores, "memory_gb": memory_gb, "gpus": gpus, "nodes": nodes}
     return {**info, "estimated_watts": nodes * (cores * CORE_WATTS + sum(map(gpu_watts, gpus)))}
 
 

@@ -1,32 +1,34 @@
 """A lock that lets one process at a time write a folder; the kernel releases it when its owner ends in any way."""
 
-import fcntl
 import json
 import os
 import socket
 import time
 from pathlib import Path
-from typing import TextIO
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from engine.errors import ConfigError
 
 
-def acquire(folder: Path) -> TextIO:
-    """Lock a folder while the returned file is open, if the file system can. Raises ConfigError naming the owner."""
-    file = open(folder / ".lock", "a+", encoding="utf-8")
+def acquire(folder: Path, name: str = ".lock") -> BaseFileLock:
+    """Lock a folder while the returned lock is referenced, if the file system can. Raises ConfigError with the owner.
+
+    name: of the lock file. The same process can lock a folder again.
+    """
+    path = folder / name
+    path.open("a").close()  # raises OSError if the folder cannot be written
+    lock = FileLock(path, blocking=False, thread_local=False, is_singleton=True, fallback_to_soft=False)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        owner = describe_owner(file.read())
+        lock.acquire()
+    except Timeout:
+        owner = describe_owner(path.read_text(encoding="utf-8"))
         raise ConfigError(f"{folder}: in use by {owner}.\nWait, or choose another name: run={folder.name}-2.") from None
-    except OSError:
-        return file
-    file.truncate(0)
+    except OSError:  # no locks on this file system
+        return lock
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    file.write(json.dumps(owner))
-    file.flush()
-    return file
+    path.write_text(json.dumps(owner), encoding="utf-8")
+    return lock
 
 
 def describe_owner(lock_text: str) -> str:

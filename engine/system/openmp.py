@@ -8,9 +8,9 @@ machine is idle, no other training spins, and the user has not set otherwise.
 import os
 import tempfile
 from pathlib import Path
-from typing import TextIO
 
 import psutil
+from filelock import BaseFileLock
 
 from engine.errors import ConfigError
 from engine.system import lock
@@ -19,7 +19,7 @@ USER_VARS = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE
 """If one is set, the user shares the machine deliberately or starts several processes."""
 SPIN_COUNT = "20000"
 MAX_CPU_PERCENT = 15  # CPU usage over 0.1 s below which the machine is idle
-held_locks: list[TextIO] = []  # keeps the spinning training's lock until the process ends
+held_locks: list[BaseFileLock] = []  # keeps the spinning training's lock until the process ends
 
 
 def claim_spinning() -> bool:

@@ -5,13 +5,13 @@
 Only one push of a folder runs at a time; a second one is skipped. Only the checks that take no time are run.
 """
 
-import fcntl
 import os
 import time
 from pathlib import Path
 
 from engine.cli import parse_config, run_command
 from engine.errors import ConfigError, DataError, UserError
+from engine.system.lock import acquire
 from publish.config import Destination, Licenses
 
 
@@ -39,11 +39,11 @@ def push_checkpoint(config: Push) -> str:
     if not (folder / "record.json").is_file():
         raise ConfigError(f"{folder}: not an encoder folder, record.json is missing")
     bundle = bundle_from_folder(folder)
-    with open(folder.parent / ".push.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "skipped: another push is running"
+    try:
+        lock = acquire(folder.parent, ".push.lock")
+    except ConfigError:
+        return "skipped: another push is running"
+    try:
         with assemble(bundle, config.repo, Licenses()) as bundle_folder:
             files = {str(path.relative_to(bundle_folder)): path for path in bundle_folder.rglob("*") if path.is_file()}
             for line in (
@@ -55,6 +55,8 @@ def push_checkpoint(config: Push) -> str:
                 raise DataError(f"{folder}: {line}")
             step, run = bundle.record["steps"], bundle.record["run"]
             sent = upload.upload(bundle_folder, config, f"{run}, step {step:,}", print_fn=lambda line: None)
+    finally:
+        lock.release()
     return f"step {step:,}: {sent.num_changed_files} files to {sent.url}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers import ROOT, pretrain_args
 from hub import HubServer
 
@@ -103,8 +103,7 @@ def test_a_failed_push_is_reported_in_one_line(checkpoint, monkeypatch):
 
 def test_concurrent_pushes_are_skipped(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("os.nice", lambda by: 0)
-    with open(checkpoint.parent / ".push.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(checkpoint.parent / ".push.lock"):
         main([f"folder={checkpoint}", "repo=me/enc"])
     assert "skipped: another push is running" in capsys.readouterr().out
 

@@ -1,0 +1,1 @@
+"""The command `headstart`, above all packages: `headstart pretrain ARGS` is `python -m pretrain ARGS`."""
