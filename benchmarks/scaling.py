@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import results
 
@@ -41,11 +42,13 @@ def run_worker(args: list[str]) -> None:
     steps, never = int(args[0]), 1_000_000
     endless = [f"train.{key}={never}" for key in ("steps", "save_every", "eval_every", "log_every")]
     config = load_config(Pretrain, [*args[1:], *endless])
-    fit, times = stage.fit, []
+    trainer_class, times = stage.Trainer, []
 
-    def timed_fit(module, *args, after_step, **options):
+    def make_timed_trainer(module, *args):
+        *others, callbacks, options = args
+
         def record(step: int) -> None:
-            after_step(step)
+            callbacks.after_step(step)
             times.append(time.perf_counter())
             if len(times) == WARMUP_STEPS + steps:
                 if os.environ.get("RANK", "0") == "0":
@@ -54,9 +57,9 @@ def run_worker(args: list[str]) -> None:
                     print(json.dumps({"seconds": seconds, "gradient_bytes": num_bytes}), flush=True)
                 os._exit(0)
 
-        return fit(module, *args, after_step=record, **options)
+        return trainer_class(module, *others, replace(callbacks, after_step=record), options)
 
-    stage.fit = timed_fit
+    stage.Trainer = make_timed_trainer
     stage.pretrain(config)
 
 

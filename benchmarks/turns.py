@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from results import ROOT
@@ -95,9 +96,9 @@ def run_contender(
     endless = [f"run={name}", "train.steps=1000000", "train.eval_every=1000000"]
     config = load_config(Pretrain, [*args[:1], "train.save_every=1000000", *args[1:], *endless])
     atexit.register(shutil.rmtree, ROOT / "out" / "runs" / name, ignore_errors=True)
-    fit = stage.fit
+    trainer_class = stage.Trainer
 
-    def fit_in_turns(module, optimizer, get_micro_batches, train, run, accelerator, *, after_step, **options):
+    def make_trainer(module, optimizer, get_micro_batches, train, run, accelerator, callbacks, options):
         first = transform_batch(get_micro_batches(0, train.micro_batch_size)[0])
         turn_taker = TurnTaker(compute_flops(module, config, first, accelerator.device.type == "cuda"))
         counts = {}
@@ -108,12 +109,13 @@ def run_contender(
             return batches
 
         def record(step: int) -> None:
-            after_step(step)
+            callbacks.after_step(step)
             turn_taker.record_step(counts.pop(step))
 
-        return fit(module, optimizer, get_counted_batches, train, run, accelerator, after_step=record, **options)
+        hooks = replace(callbacks, after_step=record)
+        return trainer_class(module, optimizer, get_counted_batches, train, run, accelerator, hooks, options)
 
-    stage.fit = fit_in_turns
+    stage.Trainer = make_trainer
     stage.pretrain(config)
 
 

@@ -15,9 +15,9 @@ from finetune.config import Finetune
 from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_run_summary
 from finetune.heads import load_head_file
-from finetune.semi_supervised.self_training import self_train
+from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.semi_supervised.task_adaptive import TASK_FILENAME, run_task_adaptive_pretraining
-from finetune.training import FineTuneOutput, finetune_model
+from finetune.training import FineTuneOutput, TaskData, finetune_model
 from finetune.validate_config import validate_config
 
 MIN_CLASS_BALANCED_BATCH = 16  # enough for every example to have positives and negatives, however few labels there are
@@ -80,10 +80,12 @@ def finetune(config: Finetune) -> None:
             print(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return
 
+    data = TaskData(splits, label_names)
+
     def train(folder: Path, run: Run, title: str, random_init: bool = False) -> FineTuneOutput:
         if config.selftrain.rounds:
-            return self_train(folder, config, rows["train"], splits, label_names, run, accelerator, title, random_init)
-        return finetune_model(folder, config, splits, label_names, run, accelerator, title, random_init)
+            return SelfTrainer(folder, config, rows["train"], data, run, accelerator, title, random_init).train()
+        return finetune_model(folder, config, data, run, accelerator, title, random_init)
 
     def train_reference(folder: Path, title: str, random_init: bool) -> dict:
         reference_run = Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from engine.runs.run import Run
 from engine.training.optimizers import adamw
 from engine.training.step import MicroBatch
-from engine.training.trainer import TrainResult, fit
+from engine.training.trainer import Callbacks, Trainer, TrainerOptions, TrainResult
 from finetune import linear_probe
 from finetune.config import Finetune
 from finetune.dataset import TextDataset, tokenize_examples
@@ -32,6 +32,17 @@ from finetune.validate_config import validate_config
 MEGA_BATCH_MULT = 8  # batches grouped by length together: more means less padding, but less random batches
 STANDARDIZATION_TEXTS = 512  # training texts that the pooled coordinates are standardized on
 POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
+
+
+@dataclass
+class TaskData:
+    """The labeled texts of a task."""
+
+    splits: dict[str, list[Example]]
+    """Examples of "train", "validation" and "test"."""
+    label_names: list[str]
+    text_fingerprint: str | None = None
+    """Fingerprint of training text other than the task's rows."""
 
 
 class FineTuneOutput(NamedTuple):
@@ -66,26 +77,19 @@ class FineTuner:
     """The model, data and schedules of one fine-tuning run. Raise ConfigError if nothing would be trained."""
 
     def __init__(
-        self,
-        folder: Path,
-        config: Finetune,
-        splits: dict[str, list[Example]],
-        label_names: list[str],
-        run: Run,
-        accelerator: Accelerator,
-        random_init: bool,
+        self, folder: Path, config: Finetune, data: TaskData, run: Run, accelerator: Accelerator, random_init: bool
     ):
         self.config, self.run, self.accelerator, self.head_file = config, run, accelerator, load_head_file(config)
         is_tagging = self.head_file.PROBLEM_TYPE == "token_classification"
         encode_labels, task, layers = self.head_file.encode_labels, config.task.name, config.layers
         self.texts = {
             split: tokenize_examples(
-                rows, folder, config.max_length, f"task {task}, {split}", encode_labels, label_names, is_tagging
+                rows, folder, config.max_length, f"task {task}, {split}", encode_labels, data.label_names, is_tagging
             )
-            for split, rows in splits.items()
+            for split, rows in data.splits.items()
         }
         torch.manual_seed(config.seed)
-        self.model, constant = self.head_file.build(config.head, folder, label_names, config.dropout, random_init)
+        self.model, constant = self.head_file.build(config.head, folder, data.label_names, config.dropout, random_init)
         self.num_layers = self.model.config.num_hidden_layers - bool(constant)
         if layers.reinit_layers:
             layerwise.reinitialize_top_layers(self.model, layers.reinit_layers, self.num_layers)
@@ -127,12 +131,8 @@ class FineTuner:
 
     def get_micro_batches(self, step: int, rows: int | None) -> list[MicroBatch]:
         """Return this process's micro-batches of a step, `rows` rows each."""
-        texts, seed, size, accelerator = (
-            self.texts["train"],
-            self.config.seed,
-            self.config.train.batch_size,
-            self.accelerator,
-        )
+        texts, seed, accelerator = self.texts["train"], self.config.seed, self.accelerator
+        size = self.config.train.batch_size
         if self.config.train.sampling == "class_balanced":
             per_class = getattr(self.head_file, "SAMPLES_PER_CLASS", 1)
             batch = class_balanced_batch(step, size, texts.labels, seed, per_class)
@@ -176,11 +176,12 @@ class FineTuner:
         if self.config.layers.linear_probe and not train.dry_run:
             self.head.to(self.accelerator.device)
             return self.fit_last_layer(cross_validate=True)
-        options = {"title": title, "before_step": self.before_step, "evaluate": self.evaluate}
+        callbacks = Callbacks(before_step=self.before_step, evaluate=self.evaluate)
+        options = TrainerOptions(self.config.seed, title)
         if train.load_best:
-            options |= {"monitor": self.head_file.METRIC_FOR_BEST, "patience": train.patience}
-        batches = self.get_micro_batches
-        result = fit(self.head, optimizer, batches, train, self.run, self.accelerator, seed=self.config.seed, **options)
+            options = replace(options, monitor=self.head_file.METRIC_FOR_BEST, patience=train.patience)
+        batches, run = self.get_micro_batches, self.run
+        result = Trainer(self.head, optimizer, batches, train, run, self.accelerator, callbacks, options).fit()
         if not self.fits_last_layer:
             return result
         if mean_pooling.has_mean_pooling_layer(self.model):
@@ -191,23 +192,20 @@ class FineTuner:
 def finetune_model(
     folder: Path,
     config: Finetune,
-    splits: dict[str, list[Example]],
-    label_names: list[str],
+    data: TaskData,
     run: Run,
     accelerator: Accelerator,
     title: str,
     random_init: bool = False,
     on_train_end: Callable[[torch.nn.Module], None] = lambda head: None,
-    text_fingerprint: str | None = None,
 ) -> FineTuneOutput:
     """Put the head on the encoder in `folder` and train it in `run`.
 
     random_init: start from random weights. on_train_end: called with the trained head before evaluation.
-    text_fingerprint: fingerprint of training text other than the task's rows.
     """
     validate_config(config)
-    tuner = FineTuner(folder, config, splits, label_names, run, accelerator, random_init)
-    extra = {"text": text_fingerprint} if text_fingerprint else {}
+    tuner = FineTuner(folder, config, data, run, accelerator, random_init)
+    extra = {"text": data.text_fingerprint} if data.text_fingerprint else {}
     run.start(labels=fingerprint(fingerprint_inputs(config.task)), **extra)
     head, texts = tuner.head, tuner.texts
     with mean_pooling.pool_first_token_only(tuner.model):
@@ -217,6 +215,6 @@ def finetune_model(
             split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts
         }
     labels = {split: texts[split].labels for split in outputs}
-    final = postprocess(tuner.head_file, head, outputs, labels, label_names, config.train.load_best)
+    final = postprocess(tuner.head_file, head, outputs, labels, data.label_names, config.train.load_best)
     tuner.frozen_cache.close()
     return FineTuneOutput(tuner.model, head, final.metrics, final.predictions, result, final.details, tuner.peft_model)

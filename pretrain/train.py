@@ -18,7 +18,7 @@ from engine.runs.run import Run
 from engine.training.distributed import make_accelerator
 from engine.training.optimizers import adamw, muon
 from engine.training.step import MicroBatch
-from engine.training.trainer import fit
+from engine.training.trainer import Callbacks, Trainer, TrainerOptions
 from pretrain.artifacts import Artifacts, Folders
 from pretrain.config import Pretrain
 from pretrain.model.build import build_encoder
@@ -120,11 +120,10 @@ def pretrain(config: Pretrain) -> None:
     optimizer = build_optimizer(config, objective, encoder, pretrained)
     if config.train.compile:
         encoder.compile_layers()
-    hooks = {"before_step": before_step, "after_step": objective.after_step, "after_save": artifacts.push}
-    hooks["evaluate"] = lambda: validator(encoder)
-    options = {"seed": config.seed, "title": f"pretrain {config.run}", "sharded": config.train.sharded}
+    callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate=lambda: validator(encoder))
+    options = TrainerOptions(config.seed, f"pretrain {config.run}", sharded=config.train.sharded)
     batches = make_batches(config, dataset, short_dataset, accelerator)
-    result = fit(objective, optimizer, batches, config.train, run, accelerator, **options, **hooks)
+    result = Trainer(objective, optimizer, batches, config.train, run, accelerator, callbacks, options).fit()
     if init_weights:
         with torch.no_grad():
             for parameter, weights in init_weights.items():

@@ -11,7 +11,7 @@ from engine.runs.run import Run
 from engine.training.optimizers import adamw, muon
 from engine.training.settings import Train
 from engine.training.step import MicroBatch, Output
-from engine.training.trainer import TrainResult, fit
+from engine.training.trainer import Callbacks, Trainer, TrainerOptions, TrainResult
 
 ROWS = 8
 
@@ -52,7 +52,9 @@ def run_training(
     fail_at_step: int | None = None,
     make_hooks=lambda module: {},
     use_muon: bool = False,
-    **fit_kwargs,
+    monitor: str | None = None,
+    patience: int | None = None,
+    **hooks,
 ) -> tuple[TinyNet, Run, TrainResult]:
     """Train in a folder, or resume the run there. fail_at_step: the step at which a batch raises InterruptedError."""
     torch.manual_seed(0)
@@ -74,5 +76,6 @@ def run_training(
         optimizer = muon(module.named_parameters(), config, 0.03, {module.first.weight}, lr_scale)
     else:
         optimizer = adamw(module.named_parameters(), config, lr_scale)
-    fit_kwargs |= {"seed": 7, "title": "t"} | make_hooks(module)
-    return module, run, fit(module, optimizer, get_micro_batches, config, run, cpu_accelerator, **fit_kwargs)
+    callbacks, options = Callbacks(**hooks, **make_hooks(module)), TrainerOptions(7, "t", monitor, patience)
+    trainer = Trainer(module, optimizer, get_micro_batches, config, run, cpu_accelerator, callbacks, options)
+    return module, run, trainer.fit()

@@ -25,6 +25,9 @@ from engine.training.settings import Train
 from engine.training.step import MicroBatch, forward_backward, scale_and_clip_gradients
 from engine.training.weight_averaging import WeightAverage
 
+GetMicroBatches = Callable[[int, int | None], list[MicroBatch]]
+"""(step, rows) -> this process's micro-batches of a step, `rows` rows each; a pure function of both."""
+
 
 @dataclass
 class TrainResult:
@@ -37,150 +40,220 @@ class TrainResult:
     """The evaluation of the module's current weights."""
 
 
-def fit(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    get_micro_batches: Callable[[int, int | None], list[MicroBatch]],
-    train: Train,
-    run: Run,
-    accelerator: Accelerator,
-    *,
-    seed: int,
-    title: str,
-    before_step: Callable[[int], None] = lambda step: None,
-    after_step: Callable[[int], None] = lambda step: None,
-    after_save: Callable[[TrainResult], None] = lambda result: None,
-    evaluate: Callable[[], dict[str, float]] = dict,
-    monitor: str | None = None,
-    patience: int | None = None,
-    sharded: bool = False,
-) -> TrainResult:
-    """Train `module` for `train.steps` steps, resuming from the run's newest undamaged checkpoint.
+@dataclass
+class Callbacks:
+    """Functions that the training loop calls."""
 
-    get_micro_batches(step, rows): this process's micro-batches of a step, `rows` rows each; a pure function of both.
-    before_step(step), after_step(step): hooks, for example to freeze layers or to update a teacher.
-    after_save(result so far): called by the main process after each checkpoint is submitted.
-    evaluate(): metrics of the current weights.
-    monitor: the metric to maximize; training ends with the best weights seen.
-    patience: evaluations without a better `monitor` after which training stops.
-    sharded: whether weights, gradients and optimizer state are sharded over the processes (FSDP2) or replicated (DDP).
+    before_step: Callable[[int], None] = lambda step: None
+    """Called with the step, for example to freeze layers."""
+    after_step: Callable[[int], None] = lambda step: None
+    """Called with the step, for example to update a teacher."""
+    after_save: Callable[[TrainResult], None] = lambda result: None
+    """Called by the main process with the result so far, after each checkpoint is submitted."""
+    evaluate: Callable[[], dict[str, float]] = dict
+    """Returns metrics of the current weights."""
+
+
+@dataclass
+class TrainerOptions:
+    """What a stage chooses for the training loop."""
+
+    seed: int
+    title: str
+    monitor: str | None = None
+    """The metric to maximize; training ends with the best weights seen."""
+    patience: int | None = None
+    """Evaluations without a better `monitor` after which training stops."""
+    sharded: bool = False
+    """Whether weights, gradients and optimizer state are sharded over the processes (FSDP2) or replicated (DDP)."""
+
+
+class Trainer:
+    """Trains `module` for `train.steps` steps, resuming from the run's newest undamaged checkpoint.
+
     Raises ConfigError or DataError if training cannot continue, CommandExit after a signal, a dry run or a replay.
     """
-    hardware.tune_malloc()
-    steps, device, rows = train.steps, accelerator.device, train.micro_batch_size
-    if train.replay:
-        raise CommandExit(replay(module, run.folder, train.replay, accelerator))
 
-    def dry_run_check(step: int) -> str:
-        inputs = get_micro_batches(step, preflight.PROBE_ROWS)[0].inputs
-        return preflight.check(module, inputs, run.folder, train, accelerator)
-
-    if train.dry_run:
-        raise CommandExit(dry_run_check(0))
-    state = load_state(module, optimizer, run.folder, accelerator)
-    max_evals = float("inf") if patience is None else patience
-    early_stop = state["evals_without_improvement"] >= max_evals
-    steps_to_run = range(steps if early_stop else state["step"], steps)
-    if steps_to_run:
-        dry_run_check(steps_to_run[0])
-    run.resume_at(state["step"])
-    strategy_class = FSDPStrategy if sharded and accelerator.num_processes > 1 else DDPStrategy
-    strategy = strategy_class(module, optimizer, accelerator)
-    optimizer = strategy.optimizer
-    parameters = list(strategy.train_module.parameters())  # listing them takes a millisecond
-
-    def gather_state() -> dict[str, Tensor]:
-        strategy.gather_weights()
-        return checkpoint.model_state(module)
-
-    average = WeightAverage(module, steps - round(train.average_fraction * steps))
-    average.load_latest(run.folder)
-    sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in state["metric_sums"].items()}
-    accumulating = rows is not None and train.batch_size > rows * accelerator.num_processes
-    new_tokens, start_time, last_log_time = 0, time.time() - state["seconds"], time.time()
-
-    with (
-        Progress(title, steps, state["step"], accelerator.is_main_process) as progress,
-        stop_signals.catch_signals() as request,
-        AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"]) as saver,
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        get_micro_batches: GetMicroBatches,
+        train: Train,
+        run: Run,
+        accelerator: Accelerator,
+        callbacks: Callbacks,
+        options: TrainerOptions,
     ):
-        guard = LossGuard(gather_state, lambda s: get_micro_batches(s, rows), train, saver, accelerator, state)
-        for step, batches in prefetch(get_micro_batches, rows, steps_to_run, device):
-            strategy.train_module.train()  # before the hook, which may set frozen parts to eval mode
-            before_step(step)
-            strategy.sync_frozen()
-            lr = lr_at(step, steps, train)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_scale"]
-            try:
-                totals, tokens = forward_backward(strategy, batches, accelerator, seed, step, accumulating, request)
-            except RuntimeError as error:
-                raise preflight.explain_oom(error, preflight.rows_per_forward(train, accelerator)) from None
-            guard.resolve()
-            factor = accelerator.num_processes / totals["loss"][1].clamp(min=1)
-            grad_norm = scale_and_clip_gradients(parameters, factor, train.max_grad_norm)
-            bad = guard.check(step, totals["loss"], grad_norm, totals.pop("stop_requests")[0])
-            step_unless(bad, optimizer)
-            optimizer.zero_grad(set_to_none=True)
-            after_step(step)
-            average.update(step)
-            new_tokens += tokens
-            sums = {name: sums.get(name, 0) + pair.where(~bad, 0) for name, pair in totals.items()}
+        hardware.tune_malloc()
+        self.module, self.get_micro_batches, self.train, self.run = module, get_micro_batches, train, run
+        self.accelerator, self.callbacks, self.options = accelerator, callbacks, options
+        steps, rows, device = train.steps, train.micro_batch_size, accelerator.device
+        if train.replay:
+            raise CommandExit(replay(module, run.folder, train.replay, accelerator))
+        if train.dry_run:
+            raise CommandExit(self.preflight_check(0))
+        self.state = state = load_state(module, optimizer, run.folder, accelerator)
+        self.steps_to_run = range(steps if self.is_out_of_patience else state["step"], steps)
+        if self.steps_to_run:
+            self.preflight_check(self.steps_to_run[0])
+        run.resume_at(state["step"])
+        strategy_class = FSDPStrategy if options.sharded and accelerator.num_processes > 1 else DDPStrategy
+        self.strategy = strategy = strategy_class(module, optimizer, accelerator)
+        self.parameters = list(strategy.train_module.parameters())  # listing them takes a millisecond
+        self.average = WeightAverage(module, steps - round(train.average_fraction * steps))
+        self.average.load_latest(run.folder)
+        pairs = state["metric_sums"].items()
+        self.sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in pairs}
+        self.is_accumulating = rows is not None and train.batch_size > rows * accelerator.num_processes
+        self.new_tokens, self.start_time, self.last_log_time = 0, time.time() - state["seconds"], time.time()
+        self.saver = AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"])
 
-            done = step + 1
-            # With several processes, all of them learn at the same step that one received a signal.
-            stop = request.signal is not None if accelerator.num_processes == 1 else guard.stop_requested
-            evaluating = done % train.eval_every == 0 or done == steps
-            logging = evaluating or done % train.log_every == 0
-            saver.raise_if_failed()
-            if logging or done % train.save_every == 0 or stop:
-                guard.resolve()
-                stacked = torch.stack(list(sums.values()))
-                (loss, *others), now = (stacked[:, 0] / stacked[:, 1]).tolist(), time.time()
-                tokens = int(accelerator.reduce(torch.tensor(new_tokens, device=device), "sum"))
-                per_second = tokens / (now - last_log_time)
-                progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
-                tokens += state["tokens"]
-                entry = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm.item(), "tokens": tokens}
-                entry |= {"tokens_per_second": round(per_second), "seconds": round(now - start_time, 2)}
-                entry |= {"checkpoint_seconds": round(saver.checkpoint_seconds, 2)}
-                entry |= {"skipped_steps": guard.skipped_steps, **dict(zip(list(sums)[1:], others, strict=True))}
-                if evaluating:
-                    strategy.gather_weights()
-                    module.eval()
-                    with average.average_parameters():
-                        entry["eval"] = broadcast_metrics(evaluate(), accelerator)
-                        if update_best(state, entry["eval"], done, monitor) and accelerator.is_main_process:
-                            saver.save_best(module, state["best_metrics"])
-                    early_stop = state["evals_without_improvement"] >= max_evals
-                if logging:
-                    run.log(entry)
-                    sums = {}
-                state |= {"step": done, "tokens": tokens, "seconds": time.time() - start_time}
-                state |= {"checkpoint_seconds": saver.checkpoint_seconds, **guard.state_dict()}
-                state["metric_sums"] = {name: pair.tolist() for name, pair in sums.items()}
-                new_tokens, last_log_time = 0, time.time()
-                if done % train.save_every == 0 or early_stop or stop or done == steps:
-                    strategy.save_checkpoint(saver, state, average.state_dict())
-                    strategy.gather_weights()
-                    if accelerator.is_main_process:
-                        with average.average_parameters():
-                            after_save(TrainResult(done, state["tokens"], state["seconds"], state["eval"]))
-                if stop and not early_stop and done < steps:
-                    saver.wait()
-                    message = f"{run.folder}: stopped after step {done} of {steps}, saved; rerun the command to resume"
-                    stop_signals.exit_on_signal(request, message)
-            if early_stop:
-                break
-    run.finish()
-    accelerator.wait_for_everyone()
-    strategy.gather_weights()
-    if monitor and state["best_metrics"] and checkpoint.load_best(module, run.folder):
-        state["eval"] = state["best_metrics"]
-    else:
-        average.copy_to_module()
-    module.eval()
-    return TrainResult(state["step"], state["tokens"], state["seconds"], state["eval"])
+        def get_state() -> dict[str, Tensor]:
+            strategy.gather_weights()
+            return checkpoint.model_state(module)
+
+        # No reference to the trainer, so that its memory is freed when training ends.
+        self.guard = LossGuard(get_state, lambda s: get_micro_batches(s, rows), train, self.saver, accelerator, state)
+        self.progress = Progress(options.title, steps, state["step"], accelerator.is_main_process)
+
+    def preflight_check(self, step: int) -> str:
+        """Describe the disk space and memory needed, with a batch of `step`. Raises ConfigError if less is free."""
+        inputs = self.get_micro_batches(step, preflight.PROBE_ROWS)[0].inputs
+        return preflight.check(self.module, inputs, self.run.folder, self.train, self.accelerator)
+
+    def fit(self) -> TrainResult:
+        """Run the remaining steps; return the result of the whole training."""
+        train, rows, device = self.train, self.train.micro_batch_size, self.accelerator.device
+        with self.progress, stop_signals.catch_signals() as self.stop_request, self.saver:
+            for step, batches in prefetch(self.get_micro_batches, rows, self.steps_to_run, device):
+                lr, grad_norm = self.train_step(step, batches)
+                done, stop = step + 1, self.should_stop()
+                evaluating = done % train.eval_every == 0 or done == train.steps
+                logging = evaluating or done % train.log_every == 0
+                self.saver.raise_if_failed()
+                if logging or done % train.save_every == 0 or stop:
+                    entry = self.make_log_entry(done, lr, grad_norm)
+                    if evaluating:
+                        entry["eval"] = self.evaluate(done)
+                    if logging:
+                        self.log(entry)
+                    self.update_state(entry)
+                    if done % train.save_every == 0 or self.is_out_of_patience or stop or done == train.steps:
+                        self.save()
+                    if stop and not self.is_out_of_patience and done < train.steps:
+                        self.exit_on_signal()
+                if self.is_out_of_patience:
+                    break
+        return self.finish()
+
+    def train_step(self, step: int, batches: list[MicroBatch]) -> tuple[float, Tensor]:
+        """Update the weights once; return the learning rate and the norm of the gradient."""
+        strategy, train, accelerator = self.strategy, self.train, self.accelerator
+        strategy.train_module.train()  # before the hook, which may set frozen parts to eval mode
+        self.callbacks.before_step(step)
+        strategy.sync_frozen()
+        lr = lr_at(step, train.steps, train)
+        for group in strategy.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        try:
+            totals, tokens = forward_backward(
+                strategy, batches, accelerator, self.options.seed, step, self.is_accumulating, self.stop_request
+            )
+        except RuntimeError as error:
+            raise preflight.explain_oom(error, preflight.rows_per_forward(train, accelerator)) from None
+        self.guard.resolve()
+        factor = accelerator.num_processes / totals["loss"][1].clamp(min=1)
+        grad_norm = scale_and_clip_gradients(self.parameters, factor, train.max_grad_norm)
+        bad = self.guard.check(step, totals["loss"], grad_norm, totals.pop("stop_requests")[0])
+        step_unless(bad, strategy.optimizer)
+        strategy.optimizer.zero_grad(set_to_none=True)
+        self.callbacks.after_step(step)
+        self.average.update(step)
+        self.new_tokens += tokens
+        self.sums = {name: self.sums.get(name, 0) + pair.where(~bad, 0) for name, pair in totals.items()}
+        return lr, grad_norm
+
+    def should_stop(self) -> bool:
+        """Return whether any process received a signal; all of them return the same at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self.stop_request.signal is not None
+        return self.guard.stop_requested
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the last `patience` evaluations brought no improvement."""
+        patience = self.options.patience
+        return patience is not None and self.state["evals_without_improvement"] >= patience
+
+    def make_log_entry(self, done: int, lr: float, grad_norm: Tensor) -> dict:
+        """Return the log's entry on the steps since the last one, and show it on the console."""
+        self.guard.resolve()
+        stacked = torch.stack(list(self.sums.values()))
+        (loss, *others), now = (stacked[:, 0] / stacked[:, 1]).tolist(), time.time()
+        tokens = int(self.accelerator.reduce(torch.tensor(self.new_tokens, device=self.accelerator.device), "sum"))
+        per_second = tokens / (now - self.last_log_time)
+        self.progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
+        tokens += self.state["tokens"]
+        entry = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm.item(), "tokens": tokens}
+        entry |= {"tokens_per_second": round(per_second), "seconds": round(now - self.start_time, 2)}
+        entry |= {"checkpoint_seconds": round(self.saver.checkpoint_seconds, 2)}
+        entry |= {"skipped_steps": self.guard.skipped_steps}
+        return entry | dict(zip(list(self.sums)[1:], others, strict=True))
+
+    def evaluate(self, done: int) -> dict[str, float]:
+        """Evaluate the average of the weights, or the weights; save them if they are the best so far."""
+        self.strategy.gather_weights()
+        self.module.eval()
+        with self.average.average_parameters():
+            metrics = broadcast_metrics(self.callbacks.evaluate(), self.accelerator)
+            is_best = update_best(self.state, metrics, done, self.options.monitor)
+            if is_best and self.accelerator.is_main_process:
+                self.saver.save_best(self.module, self.state["best_metrics"])
+        return metrics
+
+    def log(self, entry: dict) -> None:
+        """Log an entry and start the sums of the next one."""
+        self.run.log(entry)
+        self.sums = {}
+
+    def update_state(self, entry: dict) -> None:
+        """Update the state that a checkpoint contains; `entry` is the log's entry on the step."""
+        self.state |= {"step": entry["step"], "tokens": entry["tokens"], "seconds": time.time() - self.start_time}
+        self.state |= {"checkpoint_seconds": self.saver.checkpoint_seconds, **self.guard.state_dict()}
+        self.state["metric_sums"] = {name: pair.tolist() for name, pair in self.sums.items()}
+        self.new_tokens, self.last_log_time = 0, time.time()
+
+    def save(self) -> None:
+        """Start writing a checkpoint."""
+        self.strategy.save_checkpoint(self.saver, self.state, self.average.state_dict())
+        self.strategy.gather_weights()
+        if self.accelerator.is_main_process:
+            with self.average.average_parameters():
+                self.callbacks.after_save(self.result())
+
+    def exit_on_signal(self) -> None:
+        """Raise CommandExit once the last checkpoint is written."""
+        self.saver.wait()
+        stopped = f"{self.run.folder}: stopped after step {self.state['step']} of {self.train.steps}, saved"
+        stop_signals.exit_on_signal(self.stop_request, f"{stopped}; rerun the command to resume")
+
+    def finish(self) -> TrainResult:
+        """Load the best weights if a metric is monitored, else the average of the weights if there is one."""
+        self.run.finish()
+        self.accelerator.wait_for_everyone()
+        self.strategy.gather_weights()
+        best = self.state["best_metrics"]
+        if self.options.monitor and best and checkpoint.load_best(self.module, self.run.folder):
+            self.state["eval"] = best
+        else:
+            self.average.copy_to_module()
+        self.module.eval()
+        return self.result()
+
+    def result(self) -> TrainResult:
+        """Return the result so far."""
+        return TrainResult(self.state["step"], self.state["tokens"], self.state["seconds"], self.state["eval"])
 
 
 def load_state(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, accelerator: Accelerator) -> dict:
@@ -206,10 +279,7 @@ def update_best(state: dict, metrics: dict[str, float], step: int, monitor: str 
 
 
 def prefetch(
-    get_micro_batches: Callable[[int, int | None], list[MicroBatch]],
-    rows: int | None,
-    steps: range,
-    device: torch.device,
+    get_micro_batches: GetMicroBatches, rows: int | None, steps: range, device: torch.device
 ) -> Iterator[tuple[int, list[MicroBatch]]]:
     """Yield (step, its micro-batches); a thread makes the next ones, and pins them for a GPU, during a step."""
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ from finetune.heads import load_head_file
 from finetune.inference import predict
 from finetune.model import mean_pooling
 from finetune.semi_supervised import documents
-from finetune.training import FineTuneOutput, finetune_model
+from finetune.training import FineTuneOutput, TaskData, finetune_model
 
 NUM_PASSES = 6  # of the regression over the unlabeled texts
 FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # of the texts of each class that the first and the last pass train on
@@ -157,77 +158,98 @@ def build_pool(
     return UnlabeledDocuments(sentences, document_ids, folder.name)
 
 
-def self_train(
-    folder: Path,
-    config: Finetune,
-    train_rows: list[Example],
-    splits: dict[str, list[Example]],
-    label_names: list[str],
-    run: Run,
-    accelerator: Accelerator,
-    title: str,
-    random_init: bool = False,
-) -> FineTuneOutput:
-    """Fine-tune in rounds of self-training.
+class SelfTrainer:
+    """Fine-tunes in rounds of self-training.
 
-    train_rows: all training rows; those not in splits["train"] are unlabeled text. random_init: start each round from
+    train_rows: all training rows; those not in the "train" split are unlabeled text. random_init: start each round from
     random weights. The pseudo-labels of a round are stored in `round-N/labels.json`; a finished round is not repeated,
-    unless its texts or labels have changed. Raise ConfigError or DataError if there is no text to label.
+    unless its texts or labels have changed. Raises ConfigError or DataError if there is no text to label.
     """
-    settings, labeled, seconds = config.selftrain, splits["train"], 0.0
-    unlabeled = sample_unlabeled(train_rows, labeled, settings.max_texts, config.seed)
-    pool = build_pool(config, unlabeled, accelerator)
-    labels = load_head_file(config).encode_labels(labeled, label_names)
-    all_texts = [list(example.texts) for example in pool.texts]
-    inputs = fingerprint([[list(example.texts), example.label] for example in labeled] + all_texts)
-    train_steps = max(settings.min_steps, config.train.steps)
-    later_config = config.model_copy(update={"train": config.train.model_copy(update={"steps": train_steps})})
 
-    def train(config: Finetune, splits: dict[str, list[Example]], run: Run, title: str, **hooks) -> FineTuneOutput:
-        hooks["text_fingerprint"] = pool.text_fingerprint
-        return finetune_model(folder, config, splits, label_names, run, accelerator, title, random_init, **hooks)
+    def __init__(
+        self,
+        folder: Path,
+        config: Finetune,
+        train_rows: list[Example],
+        data: TaskData,
+        run: Run,
+        accelerator: Accelerator,
+        title: str,
+        random_init: bool = False,
+    ):
+        self.folder, self.config, self.run, self.accelerator = folder, config, run, accelerator
+        self.title, self.random_init, self.labeled = title, random_init, data.splits["train"]
+        self.unlabeled = sample_unlabeled(train_rows, self.labeled, config.selftrain.max_texts, config.seed)
+        self.pool = build_pool(config, self.unlabeled, accelerator)
+        self.data = replace(data, text_fingerprint=self.pool.text_fingerprint)
+        self.labels = load_head_file(config).encode_labels(self.labeled, data.label_names)
+        all_texts = [list(example.texts) for example in self.pool.texts]
+        self.inputs = fingerprint([[list(example.texts), example.label] for example in self.labeled] + all_texts)
+        later_train = config.train.model_copy(update={"steps": max(config.selftrain.min_steps, config.train.steps)})
+        self.later_config = config.model_copy(update={"train": later_train})
 
-    def predict_texts(module: torch.nn.Module, examples: list[Example], show_progress: bool = False) -> np.ndarray:
-        dataset = tokenize_examples(examples, folder, config.max_length, config.task.name)
-        progress_title = f"{title}, round {number}, predicting" if show_progress else None
-        with mean_pooling.pool_first_token_only(module.model):
-            return np.stack(predict(module, dataset, accelerator, progress_title=progress_title))
+    def train(self) -> FineTuneOutput:
+        """Run all rounds, then train on the labels and the pseudo-labels of the last one."""
+        train_set, seconds = self.labeled, 0.0
+        for number in range(1, self.config.selftrain.rounds + 1):
+            saved = self.run_round(number, train_set)
+            seconds += saved.get("seconds", 0.0)
+            train_set = self.make_train_set(saved)
+        data = replace(self.data, splits=self.data.splits | {"train": train_set})
+        output = self.finetune(self.later_config, data, self.run, self.title, on_train_end=self.match_class_priors)
+        result = output.train_result
+        return output._replace(train_result=replace(result, seconds=seconds + result.seconds))
 
-    def match_class_priors(head: torch.nn.Module) -> None:
-        if isinstance(pool, UnlabeledDocuments) and unlabeled:
-            class_priors = np.bincount(labels, minlength=len(label_names)) / len(labels)
-            documents.match_class_priors(head.model, predict_texts(head, unlabeled), class_priors)
+    def finetune(self, config: Finetune, data: TaskData, run: Run, title: str, **hooks) -> FineTuneOutput:
+        """Fine-tune the pretrained weights once."""
+        return finetune_model(self.folder, config, data, run, self.accelerator, title, self.random_init, **hooks)
 
-    train_set = labeled
-    for number in range(1, settings.rounds + 1):
-        round_run = Run(config, config.run, accelerator.is_main_process, run.folder / f"round-{number}")
-        path = round_run.folder / "labels.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("fingerprint") != inputs:
-            round_splits = {split: splits[split] for split in splits if split != "test"} | {"train": train_set}
-            round_config = config if number == 1 else later_config
-            output = train(round_config, round_splits, round_run, f"{title}, round {number}")
-            start = time.time()
-            probabilities = pool.predict_proba(output, labeled, labels, predict_texts)
+    def run_round(self, number: int, train_set: list[Example]) -> dict:
+        """Pseudo-label the pool with a model trained on `train_set`, if not yet done; return the file's content."""
+        settings, title = self.config.selftrain, f"{self.title}, round {number}"
+        folder = self.run.folder / f"round-{number}"
+        run, path = Run(self.config, self.config.run, self.accelerator.is_main_process, folder), folder / "labels.json"
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("fingerprint") != self.inputs:
+            splits = {split: rows for split, rows in self.data.splits.items() if split != "test"}
+            data = replace(self.data, splits=splits | {"train": train_set})
+            output = self.finetune(self.config if number == 1 else self.later_config, data, run, title)
+            start, predict_fn = time.time(), partial(self.predict_texts, f"{title}, predicting")
+            probabilities = self.pool.predict_proba(output, self.labeled, self.labels, predict_fn)
             indices, classes = select_most_confident(probabilities, settings.top_fraction, settings.min_confidence)
             content = {
-                "fingerprint": inputs,
+                "fingerprint": self.inputs,
                 "indices": indices.tolist(),
                 "class_ids": classes.tolist(),
                 "seconds": output.train_result.seconds + time.time() - start,
             }
-            if accelerator.is_main_process:
+            if self.accelerator.is_main_process:
                 write_json(path, content)
-            accelerator.wait_for_everyone()
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        seconds += saved.get("seconds", 0.0)
+            self.accelerator.wait_for_everyone()
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def make_train_set(self, saved: dict) -> list[Example]:
+        """Return the pseudo-labeled texts of a round and the labeled rows, repeated to their fraction of the set."""
         pseudo_labeled = [
-            text._replace(label=label_names[class_id])
+            text._replace(label=self.data.label_names[class_id])
             for index, class_id in zip(saved["indices"], saved["class_ids"], strict=True)
-            for text in pool.get_texts(index)
+            for text in self.pool.get_texts(index)
         ]
-        # Repeat the labeled rows to their fraction of the training set.
-        ratio = settings.labeled_fraction / (1 - settings.labeled_fraction)
-        train_set = labeled * max(1, round(ratio * len(pseudo_labeled) / len(labeled))) + pseudo_labeled
-    output = train(later_config, splits | {"train": train_set}, run, title, on_train_end=match_class_priors)
-    result = output.train_result
-    return output._replace(train_result=replace(result, seconds=seconds + result.seconds))
+        fraction = self.config.selftrain.labeled_fraction
+        ratio = fraction / (1 - fraction)
+        return self.labeled * max(1, round(ratio * len(pseudo_labeled) / len(self.labeled))) + pseudo_labeled
+
+    def predict_texts(
+        self, title: str, module: torch.nn.Module, examples: list[Example], show_progress: bool = False
+    ) -> np.ndarray:
+        """Return predictions. title: of the progress, if it is shown."""
+        dataset = tokenize_examples(examples, self.folder, self.config.max_length, self.config.task.name)
+        with mean_pooling.pool_first_token_only(module.model):
+            predictions = predict(module, dataset, self.accelerator, progress_title=title if show_progress else None)
+            return np.stack(predictions)
+
+    def match_class_priors(self, head: torch.nn.Module) -> None:
+        """Match the head's predictions to the labels' class priors, if it was trained on documents."""
+        if isinstance(self.pool, UnlabeledDocuments) and self.unlabeled:
+            class_priors = np.bincount(self.labels, minlength=len(self.data.label_names)) / len(self.labels)
+            predictions = self.predict_texts(self.title, head, self.unlabeled)
+            documents.match_class_priors(head.model, predictions, class_priors)

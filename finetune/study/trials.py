@@ -25,7 +25,7 @@ from finetune.heads import load_head_file
 from finetune.study import baselines
 from finetune.study.config import Shots, Study
 from finetune.train import resolve_config
-from finetune.training import finetune_model
+from finetune.training import TaskData, finetune_model
 
 TRAINED_VARIANTS = ("ours", "plain", "random")
 CHEAPEST_FIRST = ("tfidf", "probe", "ours", "plain", "random")
@@ -167,11 +167,10 @@ class Trials:
         config = self.trial_config(trial.shots, trial.seed, trial.num_examples)
         # Named after the trial, so that a training also resumes if the encoder is given by another name.
         config = config.model_copy(update={"run": folder.name, "encoder": trial.variant})
-        run, splits = Run(config, config.run, True, folder), {"train": train, "test": self.test}
+        run = Run(config, config.run, True, folder)
+        data = TaskData({"train": train, "test": self.test}, self.label_names)
         encoder, is_random = self.encoder_folders[trial.variant], trial.variant == "random"
-        output = finetune_model(
-            encoder, config, splits, self.label_names, run, self.accelerator, f"  {trial}", is_random
-        )
+        output = finetune_model(encoder, config, data, run, self.accelerator, f"  {trial}", is_random)
         self.accelerator.free_memory()
         result = {"metrics": output.metrics["test"]}
         if trial.variant == "ours":

@@ -111,8 +111,8 @@ def run_finetuning(
     splits = {"train": examples[:48], "validation": examples[48:64], "test": examples[64:80]}
     accelerator = make_accelerator("float32")
     run = Run(config, "r", accelerator.is_main_process, folder)
-    label_names = ["no", "perhaps", "yes"]
-    return training.finetune_model(encoders / kind, config, splits, label_names, run, accelerator, "t")
+    data = training.TaskData(splits, ["no", "perhaps", "yes"])
+    return training.finetune_model(encoders / kind, config, data, run, accelerator, "t")
 
 
 def copy_weights(output: training.FineTuneOutput) -> dict[str, torch.Tensor]:

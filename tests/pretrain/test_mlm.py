@@ -142,11 +142,11 @@ def test_short_rows_come_first_and_twice_as_many(workspace, sentiment_files, mon
     class StopTrainingError(Exception):
         """Raised in place of training."""
 
-    def fit(module, optimizer, batches, train, *args, **kwargs):
+    def make_trainer(module, optimizer, batches, train, *args):
         steps.extend(batches(step, train.micro_batch_size) for step in range(train.steps))
         raise StopTrainingError
 
-    monkeypatch.setattr(stage, "fit", fit)
+    monkeypatch.setattr(stage, "Trainer", make_trainer)
     words = [
         "configs/pretrain/scratch.yaml",
         *TINY_ARGS,
