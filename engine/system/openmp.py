@@ -9,21 +9,19 @@ import os
 import tempfile
 from pathlib import Path
 
-import psutil
-from filelock import BaseFileLock
-
 from engine.errors import ConfigError
-from engine.system import lock
 
 USER_VARS = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE"}
 """If one is set, the user shares the machine deliberately or starts several processes."""
 SPIN_COUNT = "20000"
 MAX_CPU_PERCENT = 15  # CPU usage over 0.1 s below which the machine is idle
-held_locks: list[BaseFileLock] = []  # keeps the spinning training's lock until the process ends
+held_locks: list[object] = []  # keeps the spinning training's lock until the process ends
 
 
 def claim_spinning() -> bool:
     """Claim the right to spin, which one training per user and machine can have; return whether that worked."""
+    from engine.system import lock  # as psutil below: `--help` needs neither
+
     folder = Path(tempfile.gettempdir()) / f"headstart-spinning-{os.getuid()}"
     try:
         folder.mkdir(exist_ok=True)
@@ -35,6 +33,8 @@ def claim_spinning() -> bool:
 
 def set_wait_policy(training: bool) -> None:
     """Set the wait policy of this process and its children, unless the user has set one."""
+    import psutil
+
     user_set = USER_VARS & os.environ.keys()
     if training and not user_set and psutil.cpu_percent(0.1) < MAX_CPU_PERCENT and claim_spinning():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

@@ -39,14 +39,14 @@ def user_environment(monkeypatch, tmp_path) -> dict[str, str]:
 def test_threads_spin_only_on_an_idle_machine_without_user_settings(
     user_environment, monkeypatch, training, cpu_percent, settings, expected
 ):
-    monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: cpu_percent)
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: cpu_percent)
     user_environment.update(settings)
     openmp.set_wait_policy(training)
     assert {name: user_environment[name] for name in openmp.USER_VARS & user_environment.keys()} == expected
 
 
 def test_a_training_command_sets_the_policy_and_help_does_not(user_environment, monkeypatch, capsys):
-    monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: 0.0)
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 0.0)
     assert parse_config(Pretrain, ["--help"], "pretrain", "") is None and not openmp.USER_VARS & user_environment.keys()
     parse_config(Pretrain, ["configs/pretrain/scratch.yaml", *TINY_ARGS], "pretrain", "")
     assert user_environment["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT and "OMP_WAIT_POLICY" not in user_environment
@@ -65,7 +65,7 @@ def test_a_background_command_does_not_spin(user_environment, monkeypatch, tmp_p
 
 
 def test_only_one_of_two_trainings_spins(user_environment, monkeypatch, tmp_path):
-    monkeypatch.setattr(openmp.psutil, "cpu_percent", lambda seconds: 0.0)
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 0.0)
     first = subprocess.Popen(
         [
             sys.executable,
