@@ -21,6 +21,10 @@ LOAD_KWARGS = {"trust_remote_code": False}  # for every load by transformers: co
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
 """Architectures with position ids that start after the padding token's id."""
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "configs" / "encoder"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 
 

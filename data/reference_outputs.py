@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from data.encoders import LOAD_KWARGS
+from data.sampling import take_evenly
 from data.tasks.task import Example
 from data.tokens.shards import Shards
 
-MAX_TEXTS = 16  # texts with reference outputs
 MAX_ROWS = 2_000  # labeled rows
-
-
-def take_evenly(items: Sequence, max_items: int = MAX_TEXTS) -> list:
-    """Return at most `max_items` evenly spaced items."""
-    count = min(max_items, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def sample_rows(examples: Sequence[Example], max_length: int) -> dict:

@@ -1,8 +1,11 @@
 """Which rows form a batch: pure functions of (seed, step, process), so that resuming only needs the step."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 FEISTEL_ROUNDS = 6
+MAX_REFERENCE_INPUTS = 16  # inputs with reference outputs
 
 
 def feistel_permutation(indices: np.ndarray, size: int, key: tuple[int, int]) -> np.ndarray:
@@ -82,3 +85,9 @@ def shard_batch(
     """Return the indices into the global batch of each of a process's micro-batches."""
     indices = np.arange(process_index, batch_size, num_processes)
     return np.split(indices, range(micro_batch_size, len(indices), micro_batch_size)) if micro_batch_size else [indices]
+
+
+def take_evenly(items: Sequence, max_items: int = MAX_REFERENCE_INPUTS) -> list:
+    """Return at most `max_items` evenly spaced items."""
+    count = min(max_items, len(items))
+    return [items[index * len(items) // count] for index in range(count)]

@@ -2,36 +2,24 @@
 
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
-from data import reference_outputs
 from data.corpus.config import CorpusFile, source_licenses
 from data.encoders import base_model_info, read_record
+from data.sampling import take_evenly
 from data.sources.source import display_name
 from data.tasks.task import Example
-from data.tokens.tokenizer import TOKENIZER_FILES
 from engine.config.loader import load_config
 from engine.files import write_folder, write_json, write_text
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
 from finetune.config import Finetune
-from finetune.heads import load_head_file
+from finetune.modalities import load_modality
 from finetune.training import FineTuneOutput
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
-
-softmax = partial(torch.softmax, dim=-1)
-ACTIVATIONS = {
-    "single_label_classification": softmax,
-    "token_classification": softmax,
-    "multi_label_classification": torch.sigmoid,
-    "regression": torch.clone,
-}
-"""Function that plain transformers applies to the logits, by problem type."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +36,12 @@ class Artifacts:
 
     def write(self, output: FineTuneOutput, baselines: dict) -> None:
         """Write all files, then remove the run's checkpoints."""
-        folder, model, head_file = self.run.folder, output.model, load_head_file(self.config)
-        kind = {
-            "problem_type": head_file.PROBLEM_TYPE,
-            "report_metrics": getattr(head_file, "REPORT_METRICS", (head_file.METRIC_FOR_BEST,)),
-        }
+        folder, model, modality = self.run.folder, output.model, load_modality(self.config)
+        problem_type, shared = modality.problem_type, modality.shared
+        max_length = getattr(self.config, "max_length", None)
+        kind = {"problem_type": problem_type.name, "report_metrics": problem_type.report_metrics}
+        if shared.name != "text":
+            kind["modality"] = shared.name
         result = {
             "num_available_examples": self.num_available,
             "steps": output.train_result.step,
@@ -69,36 +58,33 @@ class Artifacts:
             **result,
         }
         write_json(folder / "metrics.json", metrics)
-        write_json(folder / "test.json", reference_outputs.sample_rows(self.splits["test"], self.config.max_length))
+        if rows := shared.sample_rows(self.splits["test"], max_length):
+            write_json(folder / "test.json", rows)
         write_text(folder / "report.html", render_run_report(self.run))
         if output.peft_model is not None:
             from finetune.model import adapters
 
             adapters.save_adapter(output.peft_model, folder)
             adapters.merge_adapters(output.peft_model)
-        write_json(folder / "sample.json", self.sample_outputs(model, ACTIVATIONS[head_file.PROBLEM_TYPE]))
+        inputs = [example.texts for example in take_evenly(self.splits["test"])]
+        sample = shared.record_outputs(
+            model, self.encoder_folder, inputs, max_length, lambda output: problem_type.activate(output.logits[0])
+        )
+        if sample:
+            write_json(folder / "sample.json", sample)
         record = self.build_record(output.metrics, {**kind, **result}, baselines)
         if calibration := model.config.to_dict().get("calibration"):
             record["calibration"] = calibration
 
         def fill(path: Path) -> None:
             model.save_pretrained(path)
-            for name in TOKENIZER_FILES:
-                if (self.encoder_folder / name).is_file():
-                    shutil.copy(self.encoder_folder / name, path / name)
+            shared.copy_preprocessor(self.encoder_folder, path)
             write_json(path / "record.json", record)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
 
         write_folder(folder / "model", fill)
         for checkpoint in [*folder.glob("**/step-*"), *folder.glob("**/best")]:
             shutil.rmtree(checkpoint)
-
-    def sample_outputs(self, model: torch.nn.Module, activation) -> dict:
-        """Return the content of sample.json: outputs of the merged model for some test texts."""
-        texts = [example.texts for example in reference_outputs.take_evenly(self.splits["test"])]
-        return reference_outputs.record_outputs(
-            model, self.encoder_folder, texts, self.config.max_length, lambda output: activation(output.logits[0])
-        )
 
     def build_record(self, metrics: dict, result: dict, baselines: dict) -> dict:
         """Return the content of the model folder's record.json, except for calibration."""

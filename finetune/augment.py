@@ -1,11 +1,25 @@
 """Augmentation of a training text by dropping tokens and swapping spans (Wei and Zou 2019)."""
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field, PositiveInt
 
-from finetune.config import Augment
+from engine.config.schema import Fraction, Section
 
 
-def augment_tokens(is_special: np.ndarray, config: Augment, generator: np.random.Generator) -> np.ndarray:
+class Augment(Section):
+    """Augmentation of training texts, different at every visit (Wei and Zou 2019)."""
+
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of a text's tokens to drop."""
+    swap: Fraction = 0.0
+    """Probability of swapping two spans of a text."""
+    max_span: PositiveInt = 4
+    """Maximum length of a swapped span in tokens."""
+
+
+def augment_tokens(config: Augment, is_special: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the indices of the tokens to keep, int64, in their new order.
 
     is_special: bool (length,), tokens that stay in place: those the tokenizer adds around texts. At least one of the

@@ -1,21 +1,14 @@
-"""Configuration of fine-tuning. `python -m finetune --help` lists every key with its default and meaning."""
+"""Configuration of fine-tuning, for any modality. `python -m finetune --help` lists every key with its meaning."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from data.tasks.problem_types import load_problem_type
 from data.tasks.task import Task
-from engine.config.schema import Fraction, Plugin, RunName, Section
+from engine.config.schema import Fraction, Plugin, RunName, Section, choose_plugin_schema, list_plugins
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
-
-DEFAULT_HEADS = {
-    "single_label_classification": "classification",
-    "multi_label_classification": "multilabel",
-    "regression": "regression",
-    "token_classification": "token_classification",
-}
-"""Name of the head used when none is set, by problem type."""
 
 
 class FinetuneTrain(Train):
@@ -112,17 +105,6 @@ class TaskAdaptive(Section):
     """Further pretraining keys, as key=value."""
 
 
-class Augment(Section):
-    """Augmentation of training texts, different at every visit (Wei and Zou 2019)."""
-
-    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of a text's tokens to drop."""
-    swap: Fraction = 0.0
-    """Probability of swapping two spans of a text."""
-    max_span: PositiveInt = 4
-    """Maximum length of a swapped span in tokens."""
-
-
 class SelfTraining(Section):
     """Self-training on pseudo-labeled text (Lee 2013)."""
 
@@ -159,8 +141,6 @@ class Finetune(Section):
     """Built-in name (minilm), folder or hub name of the encoder; none: the newest encoder in out/runs."""
     task: Task
     """The labeled rows."""
-    max_length: Annotated[int, Field(ge=4)] = 256
-    """Maximum text length in tokens; longer texts are truncated."""
     head: Plugin("finetune.heads", "classification") = {}
     """Head on the encoder; its default name follows from task.problem_type."""
     dropout: Fraction = 0.1
@@ -171,8 +151,6 @@ class Finetune(Section):
     """Adapters to train instead of the encoder's layers."""
     tapt: TaskAdaptive = TaskAdaptive()
     """Task-adaptive pretraining before fine-tuning."""
-    augment: Augment = Augment()
-    """Augmentation of the training texts."""
     selftrain: SelfTraining = SelfTraining()
     """Self-training on unlabeled text."""
     tracker: TrackerName = "none"
@@ -183,12 +161,21 @@ class Finetune(Section):
 
     resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "tracker")
 
+    @classmethod
+    def choose_schema(cls, tree: dict) -> type[Section]:
+        """Return the schema of the task's modality."""
+        if cls is not Finetune:
+            return cls
+        task = tree.get("task")
+        return choose_plugin_schema("finetune.modalities", "task.modality", task if isinstance(task, dict) else {})
+
     @model_validator(mode="before")
     @classmethod
     def set_default_head(cls, values: Any) -> Any:
         """Set the head of the task's problem type, unless the configuration names one."""
         task, head = (values.get(key) for key in ("task", "head")) if isinstance(values, dict) else (None, None)
         problem_type = task.get("problem_type") if isinstance(task, dict) else getattr(task, "problem_type", None)
-        if problem_type in DEFAULT_HEADS and (head is None or isinstance(head, dict) and "name" not in head):
-            return {**values, "head": {"name": DEFAULT_HEADS[problem_type], **(head or {})}}
+        is_known = problem_type in list_plugins("data.tasks.problem_types")
+        if is_known and (head is None or isinstance(head, dict) and "name" not in head):
+            return {**values, "head": {"name": load_problem_type(problem_type).default_head, **(head or {})}}
         return values

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune.model.build import get_last_linear
+from finetune.model.network import Network, get_last_linear
 
 PROBE_C_VALUES = 10.0 ** np.arange(-4, 3)
 FOLDS = 5
@@ -20,19 +20,13 @@ FOLDS = 5
 class LastLayerInputs(nn.Module):
     """A head that predicts the inputs of the model's last linear layer."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, network: Network):
         super().__init__()
-        self.model = model
+        self.network, self.model = network, network.model
 
     def predict(self, **inputs: Tensor) -> Tensor:
-        """Return the features, (texts, width)."""
-        captured = []
-        hook = get_last_linear(self.model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
-        try:
-            self.model(**inputs)
-        finally:
-            hook.remove()
-        return captured[0].float()
+        """Return the features, (inputs, width)."""
+        return self.network.last_layer_inputs(inputs)[0]
 
 
 def fit_logistic_regression(

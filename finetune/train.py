@@ -15,6 +15,7 @@ from finetune.config import Finetune
 from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_run_summary
 from finetune.heads import load_head_file
+from finetune.modalities import load_modality
 from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.semi_supervised.task_adaptive import TASK_FILENAME, run_task_adaptive_pretraining
 from finetune.training import FineTuneOutput, TaskData, finetune_model
@@ -54,7 +55,7 @@ def finetune(config: Finetune) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     validate_config(config)
-    accelerator, task, head_file = make_accelerator(config.train.precision), config.task, load_head_file(config)
+    accelerator, task = make_accelerator(config.train.precision), config.task
     with accelerator.main_process_first():
         encoder = config.encoder or find_latest_encoder()
         folder = resolve_encoder(encoder)
@@ -92,7 +93,9 @@ def finetune(config: Finetune) -> None:
         return train(folder, reference_run, title, random_init).metrics
 
     output = train(folder, run, f"finetune {config.run}")
-    baselines = measure_baselines(head_file, folder, splits, label_names, train_reference) if config.baselines else {}
+    baselines = {}
+    if config.baselines:
+        baselines = measure_baselines(load_modality(config), folder, splits, label_names, train_reference)
     if accelerator.is_main_process:
         Artifacts(run, config, folder, splits, label_names, len(rows["train"]), accelerator).write(output, baselines)
         print(format_run_summary(run))

@@ -1,4 +1,4 @@
-"""One fine-tuning run: put a head on an encoder and train it on labeled texts."""
+"""One fine-tuning run: put a head on an encoder and train it on labeled examples."""
 
 import time
 from collections.abc import Callable
@@ -15,28 +15,26 @@ from data.cache import fingerprint
 from data.sampling import class_balanced_batch, length_grouped_batch, row_generator, shard_batch
 from data.tasks.task import Example, fingerprint_inputs
 from engine.errors import ConfigError
+from engine.models.embed import BATCH_SIZE, run_batches
 from engine.runs.run import Run
 from engine.training.optimizers import adamw
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions, TrainResult
 from finetune import linear_probe
 from finetune.config import Finetune
-from finetune.dataset import TextDataset, tokenize_examples
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import load_head_file
-from finetune.inference import EVAL_BATCH_SIZE, predict
-from finetune.model import layerwise, mean_pooling
-from finetune.model.frozen_cache import FrozenLayerCache
+from finetune.modalities import load_modality
+from finetune.model import layerwise
 from finetune.validate_config import validate_config
 
 MEGA_BATCH_MULT = 8  # batches grouped by length together: more means less padding, but less random batches
-STANDARDIZATION_TEXTS = 512  # training texts that the pooled coordinates are standardized on
-POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
+STANDARDIZATION_INPUTS = 512  # training inputs that the pooled coordinates are standardized on
 
 
 @dataclass
 class TaskData:
-    """The labeled texts of a task."""
+    """The labeled examples of a task."""
 
     splits: dict[str, list[Example]]
     """Examples of "train", "validation" and "test"."""
@@ -64,15 +62,6 @@ class FineTuneOutput(NamedTuple):
     """The model with peft's adapters, if it has any: the same object as `model` until they are merged."""
 
 
-def standardize_on_sample(model: PreTrainedModel, dataset: TextDataset) -> None:
-    """Standardize the output of the added pooling layer to mean 0 and variance 1 on a sample of the texts."""
-    num_texts = len(dataset.lengths)
-    # Rows are sorted by label, so take them at even distances.
-    sample = np.linspace(0, num_texts - 1, min(num_texts, STANDARDIZATION_TEXTS)).astype(int)
-    batches = np.array_split(sample, -(-len(sample) // EVAL_BATCH_SIZE))
-    mean_pooling.standardize_pooling(model, map(dataset.get_inputs, batches))
-
-
 class FineTuner:
     """The model, data and schedules of one fine-tuning run. Raise ConfigError if nothing would be trained."""
 
@@ -80,27 +69,24 @@ class FineTuner:
         self, folder: Path, config: Finetune, data: TaskData, run: Run, accelerator: Accelerator, random_init: bool
     ):
         self.config, self.run, self.accelerator, self.head_file = config, run, accelerator, load_head_file(config)
-        is_tagging = self.head_file.PROBLEM_TYPE == "token_classification"
-        encode_labels, task, layers = self.head_file.encode_labels, config.task.name, config.layers
-        self.texts = {
-            split: tokenize_examples(
-                rows, folder, config.max_length, f"task {task}, {split}", encode_labels, data.label_names, is_tagging
-            )
+        self.modality, layers, task = load_modality(config), config.layers, config.task
+        self.problem_type = self.modality.problem_type
+        self.inputs = {
+            split: self.modality.build_dataset(rows, folder, f"task {task.name}, {split}", data.label_names)
             for split, rows in data.splits.items()
         }
+        self.augmentation = self.modality.get_augmentation()
         torch.manual_seed(config.seed)
-        self.model, constant = self.head_file.build(config.head, folder, data.label_names, config.dropout, random_init)
-        self.num_layers = self.model.config.num_hidden_layers - bool(constant)
+        self.network = self.modality.build_network(folder, data.label_names, random_init)
+        self.model, self.num_layers = self.network.model, self.network.num_layers
         if layers.reinit_layers:
             layerwise.reinitialize_top_layers(self.model, layers.reinit_layers, self.num_layers)
-        self.head = self.head_file.Head(config.head, self.model)
-        train_texts = self.texts["train"]
-        if hasattr(self.head, "set_label_stats"):
-            self.head.set_label_stats(train_texts.labels)
+        self.head = self.head_file.Head(config.head, self.network, self.problem_type)
+        self.head.set_label_stats(self.inputs["train"].labels)
         self.fits_last_layer = getattr(self.head_file, "FITS_LAST_LAYER", False)
-        if constant and not self.fits_last_layer:
-            standardize_on_sample(self.model, train_texts)
-        self.peft_model = None
+        if not self.fits_last_layer:
+            self.standardize_on_sample()
+        constant, self.peft_model = self.network.constant, None
         if config.adapter.name != "none":
             from finetune.model import adapters  # peft takes a second to load
 
@@ -116,12 +102,21 @@ class FineTuner:
                 f"layers.num_frozen: {layers.num_frozen} freezes all layers, and head.name={config.head.name} trains"
                 " nothing else; freeze fewer, or set head.cross_entropy_weight=1"
             )
-        epoch = len(train_texts.lengths) / config.train.batch_size
+        epoch = len(self.inputs["train"].lengths) / config.train.batch_size
         self.schedule = layerwise.freeze_schedule(
             config.train.steps, self.num_layers, layers, epoch, min_depth=int(only_layers)
         )
-        cached_splits = [train_texts, *([self.texts["validation"]] if config.train.load_best else [])]
-        self.frozen_cache = FrozenLayerCache(self.model, cached_splits, run.folder, layers.cache_mb)
+        cached_splits = [self.inputs[split] for split in ("train", *(["validation"] if config.train.load_best else []))]
+        self.frozen_cache = self.network.cache_frozen_layers(cached_splits, run.folder, layers.cache_mb)
+
+    def standardize_on_sample(self) -> None:
+        """Adapt the network's constant parameters to a sample of the training inputs."""
+        inputs = self.inputs["train"]
+        num_inputs = len(inputs.lengths)
+        # Rows are sorted by label, so take them at even distances.
+        sample = np.linspace(0, num_inputs - 1, min(num_inputs, STANDARDIZATION_INPUTS)).astype(int)
+        batches = np.array_split(sample, -(-len(sample) // BATCH_SIZE))
+        self.network.standardize(map(inputs.get_inputs, batches))
 
     def before_step(self, step: int) -> None:
         """Freeze the layers that are not trained at this step."""
@@ -131,16 +126,15 @@ class FineTuner:
 
     def get_micro_batches(self, step: int, rows: int | None) -> list[MicroBatch]:
         """Return this process's micro-batches of a step, `rows` rows each."""
-        texts, seed, accelerator = self.texts["train"], self.config.seed, self.accelerator
+        inputs, seed, accelerator = self.inputs["train"], self.config.seed, self.accelerator
         size = self.config.train.batch_size
         if self.config.train.sampling == "class_balanced":
             per_class = getattr(self.head_file, "SAMPLES_PER_CLASS", 1)
-            batch = class_balanced_batch(step, size, texts.labels, seed, per_class)
+            batch = class_balanced_batch(step, size, inputs.labels, seed, per_class)
         else:
-            batch = length_grouped_batch(step, size, texts.lengths, seed, MEGA_BATCH_MULT)
-        augment = self.config.augment if self.config.augment.drop or self.config.augment.swap else None
+            batch = length_grouped_batch(step, size, inputs.lengths, seed, MEGA_BATCH_MULT)
         return [
-            texts.get_batch(batch[indices], augment, [row_generator(seed, step, index) for index in indices])
+            inputs.get_batch(batch[indices], self.augmentation, [row_generator(seed, step, index) for index in indices])
             for indices in shard_batch(size, accelerator.process_index, accelerator.num_processes, rows)
         ]
 
@@ -148,8 +142,9 @@ class FineTuner:
         """Return the metrics on the validation set, or none if it is not used."""
         if not self.config.train.load_best:
             return {}
-        validation = self.texts["validation"]
-        return self.head_file.quick_metrics(predict(self.head, validation, self.accelerator), validation.labels)
+        validation = self.inputs["validation"]
+        predictions = run_batches(self.head, validation, self.accelerator)
+        return self.problem_type.quick_metrics(predictions, validation.labels)
 
     def lr_scale(self, name: str) -> float:
         """Return the factor on the scheduled learning rate of a parameter."""
@@ -161,13 +156,13 @@ class FineTuner:
 
         cross_validate: choose C by cross-validation. Not if the encoder has already been trained on these labels.
         """
-        start, model, texts = time.time(), self.model, self.texts["train"]
-        features = np.stack(predict(linear_probe.LastLayerInputs(model), texts, self.accelerator))
+        start, inputs = time.time(), self.inputs["train"]
+        features = np.stack(run_batches(linear_probe.LastLayerInputs(self.network), inputs, self.accelerator))
         c = None if cross_validate else 1 / np.square(features).sum(1).mean()
-        classifier = linear_probe.fit_logistic_regression(features, texts.labels, self.config.seed, c)
-        linear_probe.copy_to_last_layer(classifier, model)
+        classifier = linear_probe.fit_logistic_regression(features, inputs.labels, self.config.seed, c)
+        linear_probe.copy_to_last_layer(classifier, self.model)
         self.head.eval()
-        return TrainResult(0, int(texts.lengths.sum()), time.time() - start, {})
+        return TrainResult(0, int(inputs.lengths.sum()), time.time() - start, {})
 
     def train(self, title: str) -> TrainResult:
         """Train the head and the layers, or only fit the last layer if the configuration is a linear probe."""
@@ -179,13 +174,12 @@ class FineTuner:
         callbacks = Callbacks(before_step=self.before_step, evaluate=self.evaluate)
         options = TrainerOptions(self.config.seed, title)
         if train.load_best:
-            options = replace(options, monitor=self.head_file.METRIC_FOR_BEST, patience=train.patience)
+            options = replace(options, monitor=self.problem_type.metric_for_best, patience=train.patience)
         batches, run = self.get_micro_batches, self.run
         result = Trainer(self.head, optimizer, batches, train, run, self.accelerator, callbacks, options).fit()
         if not self.fits_last_layer:
             return result
-        if mean_pooling.has_mean_pooling_layer(self.model):
-            mean_pooling.init_pooler(self.model, POOLER_SCALE)
+        self.network.prepare_last_layer_fit()
         return replace(result, seconds=result.seconds + self.fit_last_layer(cross_validate=False).seconds)
 
 
@@ -207,14 +201,14 @@ def finetune_model(
     tuner = FineTuner(folder, config, data, run, accelerator, random_init)
     extra = {"text": data.text_fingerprint} if data.text_fingerprint else {}
     run.start(labels=fingerprint(fingerprint_inputs(config.task)), **extra)
-    head, texts = tuner.head, tuner.texts
-    with mean_pooling.pool_first_token_only(tuner.model):
+    head, inputs = tuner.head, tuner.inputs
+    with tuner.network.training_forward():
         result = tuner.train(title)
         on_train_end(head)
         outputs = {
-            split: predict(head, texts[split], accelerator) for split in ("test", "validation") if split in texts
+            split: run_batches(head, inputs[split], accelerator) for split in ("test", "validation") if split in inputs
         }
-    labels = {split: texts[split].labels for split in outputs}
-    final = postprocess(tuner.head_file, head, outputs, labels, data.label_names, config.train.load_best)
+    labels = {split: inputs[split].labels for split in outputs}
+    final = postprocess(tuner.problem_type, head, outputs, labels, data.label_names, config.train.load_best)
     tuner.frozen_cache.close()
     return FineTuneOutput(tuner.model, head, final.metrics, final.predictions, result, final.details, tuner.peft_model)

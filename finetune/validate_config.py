@@ -3,6 +3,7 @@
 from engine.errors import ConfigError
 from finetune.config import Finetune
 from finetune.heads import load_head_file
+from finetune.modalities import load_modality
 
 LOSS_KEYS = ("class_weights", "focal_gamma", "label_smoothing")
 LORA_KEYS = ("rank", "alpha", "dropout", "dora", "rslora")
@@ -12,20 +13,18 @@ def validate_config(config: Finetune) -> None:
     """Raise ConfigError if the head, the task and the training settings do not fit together."""
     head_file, name, selftrain, adapter = load_head_file(config), config.head.name, config.selftrain, config.adapter
     problem_type, task, probe = head_file.PROBLEM_TYPE, config.task, config.layers.linear_probe
-    is_single_label = problem_type == "single_label_classification"
-    augments = config.augment.drop or config.augment.swap
+    modality, is_single_label = load_modality(config), task.load_problem_type().has_single_class
+    augments = modality.get_augmentation() is not None
     loss_keys = [f"head.{key}" for key in LOSS_KEYS if getattr(config.head, key, None)]
     no_cross_entropy = name == "supcon" and not config.head.cross_entropy_weight
     without_loss = "layers.linear_probe" if probe else "head.name=supcon with head.cross_entropy_weight=0"
     defaults = type(adapter).model_fields
     lora_keys = [key for key in LORA_KEYS if getattr(adapter, key) != defaults[key].default]
-    types = f"{name} is for {problem_type}, and task.problem_type is {task.problem_type}"
+    needed = problem_type.name if problem_type else task.problem_type
+    types = f"{name} is for {needed}, and task.problem_type is {task.problem_type}"
     columns = task.text if isinstance(task.text, str) else " and ".join(task.text)
     checks = [
-        (
-            problem_type != task.problem_type,
-            f"head.name: {types}; set task.problem_type={problem_type}, or leave head.name out",
-        ),
+        (needed != task.problem_type, f"head.name: {types}; set task.problem_type={needed}, or leave head.name out"),
         (
             getattr(head_file, "FITS_LAST_LAYER", False) and config.train.load_best,
             f"train.load_best: head.name={name} fits its last layer after training, so checkpoints cannot be compared;"
@@ -42,10 +41,6 @@ def validate_config(config: Finetune) -> None:
         (
             config.train.sampling == "class_balanced" and not is_single_label,
             f"train.sampling: rows of head.name={name} do not have one class each; set shuffle",
-        ),
-        (
-            augments and problem_type == "token_classification",
-            "augment: not available for head.name=token_classification, because it drops and moves tagged words",
         ),
         (
             probe and (adapter.name != "none" or name != "classification"),
@@ -65,3 +60,4 @@ def validate_config(config: Finetune) -> None:
     for failed, message in checks:
         if failed:
             raise ConfigError(message)
+    modality.validate_config()

@@ -1,28 +1,21 @@
 """Labeled tasks: configuration, and rows read into training, validation and test examples.
 
-`read_task(task)` returns {"train": [...], "validation": [...], "test": [...]}; `task.problem_type` decides the labels:
-
-    single_label_classification   Example(("a text",), "positive")
-    multi_label_classification    Example(("a text",), ("Humans", "Adult")), () where no label applies
-    regression                    Example(("a text", "another"), 3.5)
-    token_classification          Example(("Anna in Rome",), ("B-person", "O", "B-place")), words joined by spaces
+`read_task(task)` returns {"train": [...], "validation": [...], "test": [...]}, lists of `Example`; the labels are those
+of `task.problem_type`, a file in `data.tasks.problem_types`.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, get_text, iter_rows, to_text
-from data.tasks import iob
+from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_rows
+from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
-from engine.config.schema import Section
-from engine.errors import ConfigError, DataError, suggest
+from engine.config.schema import PluginName, Section
+from engine.errors import DataError, suggest
 
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression", "token_classification"]
 
 
 class Task(Section):
@@ -30,7 +23,9 @@ class Task(Section):
 
     name: str
     """Name of the task."""
-    problem_type: ProblemType = "single_label_classification"
+    modality: PluginName("data.modalities") = "text"
+    """Kind of the inputs."""
+    problem_type: PluginName("data.tasks.problem_types") = "single_label_classification"
     """What a label is: one class, any number of labels, a number, or a tag for each word."""
     train: Source
     """Training rows; validation and test rows are split off them unless they have their own source."""
@@ -59,75 +54,20 @@ class Task(Section):
     deduplicate: bool = False
     """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting."""
 
-    added_later: ClassVar[tuple[str, ...]] = ("label_separator",)
+    added_later: ClassVar[tuple[str, ...]] = ("label_separator", "modality")
 
-
-def parse_class(row: dict, task: Task, source_name: str, row_number: int) -> str:
-    """Return the class of a row."""
-    label, location = get_text(row, task.label, source_name).strip(), f"{source_name} row {row_number}"
-    if isinstance(row[task.label], (list, tuple)):
-        kinds = "multi_label_classification or token_classification"
-        raise DataError(f"{location}: column {task.label!r} holds a list; set task.problem_type to {kinds}")
-    if not label:
-        raise DataError(f"{location}: no label in column {task.label!r}")
-    if task.label_names and label not in task.label_names:
-        raise DataError(
-            f"{location}: label {label!r} has no name in task.label_names{suggest(label, task.label_names)}"
-        )
-    return task.label_names.get(label, label)
-
-
-def parse_labels(row: dict, task: Task, source_name: str, row_number: int) -> tuple[str, ...]:
-    """Return the distinct labels of a row, from a list or a separated string."""
-    text, value = get_text(row, task.label, source_name), row[task.label]
-    parts = value if isinstance(value, (list, tuple)) else text.split(task.label_separator)
-    if any(part is None or isinstance(part, (list, tuple, dict)) for part in parts):
-        raise DataError(f"{source_name} row {row_number}: {text} in column {task.label!r} is not a list of labels")
-    labels = [label for label in (to_text(part).strip() for part in parts) if label]
-    if task.label_names:
-        labels = [task.label_names[label] for label in labels if label in task.label_names]
-    return tuple(dict.fromkeys(labels))
-
-
-def parse_number(row: dict, task: Task, source_name: str, row_number: int) -> float:
-    """Return the number of a row; `label_names` may map words to numbers."""
-    text = get_text(row, task.label, source_name).strip()
-    try:
-        value = float(task.label_names.get(text, text))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{source_name} row {row_number}: {text!r} in column {task.label!r} is not a finite number")
-    return value
-
-
-def parse_tags(row: dict, task: Task, source_name: str, row_number: int) -> tuple[str, ...]:
-    """Return the tags of a row's words, in IOB2."""
-    return iob.read_tags(row, task.text, task.label, task.label_names, f"{source_name} row {row_number}")
-
-
-LABEL_PARSERS: dict[ProblemType, Callable[[dict, Task, str, int], str | tuple[str, ...] | float]] = {
-    "single_label_classification": parse_class,
-    "multi_label_classification": parse_labels,
-    "regression": parse_number,
-    "token_classification": parse_tags,
-}
-"""Parser of a row's label: (row, task, source name for errors, row number) -> label."""
+    def load_problem_type(self) -> ProblemType:
+        """Return the problem type."""
+        return load_problem_type(self.problem_type)
 
 
 def read_examples(task: Task, source: Source) -> list[Example]:
     """Read the examples of one source. Raises DataError naming the row, column or label at fault."""
     columns = [task.text] if isinstance(task.text, str) else list(task.text)
-    location, examples, seen = display_name(source), [], set()
-    has_tags, parse_label = task.problem_type == "token_classification", LABEL_PARSERS[task.problem_type]
-    if has_tags and not isinstance(task.text, str):
-        raise ConfigError(f"task.text: token classification takes one column, not {' and '.join(columns)}")
+    location, examples, seen, problem_type = display_name(source), [], set(), task.load_problem_type()
     for number, row in enumerate(iter_rows(source), 1):
-        if has_tags:
-            texts = tuple(iob.join_words(row, column, f"{location} row {number}") for column in columns)
-        else:
-            texts = tuple(get_text(row, column, location) for column in columns)
-        label = parse_label(row, task, location, number)
+        texts = problem_type.read_texts(row, columns, location, number)
+        label = problem_type.parse_label(row, task, location, number)
         for column, text in zip(columns, texts, strict=True):
             if not text.strip():
                 raise DataError(f"{location} row {number}: no text in column {column!r}")
@@ -161,18 +101,8 @@ def read_task(task: Task) -> dict[str, list[Example]]:
 
 def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) -> None:
     """Raise DataError when labels are constant, missing from the training rows, or a split is empty."""
-    train, location = splits["train"], display_name(task.train)
-    known = {name for example in train for name in example.label_names}
-    if task.problem_type == "token_classification":
-        if known <= {"O"}:
-            raise DataError(f"{location}: every tag is O; there is no entity to learn")
-        known = set(iob.expand_tags(known))  # B-X in the training rows implies I-X
-    elif len({frozenset(example.label_names) or example.label for example in train}) < 2:
-        raise DataError(f"{location}: {describe_constant_labels(task, train)}")
-    if task.problem_type == "multi_label_classification":
-        for name in task.label_names.values():
-            if name not in known:
-                raise DataError(f"{location}: no training row has the label {name!r} of task.label_names")
+    location = display_name(task.train)
+    known = task.load_problem_type().known_labels(task, splits["train"], location)
     for split in ("validation", "test"):
         if not splits[split]:
             raise DataError(f"{location}: {num_rows} rows are too few to split off {split} rows")
@@ -184,24 +114,10 @@ def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) ->
             )
 
 
-def describe_constant_labels(task: Task, train: list[Example]) -> str:
-    """Return the error message for labels that are all equal."""
-    label = train[0].label if train else ""
-    if task.problem_type == "single_label_classification":
-        return f"every row has the label {label!r}; a classifier needs at least two classes"
-    if label == ():
-        return f"no row has a label in column {task.label!r}" + " that task.label_names lists" * bool(task.label_names)
-    return f"every row has {label!r} in column {task.label!r}; there is nothing to learn"
-
-
 def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
-    """List label names by id: in `label_names` order, else sorted; tags as in `expand_tags`; for numbers the column."""
+    """List the names of the model's outputs, by id."""
     present = {name for example in splits["train"] for name in example.label_names}
-    if task.problem_type == "token_classification":
-        return iob.expand_tags(present)
-    if not present:
-        return [task.label]
-    return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
+    return task.load_problem_type().list_label_names(task, present)
 
 
 def fingerprint_inputs(task: Task) -> dict:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from data.cache import file_hash, get_or_build
 from data.corpus.documents import estimate_characters, iter_documents
+from data.encoders import TOKENIZER_FILES
 from data.tokens.config import TokenizerConfig
 from engine.errors import DataError
 
 SPECIAL_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 MAX_WORD_CHARS = 100  # longer words become [UNK]
 SCORE_TOLERANCE = 2e-4
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-TOKENIZER_FILES += ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
 
 
 def build_empty_tokenizer(config: TokenizerConfig) -> tuple:

@@ -100,6 +100,11 @@ def merge(base: dict, override: dict) -> dict:
 
 def load_config(schema: type[Schema], args: list[str]) -> Schema:
     """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake."""
+    return validate(schema, read_args(args))
+
+
+def read_args(args: list[str]) -> dict:
+    """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither."""
     tree: dict = {}
     for arg in args:
         key, equals, text = arg.partition("=")
@@ -114,11 +119,12 @@ def load_config(schema: type[Schema], args: list[str]) -> Schema:
             tree = merge(tree, read_yaml(Path(arg)))
         else:
             raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
-    return validate(schema, tree)
+    return tree
 
 
 def validate(schema: type[Schema], tree: dict) -> Schema:
     """Validate `tree` as a `schema`. Raises ConfigError with one line per mistake."""
+    schema = schema.choose_schema(tree)
     try:  # first without the sections that take seconds to import, to report other mistakes at once
         return schema.model_validate(tree, context=DEFERRED)
     except ValidationError as error:

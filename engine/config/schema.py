@@ -4,10 +4,19 @@ import importlib
 import pkgutil
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from engine.errors import suggest
+from engine.errors import ConfigError, suggest
 
 
 class Section(BaseModel):
@@ -22,6 +31,11 @@ class Section(BaseModel):
     """Keys and sections that `--help` lists first."""
     added_later: ClassVar[tuple[str, ...]] = ()
     """Keys newer than existing fingerprints, which stay valid because defaults of these keys are not serialized."""
+
+    @classmethod
+    def choose_schema(cls, tree: dict) -> type["Section"]:
+        """Return the schema to validate `tree` with, for example that of a modality it names."""
+        return cls
 
     @model_serializer(mode="wrap")
     def omit_added_later_defaults(self, handler) -> dict[str, Any]:
@@ -82,3 +96,26 @@ def Plugin(package: str, default: str):  # noqa: N802  a type, used in annotatio
         return importlib.import_module(f"{package}.{name}").Config.model_validate(value)
 
     return Annotated[SerializeAsAny[Section], BeforeValidator(choose), PluginChoice(package, default)]
+
+
+def PluginName(package: str):  # noqa: N802  a type, used in annotations
+    """Make the type of a key with the name of a module in `package`."""
+
+    def check(value: str) -> str:
+        names = list_plugins(package)
+        if value not in names:
+            raise ValueError(f"{value!r} is none of {', '.join(names)}{suggest(value, names)}")
+        return value
+
+    return Annotated[str, AfterValidator(check)]
+
+
+def choose_plugin_schema(package: str, key: str, section: dict) -> type[Section]:
+    """Return the `Config` of the module in `package` that the last part of `key` names in a section; text by default.
+
+    Raises ConfigError if there is no such module.
+    """
+    name, names = section.get(key.rpartition(".")[2], "text"), list_plugins(package)
+    if name not in names:
+        raise ConfigError(f"{key}: {name!r} is none of {', '.join(names)}{suggest(name, names)}")
+    return importlib.import_module(f"{package}.{name}").Config

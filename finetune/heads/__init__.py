@@ -1,17 +1,11 @@
-"""Heads, one file each: label encoding, model, loss and metrics. `head.name=X` selects the file X.py.
+"""Heads, one file each: how the outputs of a network learn a task. `head.name=X` selects the file X.py.
 
-    PROBLEM_TYPE        one of `data.tasks.task.LABEL_PARSERS`
-    Config              settings, including `name`
-    build(config, folder, label_names, dropout, random_init) -> (transformers model, constant parameters)
-    encode_labels(examples, label_names)       training targets of the texts, (texts, ...)
-    Head(config, model)                        module to train: `forward`, `predict` and, optionally,
-                                               `set_label_stats(training labels)`, called before training
-    quick_metrics(predictions, labels)         cheap metrics for evaluations during training
-    METRIC_FOR_BEST     the metric of them to maximize
-    REPORT_METRICS      metrics to print
-    DEFAULT_HEAD_LR     peak learning rate above the encoder if `layers.head_lr` is not set
+    PROBLEM_TYPE             the problem type it is for, an object of `data.tasks.problem_types`; None: any
+    Config                   settings, including `name`
+    Head(config, network, problem_type)   module to train, as `standard.Head`
+    DEFAULT_HEAD_LR          peak learning rate above the encoder if `layers.head_lr` is not set
 
-Optional: FITS_LAST_LAYER, SAMPLES_PER_CLASS (see supcon.py) and the functions in `finetune.evaluation.postprocess`.
+Optional: FITS_LAST_LAYER and SAMPLES_PER_CLASS (see supcon.py).
 """
 
 import importlib

@@ -13,26 +13,12 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
+from data.tasks.problem_types.single_label_classification import PROBLEM_TYPE as PROBLEM_TYPE
 from engine.training.gradcache import all_gather_rows
 from engine.training.step import Output
 from finetune.heads import classification
-from finetune.heads.classification import (  # noqa: F401 (part of the head file)
-    METRIC_FOR_BEST,
-    REPORT_METRICS,
-    apply_postprocess,
-    build,
-    compute_metrics,
-    details,
-    encode_labels,
-    fit_postprocess,
-    fold_into_weights,
-    quick_metrics,
-)
-from finetune.model import mean_pooling
 
-PROBLEM_TYPE = "single_label_classification"
 DEFAULT_HEAD_LR = 1e-3
 SAMPLES_PER_CLASS = 2  # texts of a class are sampled in pairs, so that each has a positive
 FITS_LAST_LAYER = True  # after training
@@ -68,19 +54,9 @@ def supcon_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
 class Head(classification.Head):
     """Sum of the contrastive loss over the global batch and cross-entropy; the count is the number of texts."""
 
-    def __init__(self, config: Config, model: PreTrainedModel):
-        super().__init__(config, model)
-        self.hidden_layer_index = -1 - mean_pooling.has_mean_pooling_layer(model)
-
-    def embed_and_classify(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (mean of each text's last hidden states, (texts, width); logits, (texts, classes))."""
-        output = self.model(**inputs, output_hidden_states=True)
-        states, mask = output.hidden_states[self.hidden_layer_index].float(), inputs["attention_mask"][..., None]
-        return (states * mask).sum(1) / mask.sum(1), output.logits.float()
-
     def embed(self, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (vectors, labels) of a micro-batch."""
-        return self.embed_and_classify(inputs)[0], labels
+        return self.network.embed_and_classify(inputs)[0], labels
 
     def cache_gradients(self, embedded: list[tuple[Tensor, Tensor]]) -> list[dict]:
         """Return {"cached": (gradient of the step's loss with respect to the vectors, losses)} for each micro-batch."""
@@ -96,7 +72,7 @@ class Head(classification.Head):
 
     def forward(self, labels: Tensor, cached: tuple[Tensor, Tensor] | None = None, **inputs: Tensor) -> Output:
         """Return the loss; `cached` is from `cache_gradients` if the inputs are not the whole step."""
-        vectors, logits = self.embed_and_classify(inputs)
+        vectors, logits = self.network.embed_and_classify(inputs)
         gradient, losses = cached or self.cache_gradients([(vectors, labels)])[0]["cached"]
         surrogate = (vectors.float() * gradient).sum()
         loss, count = losses.sum() + surrogate - surrogate.detach(), losses.new_tensor(len(labels))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune.dataset import TextDataset
+from data.tokens.dataset import TextDataset
 
 GROUP_SIZE = 32  # texts
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from data.corpus.sentence_dedup import split_sentences
 from data.tasks.task import Example
-from finetune.model.build import scale_output
+from finetune.model.network import scale_output
 
 SENTENCE_WORD_RANGE = (4, 50)  # inclusive
 NUM_ITERATIONS = 200  # of matching the class priors; a handful is enough

@@ -27,13 +27,11 @@ from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
 from engine.files import write_json
+from engine.models.embed import run_batches
 from engine.runs.run import Run
 from finetune import linear_probe
 from finetune.config import Finetune
-from finetune.dataset import tokenize_examples
-from finetune.heads import load_head_file
-from finetune.inference import predict
-from finetune.model import mean_pooling
+from finetune.modalities import load_modality
 from finetune.semi_supervised import documents
 from finetune.training import FineTuneOutput, TaskData, finetune_model
 
@@ -103,7 +101,7 @@ class UnlabeledTexts(NamedTuple):
         self, finetuned: FineTuneOutput, labeled: list[Example], labels: np.ndarray, predict_fn: PredictFn
     ) -> np.ndarray:
         """Return class probabilities, (texts, classes). labels: class ids of `labeled`."""
-        extractor = linear_probe.LastLayerInputs(finetuned.model)
+        extractor = linear_probe.LastLayerInputs(finetuned.head.network)
         labeled_features, features = predict_fn(extractor, labeled), predict_fn(extractor, self.texts, True)
         return propagate_labels(labeled_features, labels, features, self.labeled_fraction)
 
@@ -182,7 +180,8 @@ class SelfTrainer:
         self.unlabeled = sample_unlabeled(train_rows, self.labeled, config.selftrain.max_texts, config.seed)
         self.pool = build_pool(config, self.unlabeled, accelerator)
         self.data = replace(data, text_fingerprint=self.pool.text_fingerprint)
-        self.labels = load_head_file(config).encode_labels(self.labeled, data.label_names)
+        self.modality = load_modality(config)
+        self.labels = self.modality.problem_type.encode_labels(self.labeled, data.label_names)
         all_texts = [list(example.texts) for example in self.pool.texts]
         self.inputs = fingerprint([[list(example.texts), example.label] for example in self.labeled] + all_texts)
         later_train = config.train.model_copy(update={"steps": max(config.selftrain.min_steps, config.train.steps)})
@@ -242,9 +241,11 @@ class SelfTrainer:
         self, title: str, module: torch.nn.Module, examples: list[Example], show_progress: bool = False
     ) -> np.ndarray:
         """Return predictions. title: of the progress, if it is shown."""
-        dataset = tokenize_examples(examples, self.folder, self.config.max_length, self.config.task.name)
-        with mean_pooling.pool_first_token_only(module.model):
-            predictions = predict(module, dataset, self.accelerator, progress_title=title if show_progress else None)
+        dataset, progress_title = self.modality.build_dataset(examples, self.folder, self.config.task.name), None
+        if show_progress:
+            progress_title = title
+        with module.network.training_forward():
+            predictions = run_batches(module, dataset, self.accelerator, progress_title=progress_title)
             return np.stack(predictions)
 
     def match_class_priors(self, head: torch.nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Configuration of a study. `python -m finetune.study --help` lists every key."""
 
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
@@ -62,3 +63,14 @@ class Study(Finetune):
 
     study: StudySettings = StudySettings()
     """Variants, label counts and seeds of the study."""
+
+    @classmethod
+    def choose_schema(cls, tree: dict) -> type[Section]:
+        """Return the fine-tuning schema of the task's modality, with the settings of a study."""
+        return add_study(Finetune.choose_schema(tree)) if cls is Study else cls
+
+
+@cache
+def add_study(schema: type[Finetune]) -> type[Study]:
+    """Return the schema with the settings of a study."""
+    return type("Study", (Study, schema), {"__doc__": Study.__doc__, "__module__": __name__})

@@ -15,12 +15,13 @@ import torch
 from transformers.utils import logging
 
 from data.cache import OUTPUT_DIR, fingerprint
+from data.contamination import describe_contamination
 from data.encoders import read_record, resolve_encoder
 from data.tasks.task import fingerprint_inputs, read_task
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
-from finetune.heads import load_head_file
-from finetune.study import contamination, report, statistics
+from finetune.modalities import load_modality
+from finetune.study import report, statistics
 from finetune.study.config import Study
 from finetune.study.trials import TRAINED_VARIANTS, Trial, Trials, study_versions
 from finetune.train import find_latest_encoder
@@ -32,7 +33,7 @@ def validate_study(config: Study) -> None:
     """Raise ConfigError for settings that a study does not support."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("finetune.study: supports one process only; run it without accelerate launch")
-    if load_head_file(config).PROBLEM_TYPE != "single_label_classification":
+    if not config.task.load_problem_type().has_single_class:
         raise ConfigError(f"head.name: a study needs single-label classification, not {config.head.name}")
     if config.selftrain.rounds:
         raise ConfigError("selftrain.rounds: a study trains on labeled examples only; set it to 0")
@@ -48,7 +49,8 @@ def run_study(config: Study, args: list[str]) -> None:
     encoder = config.encoder or find_latest_encoder()
     rows = read_task(config.task)
     record = read_record(resolve_encoder(encoder))
-    counts, measured = contamination.check_contamination(config.task, rows, record, config.study)
+    drops = [value == "drop" for value in (config.study.contamination, config.study.corpus_contamination)]
+    counts, measured = load_modality(config).check_contamination(rows, record, *drops)
     if not measured:
         raise DataError(
             f"task {config.task.name}: every test row also occurs in the training rows or the pretraining corpus;"
@@ -60,7 +62,7 @@ def run_study(config: Study, args: list[str]) -> None:
     if config.train.dry_run:  # the first training exits after its checks
         trials.run_trial(next(trial for trial in planned if trial.variant in TRAINED_VARIANTS))
     folder.mkdir(parents=True, exist_ok=True)
-    notes = [*contamination.describe_contamination(counts), "validation labels are not used"]
+    notes = [*describe_contamination(counts), "validation labels are not used"]
     print(f"study {config.run}: {len(planned)} trials, encoder {encoder}", *notes, sep="\n  ", flush=True)
 
     # Without `encoder`, the latest one is used, which may be another one when the study is reproduced.

@@ -11,6 +11,7 @@ import numpy as np
 
 from data.cache import cached_file_hash, fingerprint
 from data.encoders import read_pooling, read_record, resolve_encoder
+from data.tasks.metrics import classification_metrics
 from data.tasks.task import Example, fingerprint_inputs, list_label_names, sample_examples
 from engine.config.loader import validate
 from engine.config.schema import resumable_keys
@@ -19,9 +20,8 @@ from engine.files import read_json, write_json
 from engine.runs.run import Run, flatten, package_versions
 from engine.training.distributed import make_accelerator as make_accelerator
 from finetune.config import Finetune
-from finetune.evaluation import metrics
 from finetune.evaluation.baselines import reference_encoder
-from finetune.heads import load_head_file
+from finetune.modalities import load_modality
 from finetune.study import baselines
 from finetune.study.config import Shots, Study
 from finetune.train import resolve_config
@@ -67,7 +67,7 @@ class Trials:
     ):
         self.config, self.encoder, self.folder = config, encoder, folder
         self.train, self.test = rows["train"], [rows["test"][index] for index in test_indices]
-        self.label_names = list_label_names(config.task, rows)
+        self.modality, self.label_names = load_modality(config), list_label_names(config.task, rows)
         self.rows_fingerprint = fingerprint([fingerprint_inputs(config.task), test_indices])
         self.encoder_folders = {"ours": resolve_encoder(encoder)}
         self.skipped: dict[str, str] = {}
@@ -140,7 +140,7 @@ class Trials:
             hashes = self.weight_hashes["ours" if trial.variant == "probe" else trial.variant]
             if trial.variant == "random":
                 hashes = {name: value for name, value in hashes.items() if not name.endswith(".safetensors")}
-            inputs += [hashes, self.config.max_length]
+            inputs += [hashes, getattr(self.config, "max_length", None)]
         shots = trial.shots if trial.shots == "all" else f"{trial.shots:05}"
         return self.folder / "trials" / f"{shots}-{trial.seed}-{trial.variant}-{fingerprint(inputs)}.json"
 
@@ -181,28 +181,27 @@ class Trials:
 
     def fit_linear_model(self, trial: Trial, train: list[Example]) -> dict:
         """Fit a trial's logistic regression. Returns its test metrics."""
-        label_id = self.label_names.index
-        labels, test_labels = (np.array([label_id(row.label) for row in rows]) for rows in (train, self.test))
+        encode = self.modality.problem_type.encode_labels
+        labels, test_labels = (encode(rows, self.label_names) for rows in (train, self.test))
         if trial.variant == "tfidf":
-            predictions = baselines.predict_tfidf(train, labels, self.test)
+            predictions = baselines.predict_from_features(train, labels, self.test, self.modality)
         else:
-            predictions = baselines.predict_linear_probe(self.frozen_encoder(train), labels, self.test_embeddings)
-        return {"metrics": metrics.classification_metrics(predictions, test_labels)}
+            predictions = baselines.predict_linear_probe(self.embed(train), labels, self.test_embeddings)
+        return {"metrics": classification_metrics(predictions, test_labels)}
+
+    def embed(self, examples: list[Example]) -> np.ndarray:
+        """Return frozen embeddings float32 (examples, width)."""
+        return self.modality.embed(examples, self.encoder_folders["ours"], self.accelerator)
 
     @property
     def metric(self) -> str:
         """The metric that trials are scored by."""
-        return load_head_file(self.config).METRIC_FOR_BEST
-
-    @cached_property
-    def frozen_encoder(self) -> baselines.FrozenEncoder:
-        """The encoder of the linear probe."""
-        return baselines.FrozenEncoder(self.encoder_folders["ours"], self.config.max_length, self.accelerator.device)
+        return self.modality.problem_type.metric_for_best
 
     @cached_property
     def test_embeddings(self) -> np.ndarray:
         """Frozen embeddings float32 (test rows, width)."""
-        return self.frozen_encoder(self.test)
+        return self.embed(self.test)
 
     def load_times(self) -> dict[str, float]:
         """Return each trial's seconds, which are kept out of the reproducible results."""

@@ -14,7 +14,6 @@ from data.tasks import overlap
 from data.tasks.task import Example, Task, fingerprint_inputs
 from engine.config.loader import validate
 from engine.errors import UserError
-from finetune.study.config import StudySettings
 
 MAX_EXAMPLES, MAX_EXAMPLE_CHARS = 3, 300  # text pairs in the report, and characters of each text
 
@@ -85,7 +84,7 @@ def read_counts(folder: Path) -> dict:
 
 
 def check_contamination(
-    task: Task, rows: dict[str, list[Example]], record: dict, settings: StudySettings
+    task: Task, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
 ) -> tuple[dict, list[int]]:
     """Return counts for the report and the indices of the test rows to measure. record: the encoder's, or empty."""
     folder, corpora = search_training_rows(task, rows), []
@@ -99,7 +98,6 @@ def check_contamination(
             continue
         in_pretraining = np.maximum(in_pretraining, np.load(search / "overlaps.npy"))
         corpora.append({"corpus": name, **read_counts(search)})
-    drop_training, drop_corpus = settings.contamination == "drop", settings.corpus_contamination == "drop"
     dropped = (in_training > 0) & drop_training | (in_pretraining > 0) & drop_corpus
     measured = np.flatnonzero(~dropped).tolist()
     counts = {

@@ -1,4 +1,4 @@
-"""Labeled texts as token ids, and their padded batches."""
+"""Texts as token ids, with labels if they have any, and their padded batches."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,13 +11,14 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from data.encoders import LOAD_KWARGS, max_positions
-from data.tasks.task import Example
+from data.tasks.problem_types import ProblemType
+from data.tasks.splits import Example
 from engine.errors import DataError, first_line
 from engine.training.step import MicroBatch
-from finetune.augment import augment_tokens
-from finetune.config import Augment
 
 TOKENIZE_CHUNK_TEXTS = 10_000  # a tokenizer's output takes far more memory than its token ids
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""(bool (tokens,), whether a token is special; generator) -> indices of the tokens to take, in order."""
 
 
 @dataclass
@@ -27,7 +28,7 @@ class TextDataset:
     fields: dict[str, list[np.ndarray]]
     """Outputs of the tokenizer (input_ids, attention_mask, ...), int32 (tokens,) for each text."""
     labels: np.ndarray | list[np.ndarray] | None
-    """Labels as the head's `encode_labels` returns them; None for unlabeled texts."""
+    """Labels as the problem type's `encode_labels` returns them; None for unlabeled texts."""
     padding_values: dict[str, int]
     """Padding value of each field."""
     special_token_ids: frozenset[int] = frozenset()
@@ -61,7 +62,7 @@ class TextDataset:
         if augment is not None:
             ids, special = self.fields["input_ids"], list(self.special_token_ids)
             kept = [
-                augment_tokens(np.isin(ids[index], special), augment, generator)
+                augment(np.isin(ids[index], special), generator)
                 for index, generator in zip(indices, generators, strict=True)
             ]
             num_tokens = sum(map(len, kept))
@@ -98,15 +99,15 @@ def tokenize_examples(
     folder: Path,
     max_length: int,
     description: str,
-    encode_labels: Callable[[list[Example], list[str]], np.ndarray] | None = None,
+    problem_type: ProblemType | None = None,
     label_names: list[str] | tuple[str, ...] = (),
-    word_labels: bool = False,
 ) -> TextDataset:
-    """Tokenize the examples and encode their labels with a head's `encode_labels`.
+    """Tokenize the examples, and encode their labels if there is a problem type.
 
-    word_labels: labels belong to words; they become (3, words): label, first and last token of each word.
-    Raise DataError for a text without tokens or a tokenizer that cannot be loaded.
+    Labels of words become (3, words): label, first and last token of each word. Raise DataError for a text without
+    tokens or a tokenizer that cannot be loaded. description: of the examples, for errors.
     """
+    word_labels = problem_type is not None and problem_type.labels_words
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
     except Exception as error:
@@ -137,8 +138,8 @@ def tokenize_examples(
     for example, ids in zip(examples, fields["input_ids"], strict=True):
         if len(ids) <= num_special:
             raise DataError(f"{description}: the text {example.texts[0]!r} has no tokens")
-    labels = encode_labels(examples, label_names) if encode_labels else None
-    if word_labels and encode_labels:
+    labels = problem_type.encode_labels(examples, label_names) if problem_type else None
+    if word_labels:
         words = [align_words(row.texts[0], spans) for row, spans in zip(examples, offsets, strict=True)]
         labels = [np.vstack(pair) for pair in zip(labels, words, strict=True)]
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}

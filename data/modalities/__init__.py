@@ -1,0 +1,66 @@
+"""Modalities, one file each: the kinds of data an encoder reads. `modality=X` selects the file X.py.
+
+A file defines `MODALITY`, an instance of a subclass of `Modality`. Files of the same name in `pretrain.modalities` and
+`finetune.modalities` hold what only one stage needs. Nothing that takes long to import is imported at the top level.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from data.tasks.problem_types import ProblemType
+from data.tasks.splits import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class Modality:
+    """One kind of data, as both stages and publishing see it."""
+
+    name: ClassVar[str]
+    input_noun: ClassVar[str]
+    """One input in a sentence, such as `text`."""
+    inputs_noun: ClassVar[str]
+    """Several inputs, such as `texts`."""
+    preprocessor_files: ClassVar[tuple[str, ...]] = ()
+    """Files of the tokenizer or the image processor in an encoder folder."""
+
+    def auto_class(self, problem_type: ProblemType) -> str:
+        """Return the name of the class of transformers that loads a fine-tuned model."""
+        raise NotImplementedError
+
+    def pipeline_task(self, problem_type: ProblemType) -> str:
+        """Return the name of transformers' pipeline, which is also the task's name on the hub."""
+        raise NotImplementedError
+
+    def copy_preprocessor(self, source: Path, target: Path) -> None:
+        """Copy the files of the tokenizer or the image processor."""
+        for name in self.preprocessor_files:
+            if (source / name).is_file():
+                shutil.copy(source / name, target / name)
+
+    def record_outputs(
+        self,
+        model: PreTrainedModel,
+        folder: Path,
+        inputs: Sequence[tuple[str, ...]],
+        max_length: int | None,
+        output_fn: Callable[[object], Tensor],
+    ) -> dict | None:
+        """Return inputs and `output_fn` of the model's output for each, to verify copies; None: not supported."""
+        return None
+
+    def sample_rows(self, examples: Sequence[Example], max_length: int | None) -> dict | None:
+        """Return labeled rows to evaluate exported models on; None: not supported."""
+        return None
+
+
+def load_modality(name: str) -> Modality:
+    """Return the modality in the file of this name."""
+    return importlib.import_module(f"data.modalities.{name}").MODALITY

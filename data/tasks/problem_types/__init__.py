@@ -1,0 +1,161 @@
+"""Problem types, one file each: what depends on the kind of label. `task.problem_type=X` selects the file X.py.
+
+A file defines `PROBLEM_TYPE`, an instance of a subclass of `ProblemType`. Nothing that takes long to import is imported
+at its top level, because the command line reads it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from data.sources.source import get_text
+from data.tasks.splits import Example
+from engine.config.schema import Section
+from engine.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class ProblemType:
+    """One kind of label: how it is read, learned, measured, described and exported."""
+
+    name: str
+    default_head: ClassVar[str] = "standard"
+    """Name of the head used if none is set."""
+    labels_words: ClassVar[bool] = False
+    """Whether each word of a text has a label, instead of each text."""
+    has_single_class: ClassVar[bool] = False
+    """Whether a label is one of several classes."""
+    transformers_problem_type: ClassVar[str | None] = None
+    """`problem_type` in the model's config.json: one that transformers knows, or None."""
+    activation: ClassVar[Literal["softmax", "sigmoid", "none"]]
+    """Function that plain transformers applies to the logits."""
+    metric_for_best: ClassVar[str]
+    """The metric of `quick_metrics` to maximize."""
+    report_metrics: ClassVar[tuple[str, ...]]
+    """Metrics of `compute_metrics` to print."""
+    default_head_lr: ClassVar[float] = 1e-3
+    """Peak learning rate of the standard head."""
+    linear_baseline: ClassVar[str] = ""
+    """Name of the model of `fit_linear_model`; empty: it has none."""
+    export_metric: ClassVar[str]
+    """Name of the metric of `score_predictions`."""
+    card_description: ClassVar[str]
+    """Sentence of the model card, with {labels}, and {input} for one input such as `text`."""
+    card_limitation: ClassVar[str]
+    """Sentence of the model card, with {inputs} for several inputs."""
+    pipeline_options: ClassVar[str] = ""
+    """Further arguments of transformers' pipeline, each after a comma."""
+    example_title: ClassVar[str]
+    """Title of the example script next to an exported graph, with {inputs}."""
+    example_code: ClassVar[str]
+    """End of that script: prints the predictions from `outputs`, `encodings` and `config`."""
+
+    # Reading
+
+    def read_texts(self, row: dict, columns: list[str], source_name: str, row_number: int) -> tuple[str, ...]:
+        """Return the texts of a row. Raises DataError naming the row and column at fault."""
+        return tuple(get_text(row, column, source_name) for column in columns)
+
+    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> str | tuple[str, ...] | float:
+        """Return the label of a row of `data.tasks.task.Task`. Raises DataError naming the row and column at fault."""
+        raise NotImplementedError
+
+    def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
+        """Return the labels that other splits may have. Raises DataError if there is nothing to learn."""
+        if len({frozenset(example.label_names) or example.label for example in train}) < 2:
+            raise DataError(f"{location}: {self.describe_constant_label(task, train[0].label if train else '')}")
+        return {name for example in train for name in example.label_names}
+
+    def describe_constant_label(self, task: Section, label: str | tuple[str, ...] | float) -> str:
+        """Return the error message for training rows that all have this label."""
+        return f"every row has {label!r} in column {task.label!r}; there is nothing to learn"
+
+    def list_label_names(self, task: Section, present: set[str]) -> list[str]:
+        """List the names of the model's outputs. present: the labels of the training rows."""
+        return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
+
+    def encode_labels(self, examples: list[Example], label_names: list[str]) -> np.ndarray | list[np.ndarray]:
+        """Return the training targets, (inputs, ...), or of each word, int64 (words,) for each text."""
+        raise NotImplementedError
+
+    # Learning
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Apply the activation to logits, (..., outputs)."""
+        return {"softmax": lambda: logits.softmax(-1), "sigmoid": logits.sigmoid, "none": lambda: logits}[
+            self.activation
+        ]()
+
+    def loss(self, logits: Tensor, labels: Tensor, **options: object) -> Tensor:
+        """Compute the loss of logits (inputs, outputs). options: of the function in `torch.nn.functional`."""
+        raise NotImplementedError
+
+    # Measuring
+
+    def quick_metrics(self, predictions: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+        """Compute cheap metrics for evaluations during training, and "n", of a head's predictions for each input."""
+        raise NotImplementedError
+
+    def compute_metrics(
+        self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str], params: dict
+    ) -> dict[str, float]:
+        """Compute all metrics of postprocessed predictions."""
+        return self.quick_metrics(predictions, labels)
+
+    def fit_postprocess(self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str]) -> dict:
+        """Fit parameters, such as thresholds, on the validation set; they are saved in the model's config.json."""
+        return {}
+
+    def apply_postprocess(self, predictions: list[np.ndarray], params: dict) -> list[np.ndarray] | np.ndarray:
+        """Return the predictions of the model with these parameters."""
+        return predictions
+
+    def test_details(self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str]) -> dict:
+        """Return further results on the test set, for metrics.json."""
+        return {}
+
+    def fit_linear_model(self, c: float, features: np.ndarray, labels: np.ndarray, label_names: list[str]) -> Callable:
+        """Fit a linear model with inverse regularization `c`; return a function from features to predictions."""
+        raise NotImplementedError
+
+    def measure_own_baselines(self, splits: dict[str, list[Example]]) -> dict[str, dict]:
+        """Return name and metrics by split of baselines that need no features of the inputs."""
+        return {}
+
+    # Describing and exporting
+
+    def card_labels(self, label_names: list[str]) -> list[str]:
+        """Return the labels to list in the model card."""
+        return label_names
+
+    def decode_outputs(
+        self, outputs: list[np.ndarray], config: dict, word_starts: list[list[int | None]] | None = None
+    ) -> list:
+        """Return a prediction for each input from a model's raw outputs, (outputs,) or (tokens, outputs) each.
+
+        config: contents of the model's config.json. word_starts: of each text, the first token of each word or None.
+        """
+        raise NotImplementedError
+
+    def score_predictions(self, predictions: list, labels: list) -> float:
+        """Compute the metric that `export_metric` names, of decoded predictions and labels as in the task's rows."""
+        raise NotImplementedError
+
+    def agreement(self, predictions: list, reference: list) -> float | None:
+        """Compute the fraction of equal predictions; None for predictions that are never exactly equal."""
+        return sum(one == other for one, other in zip(predictions, reference, strict=True)) / len(predictions)
+
+
+def output_names(config: dict) -> list[str]:
+    """List the names of a model's outputs from the contents of its config.json."""
+    return [name for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
+
+
+def load_problem_type(name: str) -> ProblemType:
+    """Return the problem type in the file of this name."""
+    return importlib.import_module(f"data.tasks.problem_types.{name}").PROBLEM_TYPE

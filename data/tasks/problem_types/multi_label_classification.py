@@ -1,0 +1,154 @@
+"""Multi-label classification: any number of labels, Example(("a text",), ("Humans", "Adult")), () if none applies."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.sources.source import get_text, to_text
+from data.tasks.problem_types import ProblemType, output_names
+from data.tasks.splits import Example
+from engine.config.schema import Section
+from engine.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_THRESHOLD = 0.5  # for labels without a validation example
+
+
+class MultiLabelClassification(ProblemType):
+    """Any number of labels; predictions are probabilities, (labels,) for each input."""
+
+    name = transformers_problem_type = "multi_label_classification"
+    default_head, activation = "multilabel", "sigmoid"
+    metric_for_best, report_metrics = "f1_macro", ("f1_macro", "f1_micro", "exact_match")
+    linear_baseline, export_metric = "one logistic regression a label", "micro F1"
+    card_description = (
+        "A multi-label {input} classifier with the labels {labels}. `config.json` holds a threshold for each label"
+        " (`thresholds`), tuned on the validation set; a label applies from that probability on."
+    )
+    card_limitation = "It predicts only the labels listed above."
+    pipeline_options = ", top_k=None"
+    example_title = "Predict the labels of {inputs}"
+    example_code = """for text, probabilities in zip(sys.argv[1:], 1 / (1 + np.exp(-outputs))):
+    named = {config["id2label"][str(index)]: probability for index, probability in enumerate(probabilities)}
+    print([name for name, value in named.items() if value >= config.get("thresholds", {}).get(name, 0.5)], text)
+"""
+
+    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> tuple[str, ...]:
+        """Return the distinct labels of a row, from a list or a separated string."""
+        text, value = get_text(row, task.label, source_name), row[task.label]
+        parts = value if isinstance(value, (list, tuple)) else text.split(task.label_separator)
+        if any(part is None or isinstance(part, (list, tuple, dict)) for part in parts):
+            raise DataError(f"{source_name} row {row_number}: {text} in column {task.label!r} is not a list of labels")
+        labels = [label for label in (to_text(part).strip() for part in parts) if label]
+        if task.label_names:
+            labels = [task.label_names[label] for label in labels if label in task.label_names]
+        return tuple(dict.fromkeys(labels))
+
+    def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
+        """Return the labels of the training rows. Raises DataError if one of `label_names` is not among them."""
+        known = super().known_labels(task, train, location)
+        for name in task.label_names.values():
+            if name not in known:
+                raise DataError(f"{location}: no training row has the label {name!r} of task.label_names")
+        return known
+
+    def describe_constant_label(self, task: Section, label: tuple[str, ...]) -> str:
+        """Return the error message for training rows that all have these labels."""
+        if label:
+            return super().describe_constant_label(task, label)
+        return f"no row has a label in column {task.label!r}" + " that task.label_names lists" * bool(task.label_names)
+
+    def encode_labels(self, examples: list[Example], label_names: list[str]) -> np.ndarray:
+        """Return uint8 (inputs, labels): 1 where an input has a label."""
+        ids = {name: index for index, name in enumerate(label_names)}
+        encoded = np.zeros((len(examples), len(label_names)), dtype=np.uint8)
+        for row, example in enumerate(examples):
+            encoded[row, [ids[name] for name in example.label]] = 1
+        return encoded
+
+    def loss(self, logits: Tensor, labels: Tensor, **options: object) -> Tensor:
+        """Compute the binary cross-entropy of logits and labels of zeros and ones, each (inputs, labels)."""
+        from torch.nn import functional as F
+
+        return F.binary_cross_entropy_with_logits(logits, labels.float(), **options)
+
+    def quick_metrics(self, predictions: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+        """Compute F1 at the best thresholds."""
+        from data.tasks import metrics
+
+        # At 0.5, rare labels stay unpredicted for long, and evaluations do not differ.
+        names = [str(index) for index in range(labels.shape[1])]
+        decisions = apply_thresholds(predictions, names, self.fit_postprocess(predictions, labels, names))
+        return {**metrics.multilabel_f1(decisions, labels), "n": len(labels)}
+
+    def fit_postprocess(self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str]) -> dict:
+        """Return {"thresholds": {label: probability}} with the best F1 of each label on these rows."""
+        columns = zip(label_names, np.array(predictions).T, labels.T, strict=True)
+        return {"thresholds": {name: best_f1_threshold(column, true) for name, column, true in columns}}
+
+    def compute_metrics(
+        self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str], params: dict
+    ) -> dict[str, float]:
+        """Compute all metrics at the fitted thresholds; exact match is the fraction of inputs without a mistake."""
+        from data.tasks import metrics
+
+        decisions = apply_thresholds(predictions, label_names, params)
+        return {
+            **metrics.multilabel_f1(decisions, labels),
+            **metrics.auroc(np.array(predictions), labels),
+            "exact_match": float((decisions == labels.astype(bool)).all(1).mean()),
+            "n": len(labels),
+        }
+
+    def fit_linear_model(self, c: float, features: np.ndarray, labels: np.ndarray, label_names: list[str]) -> Callable:
+        """Fit a logistic regression for each label; the function returns probabilities, (inputs, labels)."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about labels that no text has, or every text
+            binary = LogisticRegression(C=c, max_iter=1_000, class_weight="balanced")
+            model = OneVsRestClassifier(binary).fit(features, labels)
+        # Two columns, no and yes, for a single label.
+        return lambda rows: model.predict_proba(rows)[:, -len(label_names) :]
+
+    def decode_outputs(
+        self, outputs: list[np.ndarray], config: dict, word_starts: list | None = None
+    ) -> list[frozenset[str]]:
+        """Return the labels of each input with at least their threshold's probability."""
+        names = output_names(config)
+        thresholds = np.array([config.get("thresholds", {}).get(name, DEFAULT_THRESHOLD) for name in names])
+        return [frozenset(np.array(names)[1 / (1 + np.exp(-logits)) >= thresholds].tolist()) for logits in outputs]
+
+    def score_predictions(self, predictions: list[frozenset[str]], labels: list) -> float:
+        """Compute micro F1."""
+        correct = sum(len(prediction & set(label)) for prediction, label in zip(predictions, labels, strict=True))
+        return 2 * correct / max(1, sum(map(len, predictions)) + sum(map(len, labels)))
+
+
+def best_f1_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the threshold with the best F1 on these inputs, each (inputs,), halfway to the next lower probability."""
+    if not labels.any():
+        return DEFAULT_THRESHOLD
+    order = np.argsort(-probabilities, kind="stable")
+    descending, hits = probabilities[order], np.cumsum(labels[order], dtype=np.int64)
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+    is_last = np.append(descending[:-1] > descending[1:], True)  # inputs of equal probability get the same decision
+    best = int(np.argmax(np.where(is_last, f1, -1)))
+    following = descending[best + 1] if best + 1 < len(hits) else 0.0
+    return float((float(descending[best]) + float(following)) / 2)
+
+
+def apply_thresholds(probabilities: list[np.ndarray], label_names: list[str], params: dict) -> np.ndarray:
+    """Return the predicted labels, bool (inputs, labels), by the fitted thresholds or the default one."""
+    thresholds = [params["thresholds"][name] for name in label_names] if params else DEFAULT_THRESHOLD
+    return np.array(probabilities) >= np.array(thresholds)
+
+
+PROBLEM_TYPE = MultiLabelClassification()

@@ -1,0 +1,116 @@
+"""Run a network over many inputs: in batches of similar length, on any number of processes, with outputs in order.
+
+A data set of inputs has `lengths`, int64 (inputs,), and `get_inputs(indices)`, the network's padded inputs for some of
+them. Prediction, probes and embeddings all go through `run_batches`; `run_stream` does it for inputs without end.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from engine.errors import DataError, first_line
+from engine.kernels import attention
+from engine.runs.progress import Progress
+from engine.training.distributed import gather_list, shard_list
+
+BATCH_SIZE = 64
+STREAM_WINDOW = 4_096  # inputs of a stream that are sorted by length together
+
+
+class Inputs(Protocol):
+    """A data set of inputs."""
+
+    lengths: np.ndarray
+
+    def get_inputs(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return the network's inputs for these indices, each (inputs, ...)."""
+
+
+def load_model(folder: Path, auto_class: str = "AutoModel", random_init: bool = False) -> PreTrainedModel:
+    """Load a network in float32, in evaluation mode. Raises DataError if transformers cannot.
+
+    auto_class: the name of a class of transformers. random_init: take its shape only.
+    """
+    try:
+        loader = getattr(transformers, auto_class)
+        model = loader.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except Exception as error:
+        raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
+    if random_init:
+        model = loader.from_config(model.config)
+    attention.use_fast_attention(model)
+    return model.eval()
+
+
+def pool(states: Tensor, attention_mask: Tensor, pooling: str = "mean") -> Tensor:
+    """Pool hidden states (inputs, length, width) to embeddings (inputs, width): their mean, or the first one (cls)."""
+    if pooling == "cls":
+        return states[:, 0]
+    mask = attention_mask[..., None]
+    return (states * mask).sum(1) / mask.sum(1)
+
+
+class Embedder(nn.Module):
+    """Pools a network's last hidden states to embeddings, float32 (inputs, width)."""
+
+    def __init__(self, model: PreTrainedModel, pooling: str = "mean"):
+        super().__init__()
+        self.model, self.pooling = model, pooling
+
+    def predict(self, **inputs: Tensor) -> Tensor:
+        """Return the embeddings of the inputs of one batch."""
+        return pool(self.model(**inputs).last_hidden_state.float(), inputs["attention_mask"], self.pooling)
+
+
+@torch.no_grad()
+def run_batches(
+    module: nn.Module,
+    inputs: Inputs,
+    accelerator: Accelerator,
+    batch_size: int = BATCH_SIZE,
+    progress_title: str | None = None,
+    autocast: bool = True,
+) -> list[np.ndarray]:
+    """Return `module.predict` of each input, in order, on every process, with a progress bar if it has a title.
+
+    autocast: whether to compute in the accelerator's precision instead of float32.
+    """
+    module.eval()
+    order = np.argsort(inputs.lengths, kind="stable")
+    batches = shard_list([order[start : start + batch_size] for start in range(0, len(order), batch_size)], accelerator)
+    visible, outputs = progress_title is not None and accelerator.is_main_process, []
+    with Progress(progress_title, len(batches), 0, visible, "batch") as progress:
+        for indices in batches:
+            tensors = {name: tensor.to(accelerator.device) for name, tensor in inputs.get_inputs(indices).items()}
+            with accelerator.autocast() if autocast else nullcontext():
+                outputs.append((indices, module.predict(**tensors).cpu().numpy()))
+            progress.update(len(outputs), f"{batch_size * progress.rate(len(outputs)):,.0f} inputs/s")
+    outputs = gather_list(outputs, accelerator)
+    by_index = {index: row for indices, rows in outputs for index, row in zip(indices, rows, strict=True)}
+    return [by_index[index] for index in range(len(order))]
+
+
+def run_stream(
+    module: nn.Module,
+    items: Iterable,
+    make_inputs: Callable[[list], Inputs],
+    accelerator: Accelerator,
+    batch_size: int = BATCH_SIZE,
+    window: int = STREAM_WINDOW,
+) -> Iterator[tuple[object, np.ndarray]]:
+    """Yield (item, `module.predict` of it) for each item, in order, with no more than `window` items in memory.
+
+    make_inputs: turns a list of items into a data set of inputs.
+    """
+    iterator = iter(items)
+    while part := list(islice(iterator, window)):
+        yield from zip(part, run_batches(module, make_inputs(part), accelerator, batch_size), strict=True)

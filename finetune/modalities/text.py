@@ -1,0 +1,100 @@
+"""Fine-tuning on text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from data.tasks.splits import Example
+from engine.errors import ConfigError
+from finetune import modalities
+from finetune.augment import Augment, augment_tokens
+from finetune.config import Finetune
+
+if TYPE_CHECKING:
+    import numpy as np
+    from accelerate import Accelerator
+
+    from data.tokens.dataset import TextDataset
+    from finetune.model.text_network import TextNetwork
+
+
+class Config(Finetune):
+    """Fine-tune an encoder on a task with few labels."""
+
+    max_length: Annotated[int, Field(ge=4)] = 256
+    """Maximum text length in tokens; longer texts are truncated."""
+    augment: Augment = Augment()
+    """Augmentation of the training texts."""
+
+
+class Modality(modalities.Modality):
+    """Tokenized texts, and text networks."""
+
+    linear_baseline = "tfidf", "TF-IDF"
+
+    def validate_config(self) -> None:
+        """Raise ConfigError for the augmentation of tagged words."""
+        if self.get_augmentation() and self.problem_type.labels_words:
+            name = self.config.head.name
+            raise ConfigError(f"augment: not available for head.name={name}, because it drops and moves tagged words")
+
+    def build_dataset(
+        self, examples: list[Example], folder: Path, description: str, label_names: list[str] | None = None
+    ) -> TextDataset:
+        """Tokenize the examples."""
+        from data.tokens.dataset import tokenize_examples
+
+        problem_type = None if label_names is None else self.problem_type
+        names = label_names or ()
+        return tokenize_examples(examples, folder, self.config.max_length, description, problem_type, names)
+
+    def get_augmentation(self) -> Callable | None:
+        """Return the configured augmentation."""
+        augment = self.config.augment
+        return partial(augment_tokens, augment) if augment.drop or augment.swap else None
+
+    def build_network(self, folder: Path, label_names: list[str], random_init: bool) -> TextNetwork:
+        """Return the encoder in `folder` with a new last layer."""
+        from finetune.model.text_network import build_text_network
+
+        config = self.config
+        pooling = getattr(config.head, "pooling", None)
+        return build_text_network(folder, self.problem_type, pooling, label_names, config.dropout, random_init)
+
+    def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], Any]:
+        """Fit TF-IDF of words and word pairs; if no text has a word of two letters, of whitespace-separated tokens."""
+        import re
+
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        def join(rows: list[Example]) -> list[str]:
+            return ["\n".join(row.texts) for row in rows]
+
+        vectorizer, texts = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), join(examples)
+        if not any(map(re.compile(vectorizer.token_pattern).search, texts)):
+            vectorizer.set_params(token_pattern=r"\S+")
+        vectorizer.fit(texts)
+        return lambda rows: vectorizer.transform(join(rows))
+
+    def embed(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
+        """Return the mean of each text's last hidden states, computed in float32."""
+        import numpy as np
+
+        from engine.models import embed
+
+        embedder = embed.Embedder(embed.load_model(folder)).to(accelerator.device)
+        dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
+        return np.stack(embed.run_batches(embedder, dataset, accelerator, autocast=False))
+
+    def check_contamination(
+        self, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
+    ) -> tuple[dict, list[int]]:
+        """Search the training rows and the pretraining corpus for the texts of test rows."""
+        from data.contamination import check_contamination
+
+        return check_contamination(self.config.task, rows, record, drop_training, drop_corpus)

@@ -1,0 +1,74 @@
+"""A plain transformers model with a new last layer, and what training needs to know about it."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from engine.errors import DataError
+
+
+class NoCache:
+    """Stands for `finetune.model.frozen_cache.FrozenLayerCache` where the inputs are not the same at every visit."""
+
+    def set_boundary(self, boundary: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Network:
+    """A model; `constant` parameters are never trained, and `num_layers` layers are trained layer by layer."""
+
+    def __init__(self, model: PreTrainedModel, constant: Iterable[nn.Parameter] = (), num_layers: int | None = None):
+        self.model, self.constant = model, list(constant)
+        self.num_layers = model.config.num_hidden_layers if num_layers is None else num_layers
+
+    def embed_and_classify(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (embeddings, float32 (inputs, width); outputs, float32 (inputs, outputs))."""
+        return self.last_layer_inputs(inputs)
+
+    def last_layer_inputs(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (what the last linear layer reads, float32 (inputs, width); its outputs, float32)."""
+        captured: list[Tensor] = []
+        hook = get_last_linear(self.model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
+        try:
+            logits = self.model(**inputs).logits
+        finally:
+            hook.remove()
+        return captured[0].float(), logits.float()
+
+    def standardize(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Adapt constant parameters to the training inputs before training."""
+
+    def prepare_last_layer_fit(self) -> None:
+        """Prepare the layers above the encoder for fitting the last linear layer after training."""
+
+    def training_forward(self) -> AbstractContextManager:
+        """Return a context in which the model may run a cheaper forward with the same results."""
+        return nullcontext()
+
+    def cache_frozen_layers(self, splits: list, folder: Path, memory_mb: int) -> NoCache:
+        """Return a cache of the frozen layers' states of the inputs in `splits`."""
+        return NoCache()
+
+
+def get_last_linear(model: PreTrainedModel) -> nn.Linear:
+    """Return the model's output layer. Raise DataError if the architecture has none."""
+    for module in reversed(list(model.modules())):
+        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels:
+            return module
+    raise DataError(f"the head of {model.config.model_type} does not end in a linear layer")
+
+
+@torch.no_grad()
+def scale_output(model: PreTrainedModel, factor: float | Tensor, shift: float | Tensor = 0.0) -> None:
+    """Change the output layer's weights so that its output is multiplied by `factor`, plus `shift`."""
+    layer = get_last_linear(model)
+    layer.weight.mul_(factor)
+    if layer.bias is not None:
+        layer.bias.mul_(factor).add_(shift)

@@ -1,0 +1,112 @@
+"""Text classifiers: plain transformers models with a new last layer on a text encoder."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+
+from data.encoders import LOAD_KWARGS, read_pooling
+from data.modalities.text import MODALITY
+from data.tasks.problem_types import ProblemType
+from engine.errors import DataError, first_line
+from engine.kernels import attention
+from engine.kernels.dropout import replace_dropout
+from engine.models.embed import pool
+from finetune.model import mean_pooling
+from finetune.model.frozen_cache import FrozenLayerCache
+from finetune.model.network import Network
+
+POSTPROCESS_KEYS = ("calibration", "thresholds")  # that fine-tuning adds to a model's configuration
+POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
+
+
+class TextNetwork(Network):
+    """A text model; its last layer may compute the mean of the tokens (`finetune.model.mean_pooling`)."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.has_mean_pooling = mean_pooling.has_mean_pooling_layer(model)
+        layer = model.base_model.encoder.layer[-1].parameters() if self.has_mean_pooling else ()
+        super().__init__(model, layer, model.config.num_hidden_layers - self.has_mean_pooling)
+
+    def embed_and_classify(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (mean of each text's last hidden states, (texts, width); outputs, (texts, outputs))."""
+        output = self.model(**inputs, output_hidden_states=True)
+        states = output.hidden_states[-1 - self.has_mean_pooling].float()
+        return pool(states, inputs["attention_mask"]), output.logits.float()
+
+    def standardize(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Standardize the means to mean 0 and variance 1 on these texts."""
+        if self.has_mean_pooling:
+            mean_pooling.standardize_pooling(self.model, batches)
+
+    def prepare_last_layer_fit(self) -> None:
+        """Make the dense layer below the last one nearly linear."""
+        if self.has_mean_pooling:
+            mean_pooling.init_pooler(self.model, POOLER_SCALE)
+
+    def training_forward(self) -> AbstractContextManager:
+        """Compute the mean for the first token only, which the head reads."""
+        return mean_pooling.pool_first_token_only(self.model)
+
+    def cache_frozen_layers(self, splits: list, folder: Path, memory_mb: int) -> FrozenLayerCache:
+        """Return a cache of the frozen layers' states of the texts in `splits`."""
+        return FrozenLayerCache(self.model, splits, folder, memory_mb)
+
+
+def load_model(
+    folder: Path, problem_type: ProblemType, label_names: list[str], dropout: float, random_init: bool, use_mean: bool
+) -> PreTrainedModel:
+    """Load transformers' model for the problem type on the encoder in `folder`. Raise DataError if it cannot."""
+    settings = {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+    if problem_type.transformers_problem_type:
+        settings["problem_type"] = problem_type.transformers_problem_type
+    auto_class = getattr(transformers, MODALITY.auto_class(problem_type))
+    try:
+        config = AutoConfig.from_pretrained(folder, **settings, **LOAD_KWARGS)
+        for key in POSTPROCESS_KEYS:
+            config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
+        if hasattr(config, "classifier_pooling"):
+            config.classifier_pooling = "mean" if use_mean else "cls"
+        if random_init:
+            model = auto_class.from_config(config)
+        else:
+            options = {"config": config, "dtype": torch.float32, "use_safetensors": True, **LOAD_KWARGS}
+            model = auto_class.from_pretrained(folder, **options)
+    except Exception as error:
+        purpose = problem_type.name.replace("_", " ")
+        raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None
+    attention.use_fast_attention(model)
+    # Dropout of attention weights gains nothing here and rules out the fast attention.
+    replace_dropout(model, lambda name: 0.0 if ".self." in name else dropout)
+    return model
+
+
+def build_text_network(
+    folder: Path,
+    problem_type: ProblemType,
+    pooling: str | None,
+    label_names: list[str],
+    dropout: float,
+    random_init: bool = False,
+) -> TextNetwork:
+    """Return a classifier of texts, pairs or words on the encoder in `folder`. Raise DataError if it cannot be loaded.
+
+    pooling: mean or cls; None: that of the encoder.
+    """
+    use_mean = not problem_type.labels_words and (pooling or read_pooling(folder)) == "mean"
+    model = load_model(folder, problem_type, label_names, dropout, random_init, use_mean)
+    if use_mean and not hasattr(model.config, "classifier_pooling"):
+        if mean_pooling.supports_mean_pooling(model):
+            mean_pooling.add_mean_pooling_layer(model)
+        else:
+            kind = model.config.model_type
+            print(f"note: the head of {kind} reads the first token, but this encoder was trained with mean pooling")
+    return TextNetwork(model)
