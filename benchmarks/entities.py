@@ -64,10 +64,10 @@ def run_ner_recipe(args: list[str], bf16: bool) -> dict[str, dict[str, float]]:
     from datasets import Dataset
 
     from data.encoders import resolve_encoder
+    from data.tasks import metrics
     from data.tasks.task import list_label_names, read_task
     from engine.config.loader import load_config
     from finetune.config import Finetune
-    from finetune.evaluation import metrics
 
     config = load_config(Finetune, args)
     hf.set_seed(config.seed)

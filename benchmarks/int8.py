@@ -22,7 +22,7 @@ from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantize
 from transformers.exporters.configs import ExportFormat
 from transformers.utils import logging
 
-from publish.export import benchmark, onnx, predictions
+from publish.export import benchmark, onnx
 
 ROUNDS = 3
 
@@ -66,16 +66,14 @@ def table_rows(run_folder: Path, work_folder: Path) -> list[list[str]]:
     backends = {name: benchmark.onnx_backend(path, 1) for name, path in files.items() if name != "torch"}
     backends = {"torch": benchmark.torch_backend(network), **backends}
     outputs = {name: benchmark.predict(backend, network, data) for name, backend in backends.items()}
-    decoded = {
-        name: predictions.decode_outputs(problem_type, each, network.config, []) for name, each in outputs.items()
-    }
+    decoded = {name: problem_type.decode_outputs(each, network.config) for name, each in outputs.items()}
     times = benchmark.time_backends(backends, network, data, ROUNDS, time.process_time)
     reference = np.array(outputs["torch"])
     return [
         [
             f"{run_folder.name}: {name}",
-            f"{predictions.compute_metric(problem_type, decoded[name], data.labels):.4f}",
-            f"{predictions.agreement(problem_type, decoded[name], decoded['torch']):.2%}",
+            f"{problem_type.score_predictions(decoded[name], data.labels):.4f}",
+            f"{problem_type.agreement(decoded[name], decoded['torch']):.2%}",
             f"{np.sqrt(np.mean((np.array(outputs[name]) - reference) ** 2)):.4f}",
             f"{files[name].stat().st_size / 1e6:.1f}",
             *(f"{value:.2f} ({times['torch'][size] / value:.2f})" for size, value in times[name].items()),

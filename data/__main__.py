@@ -5,6 +5,9 @@ Rerun the command to resume; when everything is built it prints the summary. `--
 
 from data.config import Prepare
 from engine.cli import parse_config, run_command
+from engine.log import get_logger
+
+logger = get_logger(__name__)
 
 EXAMPLE = "configs/corpus/reviews.yaml init=minilm"
 
@@ -16,7 +19,7 @@ def main(argv: list[str]) -> None:
         from data.corpus.report import format_summary
         from data.prepare import prepare
 
-        print(format_summary(prepare(config.corpus, config.tokenizer, config.init, config.max_length)[-1]))
+        logger.info(format_summary(prepare(config.corpus, config.tokenizer, config.init, config.max_length)[-1]))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from engine.errors import CommandExit
 from engine.files import atomic_folder, file_hash, read_json, write_json, write_text
+from engine.log import get_logger
+
+logger = get_logger(__name__)
 
 OUTPUT_DIR = Path("out")
 DRY_RUN: ContextVar[bool] = ContextVar("dry_run", default=False)
@@ -55,7 +58,7 @@ def get_or_build(kind: str, name: str, inputs: dict, build: Callable[[Path], dic
     start, exists = time.time(), is_cached(cache_path(kind, name, inputs))
     (folder,) = get_or_build_many(kind, [(name, inputs)], lambda missing, folders: [build(folders[0])])
     if not quiet and not exists:
-        print(f"built {folder} in {time.time() - start:.0f} s", flush=True)
+        logger.info(f"built {folder} in {time.time() - start:.0f} s")
     return folder
 
 

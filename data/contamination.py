@@ -14,6 +14,9 @@ from data.tasks import overlap
 from data.tasks.task import Example, Task, fingerprint_inputs
 from engine.config.loader import validate
 from engine.errors import UserError
+from engine.log import get_logger
+
+logger = get_logger(__name__)
 
 MAX_EXAMPLES, MAX_EXAMPLE_CHARS = 3, 300  # text pairs in the report, and characters of each text
 
@@ -67,7 +70,7 @@ def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record
     config = validate(Clean, record["config"]["corpus"].get("clean", {}))
 
     def build(folder: Path) -> dict:
-        print(f"searching {documents} for the texts of {task.name}", flush=True)
+        logger.info(f"searching {documents} for the texts of {task.name}")
         index = overlap.OverlapIndex([clean_text(text, config) for text in join_texts(rows["test"] + rows["train"])])
         count = index.search(document["text"] for document in iter_documents(documents))
         test, train = np.split(index.matches, [len(rows["test"])])

@@ -17,7 +17,6 @@ from engine.runs.run import read_record
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-LOAD_KWARGS = {"trust_remote_code": False}  # for every load by transformers: code in a model folder is never run
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
 """Architectures with position ids that start after the padding token's id."""
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "configs" / "encoder"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from data.encoders import LOAD_KWARGS
 from data.sampling import take_evenly
 from data.tasks.task import Example
 from data.tokens.shards import Shards
+from engine.models import LOAD_KWARGS
 
 MAX_ROWS = 2_000  # labeled rows
 

@@ -16,9 +16,9 @@ from publish.export.__main__ import Export
 PAGE = Path(__file__).parent / "configuration.md"
 COMMANDS: dict[str, tuple[str, type[Section]]] = {
     "data": ("data", Prepare),
-    "pretrain": ("pretrain", Pretrain),
-    "finetune": ("finetune", Finetune),
-    "study": ("finetune.study", Study),
+    "pretrain": ("pretrain", Pretrain.choose_schema({})),
+    "finetune": ("finetune", Finetune.choose_schema({})),
+    "study": ("finetune.study", Study.choose_schema({})),
     "evaluate": ("pretrain.evaluate", Evaluate),
     "publish": ("publish", Publish),
     "export": ("publish.export", Export),

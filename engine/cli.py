@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TextIO, get_origin
 
 from engine.config.help import get_section_type, help_text
-from engine.config.loader import load_config
+from engine.config.loader import load_config, read_args
 from engine.config.schema import Schema, Section
 from engine.errors import CommandExit, UserError
 from engine.files import is_disk_full
@@ -23,6 +23,8 @@ def parse_config(
 
     positional: key of an argument that is neither a YAML file nor `key=value` nor a flag; of all of them for a list.
     """
+    plain = [arg for arg in args if not arg.startswith("-") and ("=" in arg or arg.endswith((".yaml", ".yml")))]
+    schema = schema.choose_schema(read_args(plain))
     if not args or {"-h", "--help"} & set(args):
         section = args[1] if len(args) == 2 and args[1].isidentifier() else None
         print(help_text(schema, module, example, section))

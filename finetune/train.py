@@ -8,6 +8,7 @@ from transformers.utils import logging
 from data.encoders import read_record, resolve_encoder
 from data.tasks.task import list_label_names, read_task, sample_examples
 from engine.errors import ConfigError
+from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER, Run
 from engine.training.distributed import make_accelerator
 from finetune.artifacts import Artifacts
@@ -20,6 +21,8 @@ from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.semi_supervised.task_adaptive import TASK_FILENAME, run_task_adaptive_pretraining
 from finetune.training import FineTuneOutput, TaskData, finetune_model
 from finetune.validate_config import validate_config
+
+logger = get_logger(__name__)
 
 MIN_CLASS_BALANCED_BATCH = 16  # enough for every example to have positives and negatives, however few labels there are
 
@@ -77,8 +80,7 @@ def finetune(config: Finetune) -> None:
     config = resolve_config(config, encoder, folder, len(splits["train"]))
     run = Run(config, config.run, accelerator.is_main_process)
     if (run.folder / "model").is_dir() and (run.folder / "metrics.json").is_file():
-        if accelerator.is_main_process:
-            print(f"{run.folder} is finished.\n{format_run_summary(run)}")
+        logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return
 
     data = TaskData(splits, label_names)
@@ -98,5 +100,5 @@ def finetune(config: Finetune) -> None:
         baselines = measure_baselines(load_modality(config), folder, splits, label_names, train_reference)
     if accelerator.is_main_process:
         Artifacts(run, config, folder, splits, label_names, len(rows["train"]), accelerator).write(output, baselines)
-        print(format_run_summary(run))
+        logger.info(format_run_summary(run))
     accelerator.wait_for_everyone()

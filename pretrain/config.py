@@ -1,4 +1,4 @@
-"""Configuration of pretraining. `python -m pretrain --help` lists every key with its default and meaning."""
+"""Configuration of pretraining, for any modality. `python -m pretrain --help` lists every key with its meaning."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from data.corpus.config import Corpus
-from data.tokens.config import TokenizerConfig
-from engine.config.schema import Fraction, Plugin, RunName, Section
+from engine.config.schema import Fraction, Plugin, PluginName, RunName, Section, choose_plugin_schema
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
 
@@ -50,7 +48,7 @@ class PretrainTrain(Train):
 
 
 class Pretrain(Section):
-    """Pretrain an encoder on unlabeled text."""
+    """Pretrain an encoder on unlabeled data."""
 
     run: RunName
     """Name of the run; its outputs are in out/runs/NAME."""
@@ -58,18 +56,10 @@ class Pretrain(Section):
     """Whether to resume a run with a different configuration, text or tokenizer than it was started with."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of all random numbers."""
+    modality: PluginName("data.modalities") = "text"
+    """Kind of the inputs; it decides which further keys there are."""
     init: str | None = None
     """The encoder to continue from: a built-in name (minilm), a folder or a hub name; none: a new model."""
-    corpus: Corpus
-    """The unlabeled text."""
-    max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens per row; documents are split and packed to fill it."""
-    short_sequence_fraction: Fraction = 0.0
-    """Fraction of the steps, at the start, with twice as many rows of half the length; only for objective.name=mlm."""
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    """Only used without init."""
-    model: ModelConfig = ModelConfig()
-    """Only used without init."""
     dropout: Fraction = 0.0
     """Dropout during pretraining."""
     head_only_fraction: Fraction = 0.08
@@ -79,8 +69,6 @@ class Pretrain(Section):
     2022)."""
     head_lr_scale: PositiveFloat = 10.0
     """Learning rate multiplier of the new parameters (the head), with init."""
-    pooling: Literal["mean", "cls"] | None = None
-    """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
     eval_rows: PositiveInt = 256
     """Held-out rows per evaluation."""
     push_every: NonNegativeInt = 0
@@ -93,8 +81,14 @@ class Pretrain(Section):
     """Experiment tracker, in addition to log.jsonl and report.html; its package must be installed."""
     train: PretrainTrain
 
+    added_later: ClassVar[tuple[str, ...]] = ("modality",)
     help_first: ClassVar[tuple[str, ...]] = ("run", "init", "objective", "train")
     resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "push_every", "push_to", "tracker")
+
+    @classmethod
+    def choose_schema(cls, tree: dict) -> type[Section]:
+        """Return the schema of the modality."""
+        return choose_plugin_schema("pretrain.modalities", "modality", tree) if cls is Pretrain else cls
 
     @model_validator(mode="after")
     def check_push(self) -> Pretrain:

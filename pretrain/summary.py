@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from data.modalities import load_modality
 from engine.files import read_json
 from engine.runs.run import Run
 
@@ -26,6 +27,7 @@ def format_summary(run: Run) -> str:
     log, metrics, encoder = run.read_log(), read_json(run.folder / "metrics.json"), run.folder / "encoder"
     losses = [entry["loss"] for entry in log if entry["loss"] is not None]
     evals = [(entry["step"], entry["eval"]) for entry in log if "eval" in entry]
+    unit = load_modality(run.config.modality).unit
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
     lines = ["", f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"]
     last = evals[-1][1]
@@ -36,8 +38,8 @@ def format_summary(run: Run) -> str:
                 values.append(f"{metrics['eval'][name]:.3f} (as saved)")
             lines.append(f"  {title:<15} " + "  ".join(values) + "   " + meaning.format(**last))
     lines += [
-        f"  tokens seen     {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
-        f"  speed           {metrics['tokens_per_second']:,} tokens per second",
+        f"  {unit + ' seen':<15} {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
+        f"  speed           {metrics['tokens_per_second']:,} {unit} per second",
         f"  encoder         {encoder}",
     ]
     report = run.folder / "report.html"

@@ -2,55 +2,33 @@
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from data.cache import read_manifest
-from data.corpus.report import format_brief_summary
-from data.encoders import read_record, resolve_encoder
-from data.prepare import prepare
 from data.sampling import row_generator, shard_batch, shuffled_batch
-from data.tokens.shards import Shards
+from engine.log import get_logger
 from engine.runs.run import Run
 from engine.training.distributed import make_accelerator
 from engine.training.optimizers import adamw, muon
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions
-from pretrain.artifacts import Artifacts, Folders
+from pretrain.artifacts import Artifacts
 from pretrain.config import Pretrain
-from pretrain.model.build import build_encoder
-from pretrain.model.encoder import Encoder
+from pretrain.modalities import Modality, load_modality
+from pretrain.model.base import BaseEncoder
 from pretrain.summary import format_summary
 from pretrain.validate_config import validate_batch_size, validate_config
-from pretrain.validation import Validator
+
+logger = get_logger(__name__)
 
 
-def prepare_data(config: Pretrain, accelerator: Accelerator) -> tuple[Folders, Path | None]:
-    """Return (the folders, the shards folder of half-length rows if they are used), built if missing."""
-    common = (config.corpus, config.tokenizer, config.init)
-    with accelerator.main_process_first():
-        if config.init:
-            read_record(resolve_encoder(config.init))  # before the work: its record goes into that of the new encoder
-        folders = prepare(*common, config.max_length, config.model.positions)
-        short = None
-        if config.short_sequence_fraction:
-            short = prepare(*common, config.max_length // 2, config.model.positions)[2]
-        if accelerator.is_main_process:
-            print(format_brief_summary(folders[2]), flush=True)
-    return folders, short
-
-
-def make_batches(
-    config: Pretrain, dataset, short_dataset, accelerator: Accelerator
-) -> Callable[[int, int | None], list[MicroBatch]]:
-    """Return a function that makes this process's micro-batches of a step, the first ones from `short_dataset`."""
-    short_steps = round(config.short_sequence_fraction * config.train.steps)
+def make_batches(modality: Modality) -> Callable[[int, int | None], list[MicroBatch]]:
+    """Return a function that makes this process's micro-batches of a step."""
+    config, accelerator = modality.config, modality.accelerator
 
     def batches(step: int, rows: int | None) -> list[MicroBatch]:
-        source, factor = (short_dataset, 2) if step < short_steps else (dataset, 1)
+        source, factor = modality.dataset_at(step)
         order = shuffled_batch(step, factor * config.train.batch_size, len(source), config.seed)
         shares = shard_batch(len(order), accelerator.process_index, accelerator.num_processes, rows and factor * rows)
         return [
@@ -62,7 +40,7 @@ def make_batches(
 
 
 def build_optimizer(
-    config: Pretrain, objective: nn.Module, encoder: Encoder, pretrained: set[nn.Parameter]
+    config: Pretrain, objective: nn.Module, encoder: BaseEncoder, pretrained: set[nn.Parameter]
 ) -> torch.optim.Optimizer:
     """Build the optimizer; with `init`, parameters other than `pretrained` train at `head_lr_scale` times the rate."""
     parameters = dict(objective.named_parameters())
@@ -80,26 +58,22 @@ def pretrain(config: Pretrain) -> None:
     accelerator = make_accelerator(config.train.precision)
     run = Run(config, config.run, accelerator.is_main_process)
     if (run.folder / "encoder").is_dir():
-        if accelerator.is_main_process:
-            print(f"{run.folder} is finished.\n{format_summary(run)}")
+        logger.info(f"{run.folder} is finished.\n{format_summary(run)}")
         return
 
     validate_config(config, accelerator.num_processes)
-    folders, short_folder = prepare_data(config, accelerator)
-    init_folder, tokenizer_folder, shards_folder = folders
-    encoder = build_encoder(config, init_folder, Shards(shards_folder, "train"))
-    plugin = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
+    modality = load_modality(config, accelerator)
+    modality.validate_config()
+    fingerprints = modality.prepare()
+    encoder = modality.build_encoder()
+    objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
-        dataset, short_dataset = (
-            plugin.Dataset(config.objective, Shards(folder, "train"), tokenizer_folder) if folder else None
-            for folder in (shards_folder, short_folder)
-        )
+        dataset = modality.build_dataset(objective_file)
     validate_batch_size(config, len(dataset))
-    if accelerator.is_main_process and dataset.warning():
-        print(f"  {dataset.warning()}", flush=True)
-    objective = plugin.Objective(config.objective, encoder)
-    inputs = read_manifest(shards_folder)["inputs"]
-    run.start(text=inputs["documents"], tokenizer=inputs["tokenizer"])
+    if dataset.warning():
+        logger.info(f"  {dataset.warning()}")
+    objective = objective_file.Objective(config.objective, encoder)
+    run.start(**fingerprints)
 
     pretrained = {weight for name, weight in encoder.model.named_parameters() if name not in encoder.new_parameters}
     init_weights = {}
@@ -115,15 +89,17 @@ def pretrain(config: Pretrain) -> None:
 
     # A head that is not trained is neither evaluated nor saved.
     with_head = objective.trains_mlm_head or not encoder.new_parameters
-    validator = Validator(Shards(shards_folder, "held_out"), config.eval_rows, accelerator, with_head)
-    artifacts = Artifacts(config, run, encoder, folders, accelerator, with_head)
+    validator = modality.build_validator(with_head)
+    artifacts = Artifacts(config, run, encoder, modality, with_head)
     optimizer = build_optimizer(config, objective, encoder, pretrained)
     if config.train.compile:
         encoder.compile_layers()
     callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate=lambda: validator(encoder))
     options = TrainerOptions(config.seed, f"pretrain {config.run}", sharded=config.train.sharded)
-    batches = make_batches(config, dataset, short_dataset, accelerator)
-    result = Trainer(objective, optimizer, batches, config.train, run, accelerator, callbacks, options).fit()
+    options.unit = modality.shared.unit
+    result = Trainer(
+        objective, optimizer, make_batches(modality), config.train, run, accelerator, callbacks, options
+    ).fit()
     if init_weights:
         with torch.no_grad():
             for parameter, weights in init_weights.items():

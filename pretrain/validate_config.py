@@ -10,11 +10,6 @@ from pretrain.config import Pretrain
 def validate_config(config: Pretrain, num_processes: int) -> None:
     """Raise ConfigError for settings that cannot be combined or that this machine cannot run."""
     train = config.train
-    config.objective.validate_training(train.batch_size, config.dropout, config.max_length)
-    if config.short_sequence_fraction and (config.objective.name != "mlm" or config.max_length < 16):
-        raise ConfigError(
-            "short_sequence_fraction: needs objective.name=mlm and max_length of at least 16; leave it out"
-        )
     if train.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("train.compile: torch.compile needs a C++ compiler, g++ or the one that CXX names")
     if train.batch_size < num_processes:

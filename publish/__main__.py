@@ -5,7 +5,10 @@ from pathlib import Path
 
 from engine.cli import parse_config, run_command
 from engine.errors import DataError, HubError
+from engine.log import get_logger
 from publish.config import Publish
+
+logger = get_logger(__name__)
 
 EXAMPLE = "run=out/runs/default repo=me/reviews license.corpus=unknown"
 
@@ -34,22 +37,22 @@ def publish(config: Publish) -> None:
         lines.append(f"  results: including the study {bundle.study_folder}")
     if not sample_path.is_file():
         lines.append(f"  {sample_path}: missing, outputs are not verified (the run is from an older version)")
-    print("\n".join(lines), flush=True)
+    logger.info("\n".join(lines))
     with assemble(bundle, config.repo, config.license) as folder:
         problems = run_checks(folder, sample_path, config.repo.partition("/")[0], config.license, config.allow)
         if problems:
             raise DataError("\n".join(f"{config.run}: {line}" for line in problems) + "\nNothing was uploaded.")
         verified = " and reproduces the recorded outputs" * sample_path.is_file()
-        print(f"  checked: loads with transformers alone{verified}", flush=True)
+        logger.info(f"  checked: loads with transformers alone{verified}")
         if config.dry_run:
-            print(f"\n{list_files(folder)}\n\n{(folder / 'README.md').read_text(encoding='utf-8')}")
+            logger.info(f"\n{list_files(folder)}\n\n{(folder / 'README.md').read_text(encoding='utf-8')}")
             return
         tag = f"run-{record_fingerprint(bundle.record)}"
         sent = upload.upload(folder, config, f"Publish {bundle.run_folder.name}", tag)
     files = (
         f"{sent.num_changed_files} files in one commit" if sent.num_changed_files else "unchanged, nothing to upload"
     )
-    print(f"  {files}\n\n  published  {sent.url}")
+    logger.info(f"  {files}\n\n  published  {sent.url}")
 
 
 def main(args: list[str]) -> None:

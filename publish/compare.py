@@ -15,9 +15,12 @@ from engine.cli import parse_config, run_command
 from engine.config.schema import Section
 from engine.files import write_text
 from engine.html import page as html_page, table
+from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER
 from publish.report import charts, runs
 from publish.report.run_report import format_duration
+
+logger = get_logger(__name__)
 
 MAX_DIFFERENCES = 40  # differing configuration keys on the page
 
@@ -107,7 +110,7 @@ def compare(config: Compare) -> None:
     path = Path(config.page) if config.page else Path("out/compared") / f"{short_name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render_comparison(loaded_runs))
-    print(f"\n{comparison_table(loaded_runs)}\n\n  page  {os.fspath(path)}")
+    logger.info(f"\n{comparison_table(loaded_runs)}\n\n  page  {os.fspath(path)}")
 
 
 def main(args: list[str]) -> None:

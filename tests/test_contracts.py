@@ -15,11 +15,19 @@ from engine.config.schema import Section, list_plugins
 from engine.training.step import Output
 
 OBJECTIVES, HEADS = list_plugins("pretrain.objectives"), list_plugins("finetune.heads")
+LABELS = {
+    "multi_label_classification": (["no", "yes", "perhaps"], ("yes", "no"), ()),
+    "regression": (["score"], 3.5, -1.0),
+    "single_label_classification": (["no", "yes", "perhaps"], "perhaps", "no"),
+    "token_classification": (["O", "B-a", "I-a"], ("O", "B-a"), ("I-a", "O")),
+}
+"""Problem type -> label names, and the labels of two texts."""
 
 
 def test_the_folders_are_the_lists():
     assert OBJECTIVES == ["contrastive", "joint", "mlm", "simsiam"]
-    assert HEADS == ["classification", "multilabel", "regression", "supcon", "token_classification"]
+    assert HEADS == ["classification", "multilabel", "regression", "standard", "supcon", "token_classification"]
+    assert list_plugins("data.tasks.problem_types") == list(LABELS)
 
 
 @pytest.mark.parametrize(
@@ -62,38 +70,28 @@ def test_objective(name):
     assert config.validate_training(8, 0.1, 128) is None and dataset.warning() == ""
 
 
-LABELS = {
-    "single_label_classification": (["no", "yes", "perhaps"], "perhaps", "no"),
-    "multi_label_classification": (["no", "yes", "perhaps"], ("yes", "no"), ()),
-    "regression": (["score"], 3.5, -1.0),
-    "token_classification": (["O", "B-a", "I-a"], ("O", "B-a"), ("I-a", "O")),
-}
-"""Problem type -> label names, and the labels of two texts."""
-
-
 @pytest.mark.parametrize("name", HEADS)
 def test_head(name, workspace):
     from data.encoders import resolve_encoder
-    from data.tasks.task import LABEL_PARSERS, Example
-    from finetune.dataset import tokenize_examples
+    from data.tasks.problem_types import load_problem_type
+    from data.tasks.task import Example
+    from data.tokens.dataset import tokenize_examples
+    from finetune.model.text_network import build_text_network
 
     plugin, folder = importlib.import_module(f"finetune.heads.{name}"), resolve_encoder("minilm")
-    assert plugin.PROBLEM_TYPE in LABEL_PARSERS
-    label_names, *labels = LABELS[plugin.PROBLEM_TYPE]
+    problem_type = plugin.PROBLEM_TYPE or load_problem_type("single_label_classification")
+    label_names, *labels = LABELS[problem_type.name]
     torch.manual_seed(0)
-    model, frozen = plugin.build(plugin.Config(), folder, label_names, dropout=0.0)
+    network = build_text_network(folder, problem_type, getattr(plugin.Config(), "pooling", None), label_names, 0.0)
+    model = network.model
     assert model.config.id2label == dict(enumerate(label_names))
     assert model.config.label2id[label_names[-1]] == len(label_names) - 1
-    assert all(not parameter.requires_grad for parameter in frozen)
-    word_labels = plugin.PROBLEM_TYPE == "token_classification"
-    texts = ("a film", "dull story") if word_labels else ("a film", "dull")
+    assert all(not parameter.requires_grad for parameter in network.constant)
+    texts = ("a film", "dull story") if problem_type.labels_words else ("a film", "dull")
     examples = [Example((text,), label) for text, label in zip(texts, labels, strict=True)]
-    dataset = tokenize_examples(
-        examples, folder, 16, "here", plugin.encode_labels, label_names, word_labels=word_labels
-    )
-    head = plugin.Head(plugin.Config(), model).eval()
-    if hasattr(head, "set_label_stats"):
-        head.set_label_stats(dataset.labels)
+    dataset = tokenize_examples(examples, folder, 16, "here", problem_type, label_names)
+    head = plugin.Head(plugin.Config(), network, problem_type).eval()
+    head.set_label_stats(dataset.labels)
     output = head(**dataset.get_batch(np.array([0, 1])).inputs)
     assert isinstance(output, Output) and output.loss.ndim == 0 and output.loss.requires_grad
     parts = [dataset.get_batch(np.array([index])).inputs for index in (0, 1)]
@@ -102,9 +100,22 @@ def test_head(name, workspace):
         parts = [part | more for part, more in zip(parts, cached, strict=True)]
     check_sum([head(**part) for part in parts], output, rtol=1e-4)
     outputs = list(head.predict(**dataset.get_inputs(np.array([0, 1]))).detach().numpy())
-    assert len(outputs) == 2
-    metrics = plugin.quick_metrics(outputs, dataset.labels)
-    assert plugin.METRIC_FOR_BEST in metrics and metrics["n"] == 2
-    if hasattr(plugin, "compute_metrics"):
-        metrics = plugin.compute_metrics(outputs, dataset.labels, label_names, {})
-    assert set(plugin.REPORT_METRICS) <= set(metrics)
+    assert len(outputs) == 2 and plugin.DEFAULT_HEAD_LR > 0
+    metrics = problem_type.quick_metrics(outputs, dataset.labels)
+    assert problem_type.metric_for_best in metrics and metrics["n"] == 2
+    metrics = problem_type.compute_metrics(outputs, dataset.labels, label_names, {})
+    assert set(problem_type.report_metrics) <= set(metrics)
+
+
+@pytest.mark.parametrize("name", list_plugins("data.tasks.problem_types"))
+def test_problem_type(name):
+    from data.tasks.problem_types import load_problem_type
+
+    problem_type = load_problem_type(name)
+    assert problem_type.name == name and problem_type.default_head in HEADS
+    values = torch.tensor([[1.0, -2.0, 0.5]])
+    activated = problem_type.activate(values)
+    expected = {"softmax": torch.softmax(values, -1), "sigmoid": torch.sigmoid(values), "none": values}
+    assert torch.equal(activated, expected[problem_type.activation])
+    assert "{labels}" in problem_type.card_description
+    compile(problem_type.example_code, name, "exec")

@@ -19,6 +19,7 @@ from engine.config.help import group_keys
 from engine.config.loader import load_config
 from engine.config.schema import Section
 from finetune.config import Finetune
+from finetune.model.network import Network
 from pretrain.config import Pretrain
 
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "AGENTS.md")]
@@ -126,8 +127,8 @@ def test_the_example_of_a_head_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     args = ["configs/finetune/ratings.yaml", "head.name=huber", "head.delta=0.5"]
     config = load_config(Finetune, args).head
-    assert isinstance(config, plugin.Config) and plugin.PROBLEM_TYPE == "regression"
+    assert isinstance(config, plugin.Config) and plugin.PROBLEM_TYPE is regression.PROBLEM_TYPE
     inputs = {"input_ids": torch.arange(5, 17).view(2, 6), "labels": torch.tensor([0.25, 9.0], dtype=torch.float64)}
-    model = tiny_bert(num_labels=1)
-    output, squared = plugin.Head(config, model)(**inputs), regression.Head(config, model)(**inputs)
+    network = Network(tiny_bert(num_labels=1))
+    output, squared = plugin.Head(config, network)(**inputs), regression.Head(config, network)(**inputs)
     assert output.count == squared.count == 2 and output.loss.requires_grad and output.loss < squared.loss

@@ -28,6 +28,8 @@ class Modality:
     """One input in a sentence, such as `text`."""
     inputs_noun: ClassVar[str]
     """Several inputs, such as `texts`."""
+    unit: ClassVar[str]
+    """What the training loop counts and logs under `tokens`."""
     preprocessor_files: ClassVar[tuple[str, ...]] = ()
     """Files of the tokenizer or the image processor in an encoder folder."""
 

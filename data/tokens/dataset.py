@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from data.encoders import LOAD_KWARGS, max_positions
+from data.encoders import max_positions
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.errors import DataError, first_line
+from engine.models import LOAD_KWARGS
 from engine.training.step import MicroBatch
 
 TOKENIZE_CHUNK_TEXTS = 10_000  # a tokenizer's output takes far more memory than its token ids
@@ -101,11 +102,12 @@ def tokenize_examples(
     description: str,
     problem_type: ProblemType | None = None,
     label_names: list[str] | tuple[str, ...] = (),
+    allow_empty: bool = False,
 ) -> TextDataset:
     """Tokenize the examples, and encode their labels if there is a problem type.
 
     Labels of words become (3, words): label, first and last token of each word. Raise DataError for a text without
-    tokens or a tokenizer that cannot be loaded. description: of the examples, for errors.
+    tokens, unless `allow_empty`, or a tokenizer that cannot be loaded. description: of the examples, for errors.
     """
     word_labels = problem_type is not None and problem_type.labels_words
     try:
@@ -136,7 +138,7 @@ def tokenize_examples(
     else:
         num_special = tokenizer.num_special_tokens_to_add(count == 2)
     for example, ids in zip(examples, fields["input_ids"], strict=True):
-        if len(ids) <= num_special:
+        if len(ids) <= num_special and not allow_empty:
             raise DataError(f"{description}: the text {example.texts[0]!r} has no tokens")
     labels = problem_type.encode_labels(examples, label_names) if problem_type else None
     if word_labels:

@@ -23,10 +23,10 @@ from data.cache import file_hash, get_or_build, read_manifest
 from data.corpus import report
 from data.corpus.config import Corpus
 from data.corpus.documents import estimate_characters, iter_documents, read_corpus_manifest
-from data.encoders import LOAD_KWARGS
 from data.tokens.encode import CachedTokenizer
 from data.tokens.packing import pack_rows, sentence_end_ids, split_documents
 from engine.errors import DataError, first_line
+from engine.models import LOAD_KWARGS
 from engine.runs.progress import Progress
 
 SPLITS = ("train", "held_out")

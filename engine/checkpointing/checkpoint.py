@@ -5,7 +5,6 @@ Files are safetensors and JSON, so nothing is unpickled. Folders that do not mat
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 
 from engine.errors import DataError
 from engine.files import file_hash, write_folder, write_json
+from engine.log import get_logger
+
+logger = get_logger(__name__)
 
 WEIGHTS_NAME, OPTIMIZER_NAME, AVERAGE_NAME = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 
@@ -104,7 +106,7 @@ def quarantine_damaged(folder: Path) -> None:
     for path in reversed(paths):
         if (damage := find_damage(path)) is None:
             return
-        print(f"{path}: damaged ({damage}); skipped", file=sys.stderr, flush=True)
+        logger.warning(f"{path}: damaged ({damage}); skipped")
         if path == paths[0]:
             raise DataError(
                 f"{folder}: all checkpoints are damaged; the last one is {path.name}.\n"
@@ -116,7 +118,7 @@ def quarantine_damaged(folder: Path) -> None:
 def load_best(module: nn.Module, folder: Path) -> bool:
     """Load the best weights of a run; warn and return False if they are damaged."""
     if damage := find_damage(folder / "best"):
-        print(f"{folder / 'best'}: damaged ({damage}); using the last weights instead", file=sys.stderr, flush=True)
+        logger.warning(f"{folder / 'best'}: damaged ({damage}); using the last weights instead")
         return False
     load_model_state(module, load_file(folder / "best" / WEIGHTS_NAME), folder / "best")
     return True

@@ -3,7 +3,6 @@
 Flags are read from the device one step later, so that a GPU never waits. `engine.training.replay` inspects bad batches.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,10 @@ from torch import Tensor
 from engine.checkpointing import checkpoint
 from engine.checkpointing.async_saver import AsyncSaver
 from engine.errors import DataError
+from engine.log import get_logger
 from engine.training.settings import Train
+
+logger = get_logger(__name__)
 
 MAX_DUMPS = 3  # bad batches saved per run, each with all weights; later ones are only counted
 EMA_DECAY = 0.98  # of the running mean of the loss, per step
@@ -74,7 +76,7 @@ class LossGuard:
         dumped = f"; batch saved in {self.dump_batch(step)}" if self.skipped_steps <= MAX_DUMPS else ""
         if self.accelerator.is_main_process:
             problem = "the loss or its gradient is not finite, or the loss jumped"
-            print(f"step {step + 1}: {problem}; update skipped{dumped}", file=sys.stderr, flush=True)
+            logger.warning(f"step {step + 1}: {problem}; update skipped{dumped}")
         if self.consecutive_skips >= self.train.max_skipped_steps:
             self.saver.wait()
             saved = checkpoint.list_checkpoints(self.folder)

@@ -64,6 +64,8 @@ class TrainerOptions:
     """The metric to maximize; training ends with the best weights seen."""
     patience: int | None = None
     """Evaluations without a better `monitor` after which training stops."""
+    unit: str = "tokens"
+    """What `MicroBatch.num_tokens` counts, for the console."""
     sharded: bool = False
     """Whether weights, gradients and optimizer state are sharded over the processes (FSDP2) or replicated (DDP)."""
 
@@ -193,7 +195,7 @@ class Trainer:
         (loss, *others), now = (stacked[:, 0] / stacked[:, 1]).tolist(), time.time()
         tokens = int(self.accelerator.reduce(torch.tensor(self.new_tokens, device=self.accelerator.device), "sum"))
         per_second = tokens / (now - self.last_log_time)
-        self.progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} tokens/s")
+        self.progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} {self.options.unit}/s")
         tokens += self.state["tokens"]
         entry = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm.item(), "tokens": tokens}
         entry |= {"tokens_per_second": round(per_second), "seconds": round(now - self.start_time, 2)}

@@ -9,16 +9,20 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from data.encoders import LOAD_KWARGS, read_pooling
+from data.encoders import read_pooling
 from data.modalities.text import MODALITY
 from data.tasks.problem_types import ProblemType
 from engine.errors import DataError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
+from engine.log import get_logger
+from engine.models import LOAD_KWARGS
 from engine.models.embed import pool
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
 from finetune.model.network import Network
+
+logger = get_logger(__name__)
 
 POSTPROCESS_KEYS = ("calibration", "thresholds")  # that fine-tuning adds to a model's configuration
 POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
@@ -108,5 +112,7 @@ def build_text_network(
             mean_pooling.add_mean_pooling_layer(model)
         else:
             kind = model.config.model_type
-            print(f"note: the head of {kind} reads the first token, but this encoder was trained with mean pooling")
+            logger.info(
+                f"note: the head of {kind} reads the first token, but this encoder was trained with mean pooling"
+            )
     return TextNetwork(model)

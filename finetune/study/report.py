@@ -3,8 +3,8 @@
 from html import escape
 from pathlib import Path
 
+from data.contamination import describe_contamination
 from engine.html import bullet_list, page, table
-from finetune.study.contamination import describe_contamination
 from finetune.study.statistics import format_percent, format_points
 
 MAX_TEXT_CHARS = 400

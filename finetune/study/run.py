@@ -20,11 +20,14 @@ from data.encoders import read_record, resolve_encoder
 from data.tasks.task import fingerprint_inputs, read_task
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
+from engine.log import get_logger
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
 from finetune.study.trials import TRAINED_VARIANTS, Trial, Trials, study_versions
 from finetune.train import find_latest_encoder
+
+logger = get_logger(__name__)
 
 STUDIES_FOLDER = OUTPUT_DIR / "studies"
 
@@ -34,7 +37,7 @@ def validate_study(config: Study) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("finetune.study: supports one process only; run it without accelerate launch")
     if not config.task.load_problem_type().has_single_class:
-        raise ConfigError(f"head.name: a study needs single-label classification, not {config.head.name}")
+        raise ConfigError(f"task.problem_type: a study needs single classes, not {config.task.problem_type}")
     if config.selftrain.rounds:
         raise ConfigError("selftrain.rounds: a study trains on labeled examples only; set it to 0")
     if config.tapt.steps:
@@ -63,7 +66,7 @@ def run_study(config: Study, args: list[str]) -> None:
         trials.run_trial(next(trial for trial in planned if trial.variant in TRAINED_VARIANTS))
     folder.mkdir(parents=True, exist_ok=True)
     notes = [*describe_contamination(counts), "validation labels are not used"]
-    print(f"study {config.run}: {len(planned)} trials, encoder {encoder}", *notes, sep="\n  ", flush=True)
+    logger.info("\n  ".join([f"study {config.run}: {len(planned)} trials, encoder {encoder}", *notes]))
 
     # Without `encoder`, the latest one is used, which may be another one when the study is reproduced.
     command = shlex.join(["python", "-m", "finetune.study", *args, *[f"encoder={encoder}"] * (not config.encoder)])
@@ -73,16 +76,16 @@ def run_study(config: Study, args: list[str]) -> None:
         if result is None:
             seconds = trials.estimate_seconds_left(planned[number - 1 :], list(completed))
             estimate = f"  about {format_duration(seconds)} left" if seconds is not None else ""
-            print(f"trial {number}/{len(planned)}  {trial}{estimate}", flush=True)
+            logger.info(f"trial {number}/{len(planned)}  {trial}{estimate}")
             result = trials.run_trial(trial)
-            print(f"    {trials.metric} {result['score']:.3f}", flush=True)
+            logger.info(f"    {trials.metric} {result['score']:.3f}")
         completed[trial] = result
         following = planned[number] if number < len(planned) else None
         if not following or following.shots != trial.shots and trials.load_result(following) is None:
             summary = summarize_study(config, trials, len(planned), list(completed.values()), counts, command)
             write_study(summary, trials)
     shutil.rmtree(folder / "running", ignore_errors=True)
-    print(report.format_study_summary(summary, folder))
+    logger.info(report.format_study_summary(summary, folder))
 
 
 def format_duration(seconds: float) -> str:

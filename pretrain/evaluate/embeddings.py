@@ -11,23 +11,24 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from data.cache import OUTPUT_DIR
-from data.encoders import LOAD_KWARGS, max_positions, read_pooling, resolve_encoder
+from data.encoders import read_pooling, resolve_encoder
 from data.sources.source import display_name, get_text, iter_rows
 from data.tasks.task import Example, TaskFile, read_task, sample_examples
+from data.tokens.dataset import tokenize_examples
 from engine.config.loader import load_config
-from engine.errors import ConfigError, DataError, first_line
+from engine.errors import ConfigError, DataError
 from engine.files import write_json
-from engine.kernels import attention
-from engine.runs.progress import Progress
-from engine.system import hardware
+from engine.log import get_logger
+from engine.models import embed
+from engine.training.distributed import make_accelerator
 from pretrain.evaluate.config import Evaluate, STSSource
 from pretrain.model.build import silence_transformers
 
+logger = get_logger(__name__)
+
 INVERSE_REGULARIZATION = (0.001, 0.01, 0.1, 1.0)  # of the linear probe, selected on the validation set
-BATCH_SIZE = 64
 Embedder = Callable[[list[str]], np.ndarray]
 """Texts to embeddings, (texts, width)."""
 Splits = dict[str, np.ndarray]
@@ -53,19 +54,19 @@ def evaluate(config: Evaluate) -> None:
     }
     metrics = {name: compute_metrics(embedder, config, splits, pairs) for name, embedder in embedders.items()}
     columns = list(metrics[config.encoder])
-    print("\n" + f"  {'':<44}" + "".join(f"{column:>19}" for column in columns))
+    logger.info("\n" + f"  {'':<44}" + "".join(f"{column:>19}" for column in columns))
     for name, values in metrics.items():
-        print(f"  {name:<44}" + "".join(f"{values[column]:>19.3f}" for column in columns))
+        logger.info(f"  {name:<44}" + "".join(f"{values[column]:>19.3f}" for column in columns))
     path = OUTPUT_DIR / "evaluations" / (config.encoder.strip("/.").replace("/", "-") + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"config": config.model_dump(mode="json"), "metrics": metrics})
-    print(f"\n  written to {path}")
+    logger.info(f"\n  written to {path}")
 
 
 def load_probe_splits(config: Evaluate) -> dict[str, list[Example]]:
     """Load the splits of the probed task. Raises ConfigError for a task that cannot be probed."""
     task = load_config(TaskFile, [config.task]).task
-    if task.problem_type != "single_label_classification":
+    if not task.load_problem_type().has_single_class:
         raise ConfigError(f"task: the probes need single-label classification; {config.task} is {task.problem_type}")
     if not isinstance(task.text, str):
         raise ConfigError(f"task: the probes need single texts; {config.task} has pairs of texts")
@@ -94,41 +95,16 @@ def load_sts_pairs(source: STSSource) -> list[tuple[str, str, float]]:
 
 def build_encoder_embedder(folder: Path, max_length: int, random_init: bool = False) -> tuple[Embedder, int]:
     """Return (function from texts to embeddings pooled as in sentence-transformers, their width)."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **LOAD_KWARGS)
-    except Exception as error:
-        raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
-    if random_init:
-        model = AutoModel.from_config(model.config)
-    mean = read_pooling(folder) != "cls"
-    max_length = min(max_length, tokenizer.model_max_length, max_positions(model.config))
-    attention.use_fast_attention(model)
-    title = "embeddings, random weights" if random_init else "embeddings"
-    return lambda texts: embed_texts(model.eval(), tokenizer, texts, max_length, mean, title), model.config.hidden_size
+    accelerator, title = make_accelerator("native"), "embeddings, random weights" if random_init else "embeddings"
+    model = embed.load_model(folder, random_init=random_init).to(accelerator.device)
+    embedder = embed.Embedder(model, read_pooling(folder) or "mean")
 
+    def embed_texts(texts: list[str]) -> np.ndarray:
+        examples = [Example((text,), "") for text in texts]
+        dataset = tokenize_examples(examples, folder, max_length, str(folder), allow_empty=True)
+        return np.stack(embed.run_batches(embedder, dataset, accelerator, progress_title=title))
 
-@torch.no_grad()
-def embed_texts(
-    model: PreTrainedModel, tokenizer, texts: list[str], max_length: int, mean_pooling: bool, title: str
-) -> np.ndarray:
-    """Embed texts, float32 (texts, width), by the mean of the last hidden states or the first one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    embeddings = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    with Progress(title, len(texts), 0, True, "text") as progress:
-        for start in range(0, len(texts), BATCH_SIZE):
-            indices = order[start : start + BATCH_SIZE]
-            inputs = tokenizer([texts[index] for index in indices], **options).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=hardware.has_native_bf16()):
-                states = model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"][:, :, None]
-            pooled = (states * mask).sum(1) / mask.sum(1) if mean_pooling else states[:, 0]
-            embeddings[indices] = pooled.cpu().numpy()
-            progress.update(start + len(indices), "")
-    return embeddings
+    return embed_texts, model.config.hidden_size
 
 
 def build_tfidf_embedder(texts: list[str], dim: int) -> Embedder:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
 from transformers.utils import logging
 
-from data.encoders import LOAD_KWARGS, max_positions, read_pooling
+from data.encoders import max_positions, read_pooling
 from data.tokens.shards import Shards
 from engine.errors import ConfigError, DataError, UserError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
+from engine.models import LOAD_KWARGS
 from pretrain.config import ModelConfig, Pretrain
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence

@@ -4,7 +4,6 @@ The folder loads with plain `AutoModel`, `AutoModelForMaskedLM` and `SentenceTra
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +13,17 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from data.encoders import ROBERTA_LIKE
-from data.tokens.tokenizer import TOKENIZER_FILES
+from data.modalities.text import MODALITY
 from engine.files import write_folder, write_json
 from engine.kernels import attention
 from engine.kernels.linear_cross_entropy import linear_cross_entropy
+from pretrain.model.base import BaseEncoder
 from pretrain.model.sparse_ffn import get_layers, sparse_forward
 
 OnHidden = Callable[[Tensor], None] | None
 
 
-class Encoder(nn.Module):
+class Encoder(BaseEncoder):
     """A masked-language model on packed rows.
 
     Every method takes rows as made by `data.tokens.collate.collate_rows`: `input_ids`, `position_ids` and
@@ -39,8 +39,8 @@ class Encoder(nn.Module):
         unused_weights: dict[str, Tensor] | None = None,
     ):
         """new_parameters: names of those not loaded from init; unused_weights: saved with the model, not trained."""
-        super().__init__()
-        self.model, self.new_parameters, self.pooling = model, new_parameters, pooling
+        super().__init__(model, model.config.hidden_size, new_parameters)
+        self.pooling = pooling
         self.unused_weights, self.dropout, self.has_linear_decoder = unused_weights or {}, 0.0, False
         self.sparse_ffn: tuple[nn.Module, ...] = ()
 
@@ -68,6 +68,10 @@ class Encoder(nn.Module):
     def last_hidden_state(self, **rows: Tensor) -> Tensor:
         """Compute the last hidden states, (rows, length, width)."""
         return self.model.base_model(**self.model_inputs(**rows)).last_hidden_state
+
+    def embed(self, num_inputs: int, **inputs: Tensor) -> Tensor:
+        """Return the embeddings of the `num_inputs` documents in the rows, float32 (documents, width)."""
+        return self.pool(self.last_hidden_state(**inputs), inputs["document_ids"], num_inputs)
 
     def pool(self, hidden_states: Tensor, document_ids: Tensor, num_documents: int) -> Tensor:
         """Pool hidden states (rows, length, width) by document, numbered across rows: float32 (documents, width)."""
@@ -113,12 +117,6 @@ class Encoder(nn.Module):
         for layer in layers[:-1] if self.sparse_ffn else layers:
             layer.forward = torch.compile(layer.forward)
 
-    def hidden_matrices(self) -> set[nn.Parameter]:
-        """Return the weights of the linear layers except embeddings and output projection, for Muon."""
-        ends = {self.model.get_input_embeddings(), self.model.get_output_embeddings()}
-        linear = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
-        return {module.weight for module in linear if module not in ends}
-
     def mlm_logits(self, masked_indices: Tensor, **rows: Tensor) -> Tensor:
         """Compute logits, (masked, vocabulary), at `masked_indices`, int64 indices into the flattened rows."""
         return self.apply_mlm_head(masked_indices, rows, project=True)
@@ -143,14 +141,12 @@ def save_encoder(
             model, prefix = model.base_model, f"{model.base_model_prefix}."
         unused = {name.removeprefix(prefix): tensor for name, tensor in encoder.unused_weights.items()}
         model.save_pretrained(path, state_dict={**model.state_dict(), **unused})
-        for name in TOKENIZER_FILES:
-            if (tokenizer_folder / name).is_file():
-                shutil.copy(tokenizer_folder / name, path / name)
-        mean, width = encoder.pooling == "mean", encoder.model.config.hidden_size
+        MODALITY.copy_preprocessor(tokenizer_folder, path)
+        mean = encoder.pooling == "mean"
         modes = {"cls_token": not mean, "mean_tokens": mean, "max_tokens": False, "mean_sqrt_len_tokens": False}
         pooling = {f"pooling_mode_{mode}": is_on for mode, is_on in modes.items()}
         (path / "1_Pooling").mkdir()
-        write_json(path / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
+        write_json(path / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **pooling})
         modules = [
             {"idx": index, "name": str(index), "path": subfolder, "type": f"sentence_transformers.models.{kind}"}
             for index, (subfolder, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])

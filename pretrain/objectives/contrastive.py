@@ -17,7 +17,7 @@ from engine.errors import ConfigError
 from engine.training.step import MicroBatch, Output
 from pretrain.info_nce import CachedGrads, cached_info_nce
 from pretrain.masking import Masking
-from pretrain.model.encoder import Encoder
+from pretrain.model.base import BaseEncoder
 from pretrain.views import PairDataset, Views
 
 
@@ -55,27 +55,23 @@ class Objective(nn.Module):
 
     trains_mlm_head = False
 
-    def __init__(self, config: Config, encoder: Encoder):
+    def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
         self.encoder, self.temperature, self.symmetric = encoder, config.temperature, config.views != "pairs"
         self.projection = build_projection(encoder, config.projection_dim)
 
-    def pool_pairs(self, hidden_states: Tensor, document_ids: Tensor, group_ids: Tensor) -> Tensor:
-        """Pool last hidden states, (rows, length, width), to embeddings, (pairs, texts per pair, width)."""
-        pooled = self.encoder.pool(hidden_states, document_ids, group_ids.numel())
-        return self.projection(pooled).unflatten(0, group_ids.shape)
-
-    def embed(self, group_ids: Tensor, **rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (embeddings, group_ids) of one micro-batch."""
-        return self.pool_pairs(self.encoder.last_hidden_state(**rows), rows["document_ids"], group_ids), group_ids
+    def embed(self, group_ids: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (embeddings, (pairs, inputs per pair, width); group_ids) of one micro-batch."""
+        embeddings = self.encoder.embed(group_ids.numel(), **inputs)
+        return self.projection(embeddings).unflatten(0, group_ids.shape), group_ids
 
     def cache_gradients(self, embedded: list[tuple[Tensor, Tensor]]) -> list[dict]:
         """Return the additional arguments of `forward` for each micro-batch."""
         return [{"cached": grads} for grads in cached_info_nce(embedded, self.temperature, self.symmetric)]
 
-    def forward(self, group_ids: Tensor, cached: CachedGrads | None = None, **rows: Tensor) -> Output:
+    def forward(self, group_ids: Tensor, cached: CachedGrads | None = None, **inputs: Tensor) -> Output:
         """Compute the loss of inputs from `Dataset.collate`; `cached` is needed unless they are the whole step."""
-        embeddings, group_ids = self.embed(group_ids, **rows)
+        embeddings, group_ids = self.embed(group_ids, **inputs)
         cached = cached or self.cache_gradients([(embeddings, group_ids)])[0]["cached"]
         return Output(*surrogate_loss(embeddings, cached))
 
@@ -90,9 +86,8 @@ def surrogate_loss(embeddings: Tensor, cached: CachedGrads) -> tuple[Tensor, Ten
     return cached.losses.sum() + dot - dot.detach(), count, metrics
 
 
-def build_projection(encoder: Encoder, dim: int | None) -> nn.Module:
+def build_projection(encoder: BaseEncoder, dim: int | None) -> nn.Module:
     """Build a two-layer projection to `dim` (Chen et al. 2020), or the identity. Not saved with the encoder."""
     if dim is None:
         return nn.Identity()
-    hidden = encoder.model.config.hidden_size
-    return nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim))
+    return nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, dim))

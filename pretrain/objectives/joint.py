@@ -68,7 +68,8 @@ class Objective(contrastive.Objective):
         """Compute the loss of inputs from `Dataset.collate`; `cached` is needed unless they are the whole step."""
         hidden: list[Tensor] = []
         mlm_loss = self.encoder.mlm_loss(masked_indices, targets, on_hidden=hidden.append, **rows)
-        embeddings = self.pool_pairs(hidden[0], rows["document_ids"], group_ids)
+        pooled = self.encoder.pool(hidden[0], rows["document_ids"], group_ids.numel())
+        embeddings = self.projection(pooled).unflatten(0, group_ids.shape)
         if cached is None:
             embedded = [(embeddings, group_ids, len(masked_indices))]
             cached, masked_tokens_per_pair = self.cache_gradients(embedded)[0].values()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from engine.training.step import Output
 from pretrain.info_nce import embedding_stats
-from pretrain.model.encoder import Encoder
+from pretrain.model.base import BaseEncoder
 from pretrain.objectives import contrastive
 from pretrain.views import Views
 
@@ -35,11 +35,10 @@ class Objective(nn.Module):
 
     trains_mlm_head = False
 
-    def __init__(self, config: Config, encoder: Encoder):
+    def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
         self.encoder = encoder
-        hidden = encoder.model.config.hidden_size
-        width = config.projection_dim or hidden
+        hidden, width = encoder.width, config.projection_dim or encoder.width
         output_norm, bottleneck = nn.LayerNorm(width, elementwise_affine=False), config.predictor_dim
         self.projection = nn.Sequential(
             nn.Linear(hidden, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), output_norm
@@ -48,9 +47,9 @@ class Objective(nn.Module):
             nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck), nn.GELU(), nn.Linear(bottleneck, width)
         )
 
-    def forward(self, group_ids: Tensor, **rows: Tensor) -> Output:
+    def forward(self, group_ids: Tensor, **inputs: Tensor) -> Output:
         """Compute the loss of inputs from `Dataset.collate`."""
-        pooled = self.encoder.pool(self.encoder.last_hidden_state(**rows), rows["document_ids"], group_ids.numel())
+        pooled = self.encoder.embed(group_ids.numel(), **inputs)
         with torch.autocast(pooled.device.type, enabled=False):
             embeddings = self.projection(pooled).unflatten(0, group_ids.shape)
             predicted = self.predictor(embeddings)

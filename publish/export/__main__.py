@@ -14,7 +14,10 @@ from engine.cli import parse_config, run_command
 from engine.config.schema import Section
 from engine.errors import ConfigError, first_line, suggest
 from engine.files import read_json, write_folder, write_json
+from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER, package_versions
+
+logger = get_logger(__name__)
 
 REQUIRED_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MAX_POINTS_LOST = 1.0  # of the test metric in int8, in percentage points
@@ -86,7 +89,7 @@ def export(config: Export) -> None:
         (path / "example.py").write_text(script, encoding="utf-8")
 
     written = write_folder(folder / "onnx", fill)
-    print(summary(read_json(written / "export.json"), written))
+    logger.info(summary(read_json(written / "export.json"), written))
 
 
 def summary(report: dict, folder: Path) -> str:
@@ -96,7 +99,7 @@ def summary(report: dict, folder: Path) -> str:
         rows[report["metric"]] = [f"{backend['score']:.4f}" for backend in backends.values()]
     rows["max. difference"] = [f"{backend['max_abs_diff']:.1e}" for backend in backends.values()]
     if torch["agreement"] is not None:
-        title = "mean cosine" if report["problem_type"] == "embedding" else "same prediction"
+        title = "mean cosine" if report["metric"] is None else "same prediction"
         rows[title] = [f"{backend['agreement']:.2%}" for backend in backends.values()]
     rows["megabytes"] = [f"{backend['megabytes']:.1f}" for backend in backends.values()]
     for size, baseline in torch["milliseconds_per_text"].items():

@@ -13,7 +13,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from engine.errors import ConfigError, DataError
 from engine.files import read_json
 from publish.export.onnx import LoadedModel
-from publish.export.predictions import METRIC_NAMES, agreement, compute_metric, decode_outputs, word_start_tokens
+from publish.export.predictions import EMBEDDING, word_start_tokens
 
 BATCH_SIZE = 64  # except for timing
 TIMED_BATCH_SIZES = (1, 32)
@@ -46,7 +46,7 @@ def load_benchmark_data(run_folder: Path, model: LoadedModel, texts_file: str | 
         raise ConfigError(f"{run_folder}: no test.json or sample.json to measure on; set texts=FILE, one text per line")
     separator = model.tokenizer.sep_token or model.tokenizer.eos_token or "\n"
     texts = [text if len(text) < 3 else [separator.join(text)] for text in content["texts"]]
-    return BenchmarkData(texts, content.get("labels") if model.problem_type != "embedding" else None, max_length)
+    return BenchmarkData(texts, None if model.problem_type is EMBEDDING else content.get("labels"), max_length)
 
 
 def torch_backend(model: LoadedModel) -> Backend:
@@ -127,12 +127,12 @@ def measure(
         name: onnx_backend(path, threads) for name, path in graph_paths.items()
     }
     outputs = {name: predict(backend, model, data) for name, backend in backends.items()}
-    word_starts = []
-    if model.problem_type == "token_classification":
+    word_starts, problem_type = [], model.problem_type
+    if problem_type.labels_words:
         options = {"truncation": True, "max_length": data.max_length}
         word_starts = [word_start_tokens(model.tokenizer(text[0], **options), text[0]) for text in data.texts]
     predictions = {
-        name: decode_outputs(model.problem_type, values, model.config, word_starts) for name, values in outputs.items()
+        name: problem_type.decode_outputs(values, model.config, word_starts) for name, values in outputs.items()
     }
     max_abs_output = max(float(np.abs(output).max()) for output in outputs["torch"])
     times, report = time_backends(backends, model, data, rounds), {}
@@ -145,14 +145,14 @@ def measure(
             )
         report[name] = {
             "max_abs_diff": max_abs_diff,
-            "agreement": agreement(model.problem_type, predictions[name], predictions["torch"]),
-            "score": compute_metric(model.problem_type, predictions[name], data.labels) if data.labels else None,
+            "agreement": problem_type.agreement(predictions[name], predictions["torch"]),
+            "score": problem_type.score_predictions(predictions[name], data.labels) if data.labels else None,
             "megabytes": round(path.stat().st_size / 1e6, 2),
             "milliseconds_per_text": times[name],
         }
     return {
-        "problem_type": model.problem_type,
-        "metric": METRIC_NAMES.get(model.problem_type),
+        "problem_type": problem_type.name,
+        "metric": problem_type.export_metric,
         "num_texts": len(data.texts),
         "max_abs_output": max_abs_output,
         "threads": threads,

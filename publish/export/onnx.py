@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import onnx_ir
+import transformers
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 from transformers.exporters.configs import ExportFormat
 
+from data.modalities.text import MODALITY
+from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.errors import DataError
 from engine.files import read_json
+from engine.models import LOAD_KWARGS
+from engine.runs.run import read_record
+from publish.export.predictions import EMBEDDING
 
 BLOCK_SIZE = 64  # weights per scale
 TRACE_TEXTS = ("a film to remember", "Nothing in it is new, and that is all there is to say of it.")
@@ -29,8 +35,8 @@ class LoadedModel(NamedTuple):
     module: nn.Module
     """Takes the tokenizer's tensors by name and returns a dict of tensors, the main output first."""
     tokenizer: object
-    problem_type: str
-    """As in config.json; token_classification, or embedding for an encoder."""
+    problem_type: ProblemType
+    """`EMBEDDING` for an encoder."""
     config: dict
     """Contents of config.json."""
 
@@ -66,17 +72,19 @@ def load_model(folder: Path) -> LoadedModel:
     """Load the model in `folder` with transformers. Raises DataError if that fails."""
     config = read_json(folder / "config.json")
     architecture = (config.get("architectures") or [""])[0]
-    problem_type = config.get("problem_type") or "single_label_classification"
+    record = read_record(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if architecture.endswith("ForTokenClassification"):
-            problem_type = "token_classification"
-            module = LogitsModel(AutoModelForTokenClassification.from_pretrained(folder))
-        elif architecture.endswith("ForSequenceClassification"):
-            module = LogitsModel(AutoModelForSequenceClassification.from_pretrained(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
+        if architecture.endswith(("ForTokenClassification", "ForSequenceClassification")):
+            default = config.get("problem_type") or "single_label_classification"
+            if architecture.endswith("ForTokenClassification"):
+                default = "token_classification"
+            problem_type = load_problem_type(record.get("problem_type", default))
+            auto_class = getattr(transformers, MODALITY.auto_class(problem_type))
+            module = LogitsModel(auto_class.from_pretrained(folder, **LOAD_KWARGS))
         else:
-            problem_type = "embedding"
-            module = EmbeddingModel(AutoModel.from_pretrained(folder), *read_pooling(folder))
+            problem_type = EMBEDDING
+            module = EmbeddingModel(AutoModel.from_pretrained(folder, **LOAD_KWARGS), *read_pooling(folder))
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
     if not (folder / "tokenizer.json").is_file():

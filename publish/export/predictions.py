@@ -1,13 +1,8 @@
-"""Predictions from a model's raw outputs, and the metric of predictions against labels."""
+"""Embeddings as one more kind of output of an exported model, beside the problem types of tasks."""
 
 import numpy as np
 
-METRIC_NAMES = {
-    "single_label_classification": "accuracy",
-    "multi_label_classification": "micro F1",
-    "regression": "Spearman",
-    "token_classification": "entity F1",
-}
+from data.tasks.problem_types import ProblemType
 
 
 def word_start_tokens(encoding, text: str) -> list[int | None]:
@@ -16,52 +11,23 @@ def word_start_tokens(encoding, text: str) -> list[int | None]:
     return [encoding.char_to_token(start) for start in starts]
 
 
-def decode_outputs(
-    problem_type: str, outputs: list[np.ndarray], config: dict, word_starts: list[list[int | None]]
-) -> list:
-    """Return the prediction for each text: a label, a set of labels, a number, a tag for each word, or the embedding.
+class Embedding(ProblemType):
+    """The output of an encoder."""
 
-    outputs: for each text (labels,), (tokens, tags) or (width,). word_starts: for tags, by `word_start_tokens`.
-    """
-    if problem_type == "embedding":
+    name, export_metric = "embedding", None
+    example_title = "Embed {inputs}"
+    example_code = """for text, vector in zip(sys.argv[1:], outputs):
+    print(np.round(vector, 4).tolist())
+"""
+
+    def decode_outputs(self, outputs: list[np.ndarray], config: dict, word_starts: list | None = None) -> list:
+        """Return the embeddings."""
         return list(outputs)
-    names = [name for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
-    if problem_type == "single_label_classification":
-        return [names[int(logits.argmax())] for logits in outputs]
-    if problem_type == "multi_label_classification":
-        thresholds = np.array([config.get("thresholds", {}).get(name, 0.5) for name in names])
-        return [frozenset(np.array(names)[1 / (1 + np.exp(-logits)) >= thresholds].tolist()) for logits in outputs]
-    if problem_type == "regression":
-        return [float(logits[0]) for logits in outputs]
-    return [
-        tuple("O" if token is None else names[int(logits[token].argmax())] for token in tokens)
-        for logits, tokens in zip(outputs, word_starts, strict=True)
-    ]
 
-
-def compute_metric(problem_type: str, predictions: list, labels: list) -> float:
-    """Compute the metric that METRIC_NAMES gives."""
-    if problem_type == "single_label_classification":
-        return float(np.mean([prediction == label for prediction, label in zip(predictions, labels, strict=True)]))
-    if problem_type == "multi_label_classification":
-        correct = sum(len(prediction & set(label)) for prediction, label in zip(predictions, labels, strict=True))
-        return 2 * correct / max(1, sum(map(len, predictions)) + sum(map(len, labels)))
-    if problem_type == "regression":
-        from scipy.stats import spearmanr
-
-        return float(spearmanr(predictions, labels).statistic)
-    from seqeval.metrics import f1_score
-    from seqeval.scheme import IOB2
-
-    references, hypotheses = list(map(list, labels)), list(map(list, predictions))
-    return float(f1_score(references, hypotheses, mode="strict", scheme=IOB2, zero_division=0))
-
-
-def agreement(problem_type: str, predictions: list, reference: list) -> float | None:
-    """Compute the fraction of equal predictions; for embeddings, their mean cosine; for numbers, None."""
-    if problem_type == "regression":
-        return None
-    if problem_type == "embedding":
+    def agreement(self, predictions: list[np.ndarray], reference: list[np.ndarray]) -> float:
+        """Compute the mean cosine."""
         first, second = np.array(predictions), np.array(reference)
         return float(((first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)).mean())
-    return float(np.mean([one == other for one, other in zip(predictions, reference, strict=True)]))
+
+
+EMBEDDING = Embedding()

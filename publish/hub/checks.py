@@ -13,6 +13,9 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
+from data.modalities import load_modality
+from data.tasks.problem_types import load_problem_type
+from engine.files import read_json
 from publish.card import provenance
 from publish.card.card import STUDY_PLOT
 from publish.config import Licenses
@@ -128,7 +131,15 @@ def check_licenses(path: Path, default_licenses: Licenses) -> Iterator[str]:
 def check_loading(folder: Path, sample_path: Path) -> list[str]:
     """Check that a process without this project loads the folder and reproduces the recorded outputs."""
     script = Path(__file__).with_name("load_check.py").resolve()
-    args = [str(folder.resolve()), *([str(sample_path.resolve())] if sample_path.is_file() else [])]
+    record = read_json(folder / "record.json")
+    auto_class, output = "AutoModel", record.get("pooling") or "mean"
+    if record["kind"] == "model":
+        problem_type = load_problem_type(record["problem_type"])
+        auto_class = load_modality(record.get("modality", "text")).auto_class(problem_type)
+        output = problem_type.activation
+    args = [str(folder.resolve()), auto_class, output]
+    if sample_path.is_file():
+        args.append(str(sample_path.resolve()))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-P", str(script), *args]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment)

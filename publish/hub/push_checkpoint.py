@@ -11,8 +11,11 @@ from pathlib import Path
 
 from engine.cli import parse_config, run_command
 from engine.errors import ConfigError, DataError, UserError
+from engine.log import get_logger
 from engine.system.lock import acquire
 from publish.config import Destination, Licenses
+
+logger = get_logger(__name__)
 
 
 class Push(Destination):
@@ -67,7 +70,7 @@ def main(args: list[str]) -> None:
         os.nice(10)  # training has priority
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
-            print(f"{now}  {push_checkpoint(config)}")
+            logger.info(f"{now}  {push_checkpoint(config)}")
         except UserError as error:
             raise type(error)(f"{now}  not pushed: {' '.join(str(error).split())}") from None
 

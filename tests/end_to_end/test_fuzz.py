@@ -25,17 +25,19 @@ from data.corpus.config import Corpus
 from data.corpus.extract import BucketReader, split_into_buckets
 from data.encoders import read_pooling, read_record
 from data.sources.wheels import fetch_wheel_member
-from data.tasks.task import LABEL_PARSERS, Task, TaskFile, read_task
+from data.tasks.task import Task, TaskFile, read_task
 from data.tokens.shards import Shards
 from engine.checkpointing import checkpoint
 from engine.config.help import list_keys
 from engine.config.loader import load_config, read_yaml, validate
+from engine.config.schema import list_plugins
 from engine.errors import UserError
 from engine.runs.run import Run
 from finetune.config import Finetune
 from finetune.study.config import Study
 from pretrain.config import Pretrain
 
+PROBLEM_TYPES = list_plugins("data.tasks.problem_types")
 SCHEMAS = (Pretrain, Finetune, Prepare, Study)
 FEW, MANY = 30, 2_000
 ODD = st.sampled_from(
@@ -274,7 +276,7 @@ def test_files_with_labels_and_text(fuzz, examples):
                 assert all(isinstance(text, str) and text for text, _ in BucketReader(part).iter_texts())
             Path(name).unlink()
 
-    fuzz(st.tuples(content, suffix, options, task, st.sampled_from(list(LABEL_PARSERS))), attempt, examples)
+    fuzz(st.tuples(content, suffix, options, task, st.sampled_from(PROBLEM_TYPES)), attempt, examples)
 
 
 @examples

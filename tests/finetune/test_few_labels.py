@@ -26,6 +26,8 @@ from finetune.config import Augment, Finetune, Layers
 from finetune.evaluation import baselines
 from finetune.heads import classification, supcon
 from finetune.model.layerwise import freeze_schedule
+from finetune.model.network import Network
+from finetune.model.text_network import TextNetwork
 from finetune.semi_supervised import documents, self_training, task_adaptive
 
 # ---- class-balanced batches -----------------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(cross_entropy_weight):
     model, inputs = tiny_bert(num_labels=3), padded_batch(batch_size=9)
     inputs = {name: tensor for name, tensor in inputs.items() if name != "labels"}
     labels = torch.tensor([0, 1, 2] * 3)
-    head = supcon.Head(supcon.Config(cross_entropy_weight=cross_entropy_weight), model).eval()
+    head = supcon.Head(supcon.Config(cross_entropy_weight=cross_entropy_weight), TextNetwork(model)).eval()
 
     def gradient(cuts: list[slice]) -> tuple[float, torch.Tensor]:
         head.zero_grad()
@@ -111,7 +113,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(cross_entropy_weight):
 
 def test_focal_loss_and_class_weights_equal_a_loop():
     model = tiny_bert(num_labels=2)
-    head = classification.Head(classification.Config(focal_gamma=2.0, class_weights=True), model)
+    head = classification.Head(classification.Config(focal_gamma=2.0, class_weights=True), Network(model))
     head.set_label_stats(np.array([0, 0, 0, 1]))
     logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
     loss, count = 0.0, 0.0

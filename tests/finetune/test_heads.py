@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from itertools import pairwise
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from scipy.stats import pearsonr
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 from transformers import (
@@ -24,18 +24,23 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from data.tasks import calibration, metrics
+from data.tasks.problem_types import ProblemType
+from data.tasks.problem_types.multi_label_classification import best_f1_threshold
 from data.tasks.task import Example, Task, list_label_names, read_task, sample_examples, split_off
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
 from finetune.__main__ import main
 from finetune.config import Finetune
-from finetune.evaluation import baselines, calibration, metrics
+from finetune.evaluation.baselines import measure_linear_model
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import classification, multilabel, regression
-from finetune.model.build import get_last_linear
+from finetune.modalities import load_modality
+from finetune.model.network import Network, get_last_linear
 
 ODD_NAMES = ['quo"te', "two\nlines", "😀", "none", "1e-4", "drüben, 你好", "\\", "true", "a|b", "<br />"]
 MULTI_LABEL = "multi_label_classification"
+SINGLE, SEVERAL, NUMBER = classification.PROBLEM_TYPE, multilabel.PROBLEM_TYPE, regression.PROBLEM_TYPE
 SMALL = {
     "vocab_size": 60,
     "hidden_size": 32,
@@ -173,10 +178,10 @@ def test_samples_of_rows_without_a_single_class_are_nested(labels):
 
 def test_more_than_two_texts_are_joined_by_the_separator(workspace):
     from data.encoders import resolve_encoder
-    from finetune.dataset import tokenize_examples
+    from data.tokens.dataset import tokenize_examples
 
     rows = [Example(("one film", "dull", "", "very"), 1.0), Example(("a", "b", "c", "d"), 2.0)]
-    texts = tokenize_examples(rows, resolve_encoder("minilm"), 32, "test", regression.encode_labels, ["score"])
+    texts = tokenize_examples(rows, resolve_encoder("minilm"), 32, "test", regression.PROBLEM_TYPE, ["score"])
     for ids, row in zip(texts.fields["input_ids"], rows, strict=True):
         decoded = AutoTokenizer.from_pretrained(resolve_encoder("minilm")).decode(ids)
         assert decoded.split() == ["[CLS]", *" [SEP] ".join([*row.texts, ""]).split()]
@@ -220,10 +225,8 @@ def test_classification_metrics_equal_sklearn_and_loops():
     labels, outputs = rng.integers(0, 5, 300), rng.dirichlet(np.ones(5) * 0.4, 300)
     outputs[:100, 2] = 0.2  # ties
     outputs /= outputs.sum(1, keepdims=True)
-    params = classification.fit_postprocess(list(outputs), labels, list("abcde"))
-    result = classification.compute_metrics(
-        classification.apply_postprocess(outputs, params), labels, list("abcde"), params
-    )
+    params = SINGLE.fit_postprocess(list(outputs), labels, list("abcde"))
+    result = SINGLE.compute_metrics(SINGLE.apply_postprocess(outputs, params), labels, list("abcde"), params)
     predicted = outputs.argmax(1)
     assert result["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert result["f1_micro"] == result["accuracy"] == pytest.approx((labels == predicted).mean())
@@ -244,12 +247,12 @@ def test_classification_metrics_equal_sklearn_and_loops():
         return total
 
     assert result["ece_uncalibrated"] == pytest.approx(error(outputs), abs=1e-6)
-    assert result["ece"] == pytest.approx(error(classification.apply_postprocess(outputs, params)), abs=1e-6)
+    assert result["ece"] == pytest.approx(error(SINGLE.apply_postprocess(outputs, params)), abs=1e-6)
     assert result["ece"] < result["ece_uncalibrated"], "random predictions are overconfident"
     counts = np.zeros((5, 5), int)
     for true, guess in zip(labels, predicted, strict=True):
         counts[true, guess] += 1
-    assert classification.details(outputs, labels, list("abcde"))["confusion_matrix"] == {
+    assert SINGLE.test_details(outputs, labels, list("abcde"))["confusion_matrix"] == {
         "label_names": list("abcde"),
         "counts": counts.tolist(),
     }
@@ -257,7 +260,7 @@ def test_classification_metrics_equal_sklearn_and_loops():
     assert metrics.auroc(outputs[labels != 4], labels[labels != 4][:, None] == np.arange(5))["auroc"] == pytest.approx(
         np.mean([roc_auc_score(labels[labels != 4] == label, outputs[labels != 4, label]) for label in range(4)])
     )
-    alone = classification.compute_metrics(outputs, np.zeros(300, int), list("abcde"), {})
+    alone = SINGLE.compute_metrics(outputs, np.zeros(300, int), list("abcde"), {})
     assert "auroc" not in alone and "ece_uncalibrated" not in alone and alone["mcc"] == 0
 
 
@@ -283,12 +286,12 @@ def test_multilabel_metrics_equal_sklearn():
     rng = np.random.default_rng(2)
     labels = (rng.random((200, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(np.uint8)
     outputs = np.clip(rng.random((200, 4)) * 0.6 + labels * 0.2, 0, 0.49)
-    params = multilabel.fit_postprocess(list(outputs), labels, list("abcd"))
+    params = SEVERAL.fit_postprocess(list(outputs), labels, list("abcd"))
     assert params["thresholds"]["d"] == 0.5, "a label without validation rows"
     for column, name in enumerate("abc"):
         best = max(f1_score(labels[:, column], outputs[:, column] >= one) for one in outputs[:, column])
         assert f1_score(labels[:, column], outputs[:, column] >= params["thresholds"][name]) == pytest.approx(best)
-    result = multilabel.compute_metrics(list(outputs), labels, list("abcd"), params)
+    result = SEVERAL.compute_metrics(list(outputs), labels, list("abcd"), params)
     decisions = outputs >= np.array(list(params["thresholds"].values()))
     assert result["f1_macro"] == pytest.approx(f1_score(labels[:, :3], decisions[:, :3], average="macro"))
     assert result["f1_micro"] == pytest.approx(f1_score(labels, decisions, average="micro"))
@@ -296,21 +299,21 @@ def test_multilabel_metrics_equal_sklearn():
     assert result["exact_match"] == np.mean(
         [list(one) == list(other) for one, other in zip(decisions, labels, strict=True)]
     )
-    assert multilabel.compute_metrics(list(outputs), labels, list("abcd"), {})["f1_macro"] == 0, (
+    assert SEVERAL.compute_metrics(list(outputs), labels, list("abcd"), {})["f1_macro"] == 0, (
         "nothing is predicted at 0.5"
     )
-    assert multilabel.quick_metrics(list(outputs), labels)["f1_macro"] == pytest.approx(result["f1_macro"]), (
+    assert SEVERAL.quick_metrics(list(outputs), labels)["f1_macro"] == pytest.approx(result["f1_macro"]), (
         "an evaluation during training uses the best thresholds"
     )
     tied = np.array([0.7, 0.7, 0.7, 0.2])
-    assert 0.2 < multilabel.best_f1_threshold(tied, np.array([1, 0, 1, 0])) < 0.7
+    assert 0.2 < best_f1_threshold(tied, np.array([1, 0, 1, 0])) < 0.7
 
 
 def test_regression_metrics_equal_scipy():
     rng = np.random.default_rng(3)
     labels = rng.normal(size=100)
     outputs = labels + rng.normal(size=100)
-    result = regression.quick_metrics(list(outputs), labels)
+    result = NUMBER.quick_metrics(list(outputs), labels)
     ranks = [np.array([(values < value).sum() for value in values]) for values in (outputs, labels)]
     assert result["spearman"] == pytest.approx(pearsonr(*ranks).statistic)
     assert result["pearson"] == pytest.approx(pearsonr(outputs, labels).statistic)
@@ -318,7 +321,7 @@ def test_regression_metrics_equal_scipy():
         result["rmse"] == pytest.approx(sum((a - b) ** 2 for a, b in zip(outputs, labels, strict=True)) ** 0.5 / 10)
         and result["n"] == 100
     )
-    assert regression.quick_metrics([1.0] * 100, labels)["spearman"] == 0
+    assert NUMBER.quick_metrics([1.0] * 100, labels)["spearman"] == 0
 
 
 # ---- losses and folded weights --------------------------------------------------------------------------------------
@@ -332,7 +335,7 @@ def random_inputs(rows: int = 4) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("balance", [True, False])
 def test_multilabel_loss_equals_a_loop(balance):
     model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).eval()
-    head = multilabel.Head(multilabel.Config(class_weights=balance), model)
+    head = multilabel.Head(multilabel.Config(class_weights=balance), Network(model))
     labels = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=np.uint8)
     head.set_label_stats(labels)
     output = head(labels=torch.from_numpy(labels), **random_inputs())
@@ -353,7 +356,7 @@ def test_multilabel_loss_equals_a_loop(balance):
 def test_regression_trains_on_standardized_numbers_and_predicts_raw_ones(build):
     torch.manual_seed(0)
     model, labels = build().eval(), np.array([1e4, 2e4, 2e4, 5e4])
-    head = regression.Head(regression.Config(), model)
+    head = regression.Head(regression.Config(), Network(model))
     head.set_label_stats(labels)
     plain = model(**random_inputs()).logits.squeeze(-1).detach()
     target = torch.tensor((labels - labels.mean()) / labels.std()).float()
@@ -362,19 +365,19 @@ def test_regression_trains_on_standardized_numbers_and_predicts_raw_ones(build):
     )
     before = head.predict(**random_inputs())
     assert torch.allclose(before, plain.double() * labels.std() + labels.mean())
-    regression.fold_into_weights(head, {})
+    head.fold_into_weights({})
     assert torch.allclose(model(**random_inputs()).logits.squeeze(-1).double(), before, rtol=1e-5)
     assert torch.allclose(head.predict(**random_inputs()), before, rtol=1e-5)
 
 
 def test_postprocessing_without_validation_fits_nothing():
     model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).eval()
-    head = classification.Head(classification.Config(), model)
+    head = classification.Head(classification.Config(), Network(model))
     outputs, labels = list(head.predict(**random_inputs(30)).detach().numpy()), np.arange(30) % 3
     weights = get_last_linear(model).weight.clone()
     for validate in (False, True):
         result = postprocess(
-            classification,
+            classification.PROBLEM_TYPE,
             head,
             {"test": outputs, "validation": outputs},
             {"test": labels, "validation": labels},
@@ -401,20 +404,20 @@ def test_ten_thousand_classes_take_seconds(tmp_path):
         len(sample_examples(examples, 15_000, seed=0)) == 15_000
         and len(sample_examples(examples, "all", 0, shots=2)) == 20_000
     )
-    labels = classification.encode_labels(examples[:1_000], names)
+    labels = SINGLE.encode_labels(examples[:1_000], names)
     rng = np.random.default_rng(0)
     outputs = rng.random((1_000, 10_000), dtype=np.float32)
     outputs[np.arange(0, 1_000, 2), labels[::2]] = 5
     outputs /= outputs.sum(1, keepdims=True)
-    assert classification.quick_metrics(outputs, labels)["accuracy"] > 0.49 and time.time() - start < 60
-    params = classification.fit_postprocess(outputs, labels, names)
-    result = classification.compute_metrics(classification.apply_postprocess(outputs, params), labels, names, params)
-    assert result["auroc"] > 0.7 and 0 < result["mcc"] < 1 and classification.details(outputs, labels, names) == {}
-    several = multilabel.encode_labels([Example(("x",), (names[number], names[-1])) for number in range(200)], names)
+    assert SINGLE.quick_metrics(outputs, labels)["accuracy"] > 0.49 and time.time() - start < 60
+    params = SINGLE.fit_postprocess(outputs, labels, names)
+    result = SINGLE.compute_metrics(SINGLE.apply_postprocess(outputs, params), labels, names, params)
+    assert result["auroc"] > 0.7 and 0 < result["mcc"] < 1 and SINGLE.test_details(outputs, labels, names) == {}
+    several = SEVERAL.encode_labels([Example(("x",), (names[number], names[-1])) for number in range(200)], names)
     assert several.shape == (200, 10_000) and several.sum() == 400
     assert (
-        multilabel.quick_metrics(outputs[:200], several)["n"] == 200
-        and len(multilabel.fit_postprocess(outputs[:200], several, names)["thresholds"]) == 10_000
+        SEVERAL.quick_metrics(outputs[:200], several)["n"] == 200
+        and len(SEVERAL.fit_postprocess(outputs[:200], several, names)["thresholds"]) == 10_000
     )
     assert time.time() - start < 120, "8 s on an idle machine"
 
@@ -427,14 +430,18 @@ def test_one_label_per_class_and_a_class_without_validation_rows(tmp_path):
     assert "c" not in {example.label for example in splits["validation"]}
     one_each = sample_examples(splits["train"], 3, seed=0)
     assert sorted(example.label for example in one_each) == ["a", "b", "c"]
-    labels = classification.encode_labels(splits["validation"], ["a", "b", "c"])
+    labels = SINGLE.encode_labels(splits["validation"], ["a", "b", "c"])
     outputs = np.full((len(labels), 3), 1 / 3)
-    params = classification.fit_postprocess(outputs, labels, ["a", "b", "c"])
-    result = classification.compute_metrics(
-        classification.apply_postprocess(outputs, params), labels, ["a", "b", "c"], params
-    )
+    params = SINGLE.fit_postprocess(outputs, labels, ["a", "b", "c"])
+    result = SINGLE.compute_metrics(SINGLE.apply_postprocess(outputs, params), labels, ["a", "b", "c"], params)
     assert result["auroc"] == 0.5 and np.isfinite(list(result.values())).all()
-    assert baselines.tfidf_baseline({**splits, "train": one_each}, ["a", "b", "c"], classification)["test"]["n"] == 4
+    assert tfidf_metrics({**splits, "train": one_each}, ["a", "b", "c"], SINGLE)["test"]["n"] == 4
+
+
+def tfidf_metrics(splits: dict, label_names: list[str], problem_type: ProblemType) -> dict:
+    """Return the metrics of TF-IDF and a linear model."""
+    args = [str(ROOT / "configs/finetune/sentiment.yaml"), f"task.problem_type={problem_type.name}"]
+    return measure_linear_model(load_modality(load_config(Finetune, args)), splits, label_names)
 
 
 def test_the_tfidf_baseline_handles_a_single_label():
@@ -442,22 +449,20 @@ def test_the_tfidf_baseline_handles_a_single_label():
         Example((f"{'warm' if number % 2 else 'cold'} text {number}",), ("warm",) if number % 2 else ())
         for number in range(40)
     ]
-    result = baselines.tfidf_baseline(
-        {"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}, ["warm"], multilabel
-    )
+    result = tfidf_metrics({"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}, ["warm"], SEVERAL)
     assert result["test"]["f1_macro"] == 1.0
 
 
 def test_the_tfidf_baseline_handles_texts_without_words():
     rows = [Example(("😀 a" if number % 2 else "🙁 a",), "yn"[number % 2]) for number in range(20)]
-    result = baselines.tfidf_baseline({"train": rows[:10], "test": rows[10:]}, ["n", "y"], classification)
+    result = tfidf_metrics({"train": rows[:10], "test": rows[10:]}, ["n", "y"], SINGLE)
     assert result["test"]["accuracy"] == 1.0
 
 
 def test_texts_are_truncated_to_the_position_embeddings(tmp_path):
     """Even if the tokenizer has no limit."""
     from data.encoders import resolve_encoder
-    from finetune.dataset import tokenize_examples
+    from data.tokens.dataset import tokenize_examples
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"), model_max_length=10**30)
     tokenizer.save_pretrained(tmp_path)
@@ -481,7 +486,7 @@ def test_standardization_on_a_single_text_is_finite(tmp_path):
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_tokenizing_in_chunks_changes_nothing(monkeypatch, columns):
     from data.encoders import resolve_encoder
-    from finetune import dataset
+    from data.tokens import dataset
 
     rows = [Example(("a film",) * (columns - 1) + ("so " * number,), 1.0) for number in range(1, 8)]
     whole = dataset.tokenize_examples(rows, resolve_encoder("minilm"), 16, "test")
@@ -494,16 +499,11 @@ def test_tokenizing_in_chunks_changes_nothing(monkeypatch, columns):
 
 def test_a_text_of_100_000_words(workspace):
     from data.encoders import resolve_encoder
-    from finetune.dataset import tokenize_examples
+    from data.tokens.dataset import tokenize_examples
 
     start = time.time()
     texts = tokenize_examples(
-        [Example(("many words " * 50_000,), 1.0)],
-        resolve_encoder("minilm"),
-        64,
-        "test",
-        regression.encode_labels,
-        ["n"],
+        [Example(("many words " * 50_000,), 1.0)], resolve_encoder("minilm"), 64, "test", regression.PROBLEM_TYPE, ["n"]
     )
     assert texts.lengths.tolist() == [64] and time.time() - start < 10
 
@@ -514,7 +514,6 @@ def test_a_text_of_100_000_words(workspace):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     """Folder of an encoder with two small layers and minilm's tokenizer."""
-    from helpers import ROOT
 
     from data.encoders import resolve_encoder
 
@@ -571,7 +570,8 @@ def test_a_run_writes_a_plain_model_with_the_reported_metrics(workspace, tiny, h
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
     settings = model.config
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    head_file, task = importlib.import_module(f"finetune.heads.{head}"), load_config(Finetune, [*args, "run=x"]).task
+    task = load_config(Finetune, [*args, "run=x"]).task
+    problem_type = task.load_problem_type()
     splits = read_task(task)
     names = list_label_names(task, splits)
     assert settings.id2label == dict(enumerate(names))
@@ -579,20 +579,20 @@ def test_a_run_writes_a_plain_model_with_the_reported_metrics(workspace, tiny, h
     texts = [example.texts[0] for example in splits["test"]]
     with torch.no_grad():
         logits = model(**tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")).logits
-    labels = head_file.encode_labels(splits["test"], names)
+    labels = problem_type.encode_labels(splits["test"], names)
     if head == "classification":
         assert set(names) == set(ODD_NAMES) and np.array(result["confusion_matrix"]["counts"]).sum() == 20
         outputs = logits.softmax(-1).numpy()
         assert settings.calibration["temperature"] > 0 and "calibrated" in card
-        recomputed = head_file.compute_metrics(outputs, labels, names, {"calibration": settings.calibration})
+        recomputed = problem_type.compute_metrics(outputs, labels, names, {"calibration": settings.calibration})
     elif head == "multilabel":
         assert set(settings.thresholds) == set(names) >= set(ODD_NAMES) and "thresholds" in card
-        recomputed = head_file.compute_metrics(
+        recomputed = problem_type.compute_metrics(
             list(logits.sigmoid().numpy()), labels, names, {"thresholds": settings.thresholds}
         )
     else:
         assert settings.problem_type == "regression" and names == ["number"]
-        recomputed = head_file.quick_metrics(list(logits.squeeze(-1).numpy()), labels)
+        recomputed = problem_type.quick_metrics(list(logits.squeeze(-1).numpy()), labels)
     # Labels without signal have nearly equal probabilities; their order depends on rounding.
     assert recomputed.pop("auroc", 0) == pytest.approx(result["test"].pop("auroc", 0), abs=0.02)
     assert recomputed == pytest.approx(result["test"], abs=1e-4)

@@ -19,7 +19,9 @@ from tiny_training import run_training, train_settings
 from transformers import AutoModel, AutoTokenizer, BertConfig, ModernBertConfig
 
 from data.encoders import resolve_encoder
+from data.tasks.problem_types.single_label_classification import PROBLEM_TYPE as SINGLE_LABEL
 from data.tasks.task import Example
+from data.tokens.dataset import tokenize_examples
 from engine.checkpointing import checkpoint
 from engine.config.loader import load_config
 from engine.errors import ConfigError
@@ -27,9 +29,9 @@ from engine.runs.run import Run
 from engine.training.distributed import make_accelerator
 from finetune import linear_probe, training
 from finetune.config import Finetune, Layers
-from finetune.dataset import tokenize_examples
 from finetune.model import adapters, layerwise
 from finetune.model.frozen_cache import FrozenLayerCache, find_layer_list
+from finetune.model.text_network import build_text_network
 from finetune.train import resolve_config
 
 DEPTH, STEPS = 4, 7
@@ -321,10 +323,8 @@ def test_frozen_layers_run_without_dropout(encoders, tmp_path):
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_the_top_layers_are_reinitialized(encoders, kind):
-    from finetune.heads import classification
-
     loaded, reinitialized = (
-        classification.build(classification.Config(), encoders / kind, ["no", "yes"], 0.0)[0] for _ in range(2)
+        build_text_network(encoders / kind, SINGLE_LABEL, None, ["no", "yes"], 0.0).model for _ in range(2)
     )
     layerwise.reinitialize_top_layers(reinitialized, 2, DEPTH)
     for (name, old), new in zip(loaded.named_parameters(), reinitialized.parameters(), strict=True):
@@ -421,7 +421,7 @@ ADAPTERS = {
 
 
 def test_adapters_and_merged_models_load_without_the_project(encoders, tmp_path):
-    from finetune.model.build import scale_output
+    from finetune.model.network import scale_output
 
     for name, (kind, adapter) in ADAPTERS.items():
         output = run_finetuning(encoders, tmp_path / name, f"adapter={adapter}", kind=kind)
@@ -473,10 +473,8 @@ def test_unknown_target_modules_are_an_error(encoders, tmp_path):
 
 @pytest.mark.parametrize("label_names", [("no", "yes"), ("no", "perhaps", "yes")])
 def test_the_linear_probe_predicts_what_sklearn_predicts(encoders, label_names):
-    from finetune.heads import classification
-
     rng = np.random.default_rng(0)
-    model, _ = classification.build(classification.Config(), encoders / "bert", list(label_names), 0.1)
+    model = build_text_network(encoders / "bert", SINGLE_LABEL, None, list(label_names), 0.1).model
     features, labels = rng.normal(size=(60, 32)).astype(np.float32), np.arange(60) % len(label_names)
     features[:, 0] += labels
     solution = linear_probe.fit_logistic_regression(features, labels, 0)

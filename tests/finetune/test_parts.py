@@ -13,10 +13,10 @@ import torch
 from tiny_models import SMALL, padded_batch, tiny_bert
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
+from data.tasks import metrics
 from engine.config.loader import load_config
 from engine.kernels import attention
 from finetune.config import Finetune, Layers
-from finetune.evaluation import metrics
 from finetune.model import layerwise, mean_pooling
 from finetune.train import resolve_config
 
@@ -200,11 +200,11 @@ def test_standardized_pooling_has_mean_0_and_variance_1():
 def test_pairs_of_texts_get_token_types(workspace):
     from data.encoders import resolve_encoder
     from data.tasks.task import Example
-    from finetune.dataset import tokenize_examples
+    from data.tokens.dataset import tokenize_examples
     from finetune.heads import classification
 
     pairs = [Example(("one film", "dull"), "no"), Example(("a longer one by far", "yes indeed"), "yes")]
-    texts = tokenize_examples(pairs, resolve_encoder("minilm"), 16, "test", classification.encode_labels, ["no", "yes"])
+    texts = tokenize_examples(pairs, resolve_encoder("minilm"), 16, "test", classification.PROBLEM_TYPE, ["no", "yes"])
     batch = texts.get_batch(np.array([0, 1]))
     assert batch.inputs["input_ids"].shape == batch.inputs["token_type_ids"].shape and batch.num_tokens == int(
         batch.inputs["attention_mask"].sum()

@@ -198,7 +198,7 @@ def test_invalid_settings(sentiment_files):
         with pytest.raises(ConfigError, match=re.escape(expected)):
             load_config(Study, [*args, extra])
     for extra, expected in (
-        ("head.name=regression", "head.name: a study needs single-label classification"),
+        ("task.problem_type=regression", "task.problem_type: a study needs single classes, not regression"),
         ("selftrain.rounds=1", "selftrain.rounds: a study trains on labeled examples only"),
         ("tapt.steps=5", "tapt.steps: a study does not adapt its encoder"),
     ):
@@ -316,7 +316,7 @@ def test_overlap_of_random_texts_matches_the_definition():
 @pytest.mark.slow
 def test_imdb_splits_share_123_texts(workspace):
     """123 of the 25,000 test texts of the published dataset also occur in its training half."""
-    from finetune.study.contamination import check_contamination
+    from data.contamination import check_contamination
 
     config = load_config(Study, ["configs/finetune/imdb.yaml"])
     rows = read_task(config.task)

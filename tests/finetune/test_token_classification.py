@@ -16,14 +16,15 @@ from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, 
 from data.encoders import resolve_encoder
 from data.sources.readers import DataFile, FileFormat
 from data.sources.source import Source, iter_rows
-from data.tasks import iob
+from data.tasks import iob, metrics
+from data.tasks.problem_types.token_classification import PROBLEM_TYPE, decode_word_tags
 from data.tasks.task import Example, Task, list_label_names, read_task, sample_examples
+from data.tokens.dataset import TextDataset, align_words, pad_labels, tokenize_examples
 from engine.errors import DataError
 from finetune.__main__ import main
-from finetune.dataset import TextDataset, align_words, pad_labels, tokenize_examples
-from finetune.evaluation import metrics
 from finetune.heads import token_classification
 from finetune.model import layerwise
+from finetune.model.network import Network
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 NAMES = ["O", "B-a", "I-a", "B-b", "I-b"]
@@ -175,10 +176,7 @@ WORDS = [
 
 
 def tokenize(examples: list[Example], max_length: int) -> TextDataset:
-    encode_labels = token_classification.encode_labels
-    return tokenize_examples(
-        examples, resolve_encoder("minilm"), max_length, "here", encode_labels, NAMES, word_labels=True
-    )
+    return tokenize_examples(examples, resolve_encoder("minilm"), max_length, "here", PROBLEM_TYPE, NAMES)
 
 
 @pytest.mark.parametrize("max_length", [64, 12])
@@ -209,7 +207,7 @@ def test_loss_equals_the_transformers_loss_of_the_labeled_tokens(label_all_token
     random = np.random.default_rng(2)
     texts = tokenize([Example((" ".join(words),), random_tags(random, len(words))) for words in WORDS], 24)
     model = BertForTokenClassification(BertConfig(**TINY, num_labels=5)).eval()
-    head = token_classification.Head(token_classification.Config(label_all_tokens=label_all_tokens), model)
+    head = token_classification.Head(token_classification.Config(label_all_tokens=label_all_tokens), Network(model))
     batch = texts.get_batch(np.arange(4))
     output = head(**batch.inputs)
     labels = torch.full(batch.inputs["input_ids"].shape, -100)
@@ -228,7 +226,7 @@ def test_loss_equals_the_transformers_loss_of_the_labeled_tokens(label_all_token
     assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-5)
     probabilities = [part.detach().numpy() for part in head.predict(**inputs)]
     for row, (_, first, _) in enumerate(texts.labels):
-        tags = token_classification.decode_word_tags(probabilities[row], first)
+        tags = decode_word_tags(probabilities[row], first)
         assert tags.tolist() == [probabilities[row][index].argmax() if index >= 0 else 0 for index in first]
 
 
@@ -275,7 +273,7 @@ def test_entity_metrics_match_seqeval_and_manual_counts():
 def test_truncated_words_count_as_o():
     probabilities = np.eye(5)[[0, 1, 2, 0]]  # O, B-a, I-a, O at the four tokens
     labels = np.array([[1, 2, 3], [1, 2, -1], [1, 2, -1]])
-    scores = token_classification.quick_metrics([probabilities], [labels])
+    scores = PROBLEM_TYPE.quick_metrics([probabilities], [labels])
     assert scores == {"f1": 2 / 3, "precision": 1, "recall": 0.5, "accuracy": 2 / 3, "entities": 2, "n": 1}
 
 

@@ -10,16 +10,19 @@ from helpers import error_lines, run_module
 
 from data.encoders import resolve_encoder
 from engine.errors import UserError
+from engine.training import distributed
 from pretrain.evaluate import embeddings
 from pretrain.evaluate.__main__ import main
 
 
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bf16", 0.02)])
 def test_embeddings_are_those_of_sentence_transformers(workspace, monkeypatch, precision, tolerance):
+    from accelerate.state import AcceleratorState
     from sentence_transformers import SentenceTransformer
 
     texts = ["a film to remember", "No.", "it drags on and on, and then it ends, and we all went home early " * 3, ""]
-    monkeypatch.setattr(embeddings.hardware, "has_native_bf16", lambda: precision == "bf16")
+    monkeypatch.setattr(distributed.hardware, "has_native_bf16", lambda: precision == "bf16")
+    AcceleratorState._reset_state(True)
     embedder, dim = embeddings.build_encoder_embedder(resolve_encoder("minilm"), 64)
     reference = SentenceTransformer(str(resolve_encoder("minilm")))
     reference.max_seq_length = 64

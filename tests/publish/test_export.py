@@ -32,7 +32,8 @@ pytest.importorskip("onnxscript")
 import onnx_ir  # noqa: E402 (skipped above where onnx is missing)
 from onnxruntime import InferenceSession  # noqa: E402
 
-from publish.export import __main__ as export, onnx, predictions  # noqa: E402
+from data.tasks.problem_types import load_problem_type
+from publish.export import __main__ as export, onnx  # noqa: E402
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 REGRESSION, TOKENS, EMBEDDING = "regression", "token_classification", "embedding"
@@ -309,10 +310,11 @@ def test_predictions_from_outputs(problem_type):
     }
     outputs = list(rng.normal(size=(50, len(names))))
     labels = [random_label(problem_type, random.Random(seed), "") for seed in range(50)]
-    predicted = predictions.decode_outputs(problem_type, outputs, config, [])
+    file = load_problem_type(problem_type)
+    predicted = file.decode_outputs(outputs, config)
     expected = reference_score(problem_type, outputs, labels, [], Path())
-    assert predictions.compute_metric(problem_type, predicted, labels) == pytest.approx(expected)
-    assert predictions.agreement(problem_type, predicted, predicted) == (1 if problem_type == MULTI else None)
+    assert file.score_predictions(predicted, labels) == pytest.approx(expected)
+    assert file.agreement(predicted, predicted) == (1 if problem_type == MULTI else None)
 
 
 def test_errors(finished_run, workspace, tmp_path, capsys, monkeypatch):

@@ -76,7 +76,7 @@ def read_log(folder: Path) -> list[dict]:
 def test_the_saved_test_rows_reproduce_the_test_metric(runs_folder):
     """Compute the metric from files alone, as publish.export does, and compare it with fine-tuning's."""
     pytest.importorskip("onnxruntime")
-    from publish.export import benchmark, onnx, predictions
+    from publish.export import benchmark, onnx
 
     folder = runs_folder / "out/runs/fast"
     saved, network = json.loads((folder / "test.json").read_text()), onnx.load_model(folder / "model")
@@ -86,11 +86,10 @@ def test_the_saved_test_rows_reproduce_the_test_metric(runs_folder):
         and rows.max_length == 32
         and not (folder / "model/test.json").exists()
     )
-    outputs = predictions.decode_outputs(
-        network.problem_type, benchmark.predict(benchmark.torch_backend(network), network, rows), network.config, []
-    )
+    raw_outputs = benchmark.predict(benchmark.torch_backend(network), network, rows)
+    outputs = network.problem_type.decode_outputs(raw_outputs, network.config)
     accuracy = json.loads((folder / "metrics.json").read_text())["test"]["accuracy"]
-    assert predictions.compute_metric(network.problem_type, outputs, rows.labels) == pytest.approx(accuracy)
+    assert network.problem_type.score_predictions(outputs, rows.labels) == pytest.approx(accuracy)
 
 
 # ---- trackers -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,153 @@
+"""Pretraining on text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from data.corpus.config import Corpus, source_licenses
+from data.tokens.config import TokenizerConfig
+from engine.config.schema import Fraction
+from engine.errors import ConfigError
+from engine.log import get_logger
+from pretrain import modalities
+from pretrain.config import ModelConfig, Pretrain
+
+if TYPE_CHECKING:
+    from pretrain.model.encoder import Encoder
+
+logger = get_logger(__name__)
+
+
+class Config(Pretrain):
+    """Pretrain an encoder on unlabeled text."""
+
+    corpus: Corpus
+    """The unlabeled text."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens per row; documents are split and packed to fill it."""
+    short_sequence_fraction: Fraction = 0.0
+    """Fraction of the steps, at the start, with twice as many rows of half the length; only for objective.name=mlm."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Only used without init."""
+    model: ModelConfig = ModelConfig()
+    """Only used without init."""
+    pooling: Literal["mean", "cls"] | None = None
+    """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
+
+    help_first: ClassVar[tuple[str, ...]] = ("run", "init", "corpus", "max_length", "objective", "train")
+
+
+class Modality(modalities.Modality):
+    """Packed rows of tokens, and masked-language models."""
+
+    config: Config
+
+    def validate_config(self) -> None:
+        """Raise ConfigError for settings that cannot be combined."""
+        config = self.config
+        config.objective.validate_training(config.train.batch_size, config.dropout, config.max_length)
+        if config.short_sequence_fraction and (config.objective.name != "mlm" or config.max_length < 16):
+            raise ConfigError(
+                "short_sequence_fraction: needs objective.name=mlm and max_length of at least 16; leave it out"
+            )
+
+    def prepare(self) -> dict[str, str]:
+        """Build documents, tokenizer and shards."""
+        from data.cache import read_manifest
+        from data.corpus.report import format_brief_summary
+        from data.encoders import read_record, resolve_encoder
+        from data.prepare import prepare
+
+        config = self.config
+        common = (config.corpus, config.tokenizer, config.init)
+        with self.accelerator.main_process_first():
+            if config.init:
+                read_record(resolve_encoder(config.init))  # first: its record goes into that of the new encoder
+            folders = prepare(*common, config.max_length, config.model.positions)
+            self.init_folder, self.tokenizer_folder, self.shards_folder = folders
+            self.short_folder = None
+            if config.short_sequence_fraction:
+                self.short_folder = prepare(*common, config.max_length // 2, config.model.positions)[2]
+            logger.info(format_brief_summary(self.shards_folder))
+        inputs = read_manifest(self.shards_folder)["inputs"]
+        return {"text": inputs["documents"], "tokenizer": inputs["tokenizer"]}
+
+    def build_encoder(self) -> Encoder:
+        """Return a masked-language model."""
+        from data.tokens.shards import Shards
+        from pretrain.model.build import build_encoder
+
+        return build_encoder(self.config, self.init_folder, Shards(self.shards_folder, "train"))
+
+    def build_dataset(self, objective_file: ModuleType) -> Any:
+        """Return the objective's `Dataset`."""
+        from data.tokens.shards import Shards
+
+        self.dataset, self.short_dataset = (
+            objective_file.Dataset(self.config.objective, Shards(folder, "train"), self.tokenizer_folder)
+            if folder
+            else None
+            for folder in (self.shards_folder, self.short_folder)
+        )
+        return self.dataset
+
+    def dataset_at(self, step: int) -> tuple[Any, int]:
+        """Return the rows of half the length, twice as many, in the first steps if configured."""
+        short_steps = round(self.config.short_sequence_fraction * self.config.train.steps)
+        return (self.short_dataset, 2) if step < short_steps else (self.dataset, 1)
+
+    @cached_property
+    def held_out(self) -> Any:
+        """The held-out shards."""
+        from data.tokens.shards import Shards
+
+        return Shards(self.shards_folder, "held_out")
+
+    def build_validator(self, with_head: bool) -> Callable[[Encoder], dict[str, float]]:
+        """Return the masked-language loss and retrieval on held-out text."""
+        from pretrain.validation import Validator
+
+        return Validator(self.held_out, self.config.eval_rows, self.accelerator, with_head)
+
+    def build_record(self, encoder: Encoder, with_head: bool) -> dict:
+        """Return the manifest of the shards, the summary of the corpus, licenses, and pooling."""
+        from data.cache import read_manifest
+        from data.corpus.report import corpus_summary
+        from data.encoders import base_model_info
+
+        config, manifest = self.config, read_manifest(self.shards_folder)
+        base = base_model_info(config.init, self.init_folder)
+        return {
+            "shards_manifest": {key: value for key, value in manifest.items() if key != "inputs"},
+            "shards": self.shards_folder.name,
+            "max_length": config.max_length,
+            "corpus_summary": corpus_summary(self.shards_folder),
+            "pooling": encoder.pooling,
+            "has_mlm_head": with_head,
+            "licenses": {"corpus": source_licenses(config.corpus), "base": base},
+        }
+
+    def record_outputs(self, encoder: Encoder) -> dict:
+        """Return embeddings of a few held-out texts."""
+        from data.reference_outputs import decode_texts
+        from engine.models.embed import pool
+
+        def output_fn(output):
+            states = output.last_hidden_state
+            return pool(states, states.new_ones(states.shape[:2]), encoder.pooling)[0]
+
+        texts = decode_texts(self.held_out, self.tokenizer_folder)
+        model, max_length = encoder.model.base_model, self.config.max_length
+        return self.shared.record_outputs(model, self.tokenizer_folder, texts, max_length, output_fn)
+
+    def save_encoder(self, encoder: Encoder, folder: Path, record: dict, card: str, with_head: bool) -> None:
+        """Write a folder that plain transformers and sentence-transformers load."""
+        from pretrain.model.encoder import save_encoder
+
+        save_encoder(encoder, folder, self.tokenizer_folder, record, card, with_head)
