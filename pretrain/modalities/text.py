@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -39,8 +39,6 @@ class Config(Pretrain):
     """Only used without init."""
     pooling: Literal["mean", "cls"] | None = None
     """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
-
-    help_first: ClassVar[tuple[str, ...]] = ("run", "init", "corpus", "max_length", "objective", "train")
 
 
 class Modality(modalities.Modality):

@@ -22,7 +22,8 @@ from engine.errors import DataError
 from engine.training.distributed import make_accelerator
 from finetune import augment, train
 from finetune.__main__ import main as finetune_main
-from finetune.config import Augment, Finetune, Layers
+from finetune.augment import Augment
+from finetune.config import Finetune, Layers
 from finetune.evaluation import baselines
 from finetune.heads import classification, supcon
 from finetune.model.layerwise import freeze_schedule
@@ -134,10 +135,10 @@ def test_augmentation_drops_and_swaps_within_a_text():
     special[[0, 20, 41]] = True
     dropped, moved = [], 0
     for number in range(500):
-        order = augment.augment_tokens(special, Augment(drop=0.2), np.random.default_rng(number))
+        order = augment.augment_tokens(Augment(drop=0.2), special, np.random.default_rng(number))
         assert (np.diff(order) > 0).all() and {0, 20, 41} <= set(order.tolist())
         dropped.append(42 - len(order))
-        order = augment.augment_tokens(special, Augment(swap=0.5, max_span=3), np.random.default_rng(number))
+        order = augment.augment_tokens(Augment(swap=0.5, max_span=3), special, np.random.default_rng(number))
         assert sorted(order) == list(range(42)) and order[[0, 20, 41]].tolist() == [0, 20, 41]
         assert set(order[:20].tolist()) == set(range(20)), "a span left its text"
         moved += (order != np.arange(42)).any()
@@ -148,10 +149,10 @@ def test_augmentation_drops_and_swaps_within_a_text():
 def test_augmentation_keeps_at_least_one_token():
     special = np.array([True, False, True])
     for number in range(50):
-        order = augment.augment_tokens(special, Augment(drop=0.99, swap=1), np.random.default_rng(number))
+        order = augment.augment_tokens(Augment(drop=0.99, swap=1), special, np.random.default_rng(number))
         assert order.tolist() == [0, 1, 2]
     # A text that is itself the name of a special token.
-    assert augment.augment_tokens(np.ones(3, bool), Augment(drop=0.9), np.random.default_rng(0)).tolist() == [0, 1, 2]
+    assert augment.augment_tokens(Augment(drop=0.9), np.ones(3, bool), np.random.default_rng(0)).tolist() == [0, 1, 2]
 
 
 # ---- self-training --------------------------------------------------------------------------------------------------
