@@ -104,7 +104,7 @@ def PluginName(package: str):  # noqa: N802  a type, used in annotations
     def check(value: str) -> str:
         names = list_plugins(package)
         if value not in names:
-            raise ValueError(f"{value!r} is none of {', '.join(names)}{suggest(value, names)}")
+            raise ValueError(f"no {value!r}{suggest(value, names)}")
         return value
 
     return Annotated[str, AfterValidator(check)]
@@ -117,5 +117,5 @@ def choose_plugin_schema(package: str, key: str, section: dict) -> type[Section]
     """
     name, names = section.get(key.rpartition(".")[2], "text"), list_plugins(package)
     if name not in names:
-        raise ConfigError(f"{key}: {name!r} is none of {', '.join(names)}{suggest(name, names)}")
+        raise ConfigError(f"{key}: no {name!r}{suggest(name, names)}")
     return importlib.import_module(f"{package}.{name}").Config

@@ -56,7 +56,7 @@ class Modality:
 
     def build_record(self, encoder: BaseEncoder, with_head: bool) -> dict:
         """Return what the encoder's record.json holds of its data."""
-        raise NotImplementedError
+        return {}
 
     def record_outputs(self, encoder: BaseEncoder) -> dict | None:
         """Return embeddings of a few held-out inputs, to verify copies of the encoder; None: not supported."""
