@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from data.tasks.splits import Example
+from engine.config.schema import Fraction, Section
 from engine.errors import ConfigError
 from finetune import modalities
-from finetune.augment import Augment, augment_tokens
 from finetune.config import Finetune
 
 if TYPE_CHECKING:
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
     from data.tokens.dataset import TextDataset
     from finetune.model.text_network import TextNetwork
+
+
+class Augment(Section):
+    """Augmentation of training texts, different at every visit (Wei and Zou 2019)."""
+
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of a text's tokens to drop."""
+    swap: Fraction = 0.0
+    """Probability of swapping two spans of a text."""
+    max_span: PositiveInt = 4
+    """Maximum length of a swapped span in tokens."""
 
 
 class Config(Finetune):
@@ -55,8 +66,10 @@ class Modality(modalities.Modality):
 
     def get_augmentation(self) -> Callable | None:
         """Return the configured augmentation."""
+        from finetune.augment import augment_tokens
+
         augment = self.config.augment
-        return partial(augment_tokens, augment) if augment.drop or augment.swap else None
+        return partial(augment_tokens, **dict(augment)) if augment.drop or augment.swap else None
 
     def build_network(self, folder: Path, label_names: list[str], random_init: bool) -> TextNetwork:
         """Return the encoder in `folder` with a new last layer."""

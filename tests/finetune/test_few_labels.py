@@ -22,7 +22,6 @@ from engine.errors import DataError
 from engine.training.distributed import make_accelerator
 from finetune import augment, train
 from finetune.__main__ import main as finetune_main
-from finetune.augment import Augment
 from finetune.config import Finetune, Layers
 from finetune.evaluation import baselines
 from finetune.heads import classification, supcon
@@ -135,10 +134,10 @@ def test_augmentation_drops_and_swaps_within_a_text():
     special[[0, 20, 41]] = True
     dropped, moved = [], 0
     for number in range(500):
-        order = augment.augment_tokens(Augment(drop=0.2), special, np.random.default_rng(number))
+        order = augment.augment_tokens(special, np.random.default_rng(number), drop=0.2)
         assert (np.diff(order) > 0).all() and {0, 20, 41} <= set(order.tolist())
         dropped.append(42 - len(order))
-        order = augment.augment_tokens(Augment(swap=0.5, max_span=3), special, np.random.default_rng(number))
+        order = augment.augment_tokens(special, np.random.default_rng(number), swap=0.5, max_span=3)
         assert sorted(order) == list(range(42)) and order[[0, 20, 41]].tolist() == [0, 20, 41]
         assert set(order[:20].tolist()) == set(range(20)), "a span left its text"
         moved += (order != np.arange(42)).any()
@@ -149,10 +148,10 @@ def test_augmentation_drops_and_swaps_within_a_text():
 def test_augmentation_keeps_at_least_one_token():
     special = np.array([True, False, True])
     for number in range(50):
-        order = augment.augment_tokens(Augment(drop=0.99, swap=1), special, np.random.default_rng(number))
+        order = augment.augment_tokens(special, np.random.default_rng(number), drop=0.99, swap=1)
         assert order.tolist() == [0, 1, 2]
     # A text that is itself the name of a special token.
-    assert augment.augment_tokens(Augment(drop=0.9), np.ones(3, bool), np.random.default_rng(0)).tolist() == [0, 1, 2]
+    assert augment.augment_tokens(np.ones(3, bool), np.random.default_rng(0), drop=0.9).tolist() == [0, 1, 2]
 
 
 # ---- self-training --------------------------------------------------------------------------------------------------
