@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
-    "engine": "errors html kernels files config system cli runs checkpointing training",
+    "engine": "errors charts html kernels files config system cli runs checkpointing training",
     "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config prepare reference_outputs"
     " __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation artifacts"
@@ -33,9 +33,10 @@ ORDER = {
 }
 # All that the stages import of publishing: from records and logs to text.
 SHARED = ("publish.card.card", "publish.report.run_report")
-HEAVY = set("torch transformers accelerate datasets tokenizers peft sklearn daft ray pyarrow pandas scipy ftfy".split())
+HEAVY = "torch transformers accelerate datasets tokenizers peft sklearn daft ray pyarrow pandas scipy ftfy matplotlib"
+HEAVY = set(HEAVY.split())
 LIGHT = (
-    "engine.errors engine.cli engine.html engine.config.loader engine.config.help engine.config.messages"
+    "engine.errors engine.cli engine.charts engine.html engine.config.loader engine.config.help engine.config.messages"
     " engine.runs.trackers data.config data.__main__ data.sources.source data.sources.readers data.tasks.task"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"
