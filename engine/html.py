@@ -1,61 +1,63 @@
-"""HTML of reports: self-contained pages that are also readable in black and white and on paper."""
+"""Render HTML pages and Markdown from Jinja2 templates, which are next to the modules that render them."""
 
-import html
-import itertools
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.5 Georgia,'Times New Roman',serif;max-width:54rem;margin:2rem auto;padding:0 1.2rem;
-color:#111;background:#fff}
-h1{font-size:1.05rem;font-weight:normal;color:#555;margin:0}
-h2{font-size:1.05rem;margin:1.9rem 0 .5rem;border-top:1px solid #111;padding-top:.4rem}
-.sentence{font-size:1.55rem;line-height:1.3;margin:.3rem 0 .8rem}
-.beneath{color:#444;margin:.2rem 0}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.28rem .5rem;text-align:right;vertical-align:top;border-bottom:1px solid #ccc}
-th{font-weight:normal;color:#444;vertical-align:bottom}td:first-child,th:first-child{text-align:left;padding-left:0}
-tr.ours td{font-weight:bold}td small,th small{font-weight:normal;color:#555;display:block;white-space:nowrap}
-svg{width:100%;height:auto;display:block;margin:.6rem 0}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;background:#f5f5f5;padding:.6rem;margin:.5rem 0}
-li{overflow-wrap:anywhere}details{margin:.5rem 0}
-@media print{body{margin:0;max-width:none;font-size:11px}.sentence{font-size:1.3rem}@page{margin:14mm}
-h2{margin:1rem 0 .3rem;break-after:avoid}tr,svg{break-inside:avoid}pre{background:none;border:1px solid #ccc}}
-"""
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+ROOT = Path(__file__).parent.parent
+# What Markdown or HTML in it interprets inside of a line, and what starts a heading, quote or list. An underscore
+# between letters, as in `f1_macro`, means nothing.
+MARKDOWN_SYNTAX = re.compile(
+    r"[\\`*\[\]<|~$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^(?:[#>]|[-+](?=[\s-]|$)|\d+[.)](?=\s|$))", re.ASCII
+)
+ESCAPES = {char: f"&#{ord(char)};" for char in "<|~$&"}  # where Python-Markdown knows no backslash
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """Make an HTML page of a text title and an HTML body; style: additional CSS."""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head><body>
-<h1>{html.escape(title)}</h1>
-{body}
-</body></html>
-"""
+def one_line(value: object) -> str:
+    """Return a value as text on one line."""
+    return " ".join(str(value).split())
 
 
-def table(header: list[str], rows: list[list[str]], css_class: str = "", highlight_first: bool = False) -> str:
-    """Make an HTML table of HTML cells; highlight_first: whether the first row is bold."""
-
-    def make_row(row: list[str], tag: str, highlight: bool = False) -> str:
-        return f"<tr{' class=ours' if highlight else ''}>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in row) + "</tr>"
-
-    body = "".join(make_row(row, "td", highlight_first and not index) for index, row in enumerate(rows))
-    return f"<table class='{css_class}'><thead>{make_row(header, 'th')}</thead><tbody>{body}</tbody></table>"
+def escape_markdown(value: object) -> Markup:
+    """Escape a value, so that it shows as text in Markdown, on one line."""
+    if isinstance(value, Markup):
+        return value
+    text = MARKDOWN_SYNTAX.sub(lambda m: m[0][:-1] + ESCAPES.get(m[0][-1], f"\\{m[0][-1]}"), one_line(value))
+    return Markup(text)
 
 
-def bullet_list(lines: list[str]) -> str:
-    """Make an HTML list of texts."""
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+def code_span(value: object) -> Markup:
+    """Return a code span; an element of HTML if the text would end the span or a table's cell, or is empty."""
+    text = one_line(value)
+    if not text or "`" in text or "|" in text:
+        return Markup("<code>{}</code>").format(escape_markdown(text))
+    return Markup("`{}`").format(Markup(text))
 
 
-def declutter(heights: list[float], min_gap: float, low: float, high: float) -> list[float]:
-    """Move heights of labels apart by `min_gap`, as little as possible, in order and between `low` and `high`."""
-    order, moved = sorted(range(len(heights)), key=heights.__getitem__), list(heights)
-    for _ in range(200):
-        for below, above in itertools.pairwise(order):
-            overlap = min_gap - (moved[above] - moved[below])
-            if overlap > 1e-9:
-                moved[below], moved[above] = moved[below] - overlap / 2, moved[above] + overlap / 2
-        moved = [min(max(height, low), high) for height in moved]
-    return moved
+@cache
+def environment(is_html: bool) -> Environment:
+    """Return the environment of HTML or Markdown templates; both escape every value that is not Markup."""
+    found = Environment(
+        loader=FileSystemLoader(ROOT),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=None if is_html else escape_markdown,  # applied before the escaping of HTML, which leaves Markup alone
+    )
+    found.filters |= {
+        "code": code_span,
+        "comma_separated": lambda values: Markup(", ").join(map(escape_markdown, values)),
+        "in_block": lambda value: Markup(one_line(value)),  # a text inside of a line cannot end a fenced block
+        "thousands": "{:,}".format,
+    }
+    return found
+
+
+def render(template: str, **context: Any) -> str:
+    """Render a template, given by its path in the repository: HTML if its name contains .html, Markdown otherwise."""
+    return environment(".html" in template).get_template(template).render(context) + "\n"

@@ -3,10 +3,8 @@
 Prints a table and writes an HTML page of overlaid curves, without external files. A run that is still training will do.
 """
 
-import html
 import os
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 from pydantic import Field
@@ -14,11 +12,10 @@ from pydantic import Field
 from engine.cli import parse_config, run_command
 from engine.config.schema import Section
 from engine.files import write_text
-from engine.html import page as html_page, table
+from engine.html import render
 from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER
-from publish.report import charts, runs
-from publish.report.run_report import format_duration
+from publish.report import runs
 
 logger = get_logger(__name__)
 
@@ -46,15 +43,10 @@ def summarize_run(run: runs.LoadedRun) -> dict[str, str]:
     """Return a run's column of the table: its last log line, its last evaluation and its test metrics."""
     if not run.log:
         return {"steps": "0"}
-    last = run.log[-1]
     evaluation = next((entry for entry in reversed(run.log) if any("/" in name for name in entry)), {})
-    speeds = [entry["tokens_per_second"] for entry in run.log if "tokens_per_second" in entry]
     return {
-        "steps": f"{last['step']:,}",
-        "tokens": f"{last.get('tokens', 0):,}",
-        "time": format_duration(last.get("seconds", 0)),
-        "tokens/s": f"{median(speeds):,.0f}" if speeds else "–",
-        "loss": f"{last.get('loss', float('nan')):.3f}",
+        **runs.summarize_training(run.log),
+        "loss": f"{run.log[-1].get('loss', float('nan')):.3f}",
         **{name: runs.format_number(value) for name, value in evaluation.items() if "/" in name},
         **{f"test/{name}": runs.format_number(value) for name, value in run.metrics.get("test", {}).items()},
     }
@@ -76,18 +68,13 @@ def config_differences(loaded_runs: dict[str, runs.LoadedRun]) -> list[list[str]
 
 def render_comparison(loaded_runs: dict[str, runs.LoadedRun]) -> str:
     """Return the page: a table with a legend, the curves, and the differences in configuration."""
-
-    def escape(rows: list[list[str]]) -> list[list[str]]:
-        return [[html.escape(cell) for cell in row] for row in rows]
-
-    header = ["", *(f"{charts.legend_key(index)}{html.escape(name)}" for index, name in enumerate(loaded_runs))]
-    differences = escape(config_differences(loaded_runs)[:MAX_DIFFERENCES])
-    body = (
-        table(header, escape(table_rows(loaded_runs)[1]))
-        + f"<h2>Curves</h2>{runs.metric_charts({name: run.log for name, run in loaded_runs.items()})}"
-        + (f"<h2>Configuration differences</h2>{table(header, differences)}" if differences else "")
+    return render(
+        "publish/report/compare.html.j2",
+        title="Runs compared: " + ", ".join(loaded_runs),
+        results=table_rows(loaded_runs),
+        charts=runs.metric_charts({name: run.log for name, run in loaded_runs.items()}),
+        differences=config_differences(loaded_runs)[:MAX_DIFFERENCES],
     )
-    return html_page("Runs compared: " + ", ".join(loaded_runs), body, charts.STYLE)
 
 
 def comparison_table(loaded_runs: dict[str, runs.LoadedRun]) -> str:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
-    "engine": "errors log html kernels files config system cli runs checkpointing training models",
+    "engine": "errors log charts html kernels files config system cli runs checkpointing training models",
     "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config contamination prepare"
     " reference_outputs modalities __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities artifacts"
@@ -35,9 +35,10 @@ ORDER = {
 SHARED = ("publish.card.card", "publish.report.run_report")
 # All that publishing imports of the data: how labels and inputs are described and decoded.
 SHARED_DATA = ("data.tasks.problem_types", "data.modalities")
-HEAVY = set("torch transformers accelerate datasets tokenizers peft sklearn daft ray pyarrow pandas scipy ftfy".split())
+HEAVY = "torch transformers accelerate datasets tokenizers peft sklearn daft ray pyarrow pandas scipy ftfy matplotlib"
+HEAVY = set(HEAVY.split())
 LIGHT = (
-    "engine.errors engine.cli engine.html engine.config.loader engine.config.help engine.config.messages"
+    "engine.errors engine.cli engine.charts engine.html engine.config.loader engine.config.help engine.config.messages"
     " engine.runs.trackers data.config data.__main__ data.sources.source data.sources.readers data.tasks.task"
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"

@@ -1,15 +1,15 @@
 """Report on a corpus: report.json, README.md and report.html in the folder of its shards."""
 
-import html
 import json
 from pathlib import Path
 
-from engine.files import write_json
-from engine.html import bullet_list, page, table
+from markupsafe import Markup
 
-HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 640, 160  # pixels
+from engine import charts
+from engine.files import write_json
+from engine.html import render
+
 SPLITS = ("train", "held_out")
-STYLE = """h1{font-size:2em;font-weight:bold;color:#111}rect{fill:#444}text{font:9px sans-serif;text-anchor:middle}"""
 
 
 def counts_by_step(report: dict) -> list[tuple[str, int, int, int]]:
@@ -68,8 +68,8 @@ def write_report(folder: Path, name: str, corpus_manifest: dict, shards_manifest
     corpus_manifest = {key: value for key, value in corpus_manifest.items() if key != "inputs"}
     report = {"name": name, **corpus_manifest, **shards_manifest}
     write_json(folder / "report.json", report)
-    (folder / "README.md").write_text(to_markdown(report), encoding="utf-8")
-    (folder / "report.html").write_text(to_html(report), encoding="utf-8")
+    for name, template in (("README.md", "report.md.j2"), ("report.html", "report.html.j2")):
+        (folder / name).write_text(render_report(f"data/corpus/{template}", report), encoding="utf-8")
 
 
 def shard_facts(report: dict) -> list[tuple[str, str]]:
@@ -87,11 +87,6 @@ def shard_facts(report: dict) -> list[tuple[str, str]]:
     ]
 
 
-def table_rows(report: dict) -> list[list[str]]:
-    """Return `counts_by_step` as table cells."""
-    return [[step, *(f"{count:,}" for count in counts)] for step, *counts in counts_by_step(report)]
-
-
 def example_sections(report: dict) -> dict[str, list[str]]:
     """Return {heading: lines} of the examples, without empty sections."""
     sections = {"Most duplicated": [f"{each['copies']} times: {each['text']}" for each in report["most_duplicated"]]}
@@ -99,61 +94,27 @@ def example_sections(report: dict) -> dict[str, list[str]]:
     return {heading: lines for heading, lines in sections.items() if lines}
 
 
-def to_markdown(report: dict) -> str:
-    """Format the report as Markdown."""
-    lines = [
-        f"# Corpus {report['name']}",
-        "",
-        "| | documents | words | tokens |",
-        "|---|--:|--:|--:|",
-        *(f"| {' | '.join(row)} |" for row in table_rows(report)),
-        "",
-        *(f"- {name}: {value}" for name, value in shard_facts(report)),
-        *(f"- {note}" for note in format_notes(report)),
-        "",
-    ]
-    for heading, examples in example_sections(report).items():
-        lines += [f"## {heading}", "", *(f"- {one_line(example)}" for example in examples), ""]
-    return "\n".join(lines)
-
-
-def one_line(text: str) -> str:
-    """Return the start of a text on one line."""
-    text = " ".join(text.split())
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def histogram(counts: list[int]) -> str:
-    """Return an SVG histogram of document lengths; counts[i] documents have at least 2^(i/2) tokens."""
+def histogram(counts: list[int]) -> Markup:
+    """Return a histogram of document lengths; counts[i] documents have at least 2^(i/2) tokens."""
     used = [index for index, count in enumerate(counts) if count]
     if not used:
-        return ""
-    first, last, most = used[0], used[-1], max(counts)
-    step = HISTOGRAM_WIDTH / (last - first + 1)
-    bars = []
-    for index in range(first, last + 1):
-        height, left = HISTOGRAM_HEIGHT * counts[index] / most, (index - first) * step
-        top, center = HISTOGRAM_HEIGHT - height, left + step / 2
-        bars += [
-            f'<rect x="{left + 1:.1f}" y="{top + 14:.1f}" width="{step - 2:.1f}" height="{height:.1f}"/>',
-            f'<text x="{center:.1f}" y="{top + 11:.1f}">{counts[index]:,}</text>',
-            f'<text x="{center:.1f}" y="{HISTOGRAM_HEIGHT + 28}">{round(2 ** (index / 2)):,}</text>',
-        ]
-    view = f'viewBox="0 0 {HISTOGRAM_WIDTH} {HISTOGRAM_HEIGHT + 34}" role="img" aria-label="documents by length"'
-    caption = "<p>Documents by length. The label of a bar is its minimum number of tokens.</p>"
-    return f"<svg {view}>{''.join(bars)}</svg>{caption}"
+        return Markup("")
+    shown = range(used[0], used[-1] + 1)
+    bins = [f"{2 ** (index // 2):,}" if index % 2 == 0 else "" for index in shown]
+    return charts.histogram("documents by number of tokens", bins, [counts[index] for index in shown])
 
 
-def to_html(report: dict) -> str:
-    """Format the report as a self-contained HTML page."""
-    rows = [[html.escape(cell) for cell in row] for row in table_rows(report)]
-    parts = [
-        table(["", "documents", "words", "tokens"], rows),
-        bullet_list([f"{name}: {value}" for name, value in shard_facts(report)] + format_notes(report)),
-        histogram(report["length_histogram"]),
-        *(f"<h2>{html.escape(name)}</h2>{bullet_list(lines)}" for name, lines in example_sections(report).items()),
-    ]
-    return page(f"Corpus {report['name']}", "".join(parts), STYLE)
+def render_report(template: str, report: dict) -> str:
+    """Render the report as a page or as Markdown."""
+    return render(
+        template,
+        title=f"Corpus {report['name']}",
+        header=["", "documents", "words", "tokens"],
+        rows=[[step, *(f"{count:,}" for count in counts)] for step, *counts in counts_by_step(report)],
+        facts=[f"{name}: {value}" for name, value in shard_facts(report)] + format_notes(report),
+        histogram=histogram(report["length_histogram"]),
+        sections=example_sections(report),
+    )
 
 
 def format_summary(folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from engine.html import code_span
+
 UNSPECIFIED = "not specified"
 # Settings that do not change the result, or that the card gives in resolved form.
 OMITTED_SETTINGS = """log_every eval_every save_every keep_checkpoints micro_batch_size steps epochs min_steps max_steps
@@ -50,39 +52,9 @@ def languages(record: dict) -> list[str]:
     return sorted({tag for summary in summaries for tag in summary.get("languages", [])})
 
 
-def training_data(stage: dict) -> str:
-    """Describe a stage's training data: its size, and what was removed and why."""
-    config = stage["config"]
-    if stage["kind"] == "model":
-        examples = ", ".join(f"{count:,} {split}" for split, count in stage["rows"].items())
-        selection = "used for checkpoint selection" if config["train"]["load_best"] else "not used"
-        line = f"**Labels: `{config['task']['name']}`.** {examples} examples. Validation labels were {selection}."
-        self_training = config.get("selftrain", {})
-        if self_training.get("rounds") and self_training.get("corpus"):
-            line += (
-                f" Self-training added sentences of `{self_training['corpus']}`, pseudo-labeled by the model itself."
-            )
-        return line
-    train, held_out = stage["shards_manifest"]["train"], stage["shards_manifest"]["held_out"]
-    text = stage.get("corpus_summary", {"counts_by_step": [], "notes": []})
-    lines = [
-        f"**Text: `{config['corpus']['name']}`.** {train['documents']:,} documents with {train['tokens']:,} tokens;"
-        f" {held_out['documents']:,} more documents were held out for evaluation.",
-        "",
-    ]
-    if rows := text["counts_by_step"]:
-        changed = [after for before, after in zip([[], *rows], rows, strict=False) if before[1:] != after[1:]]
-        lines += ["| | documents | words | tokens |", "|---|--:|--:|--:|"]
-        lines += [f"| {step} | " + " | ".join(f"{count:,}" for count in counts) + " |" for step, *counts in changed]
-        lines.append("")
-    # Contamination has a section of its own.
-    return "\n".join(lines + [f"- {note}" for note in text["notes"] if " test text of " not in note]).rstrip()
-
-
-def training_procedure(stage: dict) -> str:
-    """List the settings of the objective or head, and of the training."""
+def describe_stage(stage: dict) -> dict[str, object]:
+    """Return what a stage's sections show: its settings, and the counts and notes of the text it was trained on."""
     config, part = stage["config"], "objective" if stage["kind"] == "encoder" else "head"
-    steps = stage.get("steps", config["train"]["steps"])
     options, schedule = (
         ", ".join(
             f"{key}={str(value).lower() if isinstance(value, bool) else value}"
@@ -91,16 +63,24 @@ def training_procedure(stage: dict) -> str:
         )
         for section in (config[part], {**config["train"], "dropout": config["dropout"], "seed": config["seed"]})
     )
-    options = f" with {options}" if options else ""
-    return (
-        f"- `{stage['run']}`: {part} `{config[part]['name']}`{options}\n"
-        f"- `{stage['run']}`: {steps:,} training steps with {schedule}"
-    )
+    text = {"counts_by_step": [], "notes": [], "contamination": []} | stage.get("corpus_summary", {})
+    rows = text["counts_by_step"]
+    changed = [after for before, after in zip([[], *rows], rows, strict=False) if before[1:] != after[1:]]
+    return {
+        "examples": [f"{count:,} {split}" for split, count in stage.get("rows", {}).items()],
+        "part": part,
+        "options": options,
+        "schedule": schedule,
+        "counts": [[step, *(f"{count:,}" for count in counts)] for step, *counts in changed],
+        # Contamination has a section of its own.
+        "notes": [note for note in text["notes"] if " test text of " not in note],
+        "contamination": text["contamination"],
+    }
 
 
-def compute_infrastructure(stages: list[dict]) -> str:
-    """Return a table of the time, hardware and energy of each stage."""
-    lines, energy = ["| run | steps | tokens | time | hardware | energy |", "|---|--:|--:|--:|---|--:|"], 0.0
+def compute_infrastructure(stages: list[dict]) -> dict[str, object]:
+    """Return a row for each stage with its time, hardware and energy, the total energy in kWh, and the powers in W."""
+    rows, energy = [], 0.0
     powers: dict[str, None] = {}
     for stage in stages:
         hardware, seconds = stage.get("hardware"), stage.get("seconds", 0)
@@ -113,70 +93,11 @@ def compute_infrastructure(stages: list[dict]) -> str:
             machine = f"{hardware['cpu_cores']} cores of {hardware['cpu']}{gpus}, {stage['precision']}"
         steps, tokens = (f"{stage[key]:,}" if key in stage else "" for key in ("steps", "tokens"))
         duration = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-        lines.append(f"| `{stage['run']}` | {steps} | {tokens} | {duration} | {machine} | {used} |")
-    if powers:
-        lines += [
-            "",
-            f"Estimated energy: {energy:.2g} kWh in total, training time x {', '.join(powers)}. Power was not measured;"
-            " the estimate assumes 10 W per CPU core and the rated maximum power of each GPU.",
-        ]
-    return "\n".join(lines)
+        rows.append([code_span(stage["run"]), steps, tokens, duration, machine, used])
+    return {"rows": rows, "energy": energy, "powers": list(powers)}
 
 
-def contamination(stages: list[dict], study: dict | None) -> str:
-    """List the test texts that were found in the training data."""
-    lines = []
-    for stage in stages:
-        if stage["kind"] == "model":
-            continue
-        corpus, tasks = stage["config"]["corpus"]["name"], stage.get("corpus_summary", {}).get("contamination", [])
-        for task in tasks:
-            action = f" These documents were {'removed' if task['removed'] else 'kept'}." if task["documents"] else ""
-            lines.append(
-                f"{task['documents']:,} documents of `{corpus}` contain test text of {task['name']}:"
-                f" {task['full_matches']:,} of its {task['num_test_texts']:,} test texts in full,"
-                f" {task['partial_matches']:,} in part.{action}"
-            )
-        if not tasks:
-            lines.append(f"`{corpus}` was not searched for test text when it was built.")
-    if study:
-        counts, task = study["contamination"], study["task"]
-        overlap = counts["training_overlap"]
-        lines.append(
-            f"{overlap['exact']:,} of the {counts['num_test_rows']:,} test examples of {task} also occur in its"
-            f" training set, {overlap['near']:,} more as near-duplicates; the study measures on"
-            f" {counts['num_measured_rows']:,} test examples."
-        )
-        lines += [
-            f"{corpus['test']['exact']:,} of the test examples of {task} occur in `{corpus['corpus']}`,"
-            f" {corpus['test']['near']:,} more as near-duplicates."
-            for corpus in counts["corpora"]
-            if "test" in corpus
-        ]
-    return "\n".join(f"- {line}" for line in lines) or "- The pretraining data of the encoder is unknown."
-
-
-def limitations(record: dict) -> str:
-    """List intended uses, limitations and biases."""
-    if record["kind"] == "model":
-        max_length, specific = record["config"]["max_length"], [f"- {TASK_LIMITATIONS[record['problem_type']]}"]
-        use = "Intended for text similar to that of its task."
-    else:
-        max_length, specific = record["max_length"], []
-        use = "Intended for text embeddings (semantic search, clustering) and for fine-tuning on few labels."
-    tags = ", ".join(languages(record)) or UNSPECIFIED
-    lines = [
-        f"- {use} Not intended for decisions about people without human review.",
-        f"- It was trained on texts of up to {max_length:,} tokens, and on parts of longer ones.",
-        f"- Languages of the training text, according to its sources: {tags}.",
-        *specific,
-        "- It reproduces the biases and gaps of its training text and labels. The metrics above hold for the examples"
-        " they were measured on and may be lower on other text.",
-    ]
-    return "\n".join(lines)
-
-
-def reproduction_commands(record: dict, model_id: str) -> str:
+def reproduction_commands(record: dict, model_id: str) -> list[str]:
     """Return the commands that repeat every training stage from record.json, in Headstart's folder."""
     lines = [f"hf download {model_id} record.json --local-dir ."]
     for number, (stage, key_path) in enumerate(training_stages(record), 1):
@@ -185,4 +106,4 @@ def reproduction_commands(record: dict, model_id: str) -> str:
             f"python -c \"import json; json.dump({config}, open('{number}.yaml', 'w'), ensure_ascii=False)\"",
             f"python -m {'pretrain' if stage['kind'] == 'encoder' else 'finetune'} {number}.yaml",
         ]
-    return "\n".join(lines)
+    return lines

@@ -69,37 +69,35 @@ def collect_metrics(record: dict) -> list[Metric]:
     ]
 
 
-def metrics_table(metrics: list[Metric], row_name: str) -> list[str]:
-    """Return lines of Markdown: a column for each metric, a row for this encoder or model and for each baseline."""
-
-    def cell(value: float | None, interval: tuple[float, float] | None = None) -> str:
-        bounds = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-        return "" if value is None else f"{value:.3f}{bounds}"
-
-    baselines = list(dict.fromkeys(name for metric in metrics for name in metric.baselines))
-    rows = [
-        [row_name, *(cell(metric.value, metric.confidence_interval) for metric in metrics)],
-        *([name, *(cell(metric.baselines.get(name)) for metric in metrics)] for name in baselines),
-    ]
-    return [
-        "| | " + " | ".join(metric_title(metric.name) for metric in metrics) + " |",
-        "|---|" + "--:|" * len(metrics),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
+def with_interval(value: float, interval: tuple[float, float] | None, decimals: int) -> str:
+    """Format a value and its interval."""
+    bounds = f" ({interval[0]:.{decimals}f} to {interval[1]:.{decimals}f})" if interval else ""
+    return f"{value:.{decimals}f}{bounds}"
 
 
-def study_table(study: dict) -> list[str]:
-    """Return lines of Markdown: a column for each number of labels, a row for each variant; means, 95% intervals."""
+def metrics_table(record: dict) -> tuple[list[str], list[list[str]]]:
+    """Return (header, rows): a column for each metric, a row for this encoder or model and for each baseline."""
+    metrics = collect_metrics(record)
+    own = [with_interval(metric.value, metric.confidence_interval, 3) for metric in metrics]
+    rows = [[f"this {record['kind']}", *own]]
+    for name in dict.fromkeys(name for metric in metrics for name in metric.baselines):
+        rows.append(
+            [name, *(f"{metric.baselines[name]:.3f}" if name in metric.baselines else "" for metric in metrics)]
+        )
+    return ["", *(metric_title(metric.name) for metric in metrics)], rows
+
+
+def study_table(study: dict) -> tuple[list[str], list[list[str]]]:
+    """Return (header, rows): a column for each number of labels, a row for each variant; means, 95% intervals."""
     sizes = sorted({point["num_examples"] for points in study["curve"].values() for point in points})
-    header = " | ".join(f"{size:,} labels" for size in sizes)
-    lines = [f"| {study['metric']}, % | {header} |", "|---|" + "--:|" * len(sizes)]
+    rows = []
     for variant, points in study["curve"].items():
         cells = {}
         for point in points:
-            bounds = f" ({100 * point['low']:.1f} to {100 * point['high']:.1f})" if point["low"] is not None else ""
-            cells[point["num_examples"]] = f"{100 * point['mean']:.1f}{bounds}"
-        lines.append(f"| {study['variants'][variant]} | " + " | ".join(cells.get(size, "") for size in sizes) + " |")
-    return lines
+            interval = (100 * point["low"], 100 * point["high"]) if point["low"] is not None else None
+            cells[point["num_examples"]] = with_interval(100 * point["mean"], interval, 1)
+        rows.append([study["variants"][variant], *(cells.get(size, "") for size in sizes)])
+    return [f"{study['metric']}, %", *(f"{size:,} labels" for size in sizes)], rows
 
 
 def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalResult]:
@@ -107,23 +105,11 @@ def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalR
     model = record["kind"] == "model"
     dataset = record["config"]["task" if model else "corpus"]["name"]
 
-    def result(task: str, data: str, split: str, metric: str, title: str, value: float, args: dict) -> EvalResult:
-        return EvalResult(
-            task_type=task,
-            dataset_type=data,
-            dataset_name=data,
-            dataset_split=split,
-            metric_name=title,
-            metric_type=METRIC_TITLES_AND_HUB_NAMES.get(metric, (metric, metric))[1],
-            metric_value=round(value, 6),
-            metric_args={key: round_values(value) for key, value in args.items() if value},
-        )
-
-    found = []
+    entries = []
     for name, value, interval, rows, baselines in collect_metrics(record):
         args = {"rows": rows, "interval_95": interval, "baselines": baselines}
         split = "test" if model else "held_out"
-        found.append(result(task_type, dataset, split, name, metric_title(name), value, args))
+        entries.append((task_type, dataset, split, name, metric_title(name), value, args))
     for point in study["curve"]["ours"] if study else []:
         size, metric = point["num_examples"], study["metric"]
         baselines = {
@@ -135,8 +121,20 @@ def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalR
         interval = (point["low"], point["high"]) if point["low"] is not None else None
         args = {"labels": size, "interval_95": interval, "baselines": baselines}
         title = f"{metric_title(metric)} when fine-tuned with {size:,} labels"
-        found.append(result("text-classification", study["task"], "test", metric, title, point["mean"], args))
-    return found
+        entries.append(("text-classification", study["task"], "test", metric, title, point["mean"], args))
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=split,
+            metric_name=title,
+            metric_type=METRIC_TITLES_AND_HUB_NAMES.get(metric, (metric, metric))[1],
+            metric_value=round(value, 6),
+            metric_args={key: round_values(value) for key, value in args.items() if value},
+        )
+        for task, data, split, metric, title, value, args in entries
+    ]
 
 
 def round_values(values: int | tuple | dict) -> int | list | dict:

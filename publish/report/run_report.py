@@ -1,21 +1,11 @@
 """Report of a run, out/runs/NAME/report.html: a self-contained HTML page."""
 
-import html
-from statistics import median
-
 from engine.config.loader import dump_config
 from engine.files import read_json
-from engine.html import page as html_page, table
+from engine.html import render
 from engine.runs.run import Run
 from publish.card.results import metric_title
-from publish.report.charts import STYLE
-from publish.report.runs import flatten_log, format_number, metric_charts
-
-
-def format_duration(seconds: float) -> str:
-    """Format seconds as minutes and seconds, or hours and minutes."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+from publish.report.runs import flatten_log, format_number, metric_charts, summarize_training
 
 
 def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
@@ -31,37 +21,25 @@ def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
     return f"Training loss {first['loss']:.3f} at step {first['step']:,}, {last['loss']:.3f} at step {last['step']:,}"
 
 
-def results_table(metrics: dict) -> str:
-    """Return a table of the test metrics of the run and its baselines; empty for a run without any."""
+def results_table(metrics: dict) -> tuple[list[str], list[list[str]]]:
+    """Return (header, rows) of the test metrics of the run and its baselines; no rows for a run without any."""
     if "test" not in metrics:
-        return ""
-    names = metrics["report_metrics"]
-    rows = [(f"{metrics['encoder']}, fine-tuned", metrics["test"])]
-    rows += [(baseline["name"], baseline.get("test")) for baseline in metrics["baselines"].values()]
-    cells = [[html.escape(title), *(f"{test[name]:.3f}" if test else "–" for name in names)] for title, test in rows]
-    return table(["test set", *map(metric_title, names)], cells, highlight_first=True)
+        return [], []
+    names, results = metrics["report_metrics"], [(f"{metrics['encoder']}, fine-tuned", metrics["test"])]
+    results += [(baseline["name"], baseline.get("test")) for baseline in metrics["baselines"].values()]
+    rows = [[title, *(f"{test[name]:.3f}" if test else "–" for name in names)] for title, test in results]
+    return ["test set", *map(metric_title, names)], rows
 
 
-def training_table(log: list[dict[str, float]]) -> str:
-    """Return a table of the steps, tokens, time and throughput."""
-    if not log:
-        return ""
-    last, speeds = log[-1], [entry["tokens_per_second"] for entry in log if "tokens_per_second" in entry]
-    cells = [f"{last['step']:,}", f"{last.get('tokens', 0):,}", format_duration(last.get("seconds", 0))]
-    speed = f"{median(speeds):,.0f}" if speeds else "–"
-    return table(["", "steps", "tokens", "time", "tokens per second (median)"], [["training", *cells, speed]])
-
-
-def evaluations_table(log: list[dict[str, float]]) -> str:
-    """Return a table of all evaluations."""
+def evaluations_table(log: list[dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Return (header, rows) of all evaluations."""
     entries = [entry for entry in log if any("/" in name for name in entry)]
     names = list(dict.fromkeys(name for entry in entries for name in entry if "/" in name))
     rows = [
         [f"{entry['step']:,}", *(format_number(entry[name]) if name in entry else "–" for name in names)]
         for entry in entries
     ]
-    header = ["step", *(html.escape(name.partition("/")[2]) for name in names)]
-    return f"<h2>Evaluations</h2>{table(header, rows)}" if entries else ""
+    return ["step", *(name.partition("/")[2] for name in names)], rows
 
 
 def render_run_report(run: Run) -> str:
@@ -73,11 +51,13 @@ def render_run_report(run: Run) -> str:
 def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: str) -> str:
     """Return the page, from the contents of log.jsonl, metrics.json and config.yaml."""
     log = flatten_log(log)
-    body = f"""<p class="sentence" id="sentence">{html.escape(result_sentence(log, metrics))}</p>
-{results_table(metrics)}
-<h2>Training</h2>
-{training_table(log)}
-{metric_charts({run_name: log})}
-{evaluations_table(log)}
-<h2>Configuration</h2><details><summary>config.yaml</summary><pre>{html.escape(config_yaml)}</pre></details>"""
-    return html_page(f"Run {run_name}", body, STYLE)
+    return render(
+        "publish/report/run_report.html.j2",
+        title=f"Run {run_name}",
+        sentence=result_sentence(log, metrics),
+        results=results_table(metrics),
+        training=summarize_training(log),
+        charts=metric_charts({run_name: log}),
+        evaluations=evaluations_table(log),
+        config_yaml=config_yaml,
+    )

@@ -3,14 +3,17 @@
 import json
 import math
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
+from markupsafe import Markup
+
+from engine.charts import Line, line_chart
 from engine.config.loader import read_yaml
 from engine.errors import ConfigError, suggest
 from engine.files import read_json
 from engine.runs.run import flatten
 from engine.runs.trackers import flatten_metrics
-from publish.report.charts import Line, line_chart
 
 CHART_ORDER = ("loss", "eval", "lr", "tokens_per_second")  # shown first; eval: all metrics of the evaluations
 NOT_CHARTED = ("step", "tokens", "seconds", "checkpoint_seconds")
@@ -60,7 +63,7 @@ def metrics_to_chart(logs: list[list[dict[str, float]]]) -> list[str]:
     return sorted(charted, key=lambda name: order.get(name.partition("/")[0], len(CHART_ORDER)))
 
 
-def metric_charts(logs: dict[str, list[dict[str, float]]]) -> str:
+def metric_charts(logs: dict[str, list[dict[str, float]]]) -> list[Markup]:
     """Return an SVG for each metric, with a line for each run."""
     charts = []
     for metric in metrics_to_chart(list(logs.values())):
@@ -69,7 +72,28 @@ def metric_charts(logs: dict[str, list[dict[str, float]]]) -> str:
         ]
         title = f"{metric}, {METRIC_DESCRIPTIONS[metric]}" if metric in METRIC_DESCRIPTIONS else metric
         charts.append(line_chart(title, lines))
-    return "".join(charts)
+    return [chart for chart in charts if chart]
+
+
+def summarize_training(log: list[dict[str, float]]) -> dict[str, str]:
+    """Return the steps, tokens, time and median throughput of a run; empty before its first line."""
+    speeds = [entry["tokens_per_second"] for entry in log if "tokens_per_second" in entry]
+    return (
+        {
+            "steps": f"{log[-1]['step']:,}",
+            "tokens": f"{log[-1].get('tokens', 0):,}",
+            "time": format_duration(log[-1].get("seconds", 0)),
+            "tokens/s": f"{median(speeds):,.0f}" if speeds else "–",
+        }
+        if log
+        else {}
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Format seconds as minutes and seconds, or hours and minutes."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
 def format_number(value: float) -> str:

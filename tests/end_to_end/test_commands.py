@@ -59,7 +59,7 @@ def test_from_raw_text_to_a_model_that_loads_in_plain_libraries(workspace, senti
     folder = workspace / "out/runs/enc"
     for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()):
         assert {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"} <= entry.keys()
-    assert 'class="title" x="0" y="14">eval/loss<' in (folder / "report.html").read_text()
+    assert 'aria-label="eval/loss by step"' in (folder / "report.html").read_text()
     loaded = run_without_the_project(LOAD_ENCODER, folder / "encoder", workspace)
     assert loaded.stdout.strip() == "loads", loaded.stderr
 
