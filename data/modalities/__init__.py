@@ -30,6 +30,10 @@ class Modality:
     """Several inputs, such as `texts`."""
     unit: ClassVar[str]
     """What the training loop counts and logs under `tokens`."""
+    encoder_task: ClassVar[str | None] = None
+    """Name on the hub of the task that an encoder does without fine-tuning."""
+    usage_template: ClassVar[str] = ""
+    """Template with the usage of an encoder, for its card; empty: the card has none."""
     preprocessor_files: ClassVar[tuple[str, ...]] = ()
     """Files of the tokenizer or the image processor in an encoder folder."""
 

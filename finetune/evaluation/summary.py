@@ -29,7 +29,7 @@ def metric_rows(metrics: dict) -> list[tuple[str, dict | None]]:
 def format_run_summary(run: Run) -> str:
     """Return the table with the baselines, the output paths and an example command."""
     metrics, folder = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")), run.folder
-    call = pipeline_call(metrics.get("problem_type", "single_label_classification"), str(folder / "model"))
+    call = pipeline_call(metrics, str(folder / "model"))
     lines = [
         "",
         f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"

@@ -12,19 +12,14 @@ from collections.abc import Mapping
 from huggingface_hub import ModelCardData
 from markupsafe import Markup
 
+from data.modalities import Modality, load_modality
+from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.html import code_span, escape_markdown, render
 from publish.card import provenance, results
 from publish.card.results import DEFAULT_METRICS as DEFAULT_METRICS, metric_title as metric_title
 
 MAX_LABELS_LISTED = 30
 STUDY_PLOT = "label-efficiency.png"
-TASK_DESCRIPTIONS = {
-    "single_label_classification": "A text classifier with the labels {labels}.",
-    "multi_label_classification": "A multi-label text classifier with the labels {labels}. `config.json` holds a"
-    " threshold for each label (`thresholds`), tuned on the validation set; a label applies from that probability on.",
-    "regression": "A regression model that predicts `{labels}` for a text.",
-    "token_classification": "A named-entity recognition model for entities of the types {labels}.",
-}
 # Identifiers of the hub. Any other license becomes `other`, with its name in `license_name`.
 HUB_LICENSES = """apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0
 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 gpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odc-by odbl unlicense
@@ -36,11 +31,18 @@ def record_fingerprint(record: dict) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
-def pipeline_tag(record: dict) -> str:
+def kinds(record: dict) -> tuple[Modality, ProblemType | None]:
+    """Return the modality, and for a fine-tuned model the problem type."""
+    problem_type = load_problem_type(record["problem_type"]) if record["kind"] == "model" else None
+    return load_modality(record.get("modality", "text")), problem_type
+
+
+def pipeline_tag(record: dict) -> str | None:
     """Return the hub's task name."""
-    if record["kind"] == "model":
-        return f"{'token' if record['problem_type'] == 'token_classification' else 'text'}-classification"
-    return "fill-mask" if "loss" in record["eval"] else "sentence-similarity"
+    modality, problem_type = kinds(record)
+    if problem_type:
+        return modality.pipeline_task(problem_type)
+    return "fill-mask" if "loss" in record["eval"] else modality.encoder_task
 
 
 def front_matter(
@@ -53,7 +55,7 @@ def front_matter(
     license_id = (default_licenses.get("model") or next(iter(bases.values()), None) or "").lower()
     is_other = bool(license_id) and license_id not in HUB_LICENSES
     encoders = [stage for stage, _ in provenance.training_stages(record) if stage["kind"] == "encoder"]
-    sources = [source for stage in encoders for source in stage["config"]["corpus"]["sources"]]
+    sources = [source for stage in encoders for source in stage["config"].get("corpus", {}).get("sources", [])]
     own_tags = [config["task"]["name"]] if record["kind"] == "model" else ["encoder", config["objective"]["name"]]
     metadata = ModelCardData(
         language=sorted({re.split("[-_]", tag)[0].lower() for tag in provenance.languages(record)}) or None,
@@ -77,21 +79,21 @@ def model_name(record: dict, model_id: str) -> str:
 
 def describe_task(record: dict) -> str:
     """Return a sentence on what the model predicts, as Markdown."""
-    names = record["label_names"]
-    if record["problem_type"] == "token_classification":
-        names = [name[2:] for name in names if name.startswith("B-")]
+    modality, problem_type = kinds(record)
+    names = problem_type.card_labels(record["label_names"])
     listed = ", ".join(names[:MAX_LABELS_LISTED])
     if len(names) > MAX_LABELS_LISTED:
         listed += f" and {len(names) - MAX_LABELS_LISTED:,} more"
-    text, in_code = TASK_DESCRIPTIONS[record["problem_type"]], "`{labels}`"
+    text, in_code = problem_type.card_description.replace("{input}", modality.input_noun), "`{labels}`"
     return text.replace(in_code, code_span(listed)) if in_code in text else text.format(labels=escape_markdown(listed))
 
 
-def pipeline_call(problem_type: str, model_id: str) -> str:
-    """Return the Python call of transformers' pipeline for the model `model_id`."""
-    task = "token-classification" if problem_type == "token_classification" else "text-classification"
-    options = {"multi_label_classification": ", top_k=None", "token_classification": ", aggregation_strategy='first'"}
-    return f"pipeline('{task}', '{model_id}'{options.get(problem_type, '')})('your text')"
+def pipeline_call(record: dict, model_id: str) -> str:
+    """Return the Python call of transformers' pipeline for the model `model_id`. record: of a model, or its metrics."""
+    modality = load_modality(record.get("modality", "text"))
+    problem_type = load_problem_type(record.get("problem_type", "single_label_classification"))
+    task, options = modality.pipeline_task(problem_type), problem_type.pipeline_options
+    return f"pipeline('{task}', '{model_id}'{options})('your {modality.input_noun}')"
 
 
 def build_model_card(
@@ -107,7 +109,7 @@ def build_model_card(
     of the encoder's study.json, with its plot next to the card as STUDY_PLOT. is_adapter: whether it is an adapter.
     """
     is_model, stages = record["kind"] == "model", [stage for stage, _ in provenance.training_stages(record)]
-    part = "Token" if record.get("problem_type") == "token_classification" else "Sequence"
+    modality, problem_type = kinds(record)
     return render(
         "publish/card/card_template.md",
         front_matter=Markup(front_matter(record, model_id, default_licenses, study, is_adapter)),
@@ -115,15 +117,16 @@ def build_model_card(
         task_description=Markup(describe_task(record)) if is_model else "",
         record=record,
         model_id=model_id,
-        auto_class=f"AutoModelFor{part}Classification" if is_adapter else None,
-        pipeline_call=pipeline_call(record["problem_type"], model_id).replace("'", '"') if is_model else "",
+        modality=modality,
+        auto_class=modality.auto_class(problem_type) if is_adapter else None,
+        pipeline_call=pipeline_call(record, model_id).replace("'", '"') if is_model else "",
         stages=[{**stage, **provenance.describe_stage(stage)} for stage in stages],
         compute=provenance.compute_infrastructure(stages),
         metrics=results.metrics_table(record),
         study=study,
         study_table=study and results.study_table(study),
         plot=STUDY_PLOT,
-        limitation=provenance.TASK_LIMITATIONS[record["problem_type"]] if is_model else "",
+        limitation=problem_type.card_limitation.format(inputs=modality.inputs_noun) if is_model else "",
         languages=provenance.languages(record),
         licenses=provenance.collect_licenses(record, default_licenses),
         unspecified=provenance.UNSPECIFIED,

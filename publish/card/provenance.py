@@ -8,12 +8,6 @@ UNSPECIFIED = "not specified"
 # Settings that do not change the result, or that the card gives in resolved form.
 OMITTED_SETTINGS = """log_every eval_every save_every keep_checkpoints micro_batch_size steps epochs min_steps max_steps
 lr_fraction default_pretrain_lr dry_run name""".split()
-TASK_LIMITATIONS = {
-    "single_label_classification": "It always predicts one of its labels, even for texts to which none applies.",
-    "multi_label_classification": "It predicts only the labels listed above.",
-    "regression": "Its predictions are on the scale of the training labels and unreliable outside their range.",
-    "token_classification": "It finds only the entity types listed above, and is weaker on text unlike the task's.",
-}
 
 
 def training_stages(record: dict, key_path: str = "") -> list[tuple[dict, str]]:
@@ -33,7 +27,7 @@ def collect_licenses(
     for stage, _ in training_stages(record):
         licenses, config = stage.get("licenses", {}), stage["config"]
         if stage["kind"] == "encoder":
-            unlicensed = {"corpus": {config["corpus"]["name"]: None}}
+            unlicensed = {"corpus": {config.get("corpus", {}).get("name", stage["run"]): None}}
             initial = None if stage["init_record"] else stage["init"]
         else:
             unlicensed = {"labels": {config["task"]["name"]: None}}

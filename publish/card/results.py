@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult
 
+from data.tasks.problem_types import load_problem_type
+
 DEFAULT_METRICS = ("accuracy", "f1_macro")
 """Metrics reported for a run without a list of its own in its record."""
 METRIC_TITLES_AND_HUB_NAMES = {
@@ -56,12 +58,14 @@ def collect_metrics(record: dict) -> list[Metric]:
         baselines = {entry["name"]: entry["test"] for entry in record["baselines"].values() if "test" in entry}
         for name in record.get("report_metrics", DEFAULT_METRICS):
             # The accuracy of token classification is over words, not over rows.
-            by_row = record["problem_type"] != "token_classification"
+            by_row = not load_problem_type(record["problem_type"]).labels_words
             interval = confidence_interval(name, test[name], test["n"]) if by_row else None
             others = {baseline: values[name] for baseline, values in baselines.items() if name in values}
             metrics.append(Metric(name, test[name], interval, test["n"], others))
         return metrics
-    held_out, rows = record["eval"], min(record["config"]["eval_rows"], record["shards_manifest"]["held_out"]["rows"])
+    held_out, rows = record["eval"], record["config"]["eval_rows"]
+    if "shards_manifest" in record:
+        rows = min(rows, record["shards_manifest"]["held_out"]["rows"])
     return [
         Metric(name, held_out[name], confidence_interval(name, held_out[name], count), count, {})
         for name, count in (("loss", rows), ("retrieval_acc@1", held_out.get("num_candidates", 0)))
@@ -103,7 +107,7 @@ def study_table(study: dict) -> tuple[list[str], list[list[str]]]:
 def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalResult]:
     """Return the entries of `model-index`: metrics, with interval, rows and baselines as the `args` of each."""
     model = record["kind"] == "model"
-    dataset = record["config"]["task" if model else "corpus"]["name"]
+    dataset = record["config"].get("task" if model else "corpus", {}).get("name", record["run"])
 
     entries = []
     for name, value, interval, rows, baselines in collect_metrics(record):
