@@ -10,11 +10,10 @@ from functools import partial
 from io import StringIO
 from typing import Any, NamedTuple
 
-import numpy as np
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 600, 180  # points, as all sizes below
-MARGIN_LEFT, MARGIN_TOP, MARGIN_BOTTOM = 52, 30, 34
+MARGIN_LEFT, MARGIN_TOP, MARGIN_BOTTOM = 58, 30, 34
 FONT_SIZE = 9
 NAME_HEIGHT, CHAR_WIDTH = 12, 5.1
 MAX_NAME_CHARS = 30
@@ -90,12 +89,14 @@ def ticks(low: float, high: float, target_count: int = 5, integer: bool = False)
     slack = 1e-9 * (high - low)
     values = [value for value in found if low - slack <= value <= high + slack]
     decimals = max(0, -math.floor(math.log10(found[1] - found[0]) + 1e-9))
-    short = decimals > 6 or max(abs(low), abs(high)) >= 1e7
+    short = decimals > 6 or max(abs(low), abs(high)) >= 1e8
     return values, [f"{value:g}" if short else f"{value:,.{decimals}f}" if value else "0" for value in values]
 
 
 def downsample(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Average successive points, so that at most MAX_POINTS are left."""
+    import numpy as np
+
     parts = np.array_split(np.array(points), min(MAX_POINTS, len(points))) if points else []
     return [tuple(part.mean(0).tolist()) for part in parts]
 

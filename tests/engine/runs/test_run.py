@@ -293,7 +293,7 @@ def test_a_curve_can_be_read_back_from_its_chart(scale):
 
     def read_axis(anchor: str, coordinate: int) -> tuple[float, float]:
         """Return (offset, slope) of an axis from its first and last tick: value = offset + slope * position."""
-        texts = re.findall(rf'text-anchor: {anchor};[^>]* x="([^"]*)" y="([^"]*)"[^>]*>([-\d.,e]+)<', svg)
+        texts = re.findall(rf'text-anchor: {anchor};[^>]* x="([^"]*)" y="([^"]*)"[^>]*>([-+\d.,e]+)<', svg)
         ticks = [(float(text.replace(",", "")), float(place[coordinate])) for *place, text in texts]
         (low, start), (high, end) = ticks[0], ticks[-1]
         assert len(ticks) >= 2
