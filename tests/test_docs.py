@@ -58,6 +58,16 @@ def test_readme_is_short_and_links_to_every_page():
     assert all(f"(docs/{path.name}" in readme for path in (ROOT / "docs").glob("*.md"))
 
 
+def test_the_picture_of_the_readme_is_drawn_from_the_results(tmp_path, monkeypatch):
+    from docs import draw_label_efficiency
+
+    drawn = draw_label_efficiency.PICTURE.read_text(encoding="utf-8")
+    monkeypatch.setattr(draw_label_efficiency, "PICTURE", tmp_path / "drawn.svg")
+    draw_label_efficiency.main()
+    assert (tmp_path / "drawn.svg").read_text(encoding="utf-8") == drawn
+    assert "(docs/label-efficiency.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_configuration_page_is_generated():
     page = generate_configuration.PAGE.read_text(encoding="utf-8")
     assert page == generate_configuration.format_page(), "run: python -m docs.generate_configuration"
