@@ -103,7 +103,7 @@ def summarize_study(
     record = read_record(trials.encoder_folders["ours"])
     titles = {
         "ours": "with our pretraining" if record else f"{trials.encoder}, fine-tuned",
-        "plain": f"without it ({trials.original_init})",
+        "plain": f"without it ({trials.original_init})" if trials.original_init else "without it",
         "random": "random weights",
         "probe": "linear probe, frozen encoder",
         "tfidf": "TF-IDF + logistic regression",
