@@ -1,5 +1,7 @@
 """Metrics as local `evaluate` modules: those of the library are downloaded from a hub, and these work offline."""
 
+from functools import partial
+
 import datasets
 import evaluate
 import numpy as np
@@ -9,55 +11,43 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score
 
 
+def matthews_correlation(references: np.ndarray, predictions: np.ndarray) -> float:
+    """Compute the Matthews correlation for any number of classes (Gorodkin 2004); 0 if either side has a single class.
+
+    From the margins: a confusion matrix of 10,000 classes would not fit in memory.
+    """
+    predictions, references, n = np.array(predictions), np.array(references), len(references)
+    classes = max(predictions.max(), references.max()) + 1
+    predicted, true = (np.bincount(ids, minlength=classes).astype(float) for ids in (predictions, references))
+    variance = (n**2 - (predicted**2).sum()) * (n**2 - (true**2).sum())
+    covariance = n * (predictions == references).sum() - (predicted * true).sum()
+    return covariance / variance**0.5 if variance > 0 else 0.0
+
+
+SCORES = {
+    "accuracy": accuracy_score,
+    "f1_macro": partial(f1_score, average="macro", zero_division=0),
+    "f1_micro": partial(f1_score, average="micro", zero_division=0),
+    "mcc": matthews_correlation,
+}
+"""Functions of true and predicted class ids."""
+
+
 class ClassificationMetric(evaluate.Metric):
-    """A metric of predicted and true class ids."""
+    """The function of `SCORES` that `config_name` names, as a metric of class ids."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({key: datasets.Value("int64") for key in ("predictions", "references")})
-        description = type(self).__doc__
-        return evaluate.MetricInfo(description, citation="", inputs_description="class ids", features=features)
-
-
-class Accuracy(ClassificationMetric):
-    """Fraction of texts with the right class."""
+        return evaluate.MetricInfo(self.config_name, citation="", inputs_description="class ids", features=features)
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        return {"accuracy": float(accuracy_score(references, predictions))}
-
-
-class MacroF1(ClassificationMetric):
-    """Unweighted mean of the classes' F1, without classes that are neither present nor predicted."""
-
-    average = "macro"
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        score = f1_score(references, predictions, average=self.average, zero_division=0)
-        return {f"f1_{self.average}": float(score)}
-
-
-class MicroF1(MacroF1):
-    """F1 of all decisions together, which is the accuracy if each text has one class."""
-
-    average = "micro"
-
-
-class MatthewsCorrelation(ClassificationMetric):
-    """Matthews correlation for any number of classes (Gorodkin 2004); 0 if either side has a single class."""
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        # Computed from the margins: a confusion matrix of 10,000 classes would not fit in memory.
-        predictions, references, n = np.array(predictions), np.array(references), len(references)
-        classes = max(predictions.max(), references.max()) + 1
-        predicted, true = (np.bincount(ids, minlength=classes).astype(float) for ids in (predictions, references))
-        variance = (n**2 - (predicted**2).sum()) * (n**2 - (true**2).sum())
-        covariance = n * (predictions == references).sum() - (predicted * true).sum()
-        return {"mcc": float(covariance / variance**0.5) if variance > 0 else 0.0}
+        return {self.config_name: float(SCORES[self.config_name](references, predictions))}
 
 
 def classification_metrics(predictions: np.ndarray, references: np.ndarray, extended: bool = False) -> dict[str, float]:
     """Return {"accuracy", "f1_macro", "n"} of class ids, each int (texts,); extended: also "f1_micro" and "mcc"."""
-    classes = (Accuracy, MacroF1, MicroF1, MatthewsCorrelation) if extended else (Accuracy, MacroF1)
-    metrics = evaluate.combine([metric(keep_in_memory=True) for metric in classes])
+    names = list(SCORES) if extended else ["accuracy", "f1_macro"]
+    metrics = evaluate.combine([ClassificationMetric(name, keep_in_memory=True) for name in names])
     return {**metrics.compute(predictions=predictions, references=references), "n": len(references)}
 
 

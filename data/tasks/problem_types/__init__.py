@@ -7,7 +7,6 @@ at its top level, because the command line reads it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from data.sources.source import get_text
@@ -21,7 +20,19 @@ if TYPE_CHECKING:
 
 
 class ProblemType:
-    """One kind of label: how it is read, learned, measured, described and exported."""
+    """One kind of label: how it is read, learned, measured, described and exported.
+
+    A file's class adds these methods; labels of words have a list of targets and predictions, an array for each text:
+
+    parse_label(row, task, source_name, row_number)    label of a row; raises DataError naming the row and column
+    encode_labels(examples, label_names)               training targets, (inputs, ...), or int64 (words,) for each text
+    loss(logits, labels, **options)                    loss of logits, (inputs, outputs); options: of torch's function
+    quick_metrics(predictions, labels)                 cheap metrics for evaluations during training, and "n"
+    fit_linear_model(c, features, labels, label_names)   function from features to predictions; c as in sklearn
+    decode_outputs(outputs, config, word_starts=None)  prediction for each input from a model's raw outputs; config: the
+                                                       contents of config.json; word_starts: first token of each word
+    score_predictions(predictions, labels)             the metric that `export_metric` names, of decoded predictions
+    """
 
     name: str
     default_head: ClassVar[str] = "standard"
@@ -55,15 +66,9 @@ class ProblemType:
     example_code: ClassVar[str]
     """End of that script: prints the predictions from `outputs`, `encodings` and `config`."""
 
-    # Reading
-
     def read_texts(self, row: dict, columns: list[str], source_name: str, row_number: int) -> tuple[str, ...]:
         """Return the texts of a row. Raises DataError naming the row and column at fault."""
         return tuple(get_text(row, column, source_name) for column in columns)
-
-    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> str | tuple[str, ...] | float:
-        """Return the label of a row of `data.tasks.task.Task`. Raises DataError naming the row and column at fault."""
-        raise NotImplementedError
 
     def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
         """Return the labels that other splits may have. Raises DataError if there is nothing to learn."""
@@ -79,27 +84,11 @@ class ProblemType:
         """List the names of the model's outputs. present: the labels of the training rows."""
         return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
 
-    def encode_labels(self, examples: list[Example], label_names: list[str]) -> np.ndarray | list[np.ndarray]:
-        """Return the training targets, (inputs, ...), or of each word, int64 (words,) for each text."""
-        raise NotImplementedError
-
-    # Learning
-
     def activate(self, logits: Tensor) -> Tensor:
         """Apply the activation to logits, (..., outputs)."""
-        return {"softmax": lambda: logits.softmax(-1), "sigmoid": logits.sigmoid, "none": lambda: logits}[
-            self.activation
-        ]()
-
-    def loss(self, logits: Tensor, labels: Tensor, **options: object) -> Tensor:
-        """Compute the loss of logits (inputs, outputs). options: of the function in `torch.nn.functional`."""
-        raise NotImplementedError
-
-    # Measuring
-
-    def quick_metrics(self, predictions: list[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        """Compute cheap metrics for evaluations during training, and "n", of a head's predictions for each input."""
-        raise NotImplementedError
+        if self.activation == "none":
+            return logits
+        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
     def compute_metrics(
         self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str], params: dict
@@ -119,32 +108,13 @@ class ProblemType:
         """Return further results on the test set, for metrics.json."""
         return {}
 
-    def fit_linear_model(self, c: float, features: np.ndarray, labels: np.ndarray, label_names: list[str]) -> Callable:
-        """Fit a linear model with inverse regularization `c`; return a function from features to predictions."""
-        raise NotImplementedError
-
     def measure_own_baselines(self, splits: dict[str, list[Example]]) -> dict[str, dict]:
         """Return name and metrics by split of baselines that need no features of the inputs."""
         return {}
 
-    # Describing and exporting
-
     def card_labels(self, label_names: list[str]) -> list[str]:
         """Return the labels to list in the model card."""
         return label_names
-
-    def decode_outputs(
-        self, outputs: list[np.ndarray], config: dict, word_starts: list[list[int | None]] | None = None
-    ) -> list:
-        """Return a prediction for each input from a model's raw outputs, (outputs,) or (tokens, outputs) each.
-
-        config: contents of the model's config.json. word_starts: of each text, the first token of each word or None.
-        """
-        raise NotImplementedError
-
-    def score_predictions(self, predictions: list, labels: list) -> float:
-        """Compute the metric that `export_metric` names, of decoded predictions and labels as in the task's rows."""
-        raise NotImplementedError
 
     def agreement(self, predictions: list, reference: list) -> float | None:
         """Compute the fraction of equal predictions; None for predictions that are never exactly equal."""
