@@ -20,7 +20,11 @@ HTML_TAG = re.compile(
     re.IGNORECASE,
 )
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff]")
-EMAIL_ADDRESS = re.compile(r"\b[\w.+%'-]+@[\w-]+(?:\.[\w-]+)+\b")
+LONG_REFERENCE = re.compile(r"(?<=&#)(?:0*+[1-9][0-9]{7,}+|0{8,}+)")  # longer than any character's; int() has a limit
+LONG_MARKS = re.compile(r"[^\w\s\x00-\u02ff]{32,}")
+EMAIL_DOMAIN = r"@[\w-]+(?:\.[\w-]+)+\b"
+# What cannot start an address is skipped as a whole: linear time for "a.a.a.a".
+EMAIL_ADDRESS = re.compile(rf"(?P<skip>[\w.+%'-]++(?!{EMAIL_DOMAIN})|(?!\b)[.+%'-]++)|\b[\w.+%'-]+{EMAIL_DOMAIN}")
 IP_ADDRESS = re.compile(
     r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"
     r"|(?<![\w:])(?=[0-9a-f:]*\d)[0-9a-f]{0,4}(?::{1,2}[0-9a-f]{1,4}){1,7}(?:::)?(?![\w:])",
@@ -60,7 +64,7 @@ def mask_pii(text: str, counts: Counter) -> str:
 
     def mask(kind: str, is_valid=lambda match: True):
         def replace(match: re.Match) -> str:
-            if not is_valid(match[0]):
+            if match.lastgroup == "skip" or not is_valid(match[0]):
                 return match[0]
             counts[kind] += 1
             return f"[{kind}]"
@@ -74,6 +78,16 @@ def mask_pii(text: str, counts: Counter) -> str:
         text = IP_ADDRESS.sub(mask("ip", is_ip_address), text)
         text = PHONE_NUMBER.sub(mask("phone", lambda match: 8 <= sum(map(str.isdigit, match)) <= 15), text)
     return text
+
+
+def sort_marks(match: re.Match) -> str:
+    """Return combining marks in canonical order, for which normalization takes linear time instead of quadratic."""
+    marks, num_starters = [], 0
+    for character in "".join(unicodedata.normalize("NFD", character) for character in match[0]):
+        combining_class = unicodedata.combining(character)
+        num_starters += not combining_class
+        marks.append((num_starters, combining_class, character))
+    return "".join(character for *_, character in sorted(marks, key=lambda mark: mark[:2]))
 
 
 def fix_mojibake(text: str) -> str:
@@ -97,11 +111,12 @@ def clean_text(text: str, config: Clean = DEFAULT_CLEAN, counts: Counter | None 
             counts["html"] += stripped != text
             text = stripped
         if "&" in text:
+            text = LONG_REFERENCE.sub(lambda match: "1114112" if match[0].strip("0") else "0", text)
             text = html.unescape(text)
     if text.isascii() and text.isprintable():  # fast path for most English: one line, with spaces only
         text = " ".join(text.split()) if "  " in text else text.strip(" ")
     else:
         text = CONTROL_CHARACTERS.sub("", text) if CONTROL_CHARACTERS.search(text) else text
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", LONG_MARKS.sub(sort_marks, text))
         text = "\n".join(filter(None, (" ".join(line.split()) for line in text.split("\n"))))
     return mask_pii(text, counts) if config.mask_pii else text

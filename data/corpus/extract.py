@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def split_into_buckets(source: CorpusSource, clean_config: Clean) -> list[Bucket
         return [Bucket(source, clean_config, (), inputs | {"rows": rows})]
     if source.hub:
         return [Bucket(source, clean_config, (), inputs | {"rows": sources.fingerprint_inputs(source)})]
-    files = sources.resolve_files(source)
+    files, hash_file = sources.resolve_files(source), partial(sources.content_hash, source)
     for path in files:
         sources.get_format(source, path)
     wanted = -(-sum(map(DataFile.file_size, files)) // BUCKET_BYTES)
@@ -67,7 +68,7 @@ def split_into_buckets(source: CorpusSource, clean_config: Clean) -> list[Bucket
         number = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") % count
         buckets.setdefault(number, []).append(path)
     return [
-        Bucket(source, clean_config, tuple(paths), inputs | {"files": [*map(sources.content_hash, paths)]})
+        Bucket(source, clean_config, tuple(paths), inputs | {"files": [*map(hash_file, paths)]})
         for _, paths in sorted(buckets.items())
     ]
 

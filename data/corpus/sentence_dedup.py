@@ -10,7 +10,9 @@ from data.arrays import ConcatenatedArray
 from data.corpus.deduplicate import find_equal_keys
 from data.corpus.extract import iter_text_batches
 
-SENTENCE_PATTERN = re.compile(r".+?(?:[.!?…]+[\"')\]]*\s+|[。！？]+|\n+|$)", re.DOTALL)
+SENTENCE_END = r"[.!?…]++[\"')\]]*+\s+"
+# A run of punctuation is tried once, at its start or after the first character: linear time for "....".
+SENTENCE_PATTERN = re.compile(rf".(?:{SENTENCE_END}|.*?(?:(?<![.!?…]){SENTENCE_END}|[。！？]+|\n+|$))", re.DOTALL)
 MIN_SENTENCE_WORDS = 10  # shorter sentences repeat by chance
 
 

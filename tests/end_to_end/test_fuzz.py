@@ -231,6 +231,7 @@ def test_files_with_labels_and_text(fuzz, examples):
             ".parquet",
             ".arrow",
             ".warc",
+            ".html",
             ".xml",
             ".csv.gz",
             ".txt.xz",
@@ -245,7 +246,7 @@ def test_files_with_labels_and_text(fuzz, examples):
         optional={
             "delimiter": st.sampled_from([";", "\t", "", "ab", '"', "\n"]),
             "quotes": st.booleans(),
-            "format": st.sampled_from(["csv", "json", "text", "conll", "xml", "parquet", "arrow", "warc"]),
+            "format": st.sampled_from(["csv", "json", "text", "conll", "xml", "parquet", "arrow", "warc", "html"]),
             "where": st.dictionaries(TEXT, TEXT, max_size=1),
             "element": st.just("a"),
             "unit": st.sampled_from(["line", "document"]),

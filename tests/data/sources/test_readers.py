@@ -2,10 +2,12 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import shutil
+import time
 from pathlib import Path
 
 import fsspec
@@ -16,6 +18,7 @@ import zstandard
 
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
 from data.sources.source import Source, fingerprint_inputs, iter_rows, resolve_files
+from data.sources.warc import MAX_ATTRIBUTES, MAX_TAGS, html_to_text
 from engine.errors import DataError
 
 ROWS = [
@@ -190,6 +193,125 @@ def test_a_page_is_decoded_with_its_declared_charset(tmp_path):
     assert row["text"].strip() == "Größe"
 
 
+@pytest.mark.parametrize(
+    "html, kind, encoding",
+    [
+        ("<p>Größe</p>", "text/html; charset=nonsense", "utf-8"),
+        ("<meta charset=iso-8859-2><p>Zażółć</p>", "text/html", "iso-8859-2"),
+        ("<meta http-equiv=content-type content='text/html; charset=koi8-r'><p>Привет</p>", "text/html", "koi8-r"),
+        ("<p>“Größe”</p>", "text/html; charset=ISO-8859-1", "cp1252"),
+        ("<p>naïve</p>", "text/html", "utf-8"),
+        ("<p>" + "x " * 2_000 + "é</p>", "text/html", "utf-8"),
+        ("<p>" + "Съешь ещё этих мягких французских булок, да выпей чаю. " * 5 + "</p>", "text/html", "cp1251"),
+        ("\ufeff<meta charset=koi8-r><p>Größe</p>", "text/html; charset=koi8-r", "utf-8"),
+        ("\ufeff<p>Größe</p>", "text/html", "utf-16-le"),
+    ],
+)
+def test_the_charset_is_that_of_the_mark_the_header_the_page_or_the_bytes(tmp_path, html, kind, encoding):
+    (tmp_path / "x.warc").write_bytes(record("response", page(html, kind, encoding)))
+    (row,) = iter_rows(Source(files=str(tmp_path / "x.warc")))
+    assert row["text"].split() == html[html.index("<p>") + 3 : -4].split()
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<p>one<noscript><p>no</p> no</noscript><p>two",
+        "<head><noscript><style>no</style>no</noscript><title>no</title></head>one two",
+        "<table><tr><td>one</td><td>two</td></tr></table>",
+        "<table><tr><td>one<td><table><tr><th>two</table></table>",
+        "<label>one</label><button>two</button>",
+        "<select><option>one<option>two</select>",
+        "<figure><img alt=no><figcaption>one</figcaption></figure>two<template>no</template><svg><text>no</text></svg>",
+        "<fieldset><legend>one</legend>two</fieldset><iframe>no</iframe><!-- no -->",
+    ],
+)
+def test_all_visible_text_of_a_page_is_kept_and_nothing_else(html):
+    assert html_to_text(html).split() == ["one", "two"]
+
+
+def test_the_entities_and_paragraphs_of_a_page():
+    html = (
+        "<h1>Fish &amp; chips</h1><p>caf&eacute;&#8212;5&nbsp;&euro; \n in all</p><ul><li>a<li>b</ul><pre>x\n y</pre>"
+    )
+    lines = [line.strip() for line in html_to_text(html).splitlines() if line.strip()]
+    assert lines == ["Fish & chips", "café—5\xa0€ in all", "a", "b", "x", "y"]
+
+
+@pytest.mark.parametrize("is_decoded", [False, True])
+@pytest.mark.parametrize(
+    "headers", ["", "Content-Encoding: gzip\r\n", "Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"]
+)
+def test_transfer_encodings_are_undone_unless_the_crawler_has_done_so(tmp_path, headers, is_decoded):
+    body = b"<p>one two</p>"
+    if not is_decoded:
+        body = gzip.compress(body) if "gzip" in headers else body
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if "chunked" in headers else body
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: Text/HTML\r\n" + headers.encode() + b"\r\n" + body
+    (tmp_path / "x.warc").write_bytes(record("response", response) + record("conversion", b"three"))
+    assert [row["text"].split() for row in iter_rows(Source(files=str(tmp_path / "x.warc")))] == [
+        ["one", "two"],
+        ["three"],
+    ]
+
+
+def test_a_saved_page_is_one_row(tmp_path):
+    for name in ("a.html", "b.htm.gz"):
+        content = "<meta charset=latin1><title>T</title><p>Größe</p><p>two".encode("latin-1")
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert [row["text"].split() for row in iter_rows(Source(files=str(tmp_path)))] == [["Größe", "two"]] * 2
+
+
+HOSTILE = [
+    *("<a ", '<a b="', "<!--", "<![CDATA[", "<script>", "&#", "<", "</", "<div>", "<td>", "<table><tr><td>", "<label>"),
+    *("<ul><li>", "<noscript>x", "<a><b><i></a>", "<a><div>", "<span></div>", "<p><font>", "<p a=", "<b x=1><p>"),
+]
+
+
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_the_time_for_a_hostile_page_is_linear(pattern):
+    for size in (40_000, 400_000):
+        start = time.perf_counter()
+        html_to_text((pattern * size)[:size])
+        # Far from the minutes of quadratic time, and from the time on a busy machine.
+        assert time.perf_counter() - start < 15, size
+
+
+@pytest.mark.parametrize("tag", ["<div>", "<table><tr><td>", "<b>", "<ul><li>", "<select><option>"])
+def test_deeply_nested_elements_are_read(tag):
+    count = MAX_TAGS // tag.count("<")
+    assert html_to_text(tag * count + "deep").split() == ["deep"]
+
+
+def test_pages_over_the_limits_are_counted(tmp_path):
+    many_attributes = "<p " + " ".join(f"a{number}=1" for number in range(MAX_ATTRIBUTES + 1)) + ">no"
+    pages = ["first", "<i>" * (MAX_TAGS + 1) + "no", many_attributes, "last " + "<p " * 10 + "x=" + "y" * 10**6]
+    whole = b"".join(record("response", page(each)) for each in pages)
+    rows, problems = read_damaged(tmp_path / "x.warc", whole)
+    assert [row["text"].split() for row in rows] == [["first"], ["last"]]
+    assert problems == ["2 pages with over 100,000 tags, or 10,000 attributes in one, skipped"]
+    assert "a page with over 100,000 tags" in read_error(tmp_path / "x.warc")
+
+
+@pytest.mark.parametrize("name", ["x.warc", "x.html"])
+def test_missing_packages_are_named(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(record("conversion", b"first"))
+    (tmp_path / "x.txt").write_text("first")
+    monkeypatch.setattr("data.sources.warc.find_spec", lambda name: None)
+    assert read_error(tmp_path / name) == f"{tmp_path / name}: needs fastwarc and resiliparse; pip install -e '.[web]'"
+    assert [row["text"] for row in iter_rows(Source(files=str(tmp_path / "x.txt")))] == ["first"]
+
+
+def test_only_fingerprints_of_web_pages_have_a_version(tmp_path):
+    for name in ("x.warc", "x.html", "x.txt", "x.jsonl"):
+        (tmp_path / name).write_bytes(b"x")
+    versions = {name: fingerprint_inputs(Source(files=str(tmp_path / name)))["files"] for name in ("x.warc", "x.html")}
+    assert versions == {name: [hashlib.sha256(b"x").hexdigest() + "-2"] for name in versions}
+    others = Source(files=[str(tmp_path / "x.txt"), str(tmp_path / "x.jsonl")])
+    assert fingerprint_inputs(others)["files"] == [hashlib.sha256(b"x").hexdigest()] * 2
+    assert fingerprint_inputs(Source(files=str(tmp_path / "x.txt"), format="warc"))["files"][0].endswith("-2")
+
+
 def test_nested_xml_elements(tmp_path):
     content = b"<r><d><t>one <b>bold</b> end</t><t>two</t></d><d/><x><t>not this</t></x><d><t>three</t></d></r>"
     (tmp_path / "x.xml").write_bytes(content)
@@ -238,6 +360,23 @@ def test_a_truncated_web_archive_yields_the_records_before_the_cut(tmp_path, cut
     rows, problems = read_damaged(tmp_path / "x.warc", whole[:-cut])
     assert [row["text"] for row in rows] == ["first"] and len(problems) == 1
     assert problems[0].startswith("broken after row 1 (") and problems[0].endswith("); earlier rows are kept")
+    assert read_error(tmp_path / "x.warc")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
+def test_a_truncated_compressed_web_archive_yields_the_pages_before_the_cut(tmp_path, keep):
+    pages = [" ".join(f"{number * index * 7919 % 1_000_003}" for index in range(500)) for number in range(1, 60)]
+    whole = b"".join(gzip.compress(record("response", page(f"<p>{each}"))) for each in pages)
+    rows, problems = read_damaged(tmp_path / "x.warc.gz", whole[: int(len(whole) * keep)])
+    assert [row["text"] for row in rows] == pages[: len(rows)] and len(rows) > len(pages) * keep - 6
+    assert len(problems) == 1 and problems[0].startswith(f"broken after row {len(rows)} (")
+    assert read_error(tmp_path / "x.warc.gz")
+
+
+@pytest.mark.parametrize("damage", [b"garbage\n", b"WARC/1.0\r\nContent-Length: x\r\n\r\n", b"WARC/1.0\r\n\r\n"])
+def test_garbage_in_a_web_archive_is_reported(tmp_path, damage):
+    rows, problems = read_damaged(tmp_path / "x.warc", record("conversion", b"first") + damage)
+    assert [row["text"] for row in rows] == ["first"] and len(problems) == 1
     assert read_error(tmp_path / "x.warc")
 
 
@@ -294,7 +433,7 @@ def test_an_unclosed_quote_keeps_the_rows_before_it(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.txt", "x.parquet", "x.arrow", "x.warc", "x.xml"])
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.txt", "x.parquet", "x.arrow", "x.warc", "x.html", "x.xml"])
 def test_an_empty_file_is_reported(tmp_path, name, suffix):
     rows, problems = read_damaged(tmp_path / (name + suffix), COMPRESS[suffix](b""), element="d")
     assert not rows and len(problems) == 1
