@@ -22,6 +22,7 @@ from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.errors import DataError
 from engine.files import read_json
 from engine.models import LOAD_KWARGS
+from engine.models.embed import pool
 from engine.runs.run import read_record
 from publish.export.predictions import EMBEDDING
 
@@ -56,14 +57,14 @@ class LogitsModel(nn.Module):
 class EmbeddingModel(nn.Module):
     """An encoder and its pooling, as in sentence-transformers."""
 
-    def __init__(self, model: nn.Module, mean_pooling: bool, normalize: bool):
+    def __init__(self, model: nn.Module, pooling: str, normalize: bool):
         super().__init__()
-        self.model, self.mean_pooling, self.normalize = model, mean_pooling, normalize
+        self.model, self.pooling, self.normalize = model, pooling, normalize
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Return {"sentence_embedding": (texts, width), "last_hidden_state": (texts, tokens, width)}."""
-        states, mask = self.model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
-        vectors = (states * mask).sum(1) / mask.sum(1) if self.mean_pooling else states[:, 0]
+        states = self.model(**inputs).last_hidden_state
+        vectors = pool(states, inputs["attention_mask"], self.pooling)
         vectors = nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
         return {"sentence_embedding": vectors, "last_hidden_state": states}
 
@@ -92,12 +93,12 @@ def load_model(folder: Path) -> LoadedModel:
     return LoadedModel(module.float().eval(), tokenizer, problem_type, config)
 
 
-def read_pooling(folder: Path) -> tuple[bool, bool]:
-    """Read (whether to pool the mean, else the first token; whether to normalize) from sentence-transformers' files."""
+def read_pooling(folder: Path) -> tuple[str, bool]:
+    """Read (mean or cls; whether to normalize) from sentence-transformers' files."""
     path, modules = folder / "1_Pooling" / "config.json", folder / "modules.json"
     pooling = read_json(path) if path.is_file() else {}
     is_first_token = pooling.get("pooling_mode") == "cls" or pooling.get("pooling_mode_cls_token", False)
-    return not is_first_token, modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
+    return "cls" if is_first_token else "mean", modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager

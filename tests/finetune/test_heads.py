@@ -212,7 +212,7 @@ def test_a_task_file_reads_the_rows_by_problem_type(workspace):
     assert splits == read_task(file.task) and all(type(row.label) is tuple for row in splits["train"])
     assert file.fingerprint_inputs()["problem_type"] == MULTI_LABEL
     with pytest.raises(
-        ConfigError, match=r"task.problem_type: 'multilabel_classification' .*multi_label_classification"
+        ConfigError, match=r"task.problem_type: no 'multilabel_classification' .*multi_label_classification"
     ):
         load_config(TaskFile, ["task.yaml", "task.problem_type=multilabel_classification"])
 
