@@ -5,15 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from data.cache import OUTPUT_DIR, get_or_build, is_cached, read_manifest
-from data.corpus.build import build_corpus
 from data.corpus.clean import clean_text
-from data.corpus.config import Clean, Corpus
+from data.corpus.config import Clean
 from data.corpus.documents import iter_documents
 from data.encoders import original_init, pretraining_history
 from data.tasks import overlap
 from data.tasks.task import Example, Task, fingerprint_inputs
 from engine.config.loader import validate
-from engine.errors import UserError
+from engine.errors import DataError, UserError
 from engine.log import get_logger
 
 logger = get_logger(__name__)
@@ -22,16 +21,19 @@ MAX_EXAMPLES, MAX_EXAMPLE_CHARS = 3, 300  # text pairs in the report, and charac
 
 
 def find_documents(record: dict) -> Path:
-    """Return the folder of a pretraining's documents, rebuilt if missing. Raises UserError if that is impossible."""
-    shards = OUTPUT_DIR / "shards" / record.get("shards", "none")
+    """Return the folder of a pretraining's documents. Raises DataError if it is not in `out`.
+
+    It is not built again from the record, which may be somebody else's: a record must not decide what is fetched.
+    """
+    shards = OUTPUT_DIR / "shards" / Path(str(record.get("shards", "none"))).name
     if is_cached(shards):
-        folder = OUTPUT_DIR / "corpus" / str(read_manifest(shards).get("inputs", {}).get("documents"))
+        folder = OUTPUT_DIR / "corpus" / Path(str(read_manifest(shards).get("inputs", {}).get("documents"))).name
         if is_cached(folder):
             manifest = read_manifest(folder)
             texts = manifest.get("text_folders", [{"folder": "none"}])  # older versions stored texts elsewhere
             if "streamed_corpus" in manifest or all(is_cached(OUTPUT_DIR / "text" / part["folder"]) for part in texts):
                 return folder
-    return build_corpus(validate(Corpus, record["config"]["corpus"]))
+    raise DataError("its documents are not in out; build them with `make data` to search them")
 
 
 def join_texts(examples: list[Example]) -> list[str]:

