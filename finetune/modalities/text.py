@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data.tokens.dataset import TextDataset
+    from engine.models.embed import Embedder
     from finetune.model.text_network import TextNetwork
 
 
@@ -41,6 +42,14 @@ class Config(Finetune):
     """Maximum text length in tokens; longer texts are truncated."""
     augment: Augment = Augment()
     """Augmentation of the training texts."""
+
+
+@cache
+def load_embedder(folder: Path) -> Embedder:
+    """Return the encoder in `folder`, which a study uses for many trials."""
+    from engine.models import embed
+
+    return embed.Embedder(embed.load_model(folder))
 
 
 class Modality(modalities.Modality):
@@ -98,11 +107,10 @@ class Modality(modalities.Modality):
         """Return the mean of each text's last hidden states, computed in float32."""
         import numpy as np
 
-        from engine.models import embed
+        from engine.models.embed import run_batches
 
-        embedder = embed.Embedder(embed.load_model(folder)).to(accelerator.device)
-        dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
-        return np.stack(embed.run_batches(embedder, dataset, accelerator, autocast=False))
+        dataset, embedder = self.build_dataset(examples, folder, f"task {self.config.task.name}"), load_embedder(folder)
+        return np.stack(run_batches(embedder.to(accelerator.device), dataset, accelerator, autocast=False))
 
     def check_contamination(
         self, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
