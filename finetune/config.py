@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from data.tasks.problem_types import load_problem_type
 from data.tasks.task import Task
-from engine.config.schema import Fraction, Plugin, RunName, Section, choose_plugin_schema, list_plugins
+from engine.config.schema import FileName, Fraction, Plugin, Section, choose_plugin_schema, list_plugins
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
 
@@ -131,7 +131,7 @@ class SelfTraining(Section):
 class Finetune(Section):
     """Fine-tune an encoder on a task with few labels."""
 
-    run: RunName
+    run: FileName
     """Name of the run; its folder is out/runs/NAME."""
     allow_changes: bool = False
     """Whether to resume a run even though its configuration, text or labels have changed."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from engine.config.schema import Fraction, Plugin, PluginName, RunName, Section, choose_plugin_schema
+from engine.config.schema import FileName, Fraction, Plugin, PluginName, Section, choose_plugin_schema
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
 
@@ -50,7 +50,7 @@ class PretrainTrain(Train):
 class Pretrain(Section):
     """Pretrain an encoder on unlabeled data."""
 
-    run: RunName
+    run: FileName
     """Name of the run; its outputs are in out/runs/NAME."""
     allow_changes: bool = False
     """Whether to resume a run with a different configuration, text or tokenizer than it was started with."""

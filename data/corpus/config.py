@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from data.sources.source import Source, display_name
 from data.tasks.task import TaskFile
 from engine.config.loader import load_config
-from engine.config.schema import Fraction, Section
+from engine.config.schema import FileName, Fraction, Section
 
 
 class CorpusSource(Source):
@@ -97,7 +97,7 @@ class Decontaminate(Section):
 class Corpus(Section):
     """Unlabeled text."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    name: FileName
     """Name of the corpus on disk."""
     sources: Annotated[list[CorpusSource], Field(min_length=1)]
     """Sources of its text."""

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_rows
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
-from engine.config.schema import PluginName, Section
+from engine.config.schema import FileName, PluginName, Section
 from engine.errors import DataError, suggest
 
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
@@ -21,8 +21,8 @@ SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
 class Task(Section):
     """A labeled task: the sources of its rows and the columns with texts and labels."""
 
-    name: str
-    """Name of the task."""
+    name: FileName
+    """Name of the task, also of folders in out."""
     modality: PluginName("data.modalities") = "text"
     """Kind of the inputs."""
     problem_type: PluginName("data.tasks.problem_types") = "single_label_classification"

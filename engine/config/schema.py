@@ -64,7 +64,7 @@ def resumable_keys(section: Section, prefix: str = "") -> set[str]:
 
 Schema = TypeVar("Schema", bound=Section)
 Fraction = Annotated[float, Field(ge=0, le=1)]
-RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # names a folder: no separators
 DEFERRED = "deferred"  # validation context that does not import sections of which only a valid name is given
 
 

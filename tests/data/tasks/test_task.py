@@ -211,3 +211,9 @@ def test_a_corpus_without_text_is_reported(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"^corpus c: no text in .*e.csv \(1 rows read, all empty\)$"):
         build_corpus(Corpus(name="c", sources=[write(tmp_path / "e.csv", [(" ", "x")])]))
     assert not list(Path("out/corpus").glob("c-*"))
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", ".hidden", "", "a b", "x\ny", "<script>"])
+def test_a_name_is_no_path(name):
+    with pytest.raises(ValueError, match="pattern"):
+        Task(name=name, train={"files": "rows.csv"})

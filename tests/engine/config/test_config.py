@@ -315,7 +315,7 @@ def test_dump_and_load_give_the_same(tmp_path, words):
 
 @pytest.mark.parametrize("word", ["1e5", "123e456", "12", "0.5", "true", "no", "null", "none", "~", "1:30", "a: b"])
 def test_dump_keeps_strings_that_look_like_other_types(tmp_path, word):
-    task = {"name": word, "train": {"files": "a"}, "label_names": {word: word}}
+    task = {"name": "t", "label": word, "train": {"files": "a"}, "label_names": {word: word}}
     config = validate(Finetune, {"run": "r", "task": task})
     (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(Finetune, [str(tmp_path / "config.yaml")]) == config

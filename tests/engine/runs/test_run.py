@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig
 
 from data.encoders import resolve_encoder
 from engine import charts
-from engine.config.schema import RunName, Section
+from engine.config.schema import FileName, Section
 from engine.runs import trackers
 from engine.runs.run import Run
 from engine.runs.trackers import TrackerName, flatten_metrics
@@ -169,7 +169,7 @@ def test_a_missing_tracker_is_reported_before_anything_is_done(workspace, sentim
 class RunConfig(Section):
     """The minimal configuration of a run."""
 
-    run: RunName
+    run: FileName
     tracker: TrackerName = "none"
     resumable = ("tracker",)
     train: Train = Train(steps=1, lr=1, batch_size=1)
