@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from helpers import error_lines, run_module
 
 from data.encoders import resolve_encoder
@@ -15,14 +16,20 @@ from pretrain.evaluate import embeddings
 from pretrain.evaluate.__main__ import main
 
 
+@pytest.fixture(autouse=True)
+def new_accelerator_state():
+    """Allow another precision than that of other tests, which a process otherwise keeps."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bf16", 0.02)])
 def test_embeddings_are_those_of_sentence_transformers(workspace, monkeypatch, precision, tolerance):
-    from accelerate.state import AcceleratorState
     from sentence_transformers import SentenceTransformer
 
     texts = ["a film to remember", "No.", "it drags on and on, and then it ends, and we all went home early " * 3, ""]
     monkeypatch.setattr(distributed.hardware, "has_native_bf16", lambda: precision == "bf16")
-    AcceleratorState._reset_state(True)
     embedder, dim = embeddings.build_encoder_embedder(resolve_encoder("minilm"), 64)
     reference = SentenceTransformer(str(resolve_encoder("minilm")))
     reference.max_seq_length = 64
