@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 @contextmanager
 def settings(title: str) -> Iterator[None]:
-    """Set matplotlib up for charts whose bytes and ids depend on nothing but their content and title."""
+    """Set matplotlib up so that the bytes and ids of a chart depend on its content and title alone."""
     from matplotlib import rc_context
 
     options = {

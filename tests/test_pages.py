@@ -70,7 +70,7 @@ def render_comparison() -> str:
 
 @pytest.fixture(scope="module")
 def hostile_record(tmp_path_factory) -> dict:
-    """The record of a model whose names and texts are all hostile."""
+    """The record of a model with hostile names and texts."""
     stage = {
         "hardware": {"cpu": HOSTILE, "cpu_cores": 2, "gpus": [HOSTILE], "estimated_watts": 20},
         "precision": HOSTILE,

@@ -1,4 +1,4 @@
-"""Embeddings as one more kind of output of an exported model, beside the problem types of tasks."""
+"""Embeddings: the output of an exported encoder, handled like the problem types of tasks."""
 
 import numpy as np
 
