@@ -55,10 +55,10 @@ def stop_if_dry_run(folder: Path) -> None:
 
 def get_or_build(kind: str, name: str, inputs: dict, build: Callable[[Path], dict], quiet: bool = False) -> Path:
     """Return the cached folder; `build(folder)` fills it and returns its manifest if it does not exist yet."""
-    start, exists = time.time(), is_cached(cache_path(kind, name, inputs))
+    start, exists = time.monotonic(), is_cached(cache_path(kind, name, inputs))
     (folder,) = get_or_build_many(kind, [(name, inputs)], lambda missing, folders: [build(folders[0])])
     if not quiet and not exists:
-        logger.info(f"built {folder} in {time.time() - start:.0f} s")
+        logger.info(f"built {folder} in {time.monotonic() - start:.0f} s")
     return folder
 
 

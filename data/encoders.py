@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.cache import cached_file_hash, fingerprint
 from data.sources.wheels import fetch_wheel_member
 from engine.config.loader import read_yaml, validate
 from engine.config.schema import Section
@@ -15,14 +17,15 @@ from engine.files import read_json
 from engine.runs.run import read_record
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
 """Architectures with position ids that start after the padding token's id."""
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "configs" / "encoder"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+    *("vocab.txt", "vocab.json", "merges.txt", "vocab.bpe", "bpe.codes", "spiece.model", "spm.model"),
+    *("tokenizer.model", "sentencepiece.model", "sentencepiece.bpe.model"),
 )
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 
@@ -76,6 +79,11 @@ def resolve_encoder(name: str) -> Path:
         raise DataError(f"{name}: {reason} ({first_line(error)})") from None
 
 
+def hash_weights(folder: Path) -> str:
+    """Return a fingerprint of the weights in an encoder folder."""
+    return fingerprint({path.name: cached_file_hash(path) for path in sorted(folder.glob("*.safetensors"))})
+
+
 def base_model_info(name: str | None, folder: Path | None) -> dict | None:
     """Return {"name", "license"} of a third-party encoder from its YAML or model card; None for our own, or none."""
     if folder is None or read_record(folder):
@@ -100,9 +108,34 @@ def read_pooling(folder: Path) -> str | None:
     return "mean" if config.get("pooling_mode_mean_tokens") else "cls" if config.get("pooling_mode_cls_token") else None
 
 
+def list_modules(folder: Path) -> list[str]:
+    """List the kinds of sentence-transformers modules of an encoder, such as Pooling. Raises DataError if damaged."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        return [module["type"].rsplit(".", 1)[-1] for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
+
+
+def describe_lost_modules(folder: Path) -> str | None:
+    """Describe, in a line, what of an encoder's sentence-transformers modules is not kept; None if all is."""
+    lost = [kind for kind in list_modules(folder) if kind not in ("Transformer", "Pooling", "Normalize")]
+    if (folder / "1_Pooling" / "config.json").is_file() and read_pooling(folder) is None:
+        lost.append("its pooling (mean is used)")
+    return f"note: {folder}: not kept of its sentence-transformers modules: {', '.join(lost)}" if lost else None
+
+
 def max_positions(config: PretrainedConfig) -> int:
     """Return the maximum number of tokens of a network."""
     return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
+
+
+def limit_length(max_length: int, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
+    """Return how many tokens of a text a network reads: `max_length`, or less if it or its tokenizer has a limit."""
+    has_positions = (getattr(config, "max_position_embeddings", 0) or 0) > 0
+    return min(max_length, tokenizer.model_max_length, max_positions(config) if has_positions else max_length)
 
 
 def pretraining_history(record: dict) -> list[dict]:

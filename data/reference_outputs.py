@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoTokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
 
+from data.encoders import limit_length
 from data.sampling import take_evenly
 from data.tasks.task import Example
 from data.tokens.shards import Shards
@@ -36,7 +37,7 @@ def decode_texts(shards: Shards, tokenizer_folder: Path) -> list[tuple[str]]:
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")
 def record_outputs(
-    network: nn.Module,
+    network: PreTrainedModel,
     tokenizer_folder: Path,
     texts: Sequence[tuple[str, ...]],
     max_length: int,
@@ -51,7 +52,7 @@ def record_outputs(
     network = network.to("cpu").eval()
     separator, outputs = tokenizer.sep_token or tokenizer.eos_token or "\n", []
     texts = [list(text) if len(text) < 3 else [separator.join(text)] for text in texts]
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = limit_length(max_length, tokenizer, network.config)
     for text in texts:
         inputs = tokenizer(*text, truncation=True, max_length=max_length, return_tensors="pt")
         outputs.append(output_fn(network(**inputs)).float().tolist())

@@ -1,5 +1,6 @@
 """Command line: parse arguments to a configuration, and report a user's mistake in one line with exit code 2."""
 
+import io
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ from engine.config.help import get_section_type, help_text
 from engine.config.loader import load_config, read_args
 from engine.config.schema import Schema, Section
 from engine.errors import CommandExit, UserError
-from engine.files import is_disk_full
+from engine.files import describe_os_error
 from engine.system import openmp
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -72,6 +73,9 @@ def is_switch(schema: type[Section], key: str) -> bool:
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run `main` and exit with 0, 1 (crash), 2 (the user's mistake), 130 or 143 (stopped by a signal)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a character must not end a run
     try:
         main(sys.argv[1:])
     except CommandExit as stop:
@@ -87,14 +91,11 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print_once("\nStopped. Rerun the command to resume.")
         exit_process(130)
-    except OSError as error:
-        if not is_disk_full(error):
+    except Exception as error:
+        if not (message := describe_os_error(error)):
             report_crash()
-        file = error.filename or "out"
-        print_once(f"{file}: the disk is full ({error.strerror}). Free some space and rerun the command to resume.")
+        print_once(message)
         exit_process(2)
-    except Exception:
-        report_crash()
     exit_process(0)
 
 

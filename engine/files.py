@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,6 +110,22 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_disk_full(error: OSError) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Return whether a write failed for lack of space, by the disk, a quota or a file size limit."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return find_errno(error) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def find_errno(error: Exception) -> int | None:
+    """Return the number of the system's error behind an exception, which Rust libraries give in its text only."""
+    match = re.search(r"os error (\d+)", str(error))
+    return getattr(error, "errno", None) or (int(match[1]) if match else None)
+
+
+def describe_os_error(error: Exception) -> str | None:
+    """Describe, in a line, a file or disk that cannot be used; None for any other error."""
+    number, file = find_errno(error), getattr(error, "filename", None) or "out"
+    if is_disk_full(error):
+        return f"{file}: the disk is full ({os.strerror(number)}). Free some space and rerun the command to resume."
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+        return f"{file}: cannot be used ({os.strerror(number)})"
+    return None

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 
 from data.corpus.config import CorpusFile, source_licenses
@@ -12,7 +13,9 @@ from data.sampling import take_evenly
 from data.sources.source import display_name
 from data.tasks.task import Example
 from engine.config.loader import load_config
+from engine.errors import DataError
 from engine.files import write_folder, write_json, write_text
+from engine.models.verify import verify_folder
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
 from finetune.config import Finetune
@@ -20,6 +23,9 @@ from finetune.modalities import load_modality
 from finetune.training import FineTuneOutput
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
+
+MEASURED_TOLERANCE = {True: 1e-3, False: 0.25}
+"""Largest difference of an output from the measured one, relative to values above 1; key: whether in float32."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Artifacts:
             model, self.encoder_folder, inputs, max_length, lambda output: problem_type.activate(output.logits[0])
         )
         if sample:
+            if not hasattr(model.config, "label_scale"):
+                self.check_measured(sample["outputs"], output.predictions["test"])
             write_json(folder / "sample.json", sample)
         record = self.build_record(output.metrics, {**kind, **result}, baselines)
         if calibration := model.config.to_dict().get("calibration"):
@@ -81,10 +89,29 @@ class Artifacts:
             shared.copy_preprocessor(self.encoder_folder, path)
             write_json(path / "record.json", record)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
+            if sample:
+                verify_folder(path, shared.auto_class(problem_type), problem_type.activation, folder / "sample.json")
 
         write_folder(folder / "model", fill)
         for checkpoint in [*folder.glob("**/step-*"), *folder.glob("**/best")]:
             shutil.rmtree(checkpoint)
+
+    def check_measured(self, outputs: list, predictions: list[np.ndarray]) -> None:
+        """Raise DataError if recorded outputs are not the predictions that the metrics were computed from.
+
+        outputs: for the test rows of `take_evenly`; predictions: for all test rows.
+        """
+        tolerance = MEASURED_TOLERANCE[self.accelerator.mixed_precision == "no"]
+        for row, recorded in zip(take_evenly(range(len(predictions))), map(np.array, outputs), strict=True):
+            measured = np.ravel(predictions[row])
+            if recorded.shape != measured.shape:  # words' labels, for outputs of tokens
+                return
+            difference = np.abs(recorded - measured).max() / max(1.0, np.abs(measured).max())
+            if not difference <= tolerance:
+                raise DataError(
+                    f"{self.run.folder}: alone, the model gives test row {row + 1} another output than measured"
+                    f" ({difference:.2g} apart), so its figures would be wrong; no model was written"
+                )
 
     def build_record(self, metrics: dict, result: dict, baselines: dict) -> dict:
         """Return the content of the model folder's record.json, except for calibration."""

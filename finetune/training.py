@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.cache import fingerprint
+from data.encoders import hash_weights
 from data.sampling import class_balanced_batch, length_grouped_batch, row_generator, shard_batch
 from data.tasks.task import Example, fingerprint_inputs
 from engine.errors import ConfigError
@@ -156,13 +157,13 @@ class FineTuner:
 
         cross_validate: choose C by cross-validation. Not if the encoder has already been trained on these labels.
         """
-        start, inputs = time.time(), self.inputs["train"]
+        start, inputs = time.monotonic(), self.inputs["train"]
         features = np.stack(run_batches(linear_probe.LastLayerInputs(self.network), inputs, self.accelerator))
         c = None if cross_validate else 1 / np.square(features).sum(1).mean()
         classifier = linear_probe.fit_logistic_regression(features, inputs.labels, self.config.seed, c)
         linear_probe.copy_to_last_layer(classifier, self.model)
         self.head.eval()
-        return TrainResult(0, int(inputs.lengths.sum()), time.time() - start, {})
+        return TrainResult(0, int(inputs.lengths.sum()), time.monotonic() - start, {})
 
     def train(self, title: str) -> TrainResult:
         """Train the head and the layers, or only fit the last layer if the configuration is a linear probe."""
@@ -177,6 +178,7 @@ class FineTuner:
             options = replace(options, monitor=self.problem_type.metric_for_best, patience=train.patience)
         batches, run = self.get_micro_batches, self.run
         result = Trainer(self.head, optimizer, batches, train, run, self.accelerator, callbacks, options).fit()
+        self.before_step(result.step - 1)  # a process that resumes a finished training has made no step
         if not self.fits_last_layer:
             return result
         self.network.prepare_last_layer_fit()
@@ -200,7 +202,7 @@ def finetune_model(
     validate_config(config)
     tuner = FineTuner(folder, config, data, run, accelerator, random_init)
     extra = {"text": data.text_fingerprint} if data.text_fingerprint else {}
-    run.start(labels=fingerprint(fingerprint_inputs(config.task)), **extra)
+    run.start(labels=fingerprint(fingerprint_inputs(config.task)), encoder=hash_weights(folder), **extra)
     head, inputs = tuner.head, tuner.inputs
     with tuner.network.training_forward():
         result = tuner.train(title)

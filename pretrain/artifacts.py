@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from data.encoders import read_record, resolve_encoder
-from engine.files import write_json, write_text
+from engine.files import atomic_folder, write_json, write_text
 from engine.log import get_logger
+from engine.models.verify import verify_folder
 from engine.runs.background import BackgroundCommand
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
@@ -70,13 +71,17 @@ class Artifacts:
             "steps": result.step,
             "tokens": result.tokens,
             "seconds": round(result.seconds, 1),
-            "tokens_per_second": round(result.tokens / result.seconds),
+            "tokens_per_second": round(result.tokens / max(1e-9, result.seconds)),
         }
         write_json(folder / "metrics.json", metrics)
 
         if sample := self.modality.record_outputs(self.encoder):
             write_json(folder / "sample.json", sample)
-        self.save_encoder(folder / "encoder", result)
+        with atomic_folder(folder / "encoder") as temp:
+            self.save_encoder(temp, result)
+            if sample:
+                pooling = read_record(temp).get("pooling") or "mean"
+                verify_folder(temp, "AutoModel", pooling, folder / "sample.json")
         write_text(folder / "report.html", render_run_report(self.run))
         logger.info(format_summary(self.run))
         if pushed := self.push_job.wait():

@@ -28,6 +28,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SLOW_FILES.index(item.path.name) if item.path.name in SLOW_FILES else len(SLOW_FILES))
 
 
+@pytest.fixture(autouse=True)
+def load_check_in_this_process(request, monkeypatch) -> None:
+    """Verify saved folders in this process, which saves seconds; a test with the marker fresh_process does not."""
+    from engine.errors import DataError, first_line
+    from engine.models import verify
+
+    def run_here(args: list[str]) -> dict:
+        from engine.models import load_check
+
+        try:
+            return load_check.check(*args)
+        except Exception as error:
+            raise DataError(f"transformers cannot load it: {first_line(error)}") from None
+
+    if not request.node.get_closest_marker("fresh_process"):
+        monkeypatch.setattr(verify, "run_load_check", run_here)
+
+
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
     """Change to an empty folder that shares the repository's download cache and configs."""

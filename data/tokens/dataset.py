@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from data.encoders import max_positions
+from data.encoders import limit_length
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.errors import DataError, first_line
@@ -121,12 +121,12 @@ def tokenize_examples(
     rows = [(separator.join(example.texts),) if count > 2 else example.texts for example in examples]
     columns = [list(column) for column in zip(*rows, strict=True)]
     config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
-    positions = max_positions(config) if (getattr(config, "max_position_embeddings", 0) or 0) > 0 else max_length
-    options = {
-        "truncation": True,
-        "return_offsets_mapping": word_labels,
-        "max_length": min(max_length, tokenizer.model_max_length, positions),
-    }
+    if (num_embeddings := getattr(config, "vocab_size", None)) and len(tokenizer) > num_embeddings:
+        raise DataError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} tokens, its network {num_embeddings:,} embeddings"
+        )
+    max_length = limit_length(max_length, tokenizer, config)
+    options = {"truncation": True, "return_offsets_mapping": word_labels, "max_length": max_length}
     fields, offsets = defaultdict(list), []
     for start in range(0, len(examples), TOKENIZE_CHUNK_TEXTS):
         encoded = dict(tokenizer(*(column[start : start + TOKENIZE_CHUNK_TEXTS] for column in columns), **options))

@@ -67,7 +67,7 @@ class AsyncSaver:
             fsync(log)  # a checkpoint must not outlive the log lines before it
         try:
             checkpoint.save(folder, tensors_by_file, state)
-        except OSError as error:
+        except Exception as error:
             if not is_disk_full(error):
                 raise
             size = sum(tensor.nbytes for tensors in tensors_by_file.values() for tensor in tensors.values())

@@ -17,9 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from engine.errors import DataError, first_line
 from engine.kernels import attention
-from engine.models import LOAD_KWARGS
+from engine.models.load import load_pretrained
 from engine.runs.progress import Progress
 from engine.training.distributed import gather_list, shard_list
 
@@ -41,13 +40,9 @@ def load_model(folder: Path, auto_class: str = "AutoModel", random_init: bool = 
 
     auto_class: the name of a class of transformers. random_init: take its shape only.
     """
-    try:
-        loader = getattr(transformers, auto_class)
-        model = loader.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **LOAD_KWARGS)
-    except Exception as error:
-        raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
+    model, _ = load_pretrained(folder, auto_class)
     if random_init:
-        model = loader.from_config(model.config)
+        model = getattr(transformers, auto_class).from_config(model.config)
     attention.use_fast_attention(model)
     return model.eval()
 

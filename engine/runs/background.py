@@ -1,10 +1,40 @@
-"""A command in a child process during training: one at a time, and its failure never ends the training."""
+"""Commands in child processes: in the background during training, one at a time, or in its place."""
 
+import ctypes
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from engine.system import openmp
+from engine.errors import CommandExit
+from engine.system import openmp, stop_signals
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
+
+
+def run_child(args: list[str], env: dict[str, str]) -> int:
+    """Run `python -m ARGS...` and return its exit code; it is stopped with this process, however that ends.
+
+    Raises CommandExit, once the child has saved its work, if this process received SIGTERM or SIGINT.
+    """
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: None
+    with stop_signals.catch_signals() as request:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *args], env=env, preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        )
+        forwarded = False
+        while process.poll() is None:
+            try:
+                process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                if request.signal and not forwarded:
+                    # The child may have received the same signal, and a second one would end it before it has saved.
+                    other = next(number for number in stop_signals.SIGNALS if number != request.signal)
+                    process.send_signal(other)
+                    forwarded = True
+    if request.signal:
+        raise CommandExit("", 128 + request.signal)  # the child has printed how to resume
+    return process.returncode
 
 
 class BackgroundCommand:

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from engine.system.stop_signals import StopRequest
 from engine.training.distributed import DDPStrategy
-from engine.training.stop_signals import StopRequest
 
 
 class Output(NamedTuple):

@@ -15,8 +15,8 @@ from engine.checkpointing.async_saver import AsyncSaver
 from engine.errors import CommandExit
 from engine.runs.progress import Progress
 from engine.runs.run import Run
-from engine.system import hardware
-from engine.training import preflight, stop_signals
+from engine.system import hardware, stop_signals
+from engine.training import preflight
 from engine.training.distributed import DDPStrategy, FSDPStrategy, broadcast_metrics
 from engine.training.loss_guard import LossGuard
 from engine.training.optimizers import lr_at, step_unless
@@ -108,7 +108,7 @@ class Trainer:
         pairs = state["metric_sums"].items()
         self.sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in pairs}
         self.is_accumulating = rows is not None and train.batch_size > rows * accelerator.num_processes
-        self.new_tokens, self.start_time, self.last_log_time = 0, time.time() - state["seconds"], time.time()
+        self.new_tokens, self.start_time, self.last_log_time = 0, time.monotonic() - state["seconds"], time.monotonic()
         self.saver = AsyncSaver(run.folder, train.keep_checkpoints, state["checkpoint_seconds"])
 
         def get_state() -> dict[str, Tensor]:
@@ -192,9 +192,9 @@ class Trainer:
         """Return the log's entry on the steps since the last one, and show it on the console."""
         self.guard.resolve()
         stacked = torch.stack(list(self.sums.values()))
-        (loss, *others), now = (stacked[:, 0] / stacked[:, 1]).tolist(), time.time()
+        (loss, *others), now = (stacked[:, 0] / stacked[:, 1]).tolist(), time.monotonic()
         tokens = int(self.accelerator.reduce(torch.tensor(self.new_tokens, device=self.accelerator.device), "sum"))
-        per_second = tokens / (now - self.last_log_time)
+        per_second = tokens / max(1e-9, now - self.last_log_time)
         self.progress.update(done, f"loss {loss:.3f}  {per_second:,.0f} {self.options.unit}/s")
         tokens += self.state["tokens"]
         entry = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm.item(), "tokens": tokens}
@@ -221,10 +221,10 @@ class Trainer:
 
     def update_state(self, entry: dict) -> None:
         """Update the state that a checkpoint contains; `entry` is the log's entry on the step."""
-        self.state |= {"step": entry["step"], "tokens": entry["tokens"], "seconds": time.time() - self.start_time}
+        self.state |= {"step": entry["step"], "tokens": entry["tokens"], "seconds": time.monotonic() - self.start_time}
         self.state |= {"checkpoint_seconds": self.saver.checkpoint_seconds, **self.guard.state_dict()}
         self.state["metric_sums"] = {name: pair.tolist() for name, pair in self.sums.items()}
-        self.new_tokens, self.last_log_time = 0, time.time()
+        self.new_tokens, self.last_log_time = 0, time.monotonic()
 
     def save(self) -> None:
         """Start writing a checkpoint."""

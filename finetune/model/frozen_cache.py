@@ -9,6 +9,7 @@ when the boundary moves down or the weights below it change (to those of the bes
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -193,10 +194,17 @@ class FrozenLayerCache:
             self.state_buffers = [torch.empty(in_memory, width, dtype=dtype)]
             if in_memory < self.num_tokens:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                path, size = self.folder / f"frozen-cache-{os.getpid()}.bin", (self.num_tokens - in_memory) * width
-                mapped = torch.from_file(str(path), shared=True, size=size, dtype=dtype)
+                size = (self.num_tokens - in_memory) * width
+                file, path = tempfile.mkstemp(".bin", "frozen-cache-", self.folder)
+                try:
+                    # A mapped file that is longer than what the disk holds ends the process when it is written to.
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file, 0, size * dtype.itemsize)
+                    mapped = torch.from_file(path, shared=True, size=size, dtype=dtype)
+                finally:
+                    os.close(file)
+                    os.unlink(path)  # the mapping lasts until the process ends, however it ends
                 self.state_buffers.append(mapped.view(-1, width))
-                path.unlink()  # the mapping lasts until the process ends, however it ends
         memory, *file = self.state_buffers
         return memory[start:end] if end <= len(memory) else file[0][start - len(memory) : end - len(memory)]
 

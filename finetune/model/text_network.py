@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from data.encoders import read_pooling
 from data.modalities.text import MODALITY
@@ -18,13 +17,14 @@ from engine.kernels.dropout import replace_dropout
 from engine.log import get_logger
 from engine.models import LOAD_KWARGS
 from engine.models.embed import pool
+from engine.models.load import load_pretrained
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
-from finetune.model.network import Network
+from finetune.model.network import Network, get_last_linear
 
 logger = get_logger(__name__)
 
-POSTPROCESS_KEYS = ("calibration", "thresholds")  # that fine-tuning adds to a model's configuration
+POSTPROCESS_KEYS = ("calibration", "thresholds", "label_scale")  # that fine-tuning adds to a model's configuration
 POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
 
 
@@ -72,24 +72,44 @@ def load_model(
     }
     if problem_type.transformers_problem_type:
         settings["problem_type"] = problem_type.transformers_problem_type
-    auto_class = getattr(transformers, MODALITY.auto_class(problem_type))
+    auto_class, purpose = MODALITY.auto_class(problem_type), problem_type.name.replace("_", " ")
     try:
+        config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
+        old_names = list(config.id2label.values())
         config = AutoConfig.from_pretrained(folder, **settings, **LOAD_KWARGS)
         for key in POSTPROCESS_KEYS:
             config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
         if hasattr(config, "classifier_pooling"):
             config.classifier_pooling = "mean" if use_mean else "cls"
-        if random_init:
-            model = auto_class.from_config(config)
-        else:
-            options = {"config": config, "dtype": torch.float32, "use_safetensors": True, **LOAD_KWARGS}
-            model = auto_class.from_pretrained(folder, **options)
+        random_model = getattr(transformers, auto_class).from_config(config) if random_init else None
     except Exception as error:
-        purpose = problem_type.name.replace("_", " ")
         raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None
+    model = random_model or load_with_new_head(folder, auto_class, purpose, config, old_names)
     attention.use_fast_attention(model)
     # Dropout of attention weights gains nothing here and rules out the fast attention.
     replace_dropout(model, lambda name: 0.0 if ".self." in name else dropout)
+    return model
+
+
+def load_with_new_head(
+    folder: Path, auto_class: str, purpose: str, config: PreTrainedConfig, old_names: list[str]
+) -> PreTrainedModel:
+    """Load the weights in `folder`, without the output layer of a classifier of other labels than `config` has.
+
+    old_names: the labels that the folder's output layer has, if it has one. Raises DataError if it cannot be loaded.
+    """
+    model, missing = load_pretrained(folder, auto_class, purpose, config=config, ignore_mismatched_sizes=True)
+    layer = get_last_linear(model)
+    name = next(name for name, module in model.named_modules() if module is layer)
+    head = {f"{name}.{parameter}" for parameter, _ in layer.named_parameters()}
+    prefix = f"{model.base_model_prefix}."
+    if lost := sorted(key for key in missing - head if key.startswith(prefix) and "pooler" not in key):
+        raise DataError(f"{folder}: has no weights of this shape for {lost[0]} and {len(lost) - 1} more")
+    if not head <= missing and old_names != list(config.id2label.values()):
+        for parameter in layer.parameters():
+            parameter._is_hf_initialized = False  # transformers skips weights with this mark
+        model._init_weights(layer)
+        logger.info(f"note: {folder} has the labels {', '.join(old_names[:3])}, ...; its output layer is replaced")
     return model
 
 

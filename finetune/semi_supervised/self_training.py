@@ -212,14 +212,14 @@ class SelfTrainer:
             splits = {split: rows for split, rows in self.data.splits.items() if split != "test"}
             data = replace(self.data, splits=splits | {"train": train_set})
             output = self.finetune(self.config if number == 1 else self.later_config, data, run, title)
-            start, predict_fn = time.time(), partial(self.predict_texts, f"{title}, predicting")
+            start, predict_fn = time.monotonic(), partial(self.predict_texts, f"{title}, predicting")
             probabilities = self.pool.predict_proba(output, self.labeled, self.labels, predict_fn)
             indices, classes = select_most_confident(probabilities, settings.top_fraction, settings.min_confidence)
             content = {
                 "fingerprint": self.inputs,
                 "indices": indices.tolist(),
                 "class_ids": classes.tolist(),
-                "seconds": output.train_result.seconds + time.time() - start,
+                "seconds": output.train_result.seconds + time.monotonic() - start,
             }
             if self.accelerator.is_main_process:
                 write_json(path, content)

@@ -1,13 +1,12 @@
 """Task-adaptive pretraining on the unlabeled training texts (Gururangan et al. 2020) with `python -m pretrain`."""
 
 import os
-import subprocess
-import sys
 
 from data.tasks.task import TaskFile
 from engine.config.loader import dump_config
 from engine.errors import DataError
 from engine.files import write_text
+from engine.runs.background import run_child
 from engine.runs.run import RUNS_FOLDER
 from finetune.config import Finetune
 
@@ -39,8 +38,7 @@ def run_task_adaptive_pretraining(config: Finetune, encoder: str, is_main: bool 
         *config.tapt.keys,
     ]
     env = {key: value for key, value in os.environ.items() if key not in LAUNCHER_ENV_VARS}
-    process = subprocess.run([sys.executable, "-m", "pretrain", *args], env=env)
-    if process.returncode or not (folder / "record.json").is_file():
+    if run_child(["pretrain", *args], env) or not (folder / "record.json").is_file():
         raise DataError(
             "tapt.steps: pretraining on the task's texts did not finish; the command was python -m pretrain"
             f" {' '.join(args)}"

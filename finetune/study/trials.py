@@ -152,13 +152,13 @@ class Trials:
     def run_trial(self, trial: Trial) -> dict:
         """Run one trial and store its result; an interrupted training resumes from its checkpoint."""
         path, train = self.result_path(trial), self.sample_train(trial.shots, trial.seed)
-        started, folder = time.time(), self.folder / "running" / path.stem
+        started, folder = time.monotonic(), self.folder / "running" / path.stem
         result = {**trial._asdict(), "sampled": fingerprint([list(example.texts) for example in train])}
         result |= self.run_training(trial, train, folder) if trial.steps else self.fit_linear_model(trial, train)
         result["score"] = result["metrics"][self.metric]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)
-        self.save_time(path.stem, time.time() - started)
+        self.save_time(path.stem, time.monotonic() - started)
         shutil.rmtree(folder, ignore_errors=True)
         return result
 

@@ -59,14 +59,17 @@ class Modality(modalities.Modality):
         """Build documents, tokenizer and shards."""
         from data.cache import read_manifest
         from data.corpus.report import format_brief_summary
-        from data.encoders import read_record, resolve_encoder
+        from data.encoders import describe_lost_modules, hash_weights, read_record, resolve_encoder
         from data.prepare import prepare
 
         config = self.config
         common = (config.corpus, config.tokenizer, config.init)
         with self.accelerator.main_process_first():
             if config.init:
-                read_record(resolve_encoder(config.init))  # first: its record goes into that of the new encoder
+                init = resolve_encoder(config.init)
+                read_record(init)  # first: its record goes into that of the new encoder
+                if lost := describe_lost_modules(init):
+                    logger.info(lost)
             folders = prepare(*common, config.max_length, config.model.positions)
             self.init_folder, self.tokenizer_folder, self.shards_folder = folders
             self.short_folder = None
@@ -74,7 +77,8 @@ class Modality(modalities.Modality):
                 self.short_folder = prepare(*common, config.max_length // 2, config.model.positions)[2]
             logger.info(format_brief_summary(self.shards_folder))
         inputs = read_manifest(self.shards_folder)["inputs"]
-        return {"text": inputs["documents"], "tokenizer": inputs["tokenizer"]}
+        fingerprints = {"text": inputs["documents"], "tokenizer": inputs["tokenizer"]}
+        return fingerprints | ({"init": hash_weights(self.init_folder)} if self.init_folder else {})
 
     def build_encoder(self) -> Encoder:
         """Return a masked-language model."""
@@ -148,4 +152,4 @@ class Modality(modalities.Modality):
         """Write a folder that plain transformers and sentence-transformers load."""
         from pretrain.model.encoder import save_encoder
 
-        save_encoder(encoder, folder, self.tokenizer_folder, record, card, with_head)
+        save_encoder(encoder, folder, self.tokenizer_folder, record, card, with_head, self.init_folder)

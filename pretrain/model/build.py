@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
+from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
 from transformers.utils import logging
 
 from data.encoders import max_positions, read_pooling
@@ -14,7 +14,7 @@ from data.tokens.shards import Shards
 from engine.errors import ConfigError, DataError, UserError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
-from engine.models import LOAD_KWARGS
+from engine.models.load import load_pretrained
 from pretrain.config import ModelConfig, Pretrain
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence
@@ -48,24 +48,19 @@ def silence_transformers() -> None:
 def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooling: str | None) -> Encoder:
     """Load the encoder in `folder`, with a new head if it has none. Raises DataError, and ConfigError for long rows."""
     silence_transformers()
-    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, **LOAD_KWARGS}
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(folder, **options)
-    except Exception as error:
-        reason = f"transformers cannot load it for masked language modeling ({first_line(error)})"
-        raise DataError(f"{folder}: {reason}") from None
+    model, missing = load_pretrained(folder, "AutoModelForMaskedLM", "masked language modeling")
     positions = max_positions(model.config)
     if max_length > positions:
         raise ConfigError(f"max_length: {max_length} is more than the {positions} positions of {folder.name or folder}")
     # Masked language modeling does not use a pooler, but AutoModel expects one in the folder.
-    base, base_info = AutoModel.from_pretrained(folder, **options)
+    base, base_missing = load_pretrained(folder, "AutoModel")
     used, prefix = model.base_model.state_dict(), model.base_model_prefix
     unused = {
         f"{prefix}.{name}": tensor
         for name, tensor in base.state_dict().items()
-        if name not in used and name not in base_info["missing_keys"]
+        if name not in used and name not in base_missing
     }
-    new_parameters = find_new_parameters(model, info["missing_keys"])
+    new_parameters = find_new_parameters(model, missing)
     return prepare_encoder(Encoder(model, new_parameters, pooling or read_pooling(folder) or "mean", unused), dropout)
 
 

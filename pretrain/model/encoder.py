@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from data.encoders import ROBERTA_LIKE
+from data.encoders import ROBERTA_LIKE, list_modules
 from data.modalities.text import MODALITY
-from engine.files import write_folder, write_json
+from engine.files import read_json, write_folder, write_json
 from engine.kernels import attention
 from engine.kernels.linear_cross_entropy import linear_cross_entropy
 from pretrain.model.base import BaseEncoder
 from pretrain.model.sparse_ffn import get_layers, sparse_forward
 
 OnHidden = Callable[[Tensor], None] | None
+ST_CONFIG_NAME, ST_CONFIG_KEYS = "config_sentence_transformers.json", ("prompts", "default_prompt_name")
+"""File of sentence-transformers, and what is kept of an initial encoder's."""
 
 
 class Encoder(BaseEncoder):
@@ -131,9 +133,21 @@ class Encoder(BaseEncoder):
 
 
 def save_encoder(
-    encoder: Encoder, folder: Path, tokenizer_folder: Path, record: dict, card: str, with_head: bool = True
+    encoder: Encoder,
+    folder: Path,
+    tokenizer_folder: Path,
+    record: dict,
+    card: str,
+    with_head: bool = True,
+    init_folder: Path | None = None,
 ) -> None:
-    """Write the encoder folder atomically, `with_head` including the masked-language head."""
+    """Write the encoder folder atomically, `with_head` including the masked-language head.
+
+    init_folder: the encoder that training started from; normalization of embeddings and prompts are kept.
+    """
+    init_modules, prompts = list_modules(init_folder) if init_folder else [], {}
+    if init_folder and (init_folder / ST_CONFIG_NAME).is_file():
+        prompts = {k: v for k, v in read_json(init_folder / ST_CONFIG_NAME).items() if k in ST_CONFIG_KEYS and v}
 
     def fill(path: Path) -> None:
         model, prefix = encoder.model, ""
@@ -147,10 +161,18 @@ def save_encoder(
         pooling = {f"pooling_mode_{mode}": is_on for mode, is_on in modes.items()}
         (path / "1_Pooling").mkdir()
         write_json(path / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **pooling})
+        kinds = ["Transformer", "Pooling", *["Normalize"] * ("Normalize" in init_modules)]
         modules = [
-            {"idx": index, "name": str(index), "path": subfolder, "type": f"sentence_transformers.models.{kind}"}
-            for index, (subfolder, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])
+            {
+                "idx": index,
+                "name": str(index),
+                "path": f"{index}_{kind}" if index else "",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for index, kind in enumerate(kinds)
         ]
+        if prompts:
+            write_json(path / ST_CONFIG_NAME, prompts)
         (path / "modules.json").write_text(json.dumps(modules, indent=2))
         write_json(path / "sentence_bert_config.json", {"max_seq_length": record["max_length"], "do_lower_case": False})
         write_json(path / "record.json", record)

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from data.modalities import load_modality
 from data.tasks.problem_types import load_problem_type
+from engine.errors import DataError
 from engine.files import read_json
+from engine.models.verify import verify_folder
 from publish.card import provenance
 from publish.card.card import STUDY_PLOT
 from publish.config import Licenses
@@ -24,7 +24,8 @@ from publish.hub.bundle import PATH_PATTERN, is_allowed
 ALLOWED_FILES = f"""README.md LICENSE* record.json config.json generation_config.json {STUDY_PLOT}
 model.safetensors model-*-of-*.safetensors model.safetensors.index.json
 tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
-vocab.txt vocab.json merges.txt spiece.model sentencepiece.bpe.model
+vocab.txt vocab.json merges.txt vocab.bpe bpe.codes spiece.model spm.model
+tokenizer.model sentencepiece.model sentencepiece.bpe.model
 modules.json sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json
 adapter_config.json adapter_model.safetensors base/config.json base/model.safetensors
 onnx/model.onnx onnx/model_int8.onnx onnx/example.py onnx/export.json""".split()
@@ -36,7 +37,6 @@ TOKEN_PATTERN = re.compile(
 )
 GENERIC_USERS = {"", "root", "user", "admin", "ubuntu", "runner", "nobody"}  # user names that identify no person
 MAX_FILE_BYTES = 50 * 10**9  # largest file that a hub serves over plain HTTP (huggingface_hub.constants)
-TOLERANCE = 1e-5  # largest difference of an output from the recorded one
 REQUIRED_METADATA = ("library_name", "pipeline_tag", "tags", "model-index")
 
 
@@ -130,28 +130,14 @@ def check_licenses(path: Path, default_licenses: Licenses) -> Iterator[str]:
 
 def check_loading(folder: Path, sample_path: Path) -> list[str]:
     """Check that a process without this project loads the folder and reproduces the recorded outputs."""
-    script = Path(__file__).with_name("load_check.py").resolve()
     record = read_json(folder / "record.json")
     auto_class, output = "AutoModel", record.get("pooling") or "mean"
     if record["kind"] == "model":
         problem_type = load_problem_type(record["problem_type"])
         auto_class = load_modality(record.get("modality", "text")).auto_class(problem_type)
         output = problem_type.activation
-    args = [str(folder.resolve()), auto_class, output]
-    if sample_path.is_file():
-        args.append(str(sample_path.resolve()))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-P", str(script), *args]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no error message"]
-        return [f"transformers cannot load it: {lines[-1]}"]
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    if missing := result["missing_weights"]:
-        return [f"weights are missing: {', '.join(missing[:3])} and {max(0, len(missing) - 3)} more"]
-    if result["max_difference"] > TOLERANCE:
-        return [
-            f"does not reproduce the recorded outputs: off by {result['max_difference']:.2g} on {sample_path.name}"
-            f" ({TOLERANCE:g} is allowed); the folder or a library has changed since"
-        ]
+    try:
+        verify_folder(folder, auto_class, output, sample_path)
+    except DataError as error:
+        return [f"{error}; the folder or a library has changed since"]
     return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -380,7 +379,7 @@ def test_task_adaptive_pretraining_uses_the_splits_of_fine_tuning(workspace, mon
     files = f"task.train.files={workspace}/ratings.csv"
     args = ["configs/finetune/your-task.yaml", files, "task.problem_type=regression", "run=x"]
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr(task_adaptive.subprocess, "run", lambda args, env: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(task_adaptive, "run_child", lambda args, env: 1)
     config = load_config(Finetune, [*args, "tapt.steps=2"])
     with pytest.raises(DataError, match="tapt.steps: pretraining on the task's texts did not finish"):
         task_adaptive.run_task_adaptive_pretraining(config, "minilm")

@@ -279,6 +279,26 @@ def test_cached_equals_uncached(encoders, tmp_path, monkeypatch, kind, more, meg
     assert not list((tmp_path / "cached").glob("frozen-cache*")), "no file is left"
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can mount a small disk")
+def test_a_cache_larger_than_the_disk_is_an_error(encoders, tmp_path):
+    """Not a bus error, which ends the process."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        network = build_text_network(encoders / "bert", SINGLE_LABEL, "cls", ["a", "b"], 0.0)
+        examples = [Example((f"film {number}",), "a") for number in range(300)]
+        texts = tokenize_examples(examples, encoders / "bert", 9, "t")
+        cache = FrozenLayerCache(network.model, [texts], small, memory_mb=0)
+        cache.set_boundary(2)
+        with pytest.raises(OSError, match="No space left"):
+            network.model(**texts.get_inputs(np.arange(64)))
+        assert not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_higher_boundary_resumes_from_cached_states_bit_for_bit(encoders, tmp_path, kind):
     splits = [

@@ -130,9 +130,9 @@ def test_cached_gradients_equal_those_of_the_whole_step(file, options):
 def test_both_passes_over_a_step_use_the_same_dropout_masks(file, options):
     from accelerate import Accelerator
 
+    from engine.system.stop_signals import StopRequest
     from engine.training.distributed import DDPStrategy
     from engine.training.step import forward_backward
-    from engine.training.stop_signals import StopRequest
 
     module, dataset = make_objective(file, dropout=0.3, **options)
     embeddings, pool = [], module.train().encoder.pool

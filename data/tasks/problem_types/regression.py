@@ -26,10 +26,14 @@ class Regression(ProblemType):
     metric_for_best, report_metrics = "spearman", ("spearman", "pearson", "rmse")
     linear_baseline, export_metric = "ridge regression", "Spearman"
     card_description = "A regression model that predicts `{labels}` for a {input}."
-    card_limitation = "Its predictions are on the scale of the training labels and unreliable outside their range."
+    card_limitation = (
+        "Its predictions are on the scale of the training labels and unreliable outside their range. If config.json has"
+        " `label_scale`, a prediction is the model's output times `std` plus `mean`."
+    )
     example_title = "Predict a number for each of some {inputs}"
-    example_code = """for text, number in zip(sys.argv[1:], outputs[:, 0]):
-    print(f"{number:.4f}  {text}")
+    example_code = """scale = config.get("label_scale", {"mean": 0, "std": 1})
+for text, number in zip(sys.argv[1:], outputs[:, 0]):
+    print(f"{number * scale['std'] + scale['mean']:.4f}  {text}")
 """
 
     def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> float:
@@ -71,7 +75,8 @@ class Regression(ProblemType):
 
     def decode_outputs(self, outputs: list[np.ndarray], config: dict, word_starts: list | None = None) -> list[float]:
         """Return the number of each input."""
-        return [float(logits[0]) for logits in outputs]
+        scale = config.get("label_scale", {"mean": 0.0, "std": 1.0})
+        return [float(logits[0]) * scale["std"] + scale["mean"] for logits in outputs]
 
     def score_predictions(self, predictions: list[float], labels: list[float]) -> float:
         """Compute Spearman's correlation."""

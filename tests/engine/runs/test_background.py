@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,6 +44,44 @@ def test_a_command_that_cannot_start_is_counted_and_raises_nothing(tmp_path, mon
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     command = BackgroundCommand(tmp_path / "log")
     assert not command.start(["x"]) and command.wait().startswith("0 done, 1 failed")
+
+
+PARENT = """
+import os, sys
+from engine.runs.background import run_child
+from engine.cli import run_command
+run_command(lambda args: sys.exit(run_child(["child"], dict(os.environ))))
+"""
+CHILD = """
+import signal, time
+received = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: received.append(number))
+open("started", "w").close()
+while not received:
+    time.sleep(0.02)
+time.sleep(0.2)
+open("saved", "w").close()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_child_saves_and_ends_with_its_parent(tmp_path, number, code):
+    (tmp_path / "child.py").write_text(CHILD)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, env=environment)
+    wait_for_file(tmp_path / "started")
+    parent.send_signal(number)
+    assert parent.wait(20) == code
+    wait_for_file(tmp_path / "saved")
+
+
+def wait_for_file(path: Path) -> None:
+    for _ in range(1_000):
+        if path.is_file():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path.name} is missing")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from functools import partial
 
 import pytest
@@ -237,3 +238,10 @@ def test_dropout_depends_on_seed_step_micro_batch_and_process():
     cases = [(2**31 - 1, 10**9, 0, 0), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
     assert [draw(*case) for case in cases] == [draw(*case) for case in cases]
     assert len({tuple(draw(*case)) for case in cases}) == len(cases)
+
+
+def test_training_survives_a_clock_that_stands_still(tmp_path, cpu_accelerator, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    monkeypatch.setattr(time, "time", lambda: -5.0)
+    _, run, _ = run_training(tmp_path, cpu_accelerator, train_settings())
+    assert all(entry["tokens_per_second"] >= 0 and entry["seconds"] == 0 for entry in run.read_log())

@@ -5,7 +5,7 @@
 
 AUTO_CLASS: the class of transformers that loads the folder. OUTPUT: what the sample holds of one text, its embedding
 by the pooling mean or cls, or its logits after the function softmax, sigmoid or none. The script imports only
-transformers (and peft for an adapter). publish.hub.checks runs it from outside the project.
+transformers (and peft for an adapter). engine.models.verify runs it outside the project.
 """
 
 import json
@@ -42,8 +42,8 @@ OUTPUTS = {
 
 
 @torch.no_grad()
-def main(folder_name: str, auto_class: str, output_name: str, sample_path: str = "") -> None:
-    """Print the largest difference from the sample, relative to values above 1, and the missing weights."""
+def check(folder_name: str, auto_class: str, output_name: str, sample_path: str = "") -> dict:
+    """Return the largest difference from the sample, relative to values above 1, and the missing weights."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = pathlib.Path(folder_name)
@@ -59,8 +59,8 @@ def main(folder_name: str, auto_class: str, output_name: str, sample_path: str =
                 relative = (output - expected).abs() / expected.abs().clamp(min=1)
                 difference = relative.nan_to_num(torch.inf).max().item()
             max_difference = max(max_difference, difference)
-    print(json.dumps({"max_difference": max_difference, "missing_weights": sorted(missing)}))
+    return {"max_difference": max_difference, "missing_weights": sorted(missing)}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps(check(*sys.argv[1:])))
