@@ -14,6 +14,8 @@ from engine.files import is_disk_full
 from engine.system import openmp
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# torch.compile runs code from this folder; its default is in /tmp, where other users could have made it.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser("~/.cache/torchinductor"))
 
 
 def parse_config(
