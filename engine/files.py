@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict:
     """Read a JSON object. Raises DataError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: must contain keys and values, not a {type(content).__name__}")

@@ -13,6 +13,7 @@ from data.sources.source import display_name
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.files import write_folder, write_json, write_text
+from engine.models.foreign import remove_foreign_keys
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
 from finetune.config import Finetune
@@ -79,6 +80,7 @@ class Artifacts:
         def fill(path: Path) -> None:
             model.save_pretrained(path)
             shared.copy_preprocessor(self.encoder_folder, path)
+            remove_foreign_keys(path)
             write_json(path / "record.json", record)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from engine.errors import DataError, first_line
 from engine.kernels import attention
-from engine.models import LOAD_KWARGS
+from engine.models import LOAD_WEIGHTS_KWARGS
 from engine.runs.progress import Progress
 from engine.training.distributed import gather_list, shard_list
 
@@ -43,7 +43,7 @@ def load_model(folder: Path, auto_class: str = "AutoModel", random_init: bool = 
     """
     try:
         loader = getattr(transformers, auto_class)
-        model = loader.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **LOAD_KWARGS)
+        model = loader.from_pretrained(folder, dtype=torch.float32, **LOAD_WEIGHTS_KWARGS)
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
     if random_init:

@@ -15,7 +15,7 @@ import yaml
 from engine.config.loader import YamlLoader, dump_config, read_yaml
 from engine.config.renamed import find_old_key
 from engine.config.schema import Section, resumable_keys
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.files import is_disk_full, read_json, write_json, write_text
 from engine.runs import trackers
 from engine.runs.trackers import flatten
@@ -28,18 +28,6 @@ VERSIONED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accele
 def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def read_record(folder: Path) -> dict:
-    """Read record.json of an encoder or model folder; empty without one. Raises DataError if it cannot be used."""
-    path = folder / "record.json"
-    record = read_json(path) if path.is_file() else {}
-    if renamed := find_old_key(record.get("config")):
-        raise DataError(
-            f"{path}: written by an earlier version of Headstart ({renamed}). Repeat the run, or delete record.json"
-            " to use the folder as one of unknown origin"
-        )
-    return record
 
 
 class Run:

@@ -16,7 +16,7 @@ from engine.errors import DataError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
 from engine.log import get_logger
-from engine.models import LOAD_KWARGS
+from engine.models import LOAD_KWARGS, LOAD_WEIGHTS_KWARGS
 from engine.models.embed import pool
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
@@ -82,8 +82,8 @@ def load_model(
         if random_init:
             model = auto_class.from_config(config)
         else:
-            options = {"config": config, "dtype": torch.float32, "use_safetensors": True, **LOAD_KWARGS}
-            model = auto_class.from_pretrained(folder, **options)
+            options = {"config": config, "dtype": torch.float32}
+            model = auto_class.from_pretrained(folder, **options, **LOAD_WEIGHTS_KWARGS)
     except Exception as error:
         purpose = problem_type.name.replace("_", " ")
         raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None

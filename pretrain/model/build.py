@@ -14,7 +14,7 @@ from data.tokens.shards import Shards
 from engine.errors import ConfigError, DataError, UserError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
-from engine.models import LOAD_KWARGS
+from engine.models import LOAD_WEIGHTS_KWARGS
 from pretrain.config import ModelConfig, Pretrain
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence
@@ -48,9 +48,9 @@ def silence_transformers() -> None:
 def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooling: str | None) -> Encoder:
     """Load the encoder in `folder`, with a new head if it has none. Raises DataError, and ConfigError for long rows."""
     silence_transformers()
-    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, **LOAD_KWARGS}
+    options = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(folder, **options)
+        model, info = AutoModelForMaskedLM.from_pretrained(folder, **options, **LOAD_WEIGHTS_KWARGS)
     except Exception as error:
         reason = f"transformers cannot load it for masked language modeling ({first_line(error)})"
         raise DataError(f"{folder}: {reason}") from None
@@ -58,7 +58,7 @@ def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooli
     if max_length > positions:
         raise ConfigError(f"max_length: {max_length} is more than the {positions} positions of {folder.name or folder}")
     # Masked language modeling does not use a pooler, but AutoModel expects one in the folder.
-    base, base_info = AutoModel.from_pretrained(folder, **options)
+    base, base_info = AutoModel.from_pretrained(folder, **options, **LOAD_WEIGHTS_KWARGS)
     used, prefix = model.base_model.state_dict(), model.base_model_prefix
     unused = {
         f"{prefix}.{name}": tensor
