@@ -11,6 +11,7 @@ from engine.config.loader import load_config, read_args
 from engine.config.schema import Schema, Section
 from engine.errors import CommandExit, UserError
 from engine.files import is_disk_full
+from engine.sanitize import printable
 from engine.system import openmp
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -109,7 +110,7 @@ def report_crash() -> None:
 def print_once(message: str, stream: TextIO | None = None) -> None:
     """Print the final message of a command; of several processes only the first, as the others fail in consequence."""
     if message and is_first_to_report():
-        print(message, file=stream or sys.stderr, flush=True)
+        print(printable(message), file=stream or sys.stderr, flush=True)
 
 
 def is_first_to_report() -> bool:
