@@ -88,7 +88,7 @@ def download_encoder(name: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    from engine.hub import is_unreachable, use_checked_client
+    from engine.hub_client import is_unreachable, use_checked_client
 
     use_checked_client()
     try:

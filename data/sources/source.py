@@ -157,7 +157,7 @@ def resolve_revision(source: Source) -> str:
     """Return the commit of a hub dataset or, if the hub cannot be reached, the last one seen. Raises DataError."""
     from huggingface_hub import HfApi, constants
 
-    from engine.hub import is_unreachable, use_checked_client
+    from engine.hub_client import is_unreachable, use_checked_client
 
     use_checked_client()
     seen = OUTPUT_DIR / "cache" / "revisions" / fingerprint([constants.ENDPOINT, source.hub, source.revision])

@@ -18,7 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import disable_progress_bars, sha, validate_repo_id
 
 from engine.errors import ConfigError, HubError, UserError
-from engine.hub import use_checked_client
+from engine.hub_client import use_checked_client
 from publish.config import Destination
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -94,7 +94,7 @@ def with_retries(action: Callable[[], ReturnType], repo: str, print_fn: Callable
             response = error_response(error)
             if response is None and not any(map(is_network_error, error_chain(error))):
                 raise
-            # `engine.hub` has removed what is no number of seconds, or too long.
+            # `engine.hub_client` has removed what is no number of seconds, or too long.
             retry_after = None if response is None else response.headers.get("Retry-After")
             wait = float(retry_after) if retry_after else 2.0 ** (attempt - 1)
             is_temporary = response is None or response.status_code in RETRY_STATUS_CODES

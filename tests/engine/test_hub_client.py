@@ -11,7 +11,7 @@ from hub import HubServer
 from huggingface_hub import constants
 
 from data.encoders import download_encoder
-from engine import hub as engine_hub
+from engine import hub_client
 from engine.errors import DataError
 
 
@@ -53,7 +53,7 @@ def test_a_long_wait_is_refused_and_a_short_one_is_announced(hub, monkeypatch, c
 
 
 def test_bytes_without_end_are_given_up(hub, monkeypatch):
-    monkeypatch.setattr(engine_hub, "RATE_SECONDS", 0.3)
+    monkeypatch.setattr(hub_client, "RATE_SECONDS", 0.3)
     body = b"{" + b" " * 2000 + b"}"
     hub.fail_requests("GET .*/resolve/", 200, times=9, body=body, seconds_per_byte=0.05)
     start = time.monotonic()
