@@ -111,5 +111,6 @@ class Artifacts:
             "encoder_record": read_record(self.encoder_folder),
             "versions": package_versions(),
             "hardware": hardware.hardware_info(),
+            **self.run.read_changes(),
             "licenses": licenses,
         }

@@ -21,7 +21,8 @@ MAY_IMPORT = {
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
-    "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training models",
+    "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training"
+    " models",
     "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config contamination prepare"
     " reference_outputs modalities __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities artifacts"

@@ -30,6 +30,7 @@ COMMON = {  # what the next stage, its card and the search of its corpus read of
     "seconds": (float, 0),
     "precision": (str, ""),
     "rows": (dict[str, int], {}),
+    "changes": (list[keys(step=int, keys=dict[str, list])], []),
     "versions": (dict[str, str], {}),
     "hardware": (keys(estimated_watts=float, gpus=list[str], cpu_cores=int, cpu=str) | None, None),
     "licenses": (keys(corpus=LICENSES, labels=LICENSES, base=(dict[str, str | None] | None, None)), {}),

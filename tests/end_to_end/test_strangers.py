@@ -177,3 +177,16 @@ def test_a_folder_that_names_other_weights_or_kernels_is_refused(
     (folder / name).write_text(json.dumps(content))
     (line,) = error_lines(export, ["run=strange"], capsys, monkeypatch)
     assert expected in line
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_a_run_on_local_files_contacts_no_address(workspace, encoder, sentiment_files):
+    trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect", "-o", "connections"]
+    command = [*trace, sys.executable, "-m", "finetune", "configs/finetune/your-task.yaml", f"encoder={encoder}"]
+    options = [f"task.train.files={sentiment_files}/labels.csv", "max_length=16", "train.steps=1", "baselines=false"]
+    variables = {key: value for key, value in environment().items() if not key.startswith("HF_")}
+    done = subprocess.run([*command, *options, "run=x", "task.num_examples=20"], env=variables, capture_output=True)
+    if b"ptrace" in done.stderr or b"PTRACE" in done.stderr:
+        pytest.skip("tracing is not permitted here")
+    assert done.returncode == 0, done.stderr.decode()
+    assert not re.findall(r".*AF_INET.*", Path("connections").read_text())
