@@ -78,7 +78,7 @@ def train_sentence_transformer(path: Path | str, batch_size: int, bf16: bool, ma
             after_step()
 
     is_cached = batch_size >= MIN_GRADCACHE_PAIRS
-    model = st.SentenceTransformer(str(resolve_encoder("minilm")), device="cpu")
+    model = st.SentenceTransformer(str(resolve_encoder("minilm")), device="cpu", trust_remote_code=False)
     loss = losses.CachedMultipleNegativesRankingLoss if is_cached else losses.MultipleNegativesRankingLoss
     with tempfile.TemporaryDirectory() as folder:
         arguments = st.SentenceTransformerTrainingArguments(
@@ -133,7 +133,8 @@ def measure_quality(path: Path, steps: int, test_file: Path) -> list[list[str]]:
     from pretrain.train import pretrain
 
     def score(folder: Path) -> str:
-        return f"{sts_spearman(SentenceTransformer(str(folder), device='cpu'), test_file):.4f}"
+        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False)
+        return f"{sts_spearman(model, test_file):.4f}"
 
     run = results.ROOT / "out" / "runs" / "bench-contrastive"
     shutil.rmtree(run, ignore_errors=True)

@@ -112,8 +112,10 @@ def prepare_with_run_mlm(path: str, tokenizer: str) -> None:
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
-    text = load_dataset("json", data_files=path, split="train")
-    print(len(peer.prepare(text, AutoTokenizer.from_pretrained(tokenizer), MAX_LENGTH)), "blocks")
+    text = load_dataset("json", data_files=path, split="train", trust_remote_code=False)
+    print(
+        len(peer.prepare(text, AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), MAX_LENGTH)), "blocks"
+    )
 
 
 def benchmark_peer(repeats: int) -> None:

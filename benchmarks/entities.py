@@ -25,6 +25,8 @@ from itertools import pairwise
 
 import results
 
+from engine.models import LOAD_KWARGS, LOAD_WEIGHTS_KWARGS
+
 CACHE_FOLDER = results.ROOT / "out" / "entities"
 METRICS = ("f1", "precision", "recall", "accuracy")
 
@@ -74,7 +76,7 @@ def run_ner_recipe(args: list[str], bf16: bool) -> dict[str, dict[str, float]]:
     splits = read_task(config.task)
     names = list_label_names(config.task, splits)
     encoder = resolve_encoder("minilm")
-    tokenizer = hf.AutoTokenizer.from_pretrained(encoder)
+    tokenizer = hf.AutoTokenizer.from_pretrained(encoder, **LOAD_KWARGS)
 
     def encode(rows: dict) -> dict:
         """Tokenize rows; the first token of each word gets its tag, others -100."""
@@ -96,7 +98,8 @@ def run_ner_recipe(args: list[str], bf16: bool) -> dict[str, dict[str, float]]:
         dataset = Dataset.from_dict({"tokens": tokens, "tags": [list(example.label) for example in rows]})
         datasets[split] = dataset.map(encode, batched=True)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    model = hf.AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names), **labels)
+    options = {"num_labels": len(names), **labels}
+    model = hf.AutoModelForTokenClassification.from_pretrained(encoder, **options, **LOAD_WEIGHTS_KWARGS)
     silent = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
     with tempfile.TemporaryDirectory() as folder:
         trainer = hf.Trainer(

@@ -129,7 +129,7 @@ def run_setfit(args: list[str]) -> tuple[float, float, float]:
         output_dir=str(folder),
         num_iterations=PAIRS_PER_EXAMPLE if is_large else None,
     )
-    model = SetFitModel.from_pretrained(str(resolve_encoder("minilm")))
+    model = SetFitModel.from_pretrained(str(resolve_encoder("minilm")), trust_remote_code=False)
     trainer = Trainer(model=model, args=arguments, train_dataset=datasets["train"])
 
     class TimeCallback(TrainerCallback):

@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig
 
 from data.encoders import resolve_encoder
 from engine.cli import run_command
-from engine.models import load_check, verify
+from engine.models import LOAD_KWARGS, load_check, verify
 from finetune.__main__ import main as finetune_main
 from finetune.study.__main__ import main as study_main
 
@@ -68,7 +68,7 @@ def make_inputs(folder: Path) -> None:
     AutoModel.from_config(BertConfig(**shape, vocab_size=30_522, max_position_embeddings=32)).save_pretrained(
         folder / "encoder"
     )
-    AutoTokenizer.from_pretrained(resolve_encoder("minilm")).save_pretrained(folder / "encoder")
+    AutoTokenizer.from_pretrained(resolve_encoder("minilm"), **LOAD_KWARGS).save_pretrained(folder / "encoder")
     kinds = {"yes": "good warm lovely", "no": "bad dull awful"}
     rows = [(f"{words} film number {index}", label) for index in range(60) for label, words in kinds.items()]
     (folder / "labels.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))

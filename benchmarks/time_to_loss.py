@@ -48,7 +48,7 @@ def run_peer_worker(args: list[str], minutes: float, lr: float, warmup: float, f
     config = load_config(Pretrain, [*args, "model.embeddings=random"])
     max_length = config.max_length
     init, folder, shards = prepare(config.corpus, config.tokenizer, config.init, max_length, config.model.positions)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     dataset = peer.prepare(peer.load_documents(build_corpus(config.corpus)), tokenizer, max_length)
     torch.manual_seed(0)
     model = peer.to_transformers(build_encoder(config, init, Shards(shards, "train")).model)

@@ -24,6 +24,8 @@ import time
 
 import results
 
+from engine.models import LOAD_WEIGHTS_KWARGS
+
 CONTENDERS = ("ours", "Trainer")
 
 
@@ -74,7 +76,7 @@ def run_hf_trainer(config) -> dict[str, float]:
     names = list_label_names(config.task, rows)
     train = sample_examples(rows["train"], config.task.num_examples, config.seed)
     steps = resolve_config(config, "minilm", folder, len(train)).train.steps
-    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def encode(examples: list) -> Dataset:
         options = {"truncation": True, "max_length": config.max_length}
@@ -95,7 +97,7 @@ def run_hf_trainer(config) -> dict[str, float]:
             save_strategy="no",
         )
         trainer = hf.Trainer(
-            hf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names)),
+            hf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names), **LOAD_WEIGHTS_KWARGS),
             arguments,
             train_dataset=train_dataset,
             processing_class=tokenizer,

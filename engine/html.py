@@ -8,6 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from engine.sanitize import escape_controls
+
 ROOT = Path(__file__).parent.parent
 # What Markdown or HTML in it interprets inside of a line, and what starts a heading, quote or list. An underscore
 # between letters, as in `f1_macro`, means nothing.
@@ -18,8 +20,8 @@ ESCAPES = {char: f"&#{ord(char)};" for char in "<|~$&"}  # where Python-Markdown
 
 
 def one_line(value: object) -> str:
-    """Return a value as text on one line."""
-    return " ".join(str(value).split())
+    """Return a value as text on one line, without control characters."""
+    return escape_controls(" ".join(str(value).split()))
 
 
 def escape_markdown(value: object) -> Markup:

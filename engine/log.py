@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 
+from engine.sanitize import printable
+
 
 class ConsoleHandler(logging.Handler):
     """Prints the records of the process with rank 0."""
@@ -16,7 +18,7 @@ class ConsoleHandler(logging.Handler):
         """Print a record. An error of the output, such as a closed pipe, ends the command."""
         if os.environ.get("RANK", "0") == "0":
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-            print(self.format(record), file=stream, flush=True)
+            print(printable(self.format(record)), file=stream, flush=True)
 
 
 def get_logger(module: str) -> logging.Logger:

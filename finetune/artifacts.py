@@ -15,6 +15,7 @@ from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import DataError
 from engine.files import write_folder, write_json, write_text
+from engine.models.foreign import remove_foreign_keys
 from engine.models.verify import verify_folder
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
@@ -87,6 +88,7 @@ class Artifacts:
         def fill(path: Path) -> None:
             model.save_pretrained(path)
             shared.copy_preprocessor(self.encoder_folder, path)
+            remove_foreign_keys(path)
             write_json(path / "record.json", record)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
             if sample:
@@ -136,5 +138,6 @@ class Artifacts:
             "encoder_record": read_record(self.encoder_folder),
             "versions": package_versions(),
             "hardware": hardware.hardware_info(),
+            **self.run.read_changes(),
             "licenses": licenses,
         }

@@ -47,6 +47,7 @@ class Artifacts:
             "eval": result.metrics,
             "versions": package_versions(),
             "hardware": hardware.hardware_info(),
+            **self.run.read_changes(),
             **self.modality.build_record(self.encoder, self.with_head),
         }
 

@@ -4,7 +4,7 @@ with HubServer({"models/owner/name": folder}) as hub:    # folders to serve
     hub.url, hub.environment
     hub.requests                                         # all requests, such as "POST /api/repos/create"
     hub.repositories["models/me/new"]                    # what was uploaded
-    hub.fail_requests("PUT /lfs/", 500, times=3)         # answer the next matching requests with an error,
+    hub.fail_requests("PUT /lfs/", 500, times=3)         # answer the next matching requests with an error (or a lie),
     hub.cut_connection("PUT /lfs/", after=1000)          # or break the connection after some bytes,
     hub.lose_response("POST .*/commit/")                 # or handle them, but lose the response
 """
@@ -18,6 +18,7 @@ import json
 import re
 import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -76,8 +77,26 @@ class Fault:
     remaining: int
     status_code: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
+    seconds_per_byte: float = 0
+    """Pause after each byte of the body."""
     cut_after_bytes: int | None = None
     """Bytes read before the connection breaks; None: all, and the request is handled."""
+
+
+class SlowFile:
+    """A file that pauses after each byte."""
+
+    def __init__(self, file, seconds_per_byte: float):
+        self.file, self.seconds_per_byte = file, seconds_per_byte
+
+    def write(self, content: bytes) -> None:
+        for byte in content:
+            self.file.write(bytes([byte]))
+            time.sleep(self.seconds_per_byte)
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
 
 
 class HubServer(ThreadingHTTPServer):
@@ -102,8 +121,16 @@ class HubServer(ThreadingHTTPServer):
         """Environment variables for a process that uses this hub."""
         return {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": TOKEN}
 
-    def fail_requests(self, pattern: str, status_code: int, times: int = 1, **headers: str) -> None:
-        self.faults.append(Fault(pattern, times, status_code, headers))
+    def fail_requests(
+        self,
+        pattern: str,
+        status_code: int,
+        times: int = 1,
+        body: bytes = b"{}",
+        seconds_per_byte: float = 0,
+        **headers,
+    ) -> None:
+        self.faults.append(Fault(pattern, times, status_code, headers, body, seconds_per_byte))
 
     def cut_connection(self, pattern: str, after: int, times: int = 1) -> None:
         self.faults.append(Fault(pattern, times, cut_after_bytes=after))
@@ -168,7 +195,9 @@ class Handler(BaseHTTPRequestHandler):
         fault.remaining -= 1
         if fault.status_code:
             self.read_body()
-            return self.respond(fault.status_code, **fault.headers)
+            if fault.seconds_per_byte:
+                self.wfile = SlowFile(self.wfile, fault.seconds_per_byte)
+            return self.respond(fault.status_code, fault.body, **fault.headers)
         if fault.cut_after_bytes is None:
             self.wfile = io.BytesIO()
             self.route(request, self.read_body())

@@ -21,7 +21,8 @@ MAY_IMPORT = {
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
-    "engine": "errors log charts html kernels files config system cli runs checkpointing training models",
+    "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training"
+    " models",
     "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config contamination prepare"
     " reference_outputs modalities __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities artifacts"
@@ -164,3 +165,29 @@ print(sorted(set(sys.modules) & {HEAVY}))
         "train.lr: 'x' is not a number",
         "[]",
     ]
+
+
+def loading_calls(package: str) -> Iterator[tuple[str, ast.Call]]:
+    """Yield (place, call) of every call by which a library loads a model, a tokenizer or a data set."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+            if name in ("from_pretrained", "pipeline", "SentenceTransformer", "load_dataset"):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
+def test_every_load_forbids_remote_code_and_every_load_of_weights_pickles(package):
+    for place, call in loading_calls(package):
+        loaded, options = ast.unparse(call.func), [ast.unparse(keyword) for keyword in call.keywords]
+        if loaded == "PeftModel.from_pretrained":
+            continue  # has neither option; publish.hub.checks allows only safetensors in an adapter's folder
+        is_safe = {"trust_remote_code=False", "**LOAD_KWARGS", "**LOAD_WEIGHTS_KWARGS"} & {*options}
+        assert is_safe, f"{place}: {loaded}"
+        if "AutoModel" in loaded or loaded.startswith(("auto_class", "loader")):
+            assert {"use_safetensors=True", "**LOAD_WEIGHTS_KWARGS"} & {*options}, f"{place}: {loaded}"
+
+
+def test_loading_calls_are_found():
+    places = [place for package in PACKAGES for place, _ in loading_calls(package)]
+    assert len(places) > 10 and any(place.startswith("publish/export") for place in places)

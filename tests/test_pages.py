@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from browser import load_page
 
 from data.corpus import report as corpus_report
@@ -170,3 +172,13 @@ def test_ordinary_names_stay_readable_in_markdown():
         "a_b-c.csv: x=1",
     ):
         assert escape_markdown(text) == text
+
+
+def test_a_card_has_one_front_matter_and_no_control_characters(hostile_record):
+    name = "a\x1b[31m\u202e\n---\nb: c\n---\n"
+    record = json.loads(json.dumps(hostile_record).replace(json.dumps(HOSTILE)[1:-1], json.dumps(name)[1:-1]))
+    card = build_model_card(record)
+    assert "\x1b" not in card and "\u202e" not in card
+    front_matter = re.match(r"(?s)---\n(.*?)\n---\n(.*)", card)
+    assert yaml.safe_load(front_matter[1])["library_name"] == "transformers"
+    assert not re.search(r"(?m)^---", front_matter[2])

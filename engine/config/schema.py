@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from engine.errors import ConfigError, suggest
+from engine.sanitize import redact_credentials
 
 
 class Section(BaseModel):
@@ -38,10 +39,11 @@ class Section(BaseModel):
         return cls
 
     @model_serializer(mode="wrap")
-    def omit_added_later_defaults(self, handler) -> dict[str, Any]:
-        """Serialize all keys except `added_later` ones with their default."""
+    def omit_added_later_defaults(self, handler, info) -> dict[str, Any]:
+        """Serialize all keys except `added_later` ones with their default; without credentials to JSON, for files."""
         fields = type(self).model_fields
-        return {k: v for k, v in handler(self).items() if k not in self.added_later or v != fields[k].default}
+        kept = {k: v for k, v in handler(self).items() if k not in self.added_later or v != fields[k].default}
+        return redact_credentials(kept) if info.mode == "json" else kept
 
     @model_validator(mode="before")
     @classmethod

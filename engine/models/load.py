@@ -7,7 +7,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from engine.errors import DataError, first_line
-from engine.models import LOAD_KWARGS
+from engine.models import LOAD_WEIGHTS_KWARGS
 
 
 def load_pretrained(folder: Path, auto_class: str, purpose: str = "", **options) -> tuple[PreTrainedModel, set[str]]:
@@ -16,9 +16,9 @@ def load_pretrained(folder: Path, auto_class: str, purpose: str = "", **options)
     auto_class: the name of a class of transformers. purpose: of the network, for the message. Raises DataError if
     transformers cannot load it, or if a weight is infinite or not a number.
     """
-    options |= {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, **LOAD_KWARGS}
+    options |= {"dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = getattr(transformers, auto_class).from_pretrained(folder, **options)
+        model, info = getattr(transformers, auto_class).from_pretrained(folder, **options, **LOAD_WEIGHTS_KWARGS)
     except Exception as error:
         reason = f"transformers cannot load it{purpose and ' for '}{purpose}"
         raise DataError(f"{folder}: {reason} ({first_line(error)})") from None

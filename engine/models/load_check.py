@@ -20,9 +20,12 @@ from transformers import AutoTokenizer
 def load_model(folder: pathlib.Path, auto_class: str) -> tuple[torch.nn.Module, set[str]]:
     """Return (the model in evaluation mode, names of weights that the folder lacks)."""
     is_adapter = (folder / "adapter_config.json").is_file()
-    options = {"output_loading_info": True, "trust_remote_code": False, "use_safetensors": True}
-    source = folder / "base" if is_adapter else folder
-    model, info = getattr(transformers, auto_class).from_pretrained(source, **options)
+    model, info = getattr(transformers, auto_class).from_pretrained(
+        folder / "base" if is_adapter else folder,
+        output_loading_info=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
     if is_adapter:
         from peft import PeftModel
 

@@ -15,7 +15,7 @@ import yaml
 from engine.config.loader import YamlLoader, dump_config, read_yaml
 from engine.config.renamed import find_old_key
 from engine.config.schema import Section, resumable_keys
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.files import is_disk_full, read_json, write_json, write_text
 from engine.runs import trackers
 from engine.runs.trackers import flatten
@@ -30,18 +30,6 @@ def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def read_record(folder: Path) -> dict:
-    """Read record.json of an encoder or model folder; empty without one. Raises DataError if it cannot be used."""
-    path = folder / "record.json"
-    record = read_json(path) if path.is_file() else {}
-    if renamed := find_old_key(record.get("config")):
-        raise DataError(
-            f"{path}: written by an earlier version of Headstart ({renamed}). Repeat the run, or delete record.json"
-            " to use the folder as one of unknown origin"
-        )
-    return record
-
-
 class Run:
     """One run's folder, out/runs/NAME or `folder` for a part of a run, without trackers. Only the main process writes.
 
@@ -51,6 +39,7 @@ class Run:
     def __init__(self, config: Section, name: str, is_main: bool = True, folder: Path | None = None):
         self.name, self.folder, self.is_main = name, folder or RUNS_FOLDER / name, is_main
         self.config, self.lock, self.tracker = config, None, None
+        self.changes: dict[str, list] = {}  # key -> [old value, new one], if the configuration has changed
         self.tracker_name = getattr(config, "tracker", "none") if folder is None and is_main else "none"
         path = self.folder / "config.yaml"
         if path.is_file():
@@ -63,6 +52,7 @@ class Run:
             old, new = flatten(saved), flatten(yaml.load(dump_config(config), YamlLoader))
             changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
             if changed := [key for key in changed if key not in resumable_keys(config)]:
+                self.changes = {key: [old.get(key), new.get(key)] for key in changed}
                 key, others = changed[0], len(changed) - 1
                 more = f" and {others} more key{'s' * (others > 1)} ({', '.join(changed[1:4])})" if others else ""
                 self.reject(f"{key}={format_value(old.get(key))}, not {format_value(new.get(key))}{more}")
@@ -85,12 +75,15 @@ class Run:
         if path.is_file():
             old = read_json(path)
             if changed := [name for name in fingerprints if old.get(name, fingerprints[name]) != fingerprints[name]]:
+                self.changes |= {name: [old[name], fingerprints[name]] for name in changed}
                 self.reject(f"another {' and '.join(changed)}")
         if not self.is_main or self.config.train.dry_run:
             return check_writable(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = acquire(self.folder)
+            if self.changes:
+                self.save_changes({"step": None, "keys": self.changes})
             write_text(self.folder / "config.yaml", dump_config(self.config))
             write_json(path, fingerprints)
         except OSError as error:
@@ -100,6 +93,8 @@ class Run:
 
     def resume_at(self, step: int) -> None:
         """Start the tracker, and drop log lines after `step` or cut off by a crash, which will be written again."""
+        if self.is_main and any(change["step"] is None for change in self.read_changes().get("changes", [])):
+            self.save_changes(step=step)
         config = flatten(self.config.model_dump(mode="json"))
         self.tracker = trackers.start_tracker(self.tracker_name, self.folder, config, step)
         path = self.folder / "log.jsonl"
@@ -109,6 +104,21 @@ class Run:
         kept = [line for line in lines if line.endswith(b"\n") and self.parse_line(line).get("step", step + 1) <= step]
         if len(kept) < len(lines):
             write_text(path, b"".join(kept).decode())
+
+    def read_changes(self) -> dict:
+        """Return {"changes": [{"step", "keys": {key: [old value, new one]}}]} of a run continued with others, or {}."""
+        path = self.folder / "changes.json"
+        return read_json(path) if path.is_file() else {}
+
+    def save_changes(self, new: dict | None = None, step: int | None = None) -> None:
+        """Add a change whose step is not known yet, or set the step of the last one; before any step it is none."""
+        changes = self.read_changes().get("changes", [])
+        known = [change for change in changes if change["step"] is not None]
+        if new:
+            known.append(new)
+        elif step:
+            known.append(changes[-1] | {"step": step})
+        write_json(self.folder / "changes.json", {"changes": known} if known else {})
 
     @staticmethod
     def parse_line(line: bytes) -> dict:

@@ -17,7 +17,8 @@ def acquire(folder: Path, name: str = ".lock") -> BaseFileLock:
     name: of the lock file. The same process can lock a folder again.
     """
     path = folder / name
-    path.open("a").close()  # raises OSError if the folder cannot be written
+    # Raises OSError if the folder cannot be written. A link is not followed, since the file is overwritten below.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
     lock = FileLock(path, blocking=False, thread_local=False, is_singleton=True, fallback_to_soft=False)
     try:
         lock.acquire()

@@ -6,34 +6,32 @@ machine is idle, no other training spins, and the user has not set otherwise.
 """
 
 import os
-import tempfile
-from pathlib import Path
-
-from engine.errors import ConfigError
+import socket
 
 USER_VARS = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE"}
 """If one is set, the user shares the machine deliberately or starts several processes."""
 SPIN_COUNT = "20000"
 MAX_CPU_PERCENT = 15  # CPU usage over 0.1 s below which the machine is idle
-held_locks: list[object] = []  # keeps the spinning training's lock until the process ends
+CLAIM_ADDRESS = f"\0headstart-spinning-{os.getuid()}"
+"""Address of a socket, which one process of a machine can hold at a time and which is no file."""
+held_claims: list[socket.socket] = []  # keeps the spinning training's claim until the process ends
 
 
 def claim_spinning() -> bool:
     """Claim the right to spin, which one training per user and machine can have; return whether that worked."""
-    from engine.system import lock  # as psutil below: `--help` needs neither
-
-    folder = Path(tempfile.gettempdir()) / f"headstart-spinning-{os.getuid()}"
+    claim = socket.socket(socket.AF_UNIX)
     try:
-        folder.mkdir(exist_ok=True)
-        held_locks.append(lock.acquire(folder))
-    except (ConfigError, OSError):
+        claim.bind(CLAIM_ADDRESS)
+    except OSError:
+        claim.close()
         return False
+    held_claims.append(claim)
     return True
 
 
 def set_wait_policy(training: bool) -> None:
     """Set the wait policy of this process and its children, unless the user has set one."""
-    import psutil
+    import psutil  # `--help` does not need it
 
     user_set = USER_VARS & os.environ.keys()
     if training and not user_set and psutil.cpu_percent(0.1) < MAX_CPU_PERCENT and claim_spinning():

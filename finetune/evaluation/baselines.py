@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data.encoders import original_init, read_record, resolve_encoder
+from data.encoders import initial_encoder, original_init, read_record
 from data.tasks.task import Example
 from engine.errors import DataError
 from finetune.evaluation.postprocess import postprocess
@@ -39,8 +39,8 @@ def measure_baselines(
 
 def reference_encoder(folder: Path) -> tuple[Path, bool, str]:
     """Return (folder, whether to use random weights, name) of the same network without our pretraining."""
-    if init := original_init(read_record(folder)):
-        return resolve_encoder(init), False, f"{init}, the same network without our pretraining"
+    if initial := initial_encoder(folder):
+        return initial, False, f"{original_init(read_record(folder))}, the same network without our pretraining"
     return folder, True, "the same network from random weights"
 
 

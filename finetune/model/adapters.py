@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from engine.errors import ConfigError
 from engine.files import write_folder
+from engine.models.foreign import remove_foreign_keys
 from finetune.config import Adapter
 from finetune.model.layerwise import LAYER_PATTERN, layer_depth
 
@@ -94,8 +95,13 @@ def unwrap_modules_to_save(peft_model: PeftModel) -> PeftModel:
 
 def save_adapter(peft_model: PeftModel, folder: Path) -> None:
     """Write `folder/adapter` and `folder/base`, each atomically."""
-    base = folder / "base"
-    write_folder(base, unwrap_modules_to_save(copy.deepcopy(peft_model)).unload().save_pretrained)
+    base, base_model = folder / "base", unwrap_modules_to_save(copy.deepcopy(peft_model)).unload()
+
+    def fill_base(path: Path) -> None:
+        base_model.save_pretrained(path)
+        remove_foreign_keys(path)
+
+    write_folder(base, fill_base)
     for settings in peft_model.peft_config.values():
         settings.base_model_name_or_path = str(base)
 

@@ -21,6 +21,7 @@ from data.tasks.task import fingerprint_inputs, read_task
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
 from engine.log import get_logger
+from engine.sanitize import redact_credentials
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
@@ -69,7 +70,8 @@ def run_study(config: Study, args: list[str]) -> None:
     logger.info("\n  ".join([f"study {config.run}: {len(planned)} trials, encoder {encoder}", *notes]))
 
     # Without `encoder`, the latest one is used, which may be another one when the study is reproduced.
-    command = shlex.join(["python", "-m", "finetune.study", *args, *[f"encoder={encoder}"] * (not config.encoder)])
+    shown_args = redact_credentials([*args, *[f"encoder={encoder}"] * (not config.encoder)])
+    command = shlex.join(["python", "-m", "finetune.study", *shown_args])
     completed: dict[Trial, dict] = {}
     for number, trial in enumerate(planned, 1):
         result = trials.load_result(trial)

@@ -17,6 +17,7 @@ from data.modalities.text import MODALITY
 from engine.files import read_json, write_folder, write_json
 from engine.kernels import attention
 from engine.kernels.linear_cross_entropy import linear_cross_entropy
+from engine.models.foreign import remove_foreign_keys
 from pretrain.model.base import BaseEncoder
 from pretrain.model.sparse_ffn import get_layers, sparse_forward
 
@@ -156,6 +157,7 @@ def save_encoder(
         unused = {name.removeprefix(prefix): tensor for name, tensor in encoder.unused_weights.items()}
         model.save_pretrained(path, state_dict={**model.state_dict(), **unused})
         MODALITY.copy_preprocessor(tokenizer_folder, path)
+        remove_foreign_keys(path)
         mean = encoder.pooling == "mean"
         modes = {"cls_token": not mean, "mean_tokens": mean, "max_tokens": False, "mean_sqrt_len_tokens": False}
         pooling = {f"pooling_mode_{mode}": is_on for mode, is_on in modes.items()}

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from data.modalities import Modality, load_modality
 from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.html import code_span, escape_markdown, render
+from engine.sanitize import escape_controls
 from publish.card import provenance, results
 from publish.card.results import DEFAULT_METRICS as DEFAULT_METRICS, metric_title as metric_title
 
@@ -69,7 +70,7 @@ def front_matter(
         model_name=model_name(record, model_id),
         eval_results=results.eval_results(record, pipeline_tag(record), study),
     )
-    return f"---\n{metadata.to_yaml()}\n---"
+    return escape_controls(f"---\n{metadata.to_yaml()}\n---")
 
 
 def model_name(record: dict, model_id: str) -> str:

@@ -65,6 +65,10 @@ def describe_stage(stage: dict) -> dict[str, object]:
         "part": part,
         "options": options,
         "schedule": schedule,
+        "changes": [
+            (change["step"], ", ".join(f"{key}={new} instead of {old}" for key, (old, new) in change["keys"].items()))
+            for change in stage.get("changes", [])
+        ],
         "counts": [[step, *(f"{count:,}" for count in counts)] for step, *counts in changed],
         # Contamination has a section of its own.
         "notes": [note for note in text["notes"] if " test text of " not in note],

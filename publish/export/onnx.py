@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import onnx_ir
 import transformers
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import Tensor, nn
 from torch.export import Dim
@@ -21,9 +22,10 @@ from data.modalities.text import MODALITY
 from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.errors import DataError
 from engine.files import read_json
-from engine.models import LOAD_KWARGS
+from engine.models import LOAD_KWARGS, LOAD_WEIGHTS_KWARGS
 from engine.models.embed import pool
-from engine.runs.run import read_record
+from engine.models.foreign import reject_references
+from engine.runs.record import read_record
 from publish.export.predictions import EMBEDDING
 
 BLOCK_SIZE = 64  # weights per scale
@@ -71,6 +73,7 @@ class EmbeddingModel(nn.Module):
 
 def load_model(folder: Path) -> LoadedModel:
     """Load the model in `folder` with transformers. Raises DataError if that fails."""
+    reject_references(folder)
     config = read_json(folder / "config.json")
     architecture = (config.get("architectures") or [""])[0]
     record = read_record(folder)
@@ -82,10 +85,10 @@ def load_model(folder: Path) -> LoadedModel:
                 default = "token_classification"
             problem_type = load_problem_type(record.get("problem_type", default))
             auto_class = getattr(transformers, MODALITY.auto_class(problem_type))
-            module = LogitsModel(auto_class.from_pretrained(folder, use_safetensors=True, **LOAD_KWARGS))
+            module = LogitsModel(auto_class.from_pretrained(folder, **LOAD_WEIGHTS_KWARGS))
         else:
             problem_type = EMBEDDING
-            encoder = AutoModel.from_pretrained(folder, use_safetensors=True, **LOAD_KWARGS)
+            encoder = AutoModel.from_pretrained(folder, **LOAD_WEIGHTS_KWARGS)
             module = EmbeddingModel(encoder, *read_pooling(folder))
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
@@ -122,6 +125,8 @@ def export_onnx(model: LoadedModel) -> onnx_ir.Model:
     options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts})
     with silence_exporters():
         graph = OnnxExporter().export(model.module, texts, config=options).program
+        # Otherwise each node holds the stack trace that made it, with the paths of this machine.
+        ClearMetadataAndDocStringPass()(graph)
     names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens"), strict=True))
     for value in (*graph.graph.inputs, *graph.graph.outputs):
         value.shape = onnx_ir.Shape([names.get(str(size), size) for size in value.shape])

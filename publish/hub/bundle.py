@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.errors import ConfigError, suggest
+from engine.errors import ConfigError, DataError, suggest
 from engine.files import read_json, write_json
-from engine.runs.run import RUNS_FOLDER, read_record
+from engine.runs.record import read_record
+from engine.runs.run import RUNS_FOLDER
 from publish.card.card import STUDY_PLOT, build_model_card, record_fingerprint
 from publish.config import Licenses
 
@@ -48,14 +49,21 @@ def find_bundle(run: str, is_adapter: bool = False, allow: Collection[str] = ())
         raise ConfigError(f"{folder}: not finished, it has neither encoder/ nor model/")
     if is_adapter and not (folder / "adapter").is_dir():
         raise ConfigError(f"{folder}: has no adapter/; adapter=true is for runs with adapter.name=lora or ia3")
-    record = read_record(inner)
+    record = read_publishable_record(inner)
     study = newest_study(record if inner.name == "encoder" else record["encoder_record"])
     return Bundle(folder, folder / "adapter" if is_adapter else inner, *redact_paths(record, allow), study)
 
 
 def bundle_from_folder(folder: Path) -> Bundle:
     """Return the bundle of an encoder folder that is not part of a finished run."""
-    return Bundle(folder.parent, folder, *redact_paths(read_record(folder)), None)
+    return Bundle(folder.parent, folder, *redact_paths(read_publishable_record(folder)), None)
+
+
+def read_publishable_record(folder: Path) -> dict:
+    """Return the record of an encoder or model, from which its card is made. Raises DataError if it is not ours."""
+    if record := read_record(folder):
+        return record
+    raise DataError(f"{folder}: not made by Headstart (see record.json), so there is nothing to write its card from")
 
 
 def newest_study(record: dict) -> Path | None:

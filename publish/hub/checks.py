@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from data.modalities import load_modality
 from data.tasks.problem_types import load_problem_type
-from engine.errors import DataError
+from engine.errors import DataError, first_line
 from engine.files import read_json
 from engine.models.verify import verify_folder
+from engine.sanitize import redact_credentials
 from publish.card import provenance
 from publish.card.card import STUDY_PLOT
 from publish.config import Licenses
@@ -33,8 +34,13 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 # Not searched for user names: a vocabulary may hold any name as a token.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 TOKEN_PATTERN = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16})\b"
+    r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|sk-[A-Za-z0-9_-]{20,}|(?:sk|rk)_live_[A-Za-z0-9]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{35}"
+    r"|GOCSPX-[\w-]{20,}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}|SG\.[\w-]{20,}\.[\w-]{20,}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY|\b(?:AccountKey|SharedAccessKey)="
 )
+"""Access tokens of the usual providers, signed web tokens (JWT), private keys, and connection strings."""
+TEXT_SUFFIXES = (".json", ".md", ".txt", ".yaml", ".jsonl", ".py", ".onnx")
 GENERIC_USERS = {"", "root", "user", "admin", "ubuntu", "runner", "nobody"}  # user names that identify no person
 MAX_FILE_BYTES = 50 * 10**9  # largest file that a hub serves over plain HTTP (huggingface_hub.constants)
 REQUIRED_METADATA = ("library_name", "pipeline_tag", "tags", "model-index")
@@ -85,21 +91,47 @@ def check_weights(files: dict[str, Path]) -> Iterator[str]:
 
 
 def check_secrets(files: dict[str, Path], allow: set[str]) -> Iterator[str]:
-    """Find access tokens, local paths and user names in text files."""
+    """Find access tokens, credentials, local paths and user names in text files and in the texts of graphs."""
     token, user = os.environ.get("HF_TOKEN"), Path("~").expanduser().name
     is_generic = user in GENERIC_USERS or is_allowed(user, allow)
     user_pattern = None if is_generic else re.compile(rf"\b{re.escape(user)}\b")
     for name, path in files.items():
-        if path.suffix not in (".json", ".md", ".txt", ".yaml", ".jsonl") or name in VOCABULARY_FILES:
+        if path.suffix not in TEXT_SUFFIXES or name in VOCABULARY_FILES:
             continue
-        content = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            content = read_graph_texts(path) if path.suffix == ".onnx" else path.read_text("utf-8", errors="replace")
+        except DataError as error:
+            yield f"{name}: {error}"
+            continue
         if TOKEN_PATTERN.search(content) or token and token in content:
-            yield f"{name}: contains what looks like an access token"
+            yield f"{name}: contains what looks like an access token or a private key"
+        if redact_credentials(content) != content:
+            yield f"{name}: contains an address with a password or a signature"
         paths = (match[0] for match in PATH_PATTERN.finditer(content) if not is_allowed(match[0], allow))
         if local_path := next(paths, None):
             yield f"{name}: contains {local_path}, a local path; remove it, or set allow=[{local_path}]"
         elif user_pattern and user_pattern.search(content):
             yield f"{name}: contains {user}, a local user name; remove it, or set allow=[{user}]"
+
+
+def read_graph_texts(path: Path) -> str:
+    """Return the names, descriptions and metadata in an ONNX graph, a line each. Raises DataError for another file."""
+    try:
+        import onnx
+
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise DataError(f"cannot be read to check it ({first_line(error)})") from None
+
+    def iter_texts(message) -> Iterator[str]:
+        for field, value in message.ListFields():
+            for item in value if field.is_repeated else [value]:
+                if isinstance(item, str):
+                    yield item
+                elif hasattr(item, "ListFields"):
+                    yield from iter_texts(item)
+
+    return "\n".join(iter_texts(model))
 
 
 def check_front_matter(path: Path) -> Iterator[str]:

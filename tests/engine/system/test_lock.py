@@ -102,3 +102,11 @@ def test_a_file_system_without_locks_is_used_without_one(folder, monkeypatch, co
 def test_a_folder_that_cannot_be_written_is_an_error(folder):
     with pytest.raises(OSError, match="No such file"):
         acquire(folder / "missing")
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(folder):
+    (folder.parent / "letters").write_text("dear")
+    (folder / ".lock").symlink_to(folder.parent / "letters")
+    with pytest.raises(OSError, match="symbolic link"):
+        acquire(folder)
+    assert (folder.parent / "letters").read_text() == "dear"

@@ -19,7 +19,8 @@ from pretrain.config import Pretrain
 @pytest.fixture
 def user_environment(monkeypatch, tmp_path) -> dict[str, str]:
     """Replace the environment by one without OpenMP settings and other trainings."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(openmp, "CLAIM_ADDRESS", f"\0{tmp_path}")
+    monkeypatch.setattr(openmp, "held_claims", [])
     environment = {name: value for name, value in os.environ.items() if name not in openmp.USER_VARS}
     monkeypatch.setattr(os, "environ", environment)
     return environment
@@ -70,9 +71,11 @@ def test_only_one_of_two_trainings_spins(user_environment, monkeypatch, tmp_path
         [
             sys.executable,
             "-c",
-            "from engine.system.openmp import claim_spinning; print(claim_spinning(), flush=True); input()",
+            "import sys\nfrom engine.system import openmp\nopenmp.CLAIM_ADDRESS = '\\0' + sys.argv[1]\n"
+            "print(openmp.claim_spinning(), flush=True)\ninput()",
+            str(tmp_path),
         ],
-        env=user_environment | {"TMPDIR": str(tmp_path)},
+        env=user_environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -84,4 +87,11 @@ def test_only_one_of_two_trainings_spins(user_environment, monkeypatch, tmp_path
     first.wait()
     del user_environment["OMP_WAIT_POLICY"]
     openmp.set_wait_policy(training=True)
-    assert user_environment["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT, "a dead process holds no lock"
+    assert user_environment["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT, "a dead process holds no claim"
+
+
+def test_a_claim_writes_no_file(user_environment, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 0.0)
+    openmp.set_wait_policy(training=True)
+    assert user_environment["GOMP_SPINCOUNT"] == openmp.SPIN_COUNT and not list(tmp_path.iterdir())

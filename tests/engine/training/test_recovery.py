@@ -406,10 +406,28 @@ def test_allow_changes_accepts_a_changed_configuration(tmp_path):
         Run(Settings(train=train_settings()), "r", folder=tmp_path).start(text="two", tokenizer="a")
     with pytest.raises(ConfigError, match="train.lr=0.01, not 0.5"):
         Run(Settings(train=train_settings(lr=0.5)), "r", folder=tmp_path)
+    changed = {"train.lr": [0.01, 0.5], "text": ["one", "two"]}
     Run(Settings(train=train_settings(lr=0.5), allow_changes=True), "r", folder=tmp_path).start(
         text="two", tokenizer="a"
     )
-    Run(Settings(train=train_settings(lr=0.5)), "r", folder=tmp_path).start(text="two", tokenizer="a")
+    run = Run(Settings(train=train_settings(lr=0.5)), "r", folder=tmp_path)  # as if the first one had been killed
+    run.start(text="two", tokenizer="a")
+    for step in (7, 9):
+        run.resume_at(step)
+        assert run.read_changes() == {"changes": [{"step": 7, "keys": changed}]}
+    run = Run(Settings(train=train_settings(lr=0.7), allow_changes=True), "r", folder=tmp_path)
+    run.start(text="two", tokenizer="a")
+    run.resume_at(11)
+    second = {"step": 11, "keys": {"train.lr": [0.5, 0.7]}}
+    assert run.read_changes() == {"changes": [{"step": 7, "keys": changed}, second]}
+
+
+def test_a_change_before_the_first_step_is_none(tmp_path):
+    for lr in (0.1, 0.5):
+        run = Run(Settings(train=train_settings(lr=lr), allow_changes=True), "r", folder=tmp_path)
+        run.start(text="one")
+        run.resume_at(0)
+    assert run.read_changes() == {}
 
 
 def test_remote_code_of_an_encoder_is_never_run(workspace, sentiment_files, monkeypatch):

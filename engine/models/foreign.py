@@ -1,0 +1,37 @@
+"""What a model folder made elsewhere must not bring along: other models, kernels of a hub, keys that name code."""
+
+import re
+from pathlib import Path
+
+from engine.errors import DataError
+from engine.files import read_json, write_json
+from engine.log import get_logger
+
+logger = get_logger(__name__)
+
+CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "chat_template")
+ORIGIN_KEYS = re.compile(r"\w*name_or_path|\w+_file")
+"""Keys with the repository, or the path on its author's machine, that a model or tokenizer was loaded from."""
+
+
+def reject_references(folder: Path) -> None:
+    """Raise DataError if transformers would load more than the weights in a model folder: an adapter or a kernel."""
+    if (folder / "adapter_config.json").is_file():
+        raise DataError(
+            f"{folder}: has an adapter_config.json; merge the adapter into the weights, and remove the file"
+        )
+    for key, value in read_json(folder / "config.json").items():
+        if key.endswith("_implementation") and not re.fullmatch(r"\w+", str(value)):
+            raise DataError(f"{folder}: {key} in config.json names code, {value}, which is never run; remove the key")
+
+
+def remove_foreign_keys(folder: Path) -> None:
+    """Remove keys that name code, a repository or a path from the configurations in a folder; log those of code."""
+    for path in sorted(folder.glob("*config.json")):
+        content = read_json(path)
+        code = [key for key in CODE_KEYS if key in content]
+        kept = {key: value for key, value in content.items() if key not in code and not ORIGIN_KEYS.fullmatch(key)}
+        if len(kept) < len(content):
+            write_json(path, kept)
+        if code:
+            logger.info(f"note: {path.name}: left out {', '.join(code)} of the original, whose code is never run")
