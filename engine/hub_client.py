@@ -28,15 +28,18 @@ class RateLimitedStream(httpx2.SyncByteStream):
         self.stream, self.name = stream, name
 
     def __iter__(self) -> Iterator[bytes]:
-        start, received = time.monotonic(), 0
-        for chunk in self.stream:
-            received += len(chunk)
-            yield chunk
-            seconds = time.monotonic() - start
+        seconds, received, chunks = 0.0, 0, iter(self.stream)
+        while True:
+            start = time.monotonic()
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            seconds, received = seconds + time.monotonic() - start, received + len(chunk)
+            yield chunk  # the time that the reader takes is not counted
             if seconds > RATE_SECONDS:
                 if received < MIN_RATE * seconds:
                     raise HubError(f"{self.name}: {received:,} bytes in {seconds:.0f} s are too slow; try again later")
-                start, received = time.monotonic(), 0
+                seconds, received = 0.0, 0
 
     def close(self) -> None:
         """Close the connection."""

@@ -273,7 +273,7 @@ def test_unexpected_files_and_secrets_are_reported(runs_copy, monkeypatch):
     [
         *((start + "a1B2" * 16, "an access token") for start in ("ghp_", "github_pat_", "glpat-", "sk-proj-", "xoxb-")),
         *((start, "an access token") for start in ("AKIA" + "A1" * 8, "AIza" + "a1B2-" * 7, "npm_" + "a1" * 18)),
-        ("eyJhbGciOiJI.eyJzdWIiOiIx." + "a1" * 20, "an access token"),
+        ("eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0." + "a1" * 20, "an access token"),
         ("-----BEGIN RSA PRIVATE KEY-----", "an access token or a private key"),
         ("AccountKey=a1==", "an access token"),
         ("https://alice:pw@files.example/rows.csv", "an address with a password or a signature"),
