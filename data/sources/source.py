@@ -202,10 +202,13 @@ def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
 def iter_cached_hub_rows(source: Source) -> Iterator[dict]:
     """Yield the rows of a dataset on a hub, stored in out/rows, so that a run can go on without the hub."""
 
+    def other_to_text(value: object) -> str:  # a date, for example, is read as text anyway
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
     def build(folder: Path) -> dict:
         with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
             for row in iter_hub_rows(source):
-                file.write(json.dumps(row, default=str) + "\n")  # a date, for example, is read as text anyway
+                file.write(json.dumps(row, default=other_to_text) + "\n")
         return {}
 
     inputs = {key: getattr(source, key) for key in ("hub", "subset", "split")} | {"revision": resolve_revision(source)}
