@@ -55,10 +55,10 @@ def check_response(response: httpx2.Response) -> None:
         wait = ""
     limit = parse_ratelimit_headers(response.headers)
     seconds = int(wait or (limit.reset_in_seconds if limit and not limit.remaining else 0))
-    if response.status_code in (429, 503) and seconds:
+    if response.is_error and seconds:
         if seconds > MAX_WAIT:
-            raise HubError(f"{host}: too many requests; it asks to wait {seconds:,} s, so try again later")
-        logger.info(f"  {host}: too many requests; it asks to wait {seconds} s")
+            raise HubError(f"{host}: asks to wait {seconds:,} s; try again later ({response.status_code})")
+        logger.info(f"  {host}: asks to wait {seconds} s ({response.status_code})")
     is_page = response.headers.get("Content-Type", "").startswith("text/html")
     if response.is_success and is_page and not path.lower().endswith((".html", ".htm")):
         raise HubError(f"{host}: answered with a web page; is this network behind a login page?")

@@ -20,7 +20,10 @@ from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import write_text
+from engine.log import get_logger, warn_once
 from engine.sanitize import redact_credentials
+
+logger = get_logger(__name__)
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
@@ -165,7 +168,9 @@ def resolve_revision(source: Source) -> str:
         commit = HfApi().dataset_info(source.hub, revision=source.revision).sha
     except Exception as error:
         if is_unreachable(error) and seen.is_file():
-            return seen.read_text()
+            commit = seen.read_text()
+            warn_once(logger, f"note: {source.hub}: the hub cannot be reached; using revision {commit[:7]}, seen last")
+            return commit
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
     seen.parent.mkdir(parents=True, exist_ok=True)
     write_text(seen, commit)

@@ -162,6 +162,8 @@ def test_errors(runs_copy, skip_loading, monkeypatch, capsys):
         assert not hub.repositories
     assert "The run is unchanged" in message
     assert message.endswith("python -m publish run=enc repo=me/enc license.corpus=cc-by-4.0")
+    (runs_copy / "out/runs/mod/model/record.json").write_text('{"hello": 1}')
+    assert "out/runs/mod/model: not made by Headstart" in error("run=mod", "repo=me/mod")
 
 
 # ---- card -----------------------------------------------------------------------------------------------------------
