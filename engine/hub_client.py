@@ -50,7 +50,7 @@ def check_response(response: httpx2.Response) -> None:
     """Check a response before its body is read. Raises HubError for a web page and for a long wait."""
     host, path = urlsplit(str(response.url)).netloc.rpartition("@")[2], response.url.path
     wait = response.headers.get("Retry-After", "")
-    if wait and not re.fullmatch(r"[0-9]+", wait):
+    if wait and not re.fullmatch(r"[0-9]{1,9}", wait):
         del response.headers["Retry-After"]  # huggingface_hub fails at other digits
         wait = ""
     limit = parse_ratelimit_headers(response.headers)
