@@ -28,15 +28,18 @@ class RateLimitedStream(httpx2.SyncByteStream):
         self.stream, self.name = stream, name
 
     def __iter__(self) -> Iterator[bytes]:
-        start, received = time.monotonic(), 0
-        for chunk in self.stream:
-            received += len(chunk)
-            yield chunk
-            seconds = time.monotonic() - start
+        seconds, received, chunks = 0.0, 0, iter(self.stream)
+        while True:
+            start = time.monotonic()
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            seconds, received = seconds + time.monotonic() - start, received + len(chunk)
+            yield chunk  # the time that the reader takes is not counted
             if seconds > RATE_SECONDS:
                 if received < MIN_RATE * seconds:
                     raise HubError(f"{self.name}: {received:,} bytes in {seconds:.0f} s are too slow; try again later")
-                start, received = time.monotonic(), 0
+                seconds, received = 0.0, 0
 
     def close(self) -> None:
         """Close the connection."""
@@ -47,15 +50,15 @@ def check_response(response: httpx2.Response) -> None:
     """Check a response before its body is read. Raises HubError for a web page and for a long wait."""
     host, path = urlsplit(str(response.url)).netloc.rpartition("@")[2], response.url.path
     wait = response.headers.get("Retry-After", "")
-    if wait and not re.fullmatch(r"[0-9]+", wait):
+    if wait and not re.fullmatch(r"[0-9]{1,9}", wait):
         del response.headers["Retry-After"]  # huggingface_hub fails at other digits
         wait = ""
     limit = parse_ratelimit_headers(response.headers)
     seconds = int(wait or (limit.reset_in_seconds if limit and not limit.remaining else 0))
-    if response.status_code in (429, 503) and seconds:
+    if response.is_error and seconds:
         if seconds > MAX_WAIT:
-            raise HubError(f"{host}: too many requests; it asks to wait {seconds:,} s, so try again later")
-        logger.info(f"  {host}: too many requests; it asks to wait {seconds} s")
+            raise HubError(f"{host}: asks to wait {seconds:,} s; try again later ({response.status_code})")
+        logger.info(f"  {host}: asks to wait {seconds} s ({response.status_code})")
     is_page = response.headers.get("Content-Type", "").startswith("text/html")
     if response.is_success and is_page and not path.lower().endswith((".html", ".htm")):
         raise HubError(f"{host}: answered with a web page; is this network behind a login page?")

@@ -7,6 +7,7 @@ as they are, without a prefix. `logging.getLogger("headstart")` is the parent of
 import logging
 import os
 import sys
+from functools import cache
 
 from engine.sanitize import printable
 
@@ -19,6 +20,12 @@ class ConsoleHandler(logging.Handler):
         if os.environ.get("RANK", "0") == "0":
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             print(printable(self.format(record)), file=stream, flush=True)
+
+
+@cache
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """Log a warning the first time."""
+    logger.warning(message)
 
 
 def get_logger(module: str) -> logging.Logger:

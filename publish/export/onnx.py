@@ -20,7 +20,7 @@ from transformers.exporters.configs import ExportFormat
 
 from data.modalities.text import MODALITY
 from data.tasks.problem_types import ProblemType, load_problem_type
-from engine.errors import DataError
+from engine.errors import DataError, first_line
 from engine.files import read_json
 from engine.models import LOAD_KWARGS, LOAD_WEIGHTS_KWARGS
 from engine.models.embed import pool
@@ -91,7 +91,7 @@ def load_model(folder: Path) -> LoadedModel:
             encoder = AutoModel.from_pretrained(folder, **LOAD_WEIGHTS_KWARGS)
             module = EmbeddingModel(encoder, *read_pooling(folder))
     except Exception as error:
-        raise DataError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from None
+        raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
     if not (folder / "tokenizer.json").is_file():
         raise DataError(f"{folder}: has no tokenizer.json, which running the graph needs")
     return LoadedModel(module.float().eval(), tokenizer, problem_type, config)

@@ -86,6 +86,7 @@ def test_what_was_read_once_is_read_without_the_hub(workspace, sentiment_files):
     for offline in "01":
         done = run_module(READ, **options, **hub.environment | {"HF_HUB_OFFLINE": offline})
         assert done.stdout == "400 True\n", done.stderr
+        assert "note: me/rows: the hub cannot be reached; using revision" in done.stderr
 
 
 def test_an_unreachable_hub_is_reported(workspace):

@@ -43,13 +43,13 @@ def test_an_honest_hub(hub):
 
 def test_a_long_wait_is_refused_and_a_short_one_is_announced(hub, monkeypatch, capsys):
     hub.fail_requests("GET /api/models", 429, times=9, Retry_After="599")
-    assert "asks to wait 599 s, so try again later" in failure()
+    assert "asks to wait 599 s; try again later (429)" in failure()
     hub.faults.clear()
     sleeps = []
     monkeypatch.setattr(time, "sleep", sleeps.append)
     hub.fail_requests("GET .*/resolve/", 429, Retry_After="9")
     assert download_encoder("other/small") and sleeps == [10]
-    assert "too many requests; it asks to wait 9 s" in capsys.readouterr().out
+    assert "asks to wait 9 s (429)" in capsys.readouterr().out
 
 
 def test_bytes_without_end_are_given_up(hub, monkeypatch):

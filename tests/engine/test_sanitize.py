@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.cli import print_once
 from engine.errors import DataError
 from engine.html import escape_markdown
 from engine.log import get_logger
@@ -28,7 +29,7 @@ from engine.sanitize import escape_controls, redact_credentials
 )
 def test_credentials_of_addresses_are_left_out(address, expected):
     assert redact_credentials(address) == expected == redact_credentials(expected)
-    assert redact_credentials({"a": [f"see {address}, please"]}) == {"a": [f"see {expected}, please"]}
+    assert redact_credentials({"a": [f"see {address} please"]}) == {"a": [f"see {expected} please"]}
     assert str(DataError(f"{address}: no such file")) == f"{expected}: no such file"
 
 
@@ -39,5 +40,8 @@ def test_controls_are_escaped_and_letters_are_not():
 
 
 def test_messages_to_the_terminal_hold_neither(capsys):
-    get_logger("test").info("\x1b]0;title\x07 https://alice:s3cret@example.org/\u202e")
+    message = "\x1b]0;title\x07 https://alice:s3cret@example.org/\u202e"
+    print_once(message)
+    assert capsys.readouterr().err == "\\x1b]0;title\\x07 https://***@example.org/\\u202e\n"
+    get_logger("test").info(message)
     assert capsys.readouterr().out == "\\x1b]0;title\\x07 https://***@example.org/\\u202e\n"

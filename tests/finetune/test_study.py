@@ -235,7 +235,7 @@ def test_result_paths_depend_on_training_but_not_on_logging(study_root, sentimen
     assert paths(*logging) == before and len(before) == 28
     assert changed(paths("train.lr=1e-3")) == {"ours", "plain", "random"}
 
-    copy = Path(shutil.copytree("out/runs/second/encoder", "other/encoder"))
+    copy = Path(shutil.copytree("out/runs/second/encoder", "out/runs/copied/encoder"))
     pooling = copy / "1_Pooling/config.json"
     assert paths(f"encoder={copy}") == before
     pooling.write_text(json.dumps({"pooling_mode": {"mean": "cls", "cls": "mean"}[read_pooling(copy)]}))

