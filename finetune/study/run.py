@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 
-import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -24,7 +23,7 @@ from engine.log import get_logger
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
-from finetune.study.trials import TRAINED_VARIANTS, Trial, Trials, study_versions
+from finetune.study.trials import METRIC, TRAINED_VARIANTS, Trial, Trials, study_versions
 from finetune.train import find_latest_encoder
 
 logger = get_logger(__name__)
@@ -78,7 +77,7 @@ def run_study(config: Study, args: list[str]) -> None:
             estimate = f"  about {format_duration(seconds)} left" if seconds is not None else ""
             logger.info(f"trial {number}/{len(planned)}  {trial}{estimate}")
             result = trials.run_trial(trial)
-            logger.info(f"    {trials.metric} {result['score']:.3f}")
+            logger.info(f"    {METRIC} {result['score']:.3f}")
         completed[trial] = result
         following = planned[number] if number < len(planned) else None
         if not following or following.shots != trial.shots and trials.load_result(following) is None:
@@ -115,7 +114,7 @@ def summarize_study(
         "name": config.run,
         "task": config.task.name,
         "encoder": trials.encoder,
-        "metric": trials.metric,
+        "metric": METRIC,
         "trials": {"planned": num_planned, "completed": len(results)},
         "sentence": statistics.headline(sentences),
         "sentences": sentences,
@@ -123,7 +122,10 @@ def summarize_study(
         "variants": {variant: titles[variant] for variant in curve},
         "skipped": {variant: why for variant, why in trials.skipped.items() if variant in config.study.variants},
         "validation_labels": 0,
-        "curve": curve,
+        "curve": {
+            variant: [{key: value for key, value in point.items() if key != "correct"} for point in points]
+            for variant, points in curve.items()
+        },
         "paired_differences": gains,
         "contamination": contamination,
     }
@@ -131,9 +133,8 @@ def summarize_study(
     fitting = [each for each in predicted if each["num_examples"] <= config.study.max_confusion_size] or predicted[:1]
     if fitting:
         largest = max(fitting, key=lambda result: (result["num_examples"], -result["seed"]))
-        labels = np.array([trials.label_names.index(example.label) for example in trials.test])
-        texts = ["\n".join(example.texts) for example in trials.test]
-        mistakes = statistics.summarize_mistakes(largest, labels, texts, trials.label_names, config.study.mistakes)
+        texts, names = ["\n".join(example.texts) for example in trials.test], trials.label_names
+        mistakes = statistics.summarize_mistakes(largest, trials.test_labels, texts, names, config.study.mistakes)
         summary["errors"] = mistakes
     summary["reproduction"] = {
         "command": command,
