@@ -10,6 +10,7 @@ from data.corpus.config import Clean
 from data.corpus.documents import iter_documents
 from data.encoders import original_init, pretraining_history
 from data.tasks import overlap
+from data.tasks.splits import join_texts
 from data.tasks.task import Example, Task, fingerprint_inputs
 from engine.config.loader import validate
 from engine.errors import DataError, UserError
@@ -36,11 +37,6 @@ def find_documents(record: dict) -> Path:
     raise DataError("its documents are not in out; build them with `make data` to search them")
 
 
-def join_texts(examples: list[Example]) -> list[str]:
-    """Return one text per example."""
-    return ["\n".join(example.texts) for example in examples]
-
-
 def count_overlaps(overlaps: np.ndarray) -> dict[str, int]:
     """Return {"num_rows", "exact", "near"}."""
     exact, near = (int((overlaps == kind).sum()) for kind in (overlap.EXACT, overlap.NEAR))
@@ -63,7 +59,7 @@ def search_training_rows(task: Task, rows: dict[str, list[Example]]) -> Path:
             "examples": [[text[:MAX_EXAMPLE_CHARS] for text in pair] for pair in pairs],
         }
 
-    return get_or_build("overlap", task.name, {"task": fingerprint_inputs(task), "version": 3}, build, quiet=True)
+    return get_or_build("overlap", task.name, {"task": fingerprint_inputs(task), "version": 4}, build, quiet=True)
 
 
 def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record: dict) -> Path:
@@ -79,7 +75,7 @@ def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record
         np.save(folder / "overlaps.npy", test)
         return {"num_documents": count, "test": count_overlaps(test), "train": count_overlaps(train)}
 
-    inputs = {"task": fingerprint_inputs(task), "documents": documents.name, "clean": config.model_dump(), "version": 2}
+    inputs = {"task": fingerprint_inputs(task), "documents": documents.name, "clean": config.model_dump(), "version": 3}
     return get_or_build("overlap", f"{task.name}-{documents.name.rsplit('-', 1)[0]}", inputs, build, quiet=True)
 
 

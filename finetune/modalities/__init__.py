@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from data import modalities
+from data.tasks.splits import Example
 from finetune.config import Finetune
 
 
@@ -31,6 +32,10 @@ class Modality:
 
     linear_baseline: ClassVar[tuple[str, str]] = ("", "")
     """Key in metrics.json, and name, of the features of the linear baseline; empty: there is none."""
+
+    def describe_features(self, examples: list[Example]) -> str:
+        """Return the name of the features that `fit_features` extracts."""
+        return self.linear_baseline[1]
 
     def __init__(self, config: Finetune):
         self.config, self.shared = config, modalities.load_modality(config.task.modality)

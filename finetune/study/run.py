@@ -16,6 +16,7 @@ from transformers.utils import logging
 from data.cache import OUTPUT_DIR, fingerprint
 from data.contamination import describe_contamination
 from data.encoders import read_record, resolve_encoder
+from data.tasks.splits import join_texts
 from data.tasks.task import fingerprint_inputs, read_task
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
@@ -105,10 +106,12 @@ def summarize_study(
         "plain": f"without it ({trials.original_init})" if trials.original_init else "without it",
         "random": "random weights",
         "probe": "linear probe, frozen encoder",
-        "tfidf": "TF-IDF + logistic regression",
+        "tfidf": f"{trials.modality.describe_features(trials.train)} + logistic regression",
     }
     ours_phrase = "with our pretraining" if record else f"with {trials.encoder}"
-    sentences = statistics.build_sentences(curve, ours_phrase, statistics.VARIANT_PHRASES)
+    sentences = statistics.build_sentences(
+        curve, ours_phrase, statistics.VARIANT_PHRASES | {"tfidf": f"with {titles['tfidf']}"}
+    )
     gains = {name: statistics.paired_differences(curve["ours"], curve[name]) for name in curve if name != "ours"}
     summary = {
         "name": config.run,
@@ -133,7 +136,7 @@ def summarize_study(
     fitting = [each for each in predicted if each["num_examples"] <= config.study.max_confusion_size] or predicted[:1]
     if fitting:
         largest = max(fitting, key=lambda result: (result["num_examples"], -result["seed"]))
-        texts, names = ["\n".join(example.texts) for example in trials.test], trials.label_names
+        texts, names = join_texts(trials.test), trials.label_names
         mistakes = statistics.summarize_mistakes(largest, trials.test_labels, texts, names, config.study.mistakes)
         summary["errors"] = mistakes
     summary["reproduction"] = {

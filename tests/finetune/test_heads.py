@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT
 from scipy.stats import pearsonr
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 from transformers import (
     AutoConfig,
@@ -32,7 +33,7 @@ from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
 from finetune.__main__ import main
 from finetune.config import Finetune
-from finetune.evaluation.baselines import measure_linear_model
+from finetune.evaluation.baselines import measure_baselines, measure_linear_model
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import classification, multilabel, regression
 from finetune.modalities import load_modality
@@ -457,6 +458,55 @@ def test_the_tfidf_baseline_handles_texts_without_words():
     rows = [Example(("😀 a" if number % 2 else "🙁 a",), "yn"[number % 2]) for number in range(20)]
     result = tfidf_metrics({"train": rows[:10], "test": rows[10:]}, ["n", "y"], SINGLE)
     assert result["test"]["accuracy"] == 1.0
+
+
+PHRASES = {
+    "Chinese": (
+        "这家{}的服务{}，我们{}。",
+        ("饭店", "旅馆", "书店", "茶馆"),
+        ("周到", "热情"),
+        ("冷淡", "马虎"),
+        ("都来过", "常常去"),
+    ),
+    "Japanese": (
+        "この{}は{}と{}。",
+        ("旅館", "食堂", "お店", "会社"),
+        ("とても親切だ", "すばらしい"),
+        ("ひどく不親切だ", "つまらない"),
+        ("思う", "聞いた"),
+    ),
+    "Thai": ("{}นี้{}{}", ("ร้าน", "โรงแรม", "หนังสือ", "เพลง"), ("ดีมาก", "น่ารัก"), ("แย่มาก", "น่าเบื่อ"), ("จริงๆ", "เลยนะ")),
+}
+
+
+@pytest.mark.parametrize("language", PHRASES)
+def test_the_tfidf_baseline_reads_characters_where_words_are_not_set_apart_by_spaces(language):
+    template, *words = PHRASES[language]
+    rng = np.random.default_rng(0)
+
+    def write(label: str) -> Example:
+        things, good, bad, ends = words
+        return Example((template.format(*map(rng.choice, (things, good if label == "good" else bad, ends))),), label)
+
+    rows = [write(("good", "bad")[number % 2]) for number in range(48)]
+    seen = {row.texts for row in rows[:12]}
+    splits = {"train": rows[:12], "test": [row for row in rows[12:] if row.texts not in seen]}
+    assert tfidf_metrics(splits, ["bad", "good"], SINGLE)["test"]["accuracy"] == 1.0
+    modality = load_modality(load_config(Finetune, [str(ROOT / "configs/finetune/sentiment.yaml")]))
+    assert modality.describe_features(rows) == "TF-IDF of characters"
+    results = measure_baselines(modality, Path("none"), splits, ["bad", "good"], lambda *_: {})
+    assert results["tfidf"]["name"] == "TF-IDF of characters + logistic regression"
+
+
+def test_the_tfidf_baseline_of_texts_with_spaces_is_that_of_words():
+    """Also with a few Chinese words among them, and in Korean."""
+    modality = load_modality(load_config(Finetune, [str(ROOT / "configs/finetune/sentiment.yaml")]))
+    english = ["a warm and lively film", "the 北京 scenes are dull", "warm, or is it dull?"]
+    for texts in (english, ["이 영화는 정말 좋다", "정말 나쁜 영화"]):
+        rows = [Example((text,), "") for text in texts]
+        expected = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts).transform(texts)
+        assert (modality.fit_features(rows)(rows) != expected).nnz == 0
+        assert modality.describe_features(rows) == "TF-IDF"
 
 
 def test_texts_are_truncated_to_the_position_embeddings(tmp_path):
