@@ -43,13 +43,18 @@ def count_overlaps(overlaps: np.ndarray) -> dict[str, int]:
     return {"num_rows": len(overlaps), "exact": exact, "near": near}
 
 
+def search_examples(examples: list[Example], others: list[Example]) -> overlap.OverlapIndex:
+    """Search other examples for the texts of `examples`."""
+    index = overlap.OverlapIndex(join_texts(examples))
+    index.search(join_texts(others))
+    return index
+
+
 def search_training_rows(task: Task, rows: dict[str, list[Example]]) -> Path:
     """Search the training and validation rows for test rows; the folder returned holds `overlaps.npy`."""
 
     def build(folder: Path) -> dict:
-        test = join_texts(rows["test"])
-        index = overlap.OverlapIndex(test)
-        index.search(join_texts(rows["train"] + rows["validation"]))
+        test, index = join_texts(rows["test"]), search_examples(rows["test"], rows["train"] + rows["validation"])
         np.save(folder / "overlaps.npy", index.matches)
         near = [row for row in sorted(index.matched_texts) if index.matches[row] == overlap.NEAR][:MAX_EXAMPLES]
         pairs = [(test[row], index.matched_texts[row]) for row in near]

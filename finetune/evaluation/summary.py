@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from engine.runs.run import Run
-from publish.card.card import DEFAULT_METRICS, metric_title, pipeline_call
+from publish.card.card import DEFAULT_METRICS, describe_test_rows, metric_title, pipeline_call
 
 
 def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str] = DEFAULT_METRICS) -> list[str]:
@@ -37,6 +37,7 @@ def format_run_summary(run: Run) -> str:
         "",
         *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
         "",
+        *(f"  {line}" for line in describe_test_rows(metrics)),
         f"  model   {folder / 'model'}",
     ]
     if (folder / "report.html").is_file():

@@ -44,6 +44,10 @@ class Modality:
     def validate_config(self) -> None:
         """Raise ConfigError for settings that this modality does not support."""
 
+    def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
+        """Return {"num_rows", "exact", "near"} of the examples that occur, or nearly occur, in others; {}: unknown."""
+        return {}
+
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""
         return None

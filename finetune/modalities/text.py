@@ -111,6 +111,12 @@ class Modality(modalities.Modality):
         dataset, embedder = self.build_dataset(examples, folder, f"task {self.config.task.name}"), load_embedder(folder)
         return np.stack(run_batches(embedder.to(accelerator.device), dataset, accelerator, autocast=False))
 
+    def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
+        """Return {"num_rows", "exact", "near"} of the examples whose texts occur, or nearly occur, in others."""
+        from data.contamination import count_overlaps, search_examples
+
+        return count_overlaps(search_examples(examples, others).matches)
+
     def check_contamination(
         self, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
     ) -> tuple[dict, list[int]]:

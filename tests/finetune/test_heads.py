@@ -38,6 +38,7 @@ from finetune.evaluation.postprocess import postprocess
 from finetune.heads import classification, multilabel, regression
 from finetune.modalities import load_modality
 from finetune.model.network import Network, get_last_linear
+from publish.card.card import describe_test_rows
 
 ODD_NAMES = ['quo"te', "two\nlines", "😀", "none", "1e-4", "drüben, 你好", "\\", "true", "a|b", "<br />"]
 MULTI_LABEL = "multi_label_classification"
@@ -263,6 +264,18 @@ def test_classification_metrics_equal_sklearn_and_loops():
     )
     alone = SINGLE.compute_metrics(outputs, np.zeros(300, int), list("abcde"), {})
     assert "auroc" not in alone and "ece_uncalibrated" not in alone and alone["mcc"] == 0
+
+
+def test_a_class_without_a_test_row_counts_in_macro_f1_if_it_is_predicted():
+    rng = np.random.default_rng(3)
+    labels, predicted = rng.integers(0, 3, 200), rng.integers(0, 4, 200)  # 3 is only predicted, 4 is neither
+    f1 = [
+        2 * ((labels == c) & (predicted == c)).sum() / ((labels == c).sum() + (predicted == c).sum()) for c in range(4)
+    ]
+    assert f1[3] == 0
+    assert metrics.classification_metrics(predicted, labels)["f1_macro"] == pytest.approx(np.mean(f1))
+    assert metrics.multilabel_f1(np.eye(5)[predicted], np.eye(5)[labels])["f1_macro"] == pytest.approx(np.mean(f1))
+    assert f1_score(labels, predicted, average="macro", zero_division=0) == pytest.approx(np.mean(f1))
 
 
 def test_temperature_maximizes_the_likelihood_and_changes_no_prediction():
@@ -575,6 +588,44 @@ def tiny(tmp_path_factory) -> Path:
     BertModel(BertConfig(**SMALL | {"vocab_size": len(tokenizer)})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_test_rows_among_the_training_rows_and_labels_without_any_are_reported(workspace, tiny, capsys):
+    words = np.random.default_rng(0).permutation([f"word{number}" for number in range(2_000)]).reshape(-1, 20)
+    rows = [{"text": " ".join(each), "label": "abc"[number % 3]} for number, each in enumerate(words)]
+    test = [{"text": f"text {number} of nothing else", "label": "a"} for number in range(20)]
+    test += [{**row, "text": row["text"].upper() + " "} for row in rows if row["label"] == "b"][:7]
+    test += [{**row, "text": f"so {row['text']}!"} for row in rows if row["label"] == "b"][7:10]
+    write_source(workspace / "rows.jsonl", rows)
+    write_source(workspace / "test.jsonl", test)
+    args = ["configs/finetune/your-task.yaml", "task.train.files=rows.jsonl", "task.test.files=test.jsonl", "run=x"]
+    main([*args, f"encoder={tiny}", "train.steps=1", "baselines=false", "max_length=16"])
+    printed = capsys.readouterr().out
+    lines = [
+        "no test row of: c",
+        "7 of 30 test rows are also training or validation rows, 3 more nearly; the metrics are too high",
+    ]
+    for line in lines:
+        assert printed.count(f"  {line}\n") == 2, "before the training and with its result"
+    folder = workspace / "out/runs/x"
+    overlap = {"num_rows": 30, "exact": 7, "near": 3}
+    assert json.loads((folder / "metrics.json").read_text())["test_rows"] == {
+        "absent_labels": ["c"],
+        "overlap": overlap,
+    }
+    report, card = (folder / "report.html").read_text(), (folder / "model/README.md").read_text()
+    assert all(f"<li>{line}</li>" in report and f"\n- {line}\n" in card for line in lines)
+
+
+def test_all_test_rows_are_described_in_a_line():
+    none = {"absent_labels": [], "overlap": {"num_rows": 400, "exact": 0, "near": 3}}
+    assert describe_test_rows({"test_rows": none}) == [
+        "0 of 400 test rows are also training or validation rows, 3 more nearly"
+    ]
+    many = {"absent_labels": [f"l{number}" for number in range(1_022)], "overlap": {}}
+    (line,) = describe_test_rows({"test_rows": many})
+    assert line.startswith("no test row of: l0, l1, ") and line.endswith(", l19 and 1,002 more")
+    assert describe_test_rows({}) == [], "a run from before they were counted"
 
 
 TASKS = {
