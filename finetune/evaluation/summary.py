@@ -34,10 +34,10 @@ def format_run_summary(run: Run) -> str:
         "",
         f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"
         f" {metrics['test']['n']:,} test rows",
+        *(f"  {line}" for line in describe_test_rows(metrics)),
         "",
         *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
         "",
-        *(f"  {line}" for line in describe_test_rows(metrics)),
         f"  model   {folder / 'model'}",
     ]
     if (folder / "report.html").is_file():

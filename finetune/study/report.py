@@ -7,6 +7,7 @@ from data.contamination import describe_contamination
 from engine.charts import inline_svg
 from engine.html import render
 from finetune.study.statistics import format_points
+from publish.card.card import describe_test_rows
 
 MAX_TEXT_CHARS = 400
 
@@ -42,8 +43,9 @@ def table_rows(study: dict, curves: dict[str, list[dict]], format_point: Callabl
 
 
 def describe_skipped(study: dict) -> list[str]:
-    """Return a line for each variant that was left out, with the reason."""
-    return [f"{study['titles'][variant]}: {reason}" for variant, reason in study["skipped"].items()]
+    """Return a line for each variant that was left out, with the reason, and one for classes without a test row."""
+    skipped = [f"{study['titles'][variant]}: {reason}" for variant, reason in study["skipped"].items()]
+    return skipped + describe_test_rows(study)
 
 
 def render_page(study: dict, svg: str) -> str:

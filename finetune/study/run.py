@@ -21,6 +21,7 @@ from data.tasks.task import fingerprint_inputs, read_task
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
 from engine.log import get_logger
+from finetune.evaluation.test_rows import list_absent_labels
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
@@ -101,6 +102,7 @@ def summarize_study(
     curve = statistics.build_curves(results, TRAINED_VARIANTS)
     curve = {variant: curve[variant] for variant in ("ours", *statistics.VARIANT_PHRASES) if variant in curve}
     record = read_record(trials.encoder_folders["ours"])
+    absent = list_absent_labels(trials.modality.problem_type, trials.train, trials.test, trials.label_names)
     titles = {
         "ours": "with our pretraining" if record else f"{trials.encoder}, fine-tuned",
         "plain": f"without it ({trials.original_init})" if trials.original_init else "without it",
@@ -124,6 +126,7 @@ def summarize_study(
         "titles": titles,
         "variants": {variant: titles[variant] for variant in curve},
         "skipped": {variant: why for variant, why in trials.skipped.items() if variant in config.study.variants},
+        "test_rows": {"absent_labels": absent},
         "validation_labels": 0,
         "curve": {
             variant: [{key: value for key, value in point.items() if key != "correct"} for point in points]

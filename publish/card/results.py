@@ -20,7 +20,7 @@ METRIC_TITLES_AND_HUB_NAMES = {
     "retrieval_acc@1": ("retrieval accuracy@1", "accuracy"),
 }
 MAX_LABELS = 20  # listed in one line
-MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics are too high
+MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics may be too high
 Z_95 = 1.959964  # 95% of a standard normal distribution lies within this many standard deviations
 
 
@@ -101,7 +101,8 @@ def describe_test_rows(metrics: dict) -> list[str]:
         lines.append(f"no test row of: {', '.join(absent[:MAX_LABELS])}{more}")
     if overlap := test_rows.get("overlap"):
         exact, near, num_rows = overlap["exact"], overlap["near"], overlap["num_rows"]
-        consequence = "; the metrics are too high" if exact or near > MAX_NEAR_DUPLICATES * num_rows else ""
+        consequence = "; the metrics may be too high" if near > MAX_NEAR_DUPLICATES * num_rows else ""
+        consequence = "; the metrics are too high" if exact else consequence
         counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
         lines.append(f"{counts}, {near:,} more nearly{consequence}")
     return lines

@@ -283,6 +283,7 @@ OTHER = "a tin box of buttons under the stairs was all that she had kept from th
         ("I liked it well.", ["I liked it well, and so did she"], overlap.NONE),  # too short for a partial match
         ("I liked it well.", ["i LIKED it  well."], overlap.EXACT),
         ("映画はとても面白かった", [f"{OTHER} 映画はとても面白かった"], overlap.NEAR),
+        ("ភាពយន្តនេះល្អណាស់", [f"{OTHER} ភាពយន្តនេះល្អណាស់"], overlap.NEAR),
     ],
 )
 def test_overlap_of_planted_texts(text, others, expected):
@@ -503,6 +504,7 @@ def make_study() -> dict:
         "variants": variants,
         "titles": {**variants, "random": EVIL},
         "skipped": {"random": EVIL},
+        "test_rows": {"absent_labels": [EVIL]},
         "curve": curve,
         "paired_differences": {"plain": statistics.paired_differences(curve["ours"], curve["plain"])},
         "contamination": {
@@ -535,6 +537,7 @@ def test_report_escapes_texts_in_a_browser(tmp_path):
     assert "<script" not in page and "<img" not in page and escape(EVIL) in page
     assert study["errors"]["confusion_matrix"] == [[0, 1], [1, 1]]
     assert [mistake["text"] for mistake in study["errors"]["mistakes"]] == [EVIL, "c"]
+    assert f"<li>no test row of: {escape(EVIL)}</li>" in page
     assert "Not finished:" in page and "3 of 4" in page
     (tmp_path / "report.html").write_text(page)
     dom, _ = load_page(tmp_path / "report.html", tmp_path / "browser")
