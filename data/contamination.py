@@ -10,6 +10,7 @@ from data.corpus.config import Clean
 from data.corpus.documents import iter_documents
 from data.encoders import original_init, pretraining_history
 from data.tasks import overlap
+from data.tasks.splits import join_texts
 from data.tasks.task import Example, Task, fingerprint_inputs
 from engine.config.loader import validate
 from engine.errors import DataError, UserError
@@ -36,24 +37,24 @@ def find_documents(record: dict) -> Path:
     raise DataError("its documents are not in out; build them with `make data` to search them")
 
 
-def join_texts(examples: list[Example]) -> list[str]:
-    """Return one text per example."""
-    return ["\n".join(example.texts) for example in examples]
-
-
 def count_overlaps(overlaps: np.ndarray) -> dict[str, int]:
     """Return {"num_rows", "exact", "near"}."""
     exact, near = (int((overlaps == kind).sum()) for kind in (overlap.EXACT, overlap.NEAR))
     return {"num_rows": len(overlaps), "exact": exact, "near": near}
 
 
+def search_examples(examples: list[Example], others: list[Example]) -> overlap.OverlapIndex:
+    """Search other examples for the texts of `examples`."""
+    index = overlap.OverlapIndex(join_texts(examples))
+    index.search(join_texts(others))
+    return index
+
+
 def search_training_rows(task: Task, rows: dict[str, list[Example]]) -> Path:
     """Search the training and validation rows for test rows; the folder returned holds `overlaps.npy`."""
 
     def build(folder: Path) -> dict:
-        test = join_texts(rows["test"])
-        index = overlap.OverlapIndex(test)
-        index.search(join_texts(rows["train"] + rows["validation"]))
+        test, index = join_texts(rows["test"]), search_examples(rows["test"], rows["train"] + rows["validation"])
         np.save(folder / "overlaps.npy", index.matches)
         near = [row for row in sorted(index.matched_texts) if index.matches[row] == overlap.NEAR][:MAX_EXAMPLES]
         pairs = [(test[row], index.matched_texts[row]) for row in near]
@@ -63,7 +64,7 @@ def search_training_rows(task: Task, rows: dict[str, list[Example]]) -> Path:
             "examples": [[text[:MAX_EXAMPLE_CHARS] for text in pair] for pair in pairs],
         }
 
-    return get_or_build("overlap", task.name, {"task": fingerprint_inputs(task), "version": 3}, build, quiet=True)
+    return get_or_build("overlap", task.name, {"task": fingerprint_inputs(task), "version": 4}, build, quiet=True)
 
 
 def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record: dict) -> Path:
@@ -79,7 +80,7 @@ def search_pretraining_corpus(task: Task, rows: dict[str, list[Example]], record
         np.save(folder / "overlaps.npy", test)
         return {"num_documents": count, "test": count_overlaps(test), "train": count_overlaps(train)}
 
-    inputs = {"task": fingerprint_inputs(task), "documents": documents.name, "clean": config.model_dump(), "version": 2}
+    inputs = {"task": fingerprint_inputs(task), "documents": documents.name, "clean": config.model_dump(), "version": 3}
     return get_or_build("overlap", f"{task.name}-{documents.name.rsplit('-', 1)[0]}", inputs, build, quiet=True)
 
 

@@ -39,6 +39,7 @@ class Artifacts:
     splits: dict[str, list[Example]]
     label_names: list[str]
     num_available: int
+    test_rows: dict
     accelerator: Accelerator
 
     def write(self, output: FineTuneOutput, baselines: dict) -> None:
@@ -51,6 +52,7 @@ class Artifacts:
             kind["modality"] = shared.name
         result = {
             "num_available_examples": self.num_available,
+            "test_rows": self.test_rows,
             "steps": output.train_result.step,
             "seconds": round(output.train_result.seconds, 1),
         }

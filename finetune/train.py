@@ -15,12 +15,14 @@ from finetune.artifacts import Artifacts
 from finetune.config import Finetune
 from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_run_summary
+from finetune.evaluation.test_rows import inspect_test_rows
 from finetune.heads import load_head_file
 from finetune.modalities import load_modality
 from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.semi_supervised.task_adaptive import TASK_FILENAME, run_task_adaptive_pretraining
 from finetune.training import FineTuneOutput, TaskData, finetune_model
 from finetune.validate_config import validate_config
+from publish.card.card import describe_test_rows
 
 logger = get_logger(__name__)
 
@@ -83,7 +85,10 @@ def finetune(config: Finetune) -> None:
         logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return
 
-    data = TaskData(splits, label_names)
+    data, modality = TaskData(splits, label_names), load_modality(config)
+    test_rows = inspect_test_rows(modality, splits, label_names) if accelerator.is_main_process else {}
+    for line in describe_test_rows({"test_rows": test_rows}):
+        logger.info(f"  {line}")
 
     def train(folder: Path, run: Run, title: str, random_init: bool = False) -> FineTuneOutput:
         if config.selftrain.rounds:
@@ -97,8 +102,10 @@ def finetune(config: Finetune) -> None:
     output = train(folder, run, f"finetune {config.run}")
     baselines = {}
     if config.baselines:
-        baselines = measure_baselines(load_modality(config), folder, splits, label_names, train_reference)
+        baselines = measure_baselines(modality, folder, splits, label_names, train_reference)
     if accelerator.is_main_process:
-        Artifacts(run, config, folder, splits, label_names, len(rows["train"]), accelerator).write(output, baselines)
+        num_available = len(rows["train"])
+        artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
+        artifacts.write(output, baselines)
         logger.info(format_run_summary(run))
     accelerator.wait_for_everyone()

@@ -45,7 +45,10 @@ class ClassificationMetric(evaluate.Metric):
 
 
 def classification_metrics(predictions: np.ndarray, references: np.ndarray, extended: bool = False) -> dict[str, float]:
-    """Return {"accuracy", "f1_macro", "n"} of class ids, each int (texts,); extended: also "f1_micro" and "mcc"."""
+    """Return {"accuracy", "f1_macro", "n"} of class ids, each int (texts,); extended: also "f1_micro" and "mcc".
+
+    Macro: the mean over the classes that are true or predicted for some text, 0 for a class that is only predicted.
+    """
     names = list(SCORES) if extended else ["accuracy", "f1_macro"]
     metrics = evaluate.combine([ClassificationMetric(name, keep_in_memory=True) for name in names])
     return {**metrics.compute(predictions=predictions, references=references), "n": len(references)}

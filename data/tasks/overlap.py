@@ -18,7 +18,7 @@ NGRAM_SIZE, MIN_WORDS, MIN_CONTAINMENT = 8, 5, 0.5
 CHUNK_CHARS = 2**20  # characters searched together
 NONE, NEAR, EXACT = 0, 1, 2
 # A character of a script written without spaces is a word of its own; vowel signs of Indic scripts belong to the word.
-UNSPACED_SCRIPTS = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
+UNSPACED_SCRIPTS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U000323af"
 WORD_PATTERN = re.compile(rf"[{UNSPACED_SCRIPTS}]|(?:(?![{UNSPACED_SCRIPTS}_])[\w\u0900-\u0dff])+")
 
 

@@ -23,6 +23,11 @@ class Example(NamedTuple):
         return tuple(dict.fromkeys(self.label)) if isinstance(self.label, tuple) else ()
 
 
+def join_texts(examples: list[Example]) -> list[str]:
+    """Return one text per example."""
+    return ["\n".join(example.texts) for example in examples]
+
+
 def normalize(texts: tuple[str, ...]) -> str:
     """Normalize whitespace and case for comparison."""
     return "\0".join(" ".join(text.split()).casefold() for text in texts)

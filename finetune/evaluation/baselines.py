@@ -24,9 +24,9 @@ def measure_baselines(
 
     train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics.
     """
-    results, (key, features) = {}, modality.linear_baseline
-    if features and modality.problem_type.linear_baseline:
-        name = f"{features} + {modality.problem_type.linear_baseline}"
+    results, key = {}, modality.linear_baseline[0]
+    if key and modality.problem_type.linear_baseline:
+        name = f"{modality.describe_features(splits['train'])} + {modality.problem_type.linear_baseline}"
         results[key] = {"name": name, **measure_linear_model(modality, splits, label_names)}
     results |= modality.problem_type.measure_own_baselines(splits)
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from data import modalities
+from data.tasks.splits import Example
 from finetune.config import Finetune
 
 
@@ -32,12 +33,20 @@ class Modality:
     linear_baseline: ClassVar[tuple[str, str]] = ("", "")
     """Key in metrics.json, and name, of the features of the linear baseline; empty: there is none."""
 
+    def describe_features(self, examples: list[Example]) -> str:
+        """Return the name of the features that `fit_features` extracts."""
+        return self.linear_baseline[1]
+
     def __init__(self, config: Finetune):
         self.config, self.shared = config, modalities.load_modality(config.task.modality)
         self.problem_type = config.task.load_problem_type()
 
     def validate_config(self) -> None:
         """Raise ConfigError for settings that this modality does not support."""
+
+    def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
+        """Return {"num_rows", "exact", "near"} of the examples that occur, or nearly occur, in others; {}: unknown."""
+        return {}
 
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
 
-from data.tasks.splits import Example
+from data.tasks.splits import Example, join_texts
 from engine.config.schema import Fraction, Section
 from engine.errors import ConfigError
 from finetune import modalities
@@ -89,19 +89,18 @@ class Modality(modalities.Modality):
         return build_text_network(folder, self.problem_type, pooling, label_names, config.dropout, random_init)
 
     def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], Any]:
-        """Fit TF-IDF of words and word pairs; if no text has a word of two letters, of whitespace-separated tokens."""
-        import re
+        """Fit TF-IDF of words and word pairs, or of characters where words are not set apart by spaces."""
+        from data.tasks.tfidf import tfidf_vectorizer
 
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        texts = join_texts(examples)
+        vectorizer = tfidf_vectorizer(texts, word_ngrams=(1, 2)).fit(texts)
+        return lambda rows: vectorizer.transform(join_texts(rows))
 
-        def join(rows: list[Example]) -> list[str]:
-            return ["\n".join(row.texts) for row in rows]
+    def describe_features(self, examples: list[Example]) -> str:
+        """Return TF-IDF, with its unit unless that is words."""
+        from data.tasks.tfidf import describe_tfidf
 
-        vectorizer, texts = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), join(examples)
-        if not any(map(re.compile(vectorizer.token_pattern).search, texts)):
-            vectorizer.set_params(token_pattern=r"\S+")
-        vectorizer.fit(texts)
-        return lambda rows: vectorizer.transform(join(rows))
+        return describe_tfidf(join_texts(examples))
 
     def embed(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
         """Return the mean of each text's last hidden states, computed in float32."""
@@ -111,6 +110,12 @@ class Modality(modalities.Modality):
 
         dataset, embedder = self.build_dataset(examples, folder, f"task {self.config.task.name}"), load_embedder(folder)
         return np.stack(run_batches(embedder.to(accelerator.device), dataset, accelerator, autocast=False))
+
+    def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
+        """Return {"num_rows", "exact", "near"} of the examples whose texts occur, or nearly occur, in others."""
+        from data.contamination import count_overlaps, search_examples
+
+        return count_overlaps(search_examples(examples, others).matches)
 
     def check_contamination(
         self, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool

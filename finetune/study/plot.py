@@ -20,7 +20,7 @@ def plot_curves(
     sizes = sorted({point["num_examples"] for variant in variants.values() for point in curve[variant]})
     means = {variant: [100 * point["mean"] for point in curve[variant]] for variant in variants.values()}
     width = max(2.0, sizes[-1] / sizes[0])
-    title = f"{metric} on {num_test_rows:,} test rows, %  ·  bars: 95% intervals over seeds"
+    title = f"{metric} on {num_test_rows:,} test rows, %  ·  bars: 95% intervals over seeds and rows"
     with charts.settings(title):
         axes = charts.new_axes(title, [titles[variant] for variant in variants.values()], HEIGHT)
         for place, (index, variant) in enumerate(variants.items()):

@@ -7,6 +7,7 @@ from data.contamination import describe_contamination
 from engine.charts import inline_svg
 from engine.html import render
 from finetune.study.statistics import format_points
+from publish.card.card import describe_test_rows
 
 MAX_TEXT_CHARS = 400
 
@@ -20,15 +21,11 @@ def format_mean(point: dict) -> list[str]:
 
 
 def format_gain(gain: dict) -> list[str]:
-    """Return a difference, its interval and its p-value, the lines of a table's cell."""
-    if gain["low"] is None:
-        return [format_points(gain["difference"]), "one seed"]
-    p_value = "p < 0.001" if gain["p"] < 0.001 else f"p = {gain['p']:.3f}"
-    return [
-        format_points(gain["difference"]),
-        f"{format_points(gain['low'])} to {format_points(gain['high'])}",
-        p_value,
-    ]
+    """Return a difference and its interval, the lines of a table's cell."""
+    interval = "one seed"
+    if gain["low"] is not None:
+        interval = f"{format_points(gain['low'])} to {format_points(gain['high'])}"
+    return [format_points(gain["difference"]), interval]
 
 
 def list_sizes(study: dict) -> list[int]:
@@ -46,8 +43,9 @@ def table_rows(study: dict, curves: dict[str, list[dict]], format_point: Callabl
 
 
 def describe_skipped(study: dict) -> list[str]:
-    """Return a line for each variant that was left out, with the reason."""
-    return [f"{study['titles'][variant]}: {reason}" for variant, reason in study["skipped"].items()]
+    """Return a line for each variant that was left out, with the reason, and one for classes without a test row."""
+    skipped = [f"{study['titles'][variant]}: {reason}" for variant, reason in study["skipped"].items()]
+    return skipped + describe_test_rows(study)
 
 
 def render_page(study: dict, svg: str) -> str:

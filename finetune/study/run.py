@@ -10,22 +10,23 @@ import os
 import shlex
 import shutil
 
-import numpy as np
 import torch
 from transformers.utils import logging
 
 from data.cache import OUTPUT_DIR, fingerprint
 from data.contamination import describe_contamination
 from data.encoders import read_record, resolve_encoder
+from data.tasks.splits import join_texts
 from data.tasks.task import fingerprint_inputs, read_task
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
 from engine.log import get_logger
 from engine.sanitize import redact_credentials
+from finetune.evaluation.test_rows import list_absent_labels
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
-from finetune.study.trials import TRAINED_VARIANTS, Trial, Trials, study_versions
+from finetune.study.trials import METRIC, TRAINED_VARIANTS, Trial, Trials, study_versions
 from finetune.train import find_latest_encoder
 
 logger = get_logger(__name__)
@@ -80,7 +81,7 @@ def run_study(config: Study, args: list[str]) -> None:
             estimate = f"  about {format_duration(seconds)} left" if seconds is not None else ""
             logger.info(f"trial {number}/{len(planned)}  {trial}{estimate}")
             result = trials.run_trial(trial)
-            logger.info(f"    {trials.metric} {result['score']:.3f}")
+            logger.info(f"    {METRIC} {result['score']:.3f}")
         completed[trial] = result
         following = planned[number] if number < len(planned) else None
         if not following or following.shots != trial.shots and trials.load_result(following) is None:
@@ -103,29 +104,36 @@ def summarize_study(
     curve = statistics.build_curves(results, TRAINED_VARIANTS)
     curve = {variant: curve[variant] for variant in ("ours", *statistics.VARIANT_PHRASES) if variant in curve}
     record = read_record(trials.encoder_folders["ours"])
+    absent = list_absent_labels(trials.modality.problem_type, trials.train, trials.test, trials.label_names)
     titles = {
         "ours": "with our pretraining" if record else f"{trials.encoder}, fine-tuned",
         "plain": f"without it ({trials.original_init})" if trials.original_init else "without it",
         "random": "random weights",
         "probe": "linear probe, frozen encoder",
-        "tfidf": "TF-IDF + logistic regression",
+        "tfidf": f"{trials.modality.describe_features(trials.train)} + logistic regression",
     }
     ours_phrase = "with our pretraining" if record else f"with {trials.encoder}"
-    sentences = statistics.build_sentences(curve, ours_phrase, statistics.VARIANT_PHRASES)
+    sentences = statistics.build_sentences(
+        curve, ours_phrase, statistics.VARIANT_PHRASES | {"tfidf": f"with {titles['tfidf']}"}
+    )
     gains = {name: statistics.paired_differences(curve["ours"], curve[name]) for name in curve if name != "ours"}
     summary = {
         "name": config.run,
         "task": config.task.name,
         "encoder": trials.encoder,
-        "metric": trials.metric,
+        "metric": METRIC,
         "trials": {"planned": num_planned, "completed": len(results)},
         "sentence": statistics.headline(sentences),
         "sentences": sentences,
         "titles": titles,
         "variants": {variant: titles[variant] for variant in curve},
         "skipped": {variant: why for variant, why in trials.skipped.items() if variant in config.study.variants},
+        "test_rows": {"absent_labels": absent},
         "validation_labels": 0,
-        "curve": curve,
+        "curve": {
+            variant: [{key: value for key, value in point.items() if key != "correct"} for point in points]
+            for variant, points in curve.items()
+        },
         "paired_differences": gains,
         "contamination": contamination,
     }
@@ -133,9 +141,8 @@ def summarize_study(
     fitting = [each for each in predicted if each["num_examples"] <= config.study.max_confusion_size] or predicted[:1]
     if fitting:
         largest = max(fitting, key=lambda result: (result["num_examples"], -result["seed"]))
-        labels = np.array([trials.label_names.index(example.label) for example in trials.test])
-        texts = ["\n".join(example.texts) for example in trials.test]
-        mistakes = statistics.summarize_mistakes(largest, labels, texts, trials.label_names, config.study.mistakes)
+        texts, names = join_texts(trials.test), trials.label_names
+        mistakes = statistics.summarize_mistakes(largest, trials.test_labels, texts, names, config.study.mistakes)
         summary["errors"] = mistakes
     summary["reproduction"] = {
         "command": command,

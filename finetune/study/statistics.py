@@ -1,6 +1,6 @@
-"""Means and intervals over seeds (Student's t), paired comparisons with our encoder, and sentences that describe them.
+"""Means over seeds and test rows with their intervals, comparisons with our encoder, and sentences that describe them.
 
-Comparisons use the same labels and seeds, so the paired t-test applies to the mean difference.
+Comparisons are paired: both variants have the same labels, seeds and test rows.
 """
 
 import numpy as np
@@ -15,40 +15,49 @@ VARIANT_PHRASES = {
 }
 
 
-def estimate_mean(values: list[float]) -> dict:
-    """Return {"mean", "low", "high", "n"}; low and high are None for a single value."""
-    values = np.array(values, float)
-    mean, n = float(values.mean()), len(values)
+def estimate_mean(results: np.ndarray) -> dict:
+    """Return {"mean", "low", "high", "n"} of results (seeds, test rows); low and high are None for a single seed.
+
+    The interval covers other samples of labels, other seeds and other test rows: Student's t over seeds and a normal
+    interval over rows, combined by their squares (Howe 1974), since all seeds share the rows.
+    """
+    mean, (n, num_rows), quantile = float(results.mean()), results.shape, (1 + CONFIDENCE_LEVEL) / 2
     if n < 2:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    half = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, n - 1) * values.std(ddof=1) / n**0.5)
+    over_seeds = stats.t.ppf(quantile, n - 1) * results.mean(1).std(ddof=1) / n**0.5
+    # Plus 1, as if two more rows differed: a few rows that all agree are no certainty (Agresti and Min 2005).
+    over_rows = stats.norm.ppf(quantile) * (results.mean(0).var() * num_rows + 1) ** 0.5 / num_rows
+    half = float(np.hypot(over_seeds, over_rows))
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def paired_difference(ours: dict[int, float], other: dict[int, float]) -> dict | None:
-    """Return the mean difference over shared seeds, its interval and paired t-test p-value; None without such seeds."""
-    gains = np.array([ours[seed] - other[seed] for seed in sorted(ours.keys() & other.keys())])
-    if not len(gains):
+def paired_difference(ours: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> dict | None:
+    """Return the mean difference over shared seeds with its interval; None without such seeds.
+
+    ours, other: by seed, whether each test row is correct, or a mean of that over trials, (test rows,).
+    """
+    if not (seeds := sorted(ours.keys() & other.keys())):
         return None
-    estimate, p = estimate_mean(gains.tolist()), None
-    if len(gains) > 1:
-        # The t-test is undefined if all differences are equal.
-        p = float(stats.ttest_1samp(gains, 0).pvalue) if np.ptp(gains) > 1e-12 else float(abs(gains[0]) < 1e-12)
-    return {"difference": estimate.pop("mean"), **estimate, "p": p}
+    estimate = estimate_mean(np.stack([ours[seed].astype(float) - other[seed] for seed in seeds]))
+    return {"difference": estimate.pop("mean"), **estimate}
 
 
 def build_curves(results: list[dict], trained_variants: tuple[str, ...]) -> dict[str, list[dict]]:
-    """Return {variant: points in order of labels}. A linear model on all labels is deterministic."""
+    """Return {variant: points in order of labels}, with `correct` bool (test rows,) by seed.
+
+    A linear model on all labels is deterministic.
+    """
     points: dict[str, dict[int, dict]] = {}
     for result in results:
         count = result["num_examples"]
-        empty = {"shots": result["shots"], "num_examples": count, "scores": {}}
+        empty = {"shots": result["shots"], "num_examples": count, "scores": {}, "correct": {}}
         point = points.setdefault(result["variant"], {}).setdefault(count, empty)
         point["scores"][result["seed"]] = result["score"]
+        point["correct"][result["seed"]] = np.frombuffer(result["correct"].encode(), np.uint8) == ord("1")
 
     def summarize(variant: str, point: dict) -> dict:
         deterministic = point["shots"] == "all" and variant not in trained_variants
-        return {**point, **estimate_mean(list(point["scores"].values())), "deterministic": deterministic}
+        return {**point, **estimate_mean(np.stack([*point["correct"].values()])), "deterministic": deterministic}
 
     return {
         variant: [summarize(variant, point) for _, point in sorted(by_count.items())]
@@ -57,11 +66,11 @@ def build_curves(results: list[dict], trained_variants: tuple[str, ...]) -> dict
 
 
 def paired_against(ours: dict, other: dict) -> dict | None:
-    """Return `paired_difference` of two points; a deterministic score is paired with every seed."""
-    scores = other["scores"]
+    """Return `paired_difference` of two points; a deterministic result is paired with every seed."""
+    correct = other["correct"]
     if other["deterministic"]:
-        scores = dict.fromkeys(ours["scores"], *scores.values())
-    return paired_difference(ours["scores"], scores)
+        correct = dict.fromkeys(ours["correct"], *correct.values())
+    return paired_difference(ours["correct"], correct)
 
 
 def match_points(ours: list[dict], other: list[dict]) -> list[tuple[dict, dict]]:
@@ -79,26 +88,31 @@ def paired_differences(ours: list[dict], other: list[dict]) -> list[dict]:
     ]
 
 
-def find_label_savings(ours: list[dict], other: list[dict]) -> tuple[dict, dict] | None:
-    """Return our first and the other's last point where fewer of our labels reach its best mean so far, or None."""
+def find_label_savings(ours: list[dict], other: list[dict]) -> tuple[dict, dict, dict] | None:
+    """Return our first and the other's last point where fewer of our labels reach its best mean so far, or None.
+
+    The third is their paired difference; points without one that has an interval are left out.
+    """
     for index in range(len(other) - 1, -1, -1):
         best = max(point["mean"] for point in other[: index + 1])
         for point in ours:
             if point["num_examples"] < other[index]["num_examples"] and point["mean"] >= best:
-                return point, other[index]
+                difference = paired_against(point, other[index])
+                if difference and difference["low"] is not None:
+                    return point, other[index], difference
     return None
 
 
 def pooled_difference(ours: list[dict], other: list[dict]) -> dict | None:
     """Return one `paired_difference` of the seeds' means over the label counts that have the most shared seeds."""
     pairs = match_points(ours, [point for point in other if not point["deterministic"]])
-    seeds = [point["scores"].keys() & reference["scores"].keys() for point, reference in pairs]
+    seeds = [point["correct"].keys() & reference["correct"].keys() for point, reference in pairs]
     most = max(map(len, seeds), default=0)
     if not most:
         return None
     pairs = [pair for pair, shared in zip(pairs, seeds, strict=True) if len(shared) == most]
     shared = set.intersection(*(each for each in seeds if len(each) == most))
-    means = [{seed: float(np.mean([pair[i]["scores"][seed] for pair in pairs])) for seed in shared} for i in (0, 1)]
+    means = [{seed: np.mean([pair[i]["correct"][seed] for pair in pairs], 0) for seed in shared} for i in (0, 1)]
     first, last = pairs[0][0]["num_examples"], pairs[-1][0]["num_examples"]
     difference = paired_difference(*means)
     return difference and {**difference, "num_sizes": len(pairs), "min_examples": first, "max_examples": last}
@@ -126,18 +140,13 @@ def match_sentence(ours: list[dict], other: list[dict], ours_phrase: str, other_
     savings = find_label_savings(ours, other)
     if not savings:
         return None
-    less, more = savings
-    difference = paired_against(less, more)
-    has_interval = difference and difference["low"] is not None
-    beats = has_interval and difference["low"] > 0
-    sentence = (
-        f"{less['num_examples']:,} labels {ours_phrase} {'beat' if beats else 'match'} {more['num_examples']:,}"
+    less, more, difference = savings
+    verb, note = ("beat", "") if difference["low"] > 0 else ("match", "; the difference is not significant")
+    return (
+        f"{less['num_examples']:,} labels {ours_phrase} {verb} {more['num_examples']:,}"
         f" {other_phrase}: {format_percent(less['mean'])} vs. {format_percent(more['mean'])}"
+        f" ({format_points(difference['difference'])} points, {describe_interval(difference)}{note})."
     )
-    if not has_interval:
-        return f"{sentence} on average; too few seeds for an interval."
-    note = "" if beats else "; the difference is not significant"
-    return f"{sentence} ({format_points(difference['difference'])} points, {describe_interval(difference)}{note})."
 
 
 def gain_sentence(ours: list[dict], other: list[dict], ours_phrase: str, other_phrase: str, has_match: bool) -> str:
@@ -152,10 +161,13 @@ def gain_sentence(ours: list[dict], other: list[dict], ours_phrase: str, other_p
     how = f"{100 * abs(value):.1f} points {'higher' if value > 0 else 'lower'} {ours_phrase} than {other_phrase}"
     if not value:
         how = f"the same {ours_phrase} and {other_phrase}"
-    no_match = "" if has_match else f"; at no label count do fewer labels {ours_phrase} match more {other_phrase}"
-    start = "With"
-    if pooled["low"] is not None and pooled["low"] <= 0:
+    start, no_match = "With", ""
+    if pooled["low"] is None:
+        start = "Too few seeds for a conclusion: with"
+    elif pooled["low"] <= 0:
         start = "No gain: with" if pooled["high"] < 0 else "No significant gain: with"
+    if pooled["low"] is not None and not has_match:
+        no_match = f"; at no label count with several seeds do fewer labels {ours_phrase} match more {other_phrase}"
     return f"{start} the same labels, the score is {how}, {span} ({describe_interval(pooled)}){no_match}."
 
 

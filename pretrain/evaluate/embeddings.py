@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +15,7 @@ from data.cache import OUTPUT_DIR
 from data.encoders import read_pooling, resolve_encoder
 from data.sources.source import display_name, get_text, iter_rows
 from data.tasks.task import Example, TaskFile, read_task, sample_examples
+from data.tasks.tfidf import describe_tfidf, tfidf_vectorizer
 from data.tokens.dataset import tokenize_examples
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
@@ -50,7 +50,7 @@ def evaluate(config: Evaluate) -> None:
     embedders = {
         config.encoder: trained,
         "same network, random weights": untrained,
-        "TF-IDF + truncated SVD": build_tfidf_embedder(texts, dim),
+        f"{describe_tfidf(texts)} + truncated SVD": build_tfidf_embedder(texts, dim),
     }
     metrics = {name: compute_metrics(embedder, config, splits, pairs) for name, embedder in embedders.items()}
     columns = list(metrics[config.encoder])
@@ -109,7 +109,7 @@ def build_encoder_embedder(folder: Path, max_length: int, random_init: bool = Fa
 
 def build_tfidf_embedder(texts: list[str], dim: int) -> Embedder:
     """Fit TF-IDF + truncated SVD on the evaluated texts, without their labels."""
-    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    vectorizer = tfidf_vectorizer(texts, word_ngrams=(1, 1))
     matrix = vectorizer.fit_transform(texts)
     svd = TruncatedSVD(min(dim, matrix.shape[1] - 1), random_state=0).fit(matrix)
     return lambda texts: svd.transform(vectorizer.transform(texts)).astype(np.float32)

@@ -17,7 +17,11 @@ from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.html import code_span, escape_markdown, render
 from engine.sanitize import escape_controls
 from publish.card import provenance, results
-from publish.card.results import DEFAULT_METRICS as DEFAULT_METRICS, metric_title as metric_title
+from publish.card.results import (
+    DEFAULT_METRICS as DEFAULT_METRICS,
+    describe_test_rows as describe_test_rows,
+    metric_title as metric_title,
+)
 
 MAX_LABELS_LISTED = 30
 STUDY_PLOT = "label-efficiency.png"
@@ -124,6 +128,7 @@ def build_model_card(
         stages=[{**stage, **provenance.describe_stage(stage)} for stage in stages],
         compute=provenance.compute_infrastructure(stages),
         metrics=results.metrics_table(record),
+        test_rows=results.describe_test_rows(record),
         study=study,
         study_table=study and results.study_table(study),
         plot=STUDY_PLOT,

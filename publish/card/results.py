@@ -19,6 +19,8 @@ METRIC_TITLES_AND_HUB_NAMES = {
     "loss": ("masked-token loss", "cross_entropy"),
     "retrieval_acc@1": ("retrieval accuracy@1", "accuracy"),
 }
+MAX_LABELS = 20  # listed in one line
+MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics may be too high
 Z_95 = 1.959964  # 95% of a standard normal distribution lies within this many standard deviations
 
 
@@ -89,6 +91,21 @@ def metrics_table(record: dict) -> tuple[list[str], list[list[str]]]:
             [name, *(f"{metric.baselines[name]:.3f}" if name in metric.baselines else "" for metric in metrics)]
         )
     return ["", *(metric_title(metric.name) for metric in metrics)], rows
+
+
+def describe_test_rows(metrics: dict) -> list[str]:
+    """Describe the labels without a test row, and the test rows that are also trained on. metrics: or the record."""
+    lines, test_rows = [], metrics.get("test_rows", {})
+    if absent := test_rows.get("absent_labels"):
+        more = f" and {len(absent) - MAX_LABELS:,} more" if len(absent) > MAX_LABELS else ""
+        lines.append(f"no test row of: {', '.join(absent[:MAX_LABELS])}{more}")
+    if overlap := test_rows.get("overlap"):
+        exact, near, num_rows = overlap["exact"], overlap["near"], overlap["num_rows"]
+        consequence = "; the metrics may be too high" if near > MAX_NEAR_DUPLICATES * num_rows else ""
+        consequence = "; the metrics are too high" if exact else consequence
+        counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
+        lines.append(f"{counts}, {near:,} more nearly{consequence}")
+    return lines
 
 
 def study_table(study: dict) -> tuple[list[str], list[list[str]]]:

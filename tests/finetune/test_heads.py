@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT
 from scipy.stats import pearsonr
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 from transformers import (
     AutoConfig,
@@ -32,11 +33,12 @@ from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
 from finetune.__main__ import main
 from finetune.config import Finetune
-from finetune.evaluation.baselines import measure_linear_model
+from finetune.evaluation.baselines import measure_baselines, measure_linear_model
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import classification, multilabel, regression
 from finetune.modalities import load_modality
 from finetune.model.network import Network, get_last_linear
+from publish.card.card import describe_test_rows
 
 ODD_NAMES = ['quo"te', "two\nlines", "😀", "none", "1e-4", "drüben, 你好", "\\", "true", "a|b", "<br />"]
 MULTI_LABEL = "multi_label_classification"
@@ -264,6 +266,18 @@ def test_classification_metrics_equal_sklearn_and_loops():
     assert "auroc" not in alone and "ece_uncalibrated" not in alone and alone["mcc"] == 0
 
 
+def test_a_class_without_a_test_row_counts_in_macro_f1_if_it_is_predicted():
+    rng = np.random.default_rng(3)
+    labels, predicted = rng.integers(0, 3, 200), rng.integers(0, 4, 200)  # 3 is only predicted, 4 is neither
+    f1 = [
+        2 * ((labels == c) & (predicted == c)).sum() / ((labels == c).sum() + (predicted == c).sum()) for c in range(4)
+    ]
+    assert f1[3] == 0
+    assert metrics.classification_metrics(predicted, labels)["f1_macro"] == pytest.approx(np.mean(f1))
+    assert metrics.multilabel_f1(np.eye(5)[predicted], np.eye(5)[labels])["f1_macro"] == pytest.approx(np.mean(f1))
+    assert f1_score(labels, predicted, average="macro", zero_division=0) == pytest.approx(np.mean(f1))
+
+
 def test_temperature_maximizes_the_likelihood_and_changes_no_prediction():
     rng = np.random.default_rng(1)
     logits = torch.tensor(rng.normal(size=(500, 4)) * 2)
@@ -459,6 +473,55 @@ def test_the_tfidf_baseline_handles_texts_without_words():
     assert result["test"]["accuracy"] == 1.0
 
 
+PHRASES = {
+    "Chinese": (
+        "这家{}的服务{}，我们{}。",
+        ("饭店", "旅馆", "书店", "茶馆"),
+        ("周到", "热情"),
+        ("冷淡", "马虎"),
+        ("都来过", "常常去"),
+    ),
+    "Japanese": (
+        "この{}は{}と{}。",
+        ("旅館", "食堂", "お店", "会社"),
+        ("とても親切だ", "すばらしい"),
+        ("ひどく不親切だ", "つまらない"),
+        ("思う", "聞いた"),
+    ),
+    "Thai": ("{}นี้{}{}", ("ร้าน", "โรงแรม", "หนังสือ", "เพลง"), ("ดีมาก", "น่ารัก"), ("แย่มาก", "น่าเบื่อ"), ("จริงๆ", "เลยนะ")),
+}
+
+
+@pytest.mark.parametrize("language", PHRASES)
+def test_the_tfidf_baseline_reads_characters_where_words_are_not_set_apart_by_spaces(language):
+    template, *words = PHRASES[language]
+    rng = np.random.default_rng(0)
+
+    def write(label: str) -> Example:
+        things, good, bad, ends = words
+        return Example((template.format(*map(rng.choice, (things, good if label == "good" else bad, ends))),), label)
+
+    rows = [write(("good", "bad")[number % 2]) for number in range(48)]
+    seen = {row.texts for row in rows[:12]}
+    splits = {"train": rows[:12], "test": [row for row in rows[12:] if row.texts not in seen]}
+    assert tfidf_metrics(splits, ["bad", "good"], SINGLE)["test"]["accuracy"] == 1.0
+    modality = load_modality(load_config(Finetune, [str(ROOT / "configs/finetune/sentiment.yaml")]))
+    assert modality.describe_features(rows) == "TF-IDF of characters"
+    results = measure_baselines(modality, Path("none"), splits, ["bad", "good"], lambda *_: {})
+    assert results["tfidf"]["name"] == "TF-IDF of characters + logistic regression"
+
+
+def test_the_tfidf_baseline_of_texts_with_spaces_is_that_of_words():
+    """Also with a few Chinese words among them, and in Korean."""
+    modality = load_modality(load_config(Finetune, [str(ROOT / "configs/finetune/sentiment.yaml")]))
+    english = ["a warm and lively film", "the 北京 scenes are dull", "warm, or is it dull?"]
+    for texts in (english, ["이 영화는 정말 좋다", "정말 나쁜 영화"]):
+        rows = [Example((text,), "") for text in texts]
+        expected = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts).transform(texts)
+        assert (modality.fit_features(rows)(rows) != expected).nnz == 0
+        assert modality.describe_features(rows) == "TF-IDF"
+
+
 def test_texts_are_truncated_to_the_position_embeddings(tmp_path):
     """Even if the tokenizer has no limit."""
     from data.encoders import resolve_encoder
@@ -525,6 +588,46 @@ def tiny(tmp_path_factory) -> Path:
     BertModel(BertConfig(**SMALL | {"vocab_size": len(tokenizer)})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_test_rows_among_the_training_rows_and_labels_without_any_are_reported(workspace, tiny, capsys):
+    words = np.random.default_rng(0).permutation([f"word{number}" for number in range(2_000)]).reshape(-1, 20)
+    rows = [{"text": " ".join(each), "label": "abc"[number % 3]} for number, each in enumerate(words)]
+    test = [{"text": f"text {number} of nothing else", "label": "a"} for number in range(20)]
+    test += [{**row, "text": row["text"].upper() + " "} for row in rows if row["label"] == "b"][:7]
+    test += [{**row, "text": f"so {row['text']}!"} for row in rows if row["label"] == "b"][7:10]
+    write_source(workspace / "rows.jsonl", rows)
+    write_source(workspace / "test.jsonl", test)
+    args = ["configs/finetune/your-task.yaml", "task.train.files=rows.jsonl", "task.test.files=test.jsonl", "run=x"]
+    main([*args, f"encoder={tiny}", "train.steps=1", "baselines=false", "max_length=16"])
+    printed = capsys.readouterr().out
+    lines = [
+        "no test row of: c",
+        "7 of 30 test rows are also training or validation rows, 3 more nearly; the metrics are too high",
+    ]
+    for line in lines:
+        assert printed.count(f"  {line}\n") == 2, "before the training and with its result"
+    folder = workspace / "out/runs/x"
+    overlap = {"num_rows": 30, "exact": 7, "near": 3}
+    assert json.loads((folder / "metrics.json").read_text())["test_rows"] == {
+        "absent_labels": ["c"],
+        "overlap": overlap,
+    }
+    report, card = (folder / "report.html").read_text(), (folder / "model/README.md").read_text()
+    assert all(f"<li>{line}</li>" in report and f"\n- {line}\n" in card for line in lines)
+
+
+def test_all_test_rows_are_described_in_a_line():
+    none = {"absent_labels": [], "overlap": {"num_rows": 400, "exact": 0, "near": 3}}
+    assert describe_test_rows({"test_rows": none}) == [
+        "0 of 400 test rows are also training or validation rows, 3 more nearly"
+    ]
+    templates = {"overlap": {"num_rows": 400, "exact": 0, "near": 13}}
+    assert describe_test_rows({"test_rows": templates})[0].endswith("13 more nearly; the metrics may be too high")
+    many = {"absent_labels": [f"l{number}" for number in range(1_022)], "overlap": {}}
+    (line,) = describe_test_rows({"test_rows": many})
+    assert line.startswith("no test row of: l0, l1, ") and line.endswith(", l19 and 1,002 more")
+    assert describe_test_rows({}) == [], "a run from before they were counted"
 
 
 TASKS = {

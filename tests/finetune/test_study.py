@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import intervals
 import numpy as np
 import pytest
 from browser import load_page
@@ -184,6 +185,9 @@ def test_report_matches_study_json(study_root):
     point = next(point for point in study["curve"]["ours"] if point["num_examples"] == errors["num_examples"])
     accuracy = np.trace(errors["confusion_matrix"]) / 50
     assert accuracy == pytest.approx(point["scores"][str(errors["seed"])])
+    # The results by test row yield the scores, and are in no file with numbers for others.
+    assert all(np.mean([*map(int, each["correct"])]) == pytest.approx(each["score"]) for each in load_results(folder))
+    assert "correct" not in point
     assert all(escape(sentences["gain"]) in page for sentences in study["sentences"].values())
     # The page loads no external resource.
     assert not re.search(r"(?:src|href)=[\"']?https?:|url\((?!#)|@import|<script|<link", page)
@@ -279,6 +283,7 @@ OTHER = "a tin box of buttons under the stairs was all that she had kept from th
         ("I liked it well.", ["I liked it well, and so did she"], overlap.NONE),  # too short for a partial match
         ("I liked it well.", ["i LIKED it  well."], overlap.EXACT),
         ("映画はとても面白かった", [f"{OTHER} 映画はとても面白かった"], overlap.NEAR),
+        ("ភាពយន្តនេះល្អណាស់", [f"{OTHER} ភាពយន្តនេះល្អណាស់"], overlap.NEAR),
     ],
 )
 def test_overlap_of_planted_texts(text, others, expected):
@@ -335,32 +340,65 @@ def test_imdb_splits_share_123_texts(workspace):
 # ---- statistics and sentences -------------------------------------------------------------------------------------
 
 
-def test_statistics_match_scipy():
+def test_intervals_combine_those_over_seeds_and_over_rows():
+    """Against scipy: with equal rows the interval is that over seeds, with equal seeds that over rows."""
     rng = np.random.default_rng(0)
-    ours, other = rng.normal(0.7, 0.05, 6), rng.normal(0.65, 0.05, 6)
-    mean = statistics.estimate_mean(ours.tolist())
-    low, high = stats.t.interval(0.95, 5, ours.mean(), stats.sem(ours))
-    assert (mean["mean"], mean["low"], mean["high"], mean["n"]) == pytest.approx((ours.mean(), low, high, 6))
-    test = stats.ttest_rel(ours, other)
-    paired = statistics.paired_difference(dict(enumerate(ours)), {**dict(enumerate(other)), 99: 0.1})
-    interval = test.confidence_interval()
-    assert (paired["difference"], paired["low"], paired["high"], paired["p"], paired["n"]) == pytest.approx(
-        ((ours - other).mean(), interval.low, interval.high, test.pvalue, 6)
+    results = rng.random((6, 40_000)) < rng.normal(0.7, 0.05, (6, 1))
+    by_seed, by_row = results.mean(1), results.mean(0)
+    halves = [
+        by_seed.mean() - stats.t.interval(0.95, 5, by_seed.mean(), stats.sem(by_seed))[0],
+        by_row.mean() - stats.norm.interval(0.95, by_row.mean(), stats.sem(by_row))[0],
+    ]
+    mean = statistics.estimate_mean(results)
+    low, high = by_seed.mean() - np.hypot(*halves), by_seed.mean() + np.hypot(*halves)
+    assert (mean["mean"], mean["low"], mean["high"], mean["n"]) == pytest.approx(
+        (by_seed.mean(), low, high, 6), abs=1e-5
     )
-    assert statistics.estimate_mean([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
-    assert statistics.paired_difference({0: 0.5}, {1: 0.5}) is None
-    assert statistics.paired_difference({0: 0.5}, {0: 0.25})["p"] is None
-    constant = statistics.paired_difference({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5})
-    assert constant["difference"] == pytest.approx(0.1) and constant["p"] == 0
-    assert statistics.paired_difference({0: 0.5, 1: 0.6}, {0: 0.5, 1: 0.6})["p"] == 1
+    other = rng.random((6, 40_000)) < 0.65
+    paired = statistics.paired_difference(dict(enumerate(results)), {**dict(enumerate(other)), 99: other[0]})
+    expected = statistics.estimate_mean(results.astype(float) - other)
+    assert paired == {"difference": expected.pop("mean"), **expected} and paired["n"] == 6
+    assert statistics.estimate_mean(results[:1])["low"] is None
+    assert statistics.paired_difference({0: other[0]}, {1: other[0]}) is None
+    assert statistics.paired_difference({0: other[0]}, {0: other[1]})["high"] is None
+
+
+def test_few_rows_that_all_agree_are_no_certainty():
+    always = np.ones((3, 20), bool)
+    assert statistics.estimate_mean(always)["low"] < 0.91
+    same = statistics.paired_difference(dict(enumerate(always)), dict(enumerate(always)))
+    assert same["difference"] == 0 and same["high"] > 0.09
+
+
+def test_intervals_hold_in_simulated_studies():
+    """They covered 79% here when they were over seeds alone."""
+    measured = intervals.measure_cell("0.010", "flat", "5/5", 100)
+    assert measured["coverage of differences"] > 0.92 and measured["coverage of the average difference"] > 0.93
+    assert measured["width of differences"] < 1.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", intervals.CELLS, ids=", ".join)
+def test_intervals_hold_in_every_simulated_study(cell):
+    measured = intervals.measure_cell(*cell, 1000)
+    assert all(value > 0.93 for name, value in measured.items() if name.startswith("coverage"))
+    assert all(value < 0.05 for name, value in measured.items() if name.startswith("false"))
+    assert all(value < 2 for name, value in measured.items() if name.startswith("width"))
 
 
 def make_curve(**scores: list[list[float]]) -> dict[str, list[dict]]:
-    """Return points at 16, 64 and all 400 labels; each list has the scores of one point's seeds."""
+    """Return points at 16, 64 and all 400 labels; each list has the scores of one point's seeds, of 1,000 test rows."""
     sizes = (16, 8), (64, 32), (400, "all")
     return statistics.build_curves(
         [
-            {"variant": variant, "num_examples": count, "shots": shots, "seed": seed, "score": score}
+            {
+                "variant": variant,
+                "num_examples": count,
+                "shots": shots,
+                "seed": seed,
+                "score": score,
+                "correct": "1" * round(1000 * score) + "0" * round(1000 - 1000 * score),
+            }
             for variant, points in scores.items()
             for (count, shots), seeds in zip(sizes, points, strict=False)
             for seed, score in enumerate(seeds)
@@ -402,20 +440,24 @@ def test_sentence_for_label_savings_that_are_not_significant():
     assert sentences["match"].endswith("; the difference is not significant).")
 
 
-def test_sentence_without_interval_for_one_seed():
+def test_one_seed_is_too_few_for_a_conclusion():
     sentences = describe(make_curve(ours=[[0.60], [0.72]], plain=[[0.5], [0.6], [0.7]]))
-    assert sentences["match"] == (
-        "64 labels with our pretraining match 400 without it: 72.0% vs. 70.0% on average;"
-        " too few seeds for an interval."
-    )
-    assert "(one seed, no interval)" in sentences["gain"]
+    assert sentences == {
+        "match": None,
+        "gain": "Too few seeds for a conclusion: with the same labels, the score is 11.0 points higher with our"
+        " pretraining than without it, averaged over 2 label counts from 16 to 64 (one seed, no interval).",
+    }
+    # The match of 400 labels has one seed, that of 64 has two.
+    curve = make_curve(ours=[[0.65, 0.66], [0.72, 0.73]], plain=[[0.5, 0.51], [0.62, 0.63], [0.7]])
+    less, more, _ = statistics.find_label_savings(curve["ours"], curve["plain"])
+    assert (less["num_examples"], more["num_examples"]) == (16, 64)
 
 
 def test_sentence_without_label_savings():
     gained = make_curve(ours=[[0.55, 0.56, 0.55], [0.65, 0.66, 0.65]], plain=[[0.5, 0.51, 0.51], [0.6, 0.61, 0.61]])
     sentences = describe(gained)
     assert sentences["match"] is None
-    assert "; at no label count do fewer labels with our pretraining match more without it" in sentences["gain"]
+    assert "; at no label count with several seeds do fewer labels with our pretraining match" in sentences["gain"]
     assert sentences["gain"].startswith("With the same labels, the score is 4.7 points higher")
     every = statistics.build_sentences(gained, "with ours", statistics.VARIANT_PHRASES)
     assert statistics.headline(every).startswith("With the same labels")
@@ -431,7 +473,7 @@ def test_sentence_without_label_savings():
 def test_label_savings_are_measured_from_the_best_score_with_fewer_labels():
     """A baseline that gets worse with more labels is not matched by its last score."""
     curve = make_curve(ours=[[0.61, 0.61], [0.72, 0.72]], plain=[[0.50, 0.50], [0.70, 0.70], [0.60, 0.60]])
-    less, more = statistics.find_label_savings(curve["ours"], curve["plain"])
+    less, more, _ = statistics.find_label_savings(curve["ours"], curve["plain"])
     assert (less["num_examples"], more["num_examples"]) == (64, 400)
     assert statistics.find_label_savings(curve["ours"][:1], curve["plain"]) is None
 
@@ -462,6 +504,7 @@ def make_study() -> dict:
         "variants": variants,
         "titles": {**variants, "random": EVIL},
         "skipped": {"random": EVIL},
+        "test_rows": {"absent_labels": [EVIL]},
         "curve": curve,
         "paired_differences": {"plain": statistics.paired_differences(curve["ours"], curve["plain"])},
         "contamination": {
@@ -494,6 +537,7 @@ def test_report_escapes_texts_in_a_browser(tmp_path):
     assert "<script" not in page and "<img" not in page and escape(EVIL) in page
     assert study["errors"]["confusion_matrix"] == [[0, 1], [1, 1]]
     assert [mistake["text"] for mistake in study["errors"]["mistakes"]] == [EVIL, "c"]
+    assert f"<li>no test row of: {escape(EVIL)}</li>" in page
     assert "Not finished:" in page and "3 of 4" in page
     (tmp_path / "report.html").write_text(page)
     dom, _ = load_page(tmp_path / "report.html", tmp_path / "browser")
