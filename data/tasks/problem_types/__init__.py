@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from data.sources.source import get_text
+from data.sources.values import get_text
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError
@@ -24,7 +24,7 @@ class ProblemType:
 
     A file's class adds these methods; labels of words have a list of targets and predictions, an array for each text:
 
-    parse_label(row, task, source_name, row_number)    label of a row; raises DataError naming the row and column
+    parse_label(row, task, location)                   label of a row; raises DataError naming the row and column
     encode_labels(examples, label_names)               training targets, (inputs, ...), or int64 (words,) for each text
     loss(logits, labels, **options)                    loss of logits, (inputs, outputs); options: of torch's function
     quick_metrics(predictions, labels)                 cheap metrics for evaluations during training, and "n"
@@ -66,9 +66,9 @@ class ProblemType:
     example_code: ClassVar[str]
     """End of that script: prints the predictions from `outputs`, `encodings` and `config`."""
 
-    def read_texts(self, row: dict, columns: list[str], source_name: str, row_number: int) -> tuple[str, ...]:
+    def read_texts(self, row: dict, columns: list[str], location: str) -> tuple[str, ...]:
         """Return the texts of a row. Raises DataError naming the row and column at fault."""
-        return tuple(get_text(row, column, source_name) for column in columns)
+        return tuple(get_text(row, column, location) for column in columns)
 
     def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
         """Return the labels that other splits may have. Raises DataError if there is nothing to learn."""

@@ -289,7 +289,7 @@ def test_pages_over_the_limits_are_counted(tmp_path):
     whole = b"".join(record("response", page(each)) for each in pages)
     rows, problems = read_damaged(tmp_path / "x.warc", whole)
     assert [row["text"].split() for row in rows] == [["first"], ["last"]]
-    assert problems == ["2 pages with over 100,000 tags, or 10,000 attributes in one, skipped"]
+    assert problems == ["2 pages with over 100,000 tags, or 10,000 attributes in one, or over 32 MiB, skipped"]
     assert "a page with over 100,000 tags" in read_error(tmp_path / "x.warc")
 
 
