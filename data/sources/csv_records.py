@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from data.sources import lines as limits
 
+LINE_BYTES = 100  # that a short line takes in memory in addition to its characters
 MAX_REREAD = 4  # times MAX_ROW_BYTES of lines read again, after which quotes are ordinary characters
 
 
@@ -23,7 +24,7 @@ class RecordLines:
             raise StopIteration  # for the record, not for the file
         line = self.returned.popleft() if self.returned else next(self.lines)
         self.record.append(line)
-        self.size += len(line)
+        self.size += len(line) + LINE_BYTES
         return line
 
     def start_record(self) -> None:

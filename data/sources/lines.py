@@ -54,37 +54,34 @@ def decode_lines(
 ) -> Iterator[str]:
     """Yield the lines of a text with their ends; those that are not UTF-8 are decoded as Windows-1252 and counted.
 
-    Raises DataError if most lines are not UTF-8, or without `problems` for the first one.
+    Raises DataError if most lines are not in the encoding, or without `problems` for the first one.
     """
-    if encoding := find_encoding(stream, encoding):
-        text = io.TextIOWrapper(stream, encoding, "strict" if problems is None else "replace", newline="")
-        num_wrong = 0
-        for line in read_lines(text, path, problems, is_split):
-            num_wrong += "\ufffd" in line
-            yield line
-        if num_wrong and problems is not None:
-            problems.append(f"{path}: {num_wrong} line{'s' * (num_wrong > 1)} with characters that are not {encoding}")
-        return
     num_wrong = num_lines = 0
+    name, encoding = encoding, find_encoding(stream, encoding) or "utf-8"
+    if "\n".encode(encoding) != b"\n":  # a line end of several bytes
+        errors = "strict" if problems is None else "replace"
+        yield from read_lines(io.TextIOWrapper(stream, encoding, errors, newline=""), path, problems, is_split)
+        return
     for number, line in enumerate(read_lines(stream, path, problems, is_split), 1):
         line = line if number > 1 else line.removeprefix(b"\xef\xbb\xbf")
         num_lines += not line.isspace()
         try:
-            yield line.decode()
+            yield line.decode(encoding)
         except UnicodeDecodeError as error:
             if problems is None:
                 raise DataError(f"{path} line {number}: {error}; set encoding, such as windows-1252 or gbk") from None
             num_wrong += 1
-            yield line.decode("cp1252", "replace")
+            yield line.decode(name or "cp1252", "replace")
         if num_lines == CHECKED_LINES:
-            check_encoding(path, num_wrong, num_lines)
-    check_encoding(path, num_wrong, num_lines)
+            check_encoding(path, encoding, num_wrong, num_lines)
+    check_encoding(path, encoding, num_wrong, num_lines)
     if num_wrong:
-        problems.append(f"{path}: {num_wrong} line{'s' * (num_wrong > 1)} not UTF-8, read as Windows-1252")
+        read_as = "with replaced characters" if name else "read as Windows-1252"
+        problems.append(f"{path}: {num_wrong} line{'s' * (num_wrong > 1)} not {encoding.upper()}, {read_as}")
 
 
-def check_encoding(path: str, num_wrong: int, num_lines: int) -> None:
-    """Raise DataError if most lines of a file are not UTF-8."""
+def check_encoding(path: str, encoding: str, num_wrong: int, num_lines: int) -> None:
+    """Raise DataError if most lines of a file are not in an encoding."""
     if num_wrong * 2 > num_lines:
-        counts = f"{num_wrong} of {num_lines} lines are not UTF-8"
+        counts = f"{num_wrong} of {num_lines} lines are not {encoding.upper()}"
         raise DataError(f"{path}: {counts}; set encoding, such as windows-1252, gbk or shift_jis")

@@ -129,22 +129,23 @@ def iter_text(file: DataFile, file_format: FileFormat, problems: list[str] | Non
     size = num_split = 0
     try:
         for line in file.decode_lines(file_format.encoding, problems, is_split=True):
-            line = line.rstrip("\r\n")
             size += len(line)
+            end = "\n" * line.endswith(("\n", "\r"))  # none if only a part of a long line was read
+            line = line.rstrip("\r\n")
             if file_format.unit == "line":
                 yield {"text": line}
             elif file_format.unit == "document" or line.strip():
-                unit.append(line)
+                unit.append(line + end)
             if unit and (size > limits.MAX_ROW_BYTES or file_format.unit == "paragraph" and not line.strip()):
                 num_split += size > limits.MAX_ROW_BYTES
-                yield {"text": "\n".join(unit)}
+                yield {"text": "".join(unit).removesuffix("\n")}
                 unit, size = [], 0
     except Exception:
         if unit and problems is not None:
-            yield {"text": "\n".join(unit)}
+            yield {"text": "".join(unit).removesuffix("\n")}
         raise
     if unit:
-        yield {"text": "\n".join(unit)}
+        yield {"text": "".join(unit).removesuffix("\n")}
     if num_split and problems is not None:
         problems.append(f"{file.path}: a {file_format.unit} {describe_limit()}, split ({num_split} times)")
 

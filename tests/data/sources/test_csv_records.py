@@ -3,6 +3,7 @@
 import csv
 import random
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_quoted_word_at_the_start_of_a_value_costs_no_row(tmp_path):
 @pytest.mark.parametrize(
     "after",
     [[], ['"Bad, really"'], ['"Bad"'], ['he said ""no""', '"Bad" it was'], ['"two\nlines"']],
-    ids=["end", "quoted", "short", "doubled", "word", "lines"][:5],
+    ids=["end", "comma", "quoted", "word", "lines"],
 )
 def test_a_quote_without_its_end_takes_no_other_row(tmp_path, after):
     path = write(tmp_path / "a.csv", [*ROWS[:10], '"Good film', *ROWS[10:], *after])
@@ -51,7 +52,8 @@ def test_a_quote_without_its_end_takes_no_other_row(tmp_path, after):
         DataError, match=r"a.csv row 11: cannot be read \(a quote without its end; double .*quotes: fal"
     ):
         list(iter_rows(Source(files=path)))
-    assert [row["text"] for row in iter_rows(Source(files=path, quotes=False))][10] == '"Good film'
+    rows = iter_rows(Source(files=path, quotes=False))
+    assert [row["text"] for row in islice(rows, 11)][10] == '"Good film'
 
 
 def test_valid_files_are_read_as_by_the_standard_library(tmp_path):

@@ -15,7 +15,7 @@ from data.sources.readers import DataFile
 from data.sources.source import Source, get_format, iter_rows
 from engine.errors import DataError
 
-TEXTS = ["Это был хороший фильм", "Очень скучно", "plain"]
+TEXTS = ["Это был хороший фильм", "Очень скучно", "Мне понравилось", "plain"]
 
 
 def read(path, **keys) -> tuple[list[str], list[str]]:
@@ -44,9 +44,9 @@ def test_characters_that_the_encoding_lacks_are_counted(tmp_path):
     (tmp_path / "a.txt").write_bytes("кино\n".encode("cp1251") + b"\x98\n")
     assert read(tmp_path / "a.txt", encoding="cp1251", unit="line") == (
         ["кино", "\ufffd"],
-        ["1 line with characters that are not cp1251"],
+        ["1 line not CP1251, with replaced characters"],
     )
-    with pytest.raises(DataError, match=r"a.txt row 2: cannot be read \('charmap' codec can't decode"):
+    with pytest.raises(DataError, match=r"a.txt line 2: 'charmap' codec can't decode"):
         list(iter_rows(Source(files=str(tmp_path / "a.txt"), encoding="cp1251", unit="line")))
 
 
@@ -69,13 +69,13 @@ def test_a_long_text_is_split_and_nothing_is_lost(tmp_path, small_limit, unit, l
     whole = "a" + letter * 300
     (tmp_path / "a.txt").write_text(f"first\n\n{whole}\n\nlast\n")
     texts, problems = read(tmp_path / "a.txt", unit=unit)
-    assert "".join("".join(texts).split()) == f"first{whole}last" and len(texts) > 4
+    assert "".join("".join(texts).split()) == f"first{whole}last" and len(texts) > 2
     assert problems or unit == "line"
 
 
 def test_a_long_csv_or_json_line_is_cut_and_counted(tmp_path, small_limit):
     (tmp_path / "a.csv").write_text("text\nfirst\n" + "é" * 300 + "\nlast\n")
-    assert read(tmp_path / "a.csv") == (["first", "é" * 32, "last"], ["1 line over 6.1e-05 MiB, cut"])
+    assert read(tmp_path / "a.csv") == (["first", "é" * 31, "last"], ["1 line over 6.1e-05 MiB, cut"])
     (tmp_path / "a.jsonl").write_text('{"text": "first"}\n' + json.dumps({"text": "x" * 300}) + '\n{"text": "last"}\n')
     texts, problems = read(tmp_path / "a.jsonl")
     assert texts == ["first", "last"] and problems == ["1 line over 6.1e-05 MiB, cut", "1 line not JSON, skipped"]
@@ -105,43 +105,43 @@ def test_a_large_json_object_or_xml_element_is_refused(tmp_path, small_limit):
     assert [row["t"] for row in rows] == ["one"] * 30 and "broken after row 30 (an element over " in problems[0]
 
 
+X = b"x" * 1_000
 BOMBS = {
-    "a.txt.gz": (b"", b"x"),
-    "a.csv.gz": (b"text\n", b"x"),
-    "b.csv.gz": (b'text\n"', b"x\n"),
-    "a.jsonl.gz": (b'{"text": "', b"x"),
-    "a.json.gz": (b'[{"text": "', b"x"),
-    "b.json.gz": (b"[1", b",1"),
-    "a.xml.gz": (b"<r>", b"<d>x</d>"),
-    "b.xml.gz": (b"<r>", b"x"),
+    "a.txt.gz": (b"", X, b""),
+    "a.csv.gz": (b"text\n", X, b""),
+    "b.csv.gz": (b'text\n"', X + b"\n", b""),
+    "a.jsonl.gz": (b'{"text": "', X, b""),
+    "a.json.gz": (b'[{"text": "', X, b""),
+    "b.json.gz": (b"[{}", b',{"a": "' + X + b'"}', b"]"),
+    "a.xml.gz": (b"<r>", b"<d>" + X + b"</d>", b"</r>"),
+    "b.xml.gz": (b"<r>", X, b""),
 }
 READ_ALL = """
 import sys
+from data.sources import lines
 from data.sources.readers import DataFile
 from data.sources.source import Source, get_format
+lines.MAX_ROW_BYTES = 2**21
 for path in sys.argv[1:]:
     problems = []
     with DataFile(path) as file:
         for _ in file.iter_rows(get_format(Source(files=path, element="e", unit="line"), path), problems):
             pass
-    assert problems or path.endswith(("a.txt.gz", "a.xml.gz", "b.json.gz")), path
+    assert bool(problems) != path.endswith(("a.txt.gz", "a.xml.gz", "b.json.gz")), path
 """
 
 
 def test_a_small_compressed_file_does_not_fill_the_memory(tmp_path):
-    """Each file is 300 MB when decompressed; the process may have 400 MB in all."""
-    for name, (start, body) in BOMBS.items():
-        with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
-            file.write(start)
-            for _ in range(300):
-                file.write(body * (2**20 // len(body)))
-            file.write(b"]" * (name == "b.json.gz") + b"</r>" * (name == "a.xml.gz"))
-    limit = 400 * 2**20
+    """Each file is 60 MB when decompressed; the process may have 100 MB in all."""
+    for name, (start, body, end) in BOMBS.items():
+        (tmp_path / name).write_bytes(gzip.compress(start + body * 60_000 + end, compresslevel=1))
+    limit = 100 * 2**20
     done = subprocess.run(
         [sys.executable, "-c", READ_ALL, *(str(tmp_path / name) for name in BOMBS)],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
         capture_output=True,
         text=True,
         env=environment(),
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
