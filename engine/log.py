@@ -7,6 +7,7 @@ as they are, without a prefix. `logging.getLogger("headstart")` is the parent of
 import logging
 import os
 import sys
+from functools import cache
 
 
 class ConsoleHandler(logging.Handler):
@@ -27,3 +28,9 @@ def get_logger(module: str) -> logging.Logger:
         parent.setLevel(logging.INFO)
         parent.propagate = False
     return parent.getChild(module)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, once per process however often the same data is read."""
+    get_logger(__name__).warning(message)

@@ -82,7 +82,9 @@ class CachedTokenizer:
         normalizer, pre_tokenizer = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
         while pre_tokenizer.get("type") == "Sequence" and len(pre_tokenizer["pretokenizers"]) == 1:
             pre_tokenizer = pre_tokenizer["pretokenizers"][0]
-        cleaning = [step for step in normalizer.get("normalizers", [normalizer]) if step.get("type") == "BertNormalizer"]
+        cleaning = [
+            step for step in normalizer.get("normalizers", [normalizer]) if step.get("type") == "BertNormalizer"
+        ]
         if cleaning and pre_tokenizer.get("type") == "BertPreTokenizer":
             self.splitters.insert(0, Splitter("punctuation", cleaning[0]["lowercase"]))
         self.splitter: Splitter | None = None

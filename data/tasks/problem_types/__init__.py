@@ -7,6 +7,8 @@ at its top level, because the command line reads it.
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from data.sources.values import get_text
@@ -17,6 +19,8 @@ from engine.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class ProblemType:
@@ -82,7 +86,7 @@ class ProblemType:
 
     def list_label_names(self, task: Section, present: set[str]) -> list[str]:
         """List the names of the model's outputs. present: the labels of the training rows."""
-        return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
+        return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sort_labels(present)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Apply the activation to logits, (..., outputs)."""
@@ -119,6 +123,12 @@ class ProblemType:
     def agreement(self, predictions: list, reference: list) -> float | None:
         """Compute the fraction of equal predictions; None for predictions that are never exactly equal."""
         return sum(one == other for one, other in zip(predictions, reference, strict=True)) / len(predictions)
+
+
+def sort_labels(labels: Iterable[str]) -> list[str]:
+    """Sort labels, as numbers if all are whole numbers: most programs take the position of a class for its number."""
+    is_number = all(WHOLE_NUMBER.fullmatch(label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label) if is_number else label)
 
 
 def output_names(config: dict) -> list[str]:
