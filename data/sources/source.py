@@ -19,6 +19,7 @@ from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
+from engine.log import warn_once
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
@@ -108,17 +109,43 @@ def resolve_files(source: Source) -> list[str]:
             continue
         if os.path.isdir(name):
             inside = sorted(str(path) for path in Path(name).rglob("*") if path.is_file())
+            inside = leave_out_hidden(inside, name)
             paths = [path for path in inside if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
+            name_outside_links(paths, name)
             if not paths:
                 known = ", ".join(sorted(EXTENSION_TO_FORMAT))
                 raise DataError(f"{name}: no file in this folder has a known extension ({known})")
         else:
             matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
-            paths = [match for match in matches if os.path.isfile(match)]
+            paths = leave_out_hidden([match for match in matches if os.path.isfile(match)], name)
         if not paths:
             raise DataError(f"{name}: no such file{suggest(Path(name).name, list_siblings(name))}")
         files += paths
     return files
+
+
+def leave_out_hidden(paths: list[str], name: str) -> list[str]:
+    """Return the paths in a folder or of a glob without hidden files, as those of macOS, git and Jupyter; count them.
+
+    What `name` itself spells out is not hidden.
+    """
+    given = set(name.split("/"))
+
+    def is_hidden(path: str) -> bool:
+        return any((part.startswith(".") or part == "__MACOSX") and part not in given for part in path.split("/"))
+
+    kept = [path for path in paths if not is_hidden(path)]
+    if num_hidden := len(paths) - len(kept):
+        warn_once(f"{name}: {num_hidden} hidden file{'s' * (num_hidden > 1)} left out")
+    return kept
+
+
+def name_outside_links(paths: list[str], folder: str) -> None:
+    """Name the files that are read although they are links to somewhere else."""
+    root = os.path.realpath(folder)
+    if outside := [path for path in paths if os.path.commonpath([root, os.path.realpath(path)]) != root]:
+        more = f" and {len(outside) - 1} more" * (len(outside) > 1)
+        warn_once(f"{folder}: {os.path.relpath(outside[0], folder)}{more} read through links out of the folder")
 
 
 def resolve_remote_files(url: str, source: Source) -> list[str]:
@@ -128,9 +155,9 @@ def resolve_remote_files(url: str, source: Source) -> list[str]:
     try:
         filesystem, inside = fsspec.core.url_to_fs(url)
         if glob.has_magic(url):
-            paths = filesystem.glob(inside)
+            paths = leave_out_hidden(filesystem.glob(inside), inside)
         elif filesystem.isdir(inside):
-            paths = filesystem.find(inside)
+            paths = leave_out_hidden(filesystem.find(inside), inside)
             paths = [path for path in paths if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
         else:
             paths = [inside] if filesystem.exists(inside) else []
