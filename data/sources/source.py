@@ -17,7 +17,7 @@ from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file
 from data.sources.values import find_class_names, is_empty, name_classes
 from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
-from engine.config.schema import Section
+from engine.config.schema import Section, WordMapping
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.log import warn_once
 
@@ -71,7 +71,7 @@ class Source(Section):
     """What is one row of a text file; paragraphs end at an empty line."""
     element: str | None = None
     """XML element that is one row; each column is the text of all elements of one name inside it."""
-    where: dict[str, str] = {}
+    where: WordMapping = {}
     """Keep only rows with these values, {column: value}."""
     non_empty: list[str] = []
     """Keep only rows with a value in each of these columns."""

@@ -16,7 +16,7 @@ from data.sources.source import Source, display_name, fingerprint_inputs as sour
 from data.sources.values import skip_hint
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
-from engine.config.schema import FileName, PluginName, Section
+from engine.config.schema import FileName, PluginName, Section, WordMapping
 from engine.errors import DataError, suggest
 from engine.log import warn_once
 
@@ -50,7 +50,7 @@ class Task(Section):
     """Column of the text, or two for a pair; more are joined by the tokenizer's separator."""
     label: str = "label"
     """Column of the label, list of labels, number or list of tags."""
-    label_names: dict[str, str] = {}
+    label_names: WordMapping = {}
     """Names of the labels in the file; none: the labels themselves. With several labels per row, others are ignored."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Separator of multiple labels written as one string."""

@@ -228,6 +228,14 @@ def test_whole_numbers_are_sorted_as_numbers():
     assert list_label_names(task, {"train": [Example(("x",), label) for label in ("10", "9", "a")]}) == ["10", "9", "a"]
 
 
+def test_numbers_may_be_given_as_numbers(tmp_path):
+    train = {**write(tmp_path / "a.csv", [(f"text {n}", n % 3) for n in range(60)]), "non_empty": ["text"]}
+    task = Task(name="t", train=train, label_names={0: "low", 1: 10, 2: "high"})
+    assert list_label_names(task, read_task(task)) == ["low", "10", "high"]
+    with pytest.raises(DataError, match="no rows where {'label': '4'}"):
+        read_task(Task(name="t", train={**train, "where": {"label": 4}}))
+
+
 def test_labels_that_look_alike_are_named_once(tmp_path, capsys):
     alike = ["Pos", "pos", '"pos"', "1", "1.0", "neg", "neg\u200b", "caf\u00e9", "cafe\u0301", "nan", "other"]
     rows = [(f"text {number}", label) for number, label in enumerate(alike * 20)]
