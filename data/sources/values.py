@@ -83,7 +83,7 @@ def parse_list(text: str, place: str) -> list | str:
     if isinstance(value, list) or value is text and "," not in text and not NUMPY_LIST.search(text):
         return value
     kind = "a list" if text.startswith("[") else "an object"
-    raise DataError(f"{place} holds {kind} as text: {text[:60]}; write a JSON list of labels, or the label alone")
+    raise DataError(f"{place} holds {kind} as text: {text[:60]!r}; write a JSON list of labels, or the label alone")
 
 
 def skip_hint(column: str) -> str:

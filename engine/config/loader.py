@@ -84,8 +84,9 @@ def parse_yaml(text: str, source_name: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source_name}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # such as a number with too many digits
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise ConfigError(f"{source_name}{line}: not valid YAML: {problem}") from None
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:  # as for a huge number
         raise ConfigError(f"{source_name}: not valid YAML: {first_line(error)}") from None
 
 

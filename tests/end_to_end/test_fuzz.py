@@ -62,6 +62,7 @@ ODD = st.sampled_from(
         "*a",
         "!!python/object:os.system",
         "!!binary x",
+        "!!int ''",
         "<<: 1",
         "0x1F",
         "1e999",

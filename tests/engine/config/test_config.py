@@ -154,6 +154,8 @@ def test_a_key_given_twice_is_an_error(tmp_path):
         ("a: [1\n", "line 2: not valid YAML"),
         ("- a\n", "must contain keys and values, not a list"),
         ("include: {a: b}\n", "include must be a file name"),
+        ("a: \0", "not valid YAML: unacceptable character #x0000: special characters are not allowed$"),
+        ("a: !!int ''", "not valid YAML: string index out of range$"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_an_error(tmp_path, content, message):
