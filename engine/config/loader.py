@@ -1,8 +1,8 @@
 """Load configurations: YAML files and `key=value` arguments, merged left to right into frozen, validated sections.
 
 A YAML file may `include:` others (paths relative to itself), which are merged before it. A section of a file, or one
-given whole, replaces an earlier one with another `name`; a single `key=value` does so only for a section chosen by name
-(a head), and never removes another `key=value` next to it.
+given whole, replaces an earlier one with another `name`; a single `key=value` does so only where the name is a choice, as
+of a head, and never removes another `key=value` next to it.
 
 Nothing here imports torch, but loading a section chosen by name does.
 """
@@ -11,12 +11,13 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from engine.config.help import fields_from_source
+from engine.config.help import fields_from_source, get_section_type
 from engine.config.messages import format_error
 from engine.config.schema import DEFERRED, PluginChoice, Schema, Section
 from engine.errors import ConfigError, first_line, list_siblings, suggest
@@ -129,19 +130,21 @@ def merge(base: dict, override: dict, replaced: Collection[str] | None = None) -
 
 def load_config(schema: type[Schema], args: list[str]) -> Schema:
     """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake."""
-    plugins = [key for key, field in schema.model_fields.items() if any(map(is_plugin_choice, field.metadata))]
-    return validate(schema, read_args(args, plugins))
+    return validate(schema, read_args(args, [key for key, field in schema.model_fields.items() if is_choice(field)]))
 
 
-def is_plugin_choice(note: object) -> bool:
-    """Return whether an annotation is that of a section chosen by name."""
-    return isinstance(note, PluginChoice)
+def is_choice(field: FieldInfo) -> bool:
+    """Return whether the `name` of a section chooses what it is, such as a head, rather than naming folders."""
+    section = get_section_type(field.annotation)
+    name = section and section.model_fields.get("name")
+    is_plugin = any(isinstance(note, PluginChoice) for note in field.metadata)
+    return is_plugin or bool(name) and get_origin(name.annotation) is Literal
 
 
-def read_args(args: list[str], plugins: Collection[str] = ()) -> dict:
+def read_args(args: list[str], choices: Collection[str] = ()) -> dict:
     """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither.
 
-    plugins: the sections chosen by name. Between files, the order of arguments matters only for equal keys.
+    choices: the sections whose name is a choice. Between files, the order of arguments matters only for equal keys.
     """
     tree, words = {}, {}
     for arg in args:
@@ -160,8 +163,8 @@ def read_args(args: list[str], plugins: Collection[str] = ()) -> dict:
             value = read_yaml(Path(arg))
         else:
             raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
-        tree, words = merge(merge(tree, words, plugins), value), {}
-    return merge(tree, words, plugins)
+        tree, words = merge(merge(tree, words, choices), value), {}
+    return merge(tree, words, choices)
 
 
 def validate(schema: type[Schema], tree: dict) -> Schema:

@@ -78,12 +78,12 @@ def test_a_section_with_a_new_name_drops_the_old_keys():
 
 def test_a_name_given_alone_keeps_the_other_keys_whatever_the_order(tmp_path):
     files = tmp_path / "file.yaml"
-    files.write_text("task: {name: old, train: {files: a.csv}, label: y}\nhead: {name: supcon, temperature: 0.5}\n")
-    words = ["task.name=new", "task.shots=4", "head.dropout=0.25", "head.name=classification"]
+    files.write_text("task: {name: old, train: {files: a.csv}, label: y}\nadapter: {name: lora, rank: 4}\nrun: r\n")
+    words = ["task.name=new", "task.shots=4", "adapter.dropout=0.25", "adapter.name=ia3"]
     for order in permutations(words):
-        tree = read_args([str(files), *order], ["head"])
-        assert tree["task"] == {"name": "new", "train": {"files": "a.csv"}, "label": "y", "shots": 4}
-        assert tree["head"] == {"name": "classification", "dropout": 0.25}
+        config = load_config(Finetune, [str(files), *order])
+        assert (config.task.name, config.task.label, config.task.shots) == ("new", "y", 4)
+        assert (config.adapter.name, config.adapter.rank, config.adapter.dropout) == ("ia3", 8, 0.25)
     assert read_args([str(files), "task={name: whole}"])["task"] == {"name": "whole"}
     assert read_args(["task.label=x", str(files)])["task"]["label"] == "y"
     other = tmp_path / "other.yaml"
