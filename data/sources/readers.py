@@ -136,8 +136,8 @@ def iter_text(file: DataFile, file_format: FileFormat, problems: list[str] | Non
                 yield {"text": line}
             elif file_format.unit == "document" or line.strip():
                 unit.append(line + end)
-            if unit and (size > limits.MAX_ROW_BYTES or file_format.unit == "paragraph" and not line.strip()):
-                num_split += size > limits.MAX_ROW_BYTES
+            if unit and (size >= limits.MAX_ROW_BYTES or file_format.unit == "paragraph" and not line.strip()):
+                num_split += size >= limits.MAX_ROW_BYTES
                 yield {"text": "".join(unit).removesuffix("\n")}
                 unit, size = [], 0
     except Exception:
@@ -147,7 +147,8 @@ def iter_text(file: DataFile, file_format: FileFormat, problems: list[str] | Non
     if unit:
         yield {"text": "".join(unit).removesuffix("\n")}
     if num_split and problems is not None:
-        problems.append(f"{file.path}: a {file_format.unit} {describe_limit()}, split ({num_split} times)")
+        places = f"{num_split} place{'s' * (num_split > 1)}"
+        problems.append(f"{file.path}: {file_format.unit} {describe_limit()}, split at {places}")
 
 
 def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:

@@ -1,8 +1,8 @@
 """Load configurations: YAML files and `key=value` arguments, merged left to right into frozen, validated sections.
 
 A YAML file may `include:` others (paths relative to itself), which are merged before it. A section of a file, or one
-given whole, replaces an earlier one with another `name`; a single `key=value` does so only where the name is a choice, as
-of a head, and never removes another `key=value` next to it.
+given whole, replaces an earlier one with another `name`; a single `key=value` does so only where the name is a choice,
+as of a head, and never removes another `key=value` next to it.
 
 Nothing here imports torch, but loading a section chosen by name does.
 """
