@@ -30,8 +30,10 @@ def read_lines(stream: io.BufferedReader | io.TextIOBase, path: str, problems: l
     num_cut, carry = 0, stream.read(0)
     newline = "\n" if isinstance(carry, str) else b"\n"
     for number, line in enumerate(iter(partial(stream.readline, MAX_ROW_BYTES), stream.read(0)), 1):
-        line = carry + line if carry else line
-        carry = line[:0]
+        if len(line) < MAX_ROW_BYTES and not carry:  # nearly every line
+            yield line
+            continue
+        line, carry = carry + line, line[:0]
         if len(line) >= MAX_ROW_BYTES and not line.endswith(newline):
             # A character of several bytes may be cut: it begins with one of the last four bytes.
             starts = [at for at in range(-4, 0) if isinstance(line, bytes) and line[at] >= 0xC0]
@@ -59,8 +61,7 @@ def decode_lines(
     num_wrong = num_lines = 0
     name, encoding = encoding, find_encoding(stream, encoding) or "utf-8"
     if "\n".encode(encoding) != b"\n":  # a line end of several bytes
-        errors = "strict" if problems is None else "replace"
-        yield from read_lines(io.TextIOWrapper(stream, encoding, errors, newline=""), path, problems, is_split)
+        yield from read_lines(io.TextIOWrapper(stream, encoding, newline=""), path, problems, is_split)
         return
     for number, line in enumerate(read_lines(stream, path, problems, is_split), 1):
         line = line if number > 1 else line.removeprefix(b"\xef\xbb\xbf")

@@ -126,13 +126,14 @@ class DataFile:
 def iter_text(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield rows {"text"} of a text file, including the unit that an error cuts off; a huge unit is several rows."""
     unit: list[str] = []
-    size = num_split = 0
+    size = num_split = is_continued = 0
     try:
         for line in file.decode_lines(file_format.encoding, problems, is_split=True):
             size += len(line)
             end = "\n" * line.endswith(("\n", "\r"))  # none if only a part of a long line was read
             line = line.rstrip("\r\n")
             if file_format.unit == "line":
+                num_split, is_continued = num_split + is_continued, not end
                 yield {"text": line}
             elif file_format.unit == "document" or line.strip():
                 unit.append(line + end)
