@@ -36,3 +36,9 @@ def get_logger(module: str) -> logging.Logger:
         parent.setLevel(logging.INFO)
         parent.propagate = False
     return parent.getChild(module)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, once per process however often the same data is read."""
+    get_logger(__name__).warning(message)

@@ -21,6 +21,7 @@ from data.corpus.clean import clean_text
 from data.corpus.config import Clean, Corpus, CorpusSource
 from data.sources import source as sources
 from data.sources.readers import DataFile
+from data.sources.values import get_scalar, get_text
 from data.tasks.task import TaskFile
 from engine.config.loader import load_config
 from engine.runs.progress import Progress
@@ -88,17 +89,17 @@ class BucketReader:
 
     def iter_raw_texts(self) -> Iterator[tuple[str, str | None]]:
         """Yield (text, id or None) per row; damaged files go to `problems`. Raises DataError for a missing column."""
-        source, name = self.bucket.source, corpus_source_name(self.bucket.source)
+        source = self.bucket.source
 
-        def read(row: dict) -> tuple[str, str | None]:
-            text = sources.get_text(row, source.text, name)
-            return text, sources.get_text(row, source.id, name) if source.id else None
+        def read(located: tuple[str, dict]) -> tuple[str, str | None]:
+            location, row = located
+            return get_text(row, source.text, location), get_scalar(row, source.id, location) if source.id else None
 
         if source.task:
             rows = load_config(TaskFile, [source.task]).load_splits()["train"]
             yield from ((text, None) for example in rows for text in example.texts)
         elif source.hub:
-            yield from map(read, sources.filter_rows(source, sources.iter_hub_rows(source)))
+            yield from map(read, sources.iter_located_rows(source))
         done = 0
         for path in self.bucket.files:
             try:
@@ -108,10 +109,10 @@ class BucketReader:
                 continue
             with file:
                 rows = file.iter_rows(sources.get_format(source, path), self.problems)
-                for number, row in enumerate(sources.filter_rows(source, rows)):
+                for number, located in enumerate(sources.filter_rows(source, rows, path)):
                     if number % 256 == 0:
                         self.on_progress((done + file.position) / 2**20)
-                    yield read(row)
+                    yield read(located)
             done += file.size
 
     def iter_texts(self) -> Iterator[tuple[str, str | None]]:

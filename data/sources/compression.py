@@ -28,7 +28,7 @@ class ZstandardReader(io.RawIOBase):
     def readinto(self, buffer) -> int:
         """Fill `buffer` and return the number of bytes read, 0 at the end. Raises EOFError for a truncated file."""
         while not self.decompressed:
-            compressed, self.unused_data = self.unused_data or self.raw_stream.read(2**16), b""
+            compressed, self.unused_data = self.unused_data or self.raw_stream.read(2**12), b""  # up to 2**27 bytes
             if not compressed:
                 if self.decompressor:
                     raise EOFError("Compressed file ended before the end-of-stream marker was reached")

@@ -12,14 +12,21 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from xml.etree import ElementTree
 
+from data.sources import lines as limits
 from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
 from data.sources.conll import iter_sentences
-from data.sources.warc import decode_page, html_to_text, iter_pages, iter_records
+from data.sources.csv_records import iter_csv_records
+from data.sources.json_array import iter_json_array
+from data.sources.lines import decode_lines, describe_limit, find_encoding
+from data.sources.values import find_class_names, name_classes
+from data.sources.warc import iter_pages, iter_records, page_to_text
+from engine.errors import DataError, first_line
 
 EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".csv", ".tsv", ".tab"], "csv"),
@@ -30,6 +37,9 @@ EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".conll", ".bio", ".iob2"], "conll"),
     **{f".{name}": name for name in ("parquet", "arrow", "xml")},
 }
+
+
+MAX_BYTES_IN_MEMORY = 2**29  # of a compressed Parquet or Arrow file
 
 
 def file_extension(path: str) -> str:
@@ -46,6 +56,7 @@ class FileFormat:
 
     name: str
     """csv, json, parquet, arrow, text, warc, html, xml or conll."""
+    encoding: str | None = None
     delimiter: str | None = None
     skip_rows: list[int] | None = None
     unit: str = "paragraph"
@@ -90,7 +101,7 @@ class DataFile:
         return self.size if self.raw_stream.closed else self.raw_stream.tell()
 
     def iter_rows(self, file_format: FileFormat, problems: list[str] | None = None) -> Iterator[dict]:
-        """Yield the rows in order. Without `problems`, raises the error of a damaged file."""
+        """Yield the rows in order. Raises DataError for a damaged file if there are no `problems` to note it in."""
         count = 0
         try:
             if not self.size or not self.stream.peek(1):
@@ -100,69 +111,62 @@ class DataFile:
             for row in READERS[file_format.name](self, file_format, problems):
                 count += 1
                 yield row
+        except DataError:
+            raise
         except Exception as error:
             if problems is None:
-                raise
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
-            problems.append(f"{self.path}: broken after row {count} ({reason}); earlier rows are kept")
+                raise DataError(f"{self.path} row {count + 1}: cannot be read ({first_line(error)})") from None
+            problems.append(f"{self.path}: broken after row {count} ({first_line(error)}); earlier rows are kept")
 
-
-def decode_lines(stream: io.BufferedReader, path: str, problems: list[str] | None) -> Iterator[str]:
-    """Yield the lines of a text with their ends; a line that is not UTF-8 is decoded as Windows-1252."""
-    if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        yield from io.TextIOWrapper(stream, "utf-16", newline="")
-        return
-    wrong = 0
-    for number, line in enumerate(stream):
-        line = line if number else line.removeprefix(b"\xef\xbb\xbf")
-        try:
-            yield line.decode()
-        except UnicodeDecodeError:
-            if problems is None:
-                raise
-            wrong += 1
-            yield line.decode("cp1252", "replace")
-    if wrong:
-        problems.append(f"{path}: {wrong} line{'s' * (wrong > 1)} not UTF-8, read as Windows-1252")
+    def decode_lines(self, encoding: str | None, problems: list[str] | None, is_split: bool = False) -> Iterator[str]:
+        """Yield the lines of a text, as in `data.sources.lines`."""
+        return decode_lines(self.stream, self.path, problems, encoding, is_split)
 
 
 def iter_text(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
-    """Yield rows {"text"} of a text file, including the unit that an error cuts off."""
+    """Yield rows {"text"} of a text file, including the unit that an error cuts off; a huge unit is several rows."""
     unit: list[str] = []
+    size = num_split = is_continued = 0
     try:
-        for line in decode_lines(file.stream, file.path, problems):
+        for line in file.decode_lines(file_format.encoding, problems, is_split=True):
+            size += len(line)
+            end = "\n" * line.endswith(("\n", "\r"))  # none if only a part of a long line was read
             line = line.rstrip("\r\n")
             if file_format.unit == "line":
+                num_split, is_continued = num_split + is_continued, not end
                 yield {"text": line}
             elif file_format.unit == "document" or line.strip():
-                unit.append(line)
-            elif unit:
-                yield {"text": "\n".join(unit)}
-                unit = []
+                unit.append(line + end)
+            if unit and (size >= limits.MAX_ROW_BYTES or file_format.unit == "paragraph" and not line.strip()):
+                num_split += size >= limits.MAX_ROW_BYTES
+                yield {"text": "".join(unit).removesuffix("\n")}
+                unit, size = [], 0
     except Exception:
         if unit and problems is not None:
-            yield {"text": "\n".join(unit)}
+            yield {"text": "".join(unit).removesuffix("\n")}
         raise
     if unit:
-        yield {"text": "\n".join(unit)}
+        yield {"text": "".join(unit).removesuffix("\n")}
+    if num_split and problems is not None:
+        places = f"{num_split} place{'s' * (num_split > 1)}"
+        problems.append(f"{file.path}: {file_format.unit} {describe_limit()}, split at {places}")
 
 
 def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield the rows of a csv as text, so that a label 01 or a word NA is preserved."""
     csv.field_size_limit(2**31 - 1)
-    numbered = enumerate(decode_lines(file.stream, file.path, problems))
+    numbered = enumerate(file.decode_lines(file_format.encoding, problems))
     lines = (line for number, line in numbered if number not in (file_format.skip_rows or ()))
     columns, wrong = None, 0
     delimiter = file_format.delimiter or ("\t" if file_extension(file.path) in (".tsv", ".tab") else ",")
-    quoting = csv.QUOTE_MINIMAL if file_format.quotes else csv.QUOTE_NONE
-    for values in csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting):
+    for values in iter_csv_records(lines, file.path, delimiter, file_format.quotes, problems):
         if not values:
             continue
         if columns is None:
             columns = values
         elif len(values) > len(columns):
             if problems is None:
-                raise ValueError("a row has more columns than the header")
+                raise ValueError(f"{len(values)} values, but the header has {len(columns)} columns")
             wrong += 1
         else:
             yield dict(zip(columns, values + [""] * (len(columns) - len(values)), strict=True))
@@ -172,17 +176,19 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
 
 def iter_json(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield the rows of JSON lines, a list or an object of objects; unlike `datasets`, dates remain strings."""
-    lines, wrong = decode_lines(file.stream, file.path, problems), 0
+    encoding = find_encoding(file.stream, file_format.encoding) or "utf-8-sig"
+    if file.stream.peek(512)[:512].decode(encoding, "ignore").lstrip().startswith("["):
+        yield from iter_json_array(file.decode_lines(file_format.encoding, problems, is_split=True))
+        return
+    lines, wrong = file.decode_lines(file_format.encoding, problems), 0
     for number, line in enumerate(lines):
-        if number == 0 and line.strip() in ("[", "{") or line.lstrip().startswith("["):
-            content = json.loads("".join([line, *lines]))
-            if isinstance(content, dict):
-                content = content.values() if is_table_of_rows(content) else [content]
-            yield from content
+        if number == 0 and line.strip() == "{":
+            content = json.loads("".join(limit_size(chain([line], lines))))
+            yield from content.values() if is_table_of_rows(content) else [content]
             return
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             if problems is None:
                 raise
             wrong += 1
@@ -195,6 +201,16 @@ def iter_json(file: DataFile, file_format: FileFormat, problems: list[str] | Non
         problems.append(f"{file.path}: {wrong} line{'s' * (wrong > 1)} not JSON, skipped")
 
 
+def limit_size(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines up to a total of MAX_ROW_BYTES characters. Raises ValueError for more."""
+    size = 0
+    for line in lines:
+        size += len(line)
+        if size > limits.MAX_ROW_BYTES:
+            raise ValueError(f"one object {describe_limit()}; write one row per line")
+        yield line
+
+
 def is_table_of_rows(row: dict) -> bool:
     """Return whether an object is a table of rows, each under a key."""
     return len(row) > 1 and all(isinstance(value, dict) for value in row.values())
@@ -202,26 +218,60 @@ def is_table_of_rows(row: dict) -> bool:
 
 def iter_xml(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield a row per `file_format.element`, with a column for the text of each kind of element inside it."""
-    for _, element in ElementTree.iterparse(file.stream, ("end",)):
-        if element.tag.rsplit("}", 1)[-1] == file_format.element:
-            row: dict[str, list[str]] = {}
-            for inside in element.iter():
-                row.setdefault(inside.tag.rsplit("}", 1)[-1], []).append("".join(inside.itertext()).strip())
-            yield {name: "\n".join(texts) for name, texts in row.items()}
-            element.clear()
+    parser, ancestors = ElementTree.XMLPullParser(("start", "end")), []
+    depth = size = 0
+    while part := file.stream.read(2**14):
+        parser.feed(part)
+        size += len(part)
+        for event, element in parser.read_events():
+            is_row = local_name(element) == file_format.element
+            if event == "start":
+                ancestors.append(element)
+                depth += is_row
+                continue
+            ancestors.pop()
+            if is_row:
+                yield element_to_row(element)
+                element.clear()
+                depth -= 1
+            if not depth:
+                size = 0
+                for other in (element, *ancestors[-1:]):  # otherwise the memory fills with finished elements
+                    other.clear()
+        if size > limits.MAX_ROW_BYTES:
+            raise ValueError(f"an element {describe_limit()}")
+    parser.close()
+
+
+def local_name(element: ElementTree.Element) -> str:
+    """Return the name of an element without its namespace."""
+    return element.tag.rsplit("}", 1)[-1]
+
+
+def element_to_row(element: ElementTree.Element) -> dict[str, str]:
+    """Return the texts of an element and of those inside it, by name."""
+    row: dict[str, list[str]] = {}
+    for inside in element.iter():
+        row.setdefault(local_name(inside), []).append("".join(inside.itertext()).strip())
+    return {name: "\n".join(texts) for name, texts in row.items()}
 
 
 def ensure_seekable(stream: io.IOBase) -> io.IOBase:
-    """Return the stream itself if it is seekable, else its content in memory."""
-    return stream if stream.seekable() else io.BytesIO(stream.read())
+    """Return the stream itself if it is seekable, else its content in memory. Raises ValueError for a huge file."""
+    if stream.seekable():
+        return stream
+    content = stream.read(MAX_BYTES_IN_MEMORY + 1)
+    if len(content) > MAX_BYTES_IN_MEMORY:
+        raise ValueError(f"over {MAX_BYTES_IN_MEMORY // 2**20} MiB when decompressed; decompress it first")
+    return io.BytesIO(content)
 
 
 def iter_parquet(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
-    """Yield the rows of a Parquet file."""
+    """Yield the rows of a Parquet file, with the names of classes that `datasets` stores in its schema."""
     import pyarrow.parquet
 
-    for batch in pyarrow.parquet.ParquetFile(ensure_seekable(file.stream)).iter_batches(1_000):
-        yield from batch.to_pylist()
+    parquet = pyarrow.parquet.ParquetFile(ensure_seekable(file.stream))
+    yield from iter_batches(parquet.iter_batches(1_000), parquet.schema_arrow.metadata)
 
 
 def iter_arrow(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
@@ -232,9 +282,18 @@ def iter_arrow(file: DataFile, file_format: FileFormat, problems: list[str] | No
         reader = pyarrow.ipc.open_file(ensure_seekable(file.stream))
         batches = map(reader.get_batch, range(reader.num_record_batches))
     else:
-        batches = pyarrow.ipc.open_stream(file.stream)
+        batches = reader = pyarrow.ipc.open_stream(file.stream)
+    yield from iter_batches(batches, reader.schema.metadata)
+
+
+def iter_batches(batches: Iterable, metadata: dict[bytes, bytes] | None) -> Iterator[dict]:
+    """Yield the rows of Arrow batches. metadata: of their schema, where `datasets` keeps the names of classes."""
+    try:
+        names = find_class_names(json.loads((metadata or {})[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        names = {}
     for batch in batches:
-        yield from batch.to_pylist()
+        yield from name_classes(batch.to_pylist(), names) if names else batch.to_pylist()
 
 
 def iter_warc(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
@@ -244,12 +303,13 @@ def iter_warc(file: DataFile, file_format: FileFormat, problems: list[str] | Non
 
 def iter_html(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield one row {"text"}, the visible text of a saved page."""
-    yield from iter_pages(iter([{"text": html_to_text(decode_page(file.stream.read()))}]), file.path, problems)
+    text = page_to_text(file.stream.read(limits.MAX_ROW_BYTES + 1))
+    yield from iter_pages(iter([{"text": text}]), file.path, problems)
 
 
 def iter_conll(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield the sentences of a CoNLL file as rows {"tokens", "tags", "text"}."""
-    yield from iter_sentences(decode_lines(file.stream, file.path, problems), file.path, problems)
+    yield from iter_sentences(file.decode_lines(file_format.encoding, problems), file.path, problems)
 
 
 READERS = {

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from data.cache import OUTPUT_DIR, cached_file_hash, dry_run, fingerprint, get_or_build
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
+from data.sources.values import find_class_names, is_empty, name_classes
 from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
-from engine.config.schema import Section
+from engine.config.schema import Section, WordMapping
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import write_text
 from engine.log import get_logger, warn_once
@@ -27,6 +28,18 @@ logger = get_logger(__name__)
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
+
+
+def check_encoding(name: str) -> str:
+    """Return the name of an encoding of text. Raises ValueError for any other name."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError(f"no encoding {name!r}; there are utf-8, latin-1, windows-1251, gbk and many more") from None
+    return name
+
+
+TextEncoding = Annotated[str, AfterValidator(check_encoding)]
 
 
 class Source(Section):
@@ -51,6 +64,8 @@ class Source(Section):
     warc, html, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz."""
     format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "html", "xml", "conll"] | None = None
     """Format of the files; none: by extension."""
+    encoding: TextEncoding | None = None
+    """Encoding of csv, json, text and conll files, such as windows-1251, gbk or shift_jis; none: UTF-8."""
     delimiter: str | None = None
     """Column delimiter of a csv; none: a comma, or a tab for .tsv and .tab."""
     quotes: bool = True
@@ -61,7 +76,7 @@ class Source(Section):
     """What is one row of a text file; paragraphs end at an empty line."""
     element: str | None = None
     """XML element that is one row; each column is the text of all elements of one name inside it."""
-    where: dict[str, str] = {}
+    where: WordMapping = {}
     """Keep only rows with these values, {column: value}."""
     non_empty: list[str] = []
     """Keep only rows with a value in each of these columns."""
@@ -72,7 +87,7 @@ class Source(Section):
 
     origins: ClassVar[tuple[str, ...]] = ("wheel", "hub", "files")
     """Keys of which exactly one must be set."""
-    added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license")
+    added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license", "encoding")
 
     @model_validator(mode="after")
     def exactly_one_origin(self):
@@ -99,17 +114,43 @@ def resolve_files(source: Source) -> list[str]:
             continue
         if os.path.isdir(name):
             inside = sorted(str(path) for path in Path(name).rglob("*") if path.is_file())
+            inside = leave_out_hidden(inside, name)
             paths = [path for path in inside if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
+            name_outside_links(paths, name)
             if not paths:
                 known = ", ".join(sorted(EXTENSION_TO_FORMAT))
                 raise DataError(f"{name}: no file in this folder has a known extension ({known})")
         else:
             matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
-            paths = [match for match in matches if os.path.isfile(match)]
+            paths = leave_out_hidden([match for match in matches if os.path.isfile(match)], name)
         if not paths:
             raise DataError(f"{name}: no such file{suggest(Path(name).name, list_siblings(name))}")
         files += paths
     return files
+
+
+def leave_out_hidden(paths: list[str], name: str) -> list[str]:
+    """Return the paths in a folder or of a glob without hidden files, as those of macOS, git and Jupyter; count them.
+
+    What `name` itself spells out is not hidden.
+    """
+    given = set(name.split("/"))
+
+    def is_hidden(path: str) -> bool:
+        return any((part.startswith(".") or part == "__MACOSX") and part not in given for part in path.split("/"))
+
+    kept = [path for path in paths if not is_hidden(path)]
+    if num_hidden := len(paths) - len(kept):
+        warn_once(f"{name}: {num_hidden} hidden file{'s' * (num_hidden > 1)} left out")
+    return kept
+
+
+def name_outside_links(paths: list[str], folder: str) -> None:
+    """Name the files that are read although they are links to somewhere else."""
+    root = os.path.realpath(folder)
+    if outside := [path for path in paths if os.path.commonpath([root, os.path.realpath(path)]) != root]:
+        more = f" and {len(outside) - 1} more" * (len(outside) > 1)
+        warn_once(f"{folder}: {os.path.relpath(outside[0], folder)}{more} read through links out of the folder")
 
 
 def resolve_remote_files(url: str, source: Source) -> list[str]:
@@ -121,9 +162,9 @@ def resolve_remote_files(url: str, source: Source) -> list[str]:
     try:
         filesystem, inside = fsspec.core.url_to_fs(url)
         if glob.has_magic(url):
-            paths = filesystem.glob(inside)
+            paths = leave_out_hidden(filesystem.glob(inside), inside)
         elif filesystem.isdir(inside):
-            paths = filesystem.find(inside)
+            paths = leave_out_hidden(filesystem.find(inside), inside)
             paths = [path for path in paths if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
         else:
             paths = [inside] if filesystem.exists(inside) else []
@@ -179,29 +220,41 @@ def resolve_revision(source: Source) -> str:
 
 def iter_rows(source: Source) -> Iterator[dict]:
     """Yield the rows of a source in order. Raises DataError for an unreadable file or a missing column of `where`."""
-    try:
-        if source.hub:
-            yield from filter_rows(source, iter_cached_hub_rows(source))
-        for path in resolve_files(source):
+    return (row for _, row in iter_located_rows(source))
+
+
+def iter_located_rows(source: Source) -> Iterator[tuple[str, dict]]:
+    """Yield (location for messages, row): the file or hub dataset, and the number of the row in it."""
+    if source.hub:
+        yield from filter_rows(source, iter_cached_hub_rows(source), source.hub)
+    for path in resolve_files(source):
+        name = source.wheel or redact_credentials(path)
+        try:
             with DataFile(path) as file:
-                yield from filter_rows(source, file.iter_rows(get_format(source, path)))
-    except (DataError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise DataError(f"{display_name(source)}: cannot be read ({first_line(error)})") from None
+                yield from filter_rows(source, file.iter_rows(get_format(source, path)), name)
+        except (DataError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise DataError(f"{name}: cannot be read ({first_line(error)})") from None
 
 
-def filter_rows(source: Source, rows: Iterable[dict]) -> Iterator[dict]:
-    """Yield the rows selected by `where` and `non_empty`, renamed. Raises DataError for a row without such a column."""
-    for row in rows:
+def filter_rows(source: Source, rows: Iterable[dict], name: str) -> Iterator[tuple[str, dict]]:
+    """Yield (location, row) of the rows selected by `where` and `non_empty`, renamed.
+
+    Raises DataError for a row without such a column. name: of the file or dataset of the rows.
+    """
+    for number, row in enumerate(rows, 1):
+        location = f"{name} row {number}"
         if not isinstance(row, dict):
-            raise DataError(f"{display_name(source)}: a row is a {type(row).__name__}, not columns and values")
+            raise DataError(f"{location}: a value of type {type(row).__name__}, not columns and values")
         for column in source.where:
             if column not in row:
-                raise DataError(f"{display_name(source)}: no column {column!r}{suggest(column, row)}")
+                raise DataError(f"{location}: no column {column!r}{suggest(column, row)}")
         is_match = all(str(row[column]) == value for column, value in source.where.items())
-        if is_match and all(row.get(column) not in (None, "") for column in source.non_empty):
-            yield {source.rename.get(column, column): value for column, value in row.items()} if source.rename else row
+        if is_match and not any(is_empty(row.get(column)) for column in source.non_empty):
+            if source.rename:
+                row = {source.rename.get(column, column): value for column, value in row.items()}
+            yield location, row
 
 
 def iter_cached_hub_rows(source: Source) -> Iterator[dict]:
@@ -224,14 +277,18 @@ def iter_cached_hub_rows(source: Source) -> Iterator[dict]:
 
 
 def iter_hub_rows(source: Source) -> Iterator[dict]:
-    """Stream the rows of a dataset on a hub. Raises DataError if it cannot be loaded, or needs a script to load."""
+    """Stream the rows of a dataset on a hub, with the names of its classes.
+
+    Raises DataError if it cannot be loaded, or needs a script to load.
+    """
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     options = {"split": source.split, "revision": resolve_revision(source), "streaming": True}
     try:
-        yield from datasets.load_dataset(source.hub, source.subset, **options, trust_remote_code=False)
+        rows = datasets.load_dataset(source.hub, source.subset, **options, trust_remote_code=False)
+        yield from name_classes(rows, find_class_names(rows.features.to_dict() if rows.features else {}))
     except Exception as error:
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
 
@@ -244,20 +301,8 @@ def get_format(source: Source, path: str) -> FileFormat:
         raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; or set format")
     if name in WEB_FORMATS:
         require_packages(path)
-    return FileFormat(name, source.delimiter, source.skip_rows, source.unit, source.element, source.quotes)
-
-
-def get_text(row: dict, column: str, source_name: str) -> str:
-    """Return the text of a column. Raises DataError with the nearest existing column."""
-    if column not in row:
-        raise DataError(f"{source_name}: no column {column!r}{suggest(column, row)}")
-    return to_text(row[column])
-
-
-def to_text(value: object) -> str:
-    """Convert a value to text; None becomes an empty text."""
-    # Half a surrogate pair, common in scraped text, cannot be encoded as UTF-8.
-    return "" if value is None else str(value).encode("utf-8", "replace").decode()
+    keys = ("encoding", "delimiter", "skip_rows", "unit", "element", "quotes")
+    return FileFormat(name, **{key: getattr(source, key) for key in keys})
 
 
 def display_name(source: Source) -> str:

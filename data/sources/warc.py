@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 
+from data.sources import lines as limits
 from engine.errors import DataError
 
 # The parser takes quadratic time for wrongly nested tags and for the attributes of one tag; at these limits, seconds.
 MAX_TAGS, MAX_ATTRIBUTES = 100_000, 10_000
 MANY_ATTRIBUTES = re.compile(rf"<[a-z](?:[^<>\s]*+\s){{{MAX_ATTRIBUTES}}}+", re.IGNORECASE)
-OVER_LIMITS = f"with over {MAX_TAGS:,} tags, or {MAX_ATTRIBUTES:,} attributes in one"
+OVER_LIMITS = f"with over {MAX_TAGS:,} tags, or {MAX_ATTRIBUTES:,} attributes in one, or {limits.describe_limit()}"
 MAX_HEADER_BYTES = 2**20
 # resiliparse drops form controls with their text, which includes headings of folded sections, and a noscript element
 # that a block closes early; it joins the cells of a broken table. Alternative texts stay on: captions depend on them.
@@ -83,6 +84,11 @@ def html_to_text(markup: str) -> str | None:
     return extract_plain_text(tree, preserve_formatting=True, list_bullets=False, skip_elements=SKIPPED_ELEMENTS)
 
 
+def page_to_text(body: bytes, charset: str | None = None) -> str | None:
+    """Return the visible text of an encoded HTML page; None for one over the limits."""
+    return html_to_text(decode_page(body, charset)) if len(body) <= limits.MAX_ROW_BYTES else None
+
+
 def parse_response(content: bytes) -> tuple[str, bytes, str | None]:
     """Return (content type, body, declared charset) of an HTTP response; ("", b"", None) for anything else."""
     from fastwarc.warc import WarcRecord
@@ -94,7 +100,8 @@ def parse_response(content: bytes) -> tuple[str, bytes, str | None]:
         record.is_http = True
         with suppress(OSError):
             record.parse_http(decoding, max_header_len=MAX_HEADER_BYTES, quirks_mode=True)
-            return (record.http_content_type or "").lower(), record.reader.read(), record.http_charset
+            body = record.reader.read(limits.MAX_ROW_BYTES + 1)
+            return (record.http_content_type or "").lower(), body, record.http_charset
     return "", b"", None
 
 
@@ -104,8 +111,12 @@ def iter_records(stream: io.BufferedReader) -> Iterator[dict]:
 
     archive = ForwardStream(stream)
     for record in ArchiveIterator(archive, parse_http=False, stream_detect=False):
+        size = int(record.headers.get("Content-Length", "-1"))
+        if size > limits.MAX_ROW_BYTES:
+            yield {"text": None}
+            continue
         content = record.reader.read()
-        if len(content) != int(record.headers.get("Content-Length", "-1")):
+        if len(content) != size:
             raise archive.error or EOFError("the last record is truncated")
         url = record.headers.get("WARC-Target-URI", "")
         if record.record_type == WarcRecordType.conversion:
@@ -113,7 +124,7 @@ def iter_records(stream: io.BufferedReader) -> Iterator[dict]:
         elif record.record_type == WarcRecordType.response:
             content_type, body, charset = parse_response(content)
             if "html" in content_type:
-                yield {"text": html_to_text(decode_page(body, charset)), "url": url}
+                yield {"text": page_to_text(body, charset), "url": url}
     if archive.error:
         raise archive.error
 

@@ -6,16 +6,16 @@ An entity is B-X followed by I-X; every other word is O (Tjong Kim Sang and Veen
 from collections.abc import Iterable
 
 from data.sources.conll import TAG_PATTERN
-from data.sources.source import get_text
+from data.sources.values import get_list
 from engine.errors import DataError, suggest
 
 
 def read_list(row: dict, column: str, location: str) -> list[str]:
     """Return the values of a list column. Raises DataError when it holds no list."""
-    get_text(row, column, location)
-    if not isinstance(row[column], (list, tuple)):
+    values = get_list(row, column, location)
+    if values is None:
         raise DataError(f"{location}: column {column!r} holds no list; words and tags must be lists of equal length")
-    return [get_text({column: value}, column, location) for value in row[column]]
+    return values
 
 
 def join_words(row: dict, column: str, location: str) -> str:
@@ -31,7 +31,7 @@ def read_tags(
     row: dict, words_column: str, tags_column: str, label_names: dict[str, str], location: str
 ) -> tuple[str, ...]:
     """Return a row's tags in IOB2, one for each word. Raises DataError when counts differ or a tag is malformed."""
-    tags, num_words = read_list(row, tags_column, location), len(row[words_column])
+    tags, num_words = read_list(row, tags_column, location), len(read_list(row, words_column, location))
     if len(tags) != num_words:
         counts = f"{num_words} words in column {words_column!r}, but {len(tags)} tags in column {tags_column!r}"
         raise DataError(f"{location}: {counts}")

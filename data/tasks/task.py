@@ -4,17 +4,24 @@
 of `task.problem_type`, a file in `data.tasks.problem_types`.
 """
 
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_rows
+from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_located_rows
+from data.sources.values import skip_hint
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
-from engine.config.schema import FileName, PluginName, Section
+from engine.config.schema import FileName, PluginName, Section, WordMapping
 from engine.errors import DataError, suggest
+from engine.log import warn_once
 
+MAX_LABELS = 10_000
+MISSING = {"", "-", "n/a", "nan", "null"}
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
 
 
@@ -43,7 +50,7 @@ class Task(Section):
     """Column of the text, or two for a pair; more are joined by the tokenizer's separator."""
     label: str = "label"
     """Column of the label, list of labels, number or list of tags."""
-    label_names: dict[str, str] = {}
+    label_names: WordMapping = {}
     """Names of the labels in the file; none: the labels themselves. With several labels per row, others are ignored."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Separator of multiple labels written as one string."""
@@ -64,17 +71,24 @@ class Task(Section):
 def read_examples(task: Task, source: Source) -> list[Example]:
     """Read the examples of one source. Raises DataError naming the row, column or label at fault."""
     columns = [task.text] if isinstance(task.text, str) else list(task.text)
-    location, examples, seen, problem_type = display_name(source), [], set(), task.load_problem_type()
-    for number, row in enumerate(iter_rows(source), 1):
-        texts = problem_type.read_texts(row, columns, location, number)
-        label = problem_type.parse_label(row, task, location, number)
+    location, examples, seen, labels = display_name(source), [], set(), set()
+    problem_type = task.load_problem_type()
+    for row_location, row in iter_located_rows(source):
+        texts = problem_type.read_texts(row, columns, row_location)
+        label = problem_type.parse_label(row, task, row_location)
         for column, text in zip(columns, texts, strict=True):
             if not text.strip():
-                raise DataError(f"{location} row {number}: no text in column {column!r}")
+                raise DataError(f"{row_location}: no text in column {column!r}{skip_hint(column)}")
         text = normalize(texts)
         if not task.deduplicate or text not in seen:
             examples.append(Example(texts, label))
+            labels.update(examples[-1].label_names)
         seen.add(text)
+        if len(labels) > MAX_LABELS:
+            raise DataError(
+                f"{location}: over {MAX_LABELS:,} different labels in the first {len(examples):,} rows of column"
+                f" {task.label!r}; set task.label to the column of the classes, or task.problem_type=regression"
+            )
     if not examples:
         raise DataError(f"{location}: no rows" + (f" where {source.where}" if source.where else ""))
     return examples
@@ -103,6 +117,9 @@ def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) ->
     """Raise DataError when labels are constant, missing from the training rows, or a split is empty."""
     location = display_name(task.train)
     known = task.load_problem_type().known_labels(task, splits["train"], location)
+    if alike := find_similar_labels(known):
+        shown = "; ".join(" and ".join(map(ascii, group)) for group in alike[:5])
+        warn_once(f"{location}: different labels that look alike, or like a missing value: {shown}")
     for split in ("validation", "test"):
         if not splits[split]:
             raise DataError(f"{location}: {num_rows} rows are too few to split off {split} rows")
@@ -112,6 +129,21 @@ def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) ->
                 f"{display_name(getattr(task, split) or task.train)}: label {label!r} ({count} {split} row"
                 f"{'s' * (count > 1)}) does not occur in the training rows{suggest(label, known)}"
             )
+
+
+def find_similar_labels(labels: Iterable[str]) -> list[list[str]]:
+    """Return groups of labels equal but for case, quotes, Unicode form, invisible characters or the zeros of a number.
+
+    A label such as nan or null, by which programs mean a missing one, is a group of its own.
+    """
+    groups: dict[str | float, list[str]] = {}
+    for label in sorted(labels):
+        key = "".join(each for each in unicodedata.normalize("NFKC", label) if unicodedata.category(each) != "Cf")
+        key = " ".join(key.strip("\"' ").casefold().split())
+        with suppress(ValueError):
+            key = key if key in MISSING else float(key)
+        groups.setdefault(key, []).append(label)
+    return [group for key, group in groups.items() if len(group) > 1 or key in MISSING]
 
 
 def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:

@@ -16,8 +16,8 @@ class TokenizerConfig(Section):
     """Vocabulary size, including special tokens."""
     lowercase: bool = True
     """Whether to lowercase text."""
-    strip_accents: bool | None = None
-    """Whether to strip accents; none: same as lowercase for wordpiece, else false."""
+    strip_accents: bool = False
+    """Whether to strip accents, and with them vowel signs and tones of many scripts (Thai, Hindi, Vietnamese)."""
     chinese_characters: bool = True
     """Whether to split text around each Chinese character."""
     digits: bool = False

@@ -82,8 +82,11 @@ class CachedTokenizer:
         normalizer, pre_tokenizer = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
         while pre_tokenizer.get("type") == "Sequence" and len(pre_tokenizer["pretokenizers"]) == 1:
             pre_tokenizer = pre_tokenizer["pretokenizers"][0]
-        if normalizer.get("type") == "BertNormalizer" and pre_tokenizer.get("type") == "BertPreTokenizer":
-            self.splitters.insert(0, Splitter("punctuation", normalizer["lowercase"]))
+        cleaning = [
+            step for step in normalizer.get("normalizers", [normalizer]) if step.get("type") == "BertNormalizer"
+        ]
+        if cleaning and pre_tokenizer.get("type") == "BertPreTokenizer":
+            self.splitters.insert(0, Splitter("punctuation", cleaning[0]["lowercase"]))
         self.splitter: Splitter | None = None
         self.is_tried = False
         self.cache_lock, self.trial_lock = Lock(), Lock()

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from data.cache import file_hash, get_or_build, read_manifest
-from data.sources.source import Source, display_name, fingerprint_inputs, get_text, iter_rows
+from data.sources.source import Source, display_name, fingerprint_inputs, iter_located_rows
+from data.sources.values import get_text, skip_hint
 from data.tokens.encode import CachedTokenizer
 from engine.errors import DataError
 
@@ -49,11 +50,11 @@ def load_pairs(source: PairSource, tokenizer_folder: Path) -> PairTable:
     location = display_name(source)
 
     def iter_texts():
-        for number, row in enumerate(iter_rows(source), 1):
+        for row_location, row in iter_located_rows(source):
             for column in columns:
-                text = get_text(row, column, location)
+                text = get_text(row, column, row_location)
                 if not text.strip():
-                    raise DataError(f"{location} row {number}: no text in column {column!r}")
+                    raise DataError(f"{row_location}: no text in column {column!r}{skip_hint(column)}")
                 yield text
 
     def build(folder: Path) -> dict:

@@ -25,23 +25,22 @@ def build_empty_tokenizer(config: TokenizerConfig) -> tuple:
     algorithm, merging = config.algorithm, {"min_frequency": config.min_frequency}
     options = {"vocab_size": config.vocab_size, "special_tokens": list(SPECIAL_TOKENS.values()), "show_progress": False}
     digits = [pre_tokenizers.Digits(individual_digits=True)] * config.digits
-    strip_accents = config.strip_accents
-    if strip_accents is None:
-        strip_accents = config.lowercase and algorithm == "wordpiece"
+    # NFC last: otherwise a Korean syllable would be three characters.
+    stripping = [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()] * config.strip_accents
     if algorithm == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
-        cleaning = {
-            "clean_text": True,
-            "handle_chinese_chars": config.chinese_characters,
-            "lowercase": config.lowercase,
-        }
-        tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=strip_accents, **cleaning)
+        cleaning = normalizers.BertNormalizer(
+            # Unlike in BERT, the accents of lowercase text are kept: vowel signs are accents too.
+            clean_text=True,
+            handle_chinese_chars=config.chinese_characters,
+            strip_accents=False,
+            lowercase=config.lowercase,
+        )
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), cleaning, *stripping])
         tokenizer.decoder = decoders.WordPiece()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, pre_tokenizers.BertPreTokenizer()])
         return tokenizer, trainers.WordPieceTrainer(limit_alphabet=config.vocab_size // 4, **options, **merging)
-    steps = [normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase]
-    if strip_accents:
-        steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
+    steps = [normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase, *stripping]
     han = [pre_tokenizers.Split(Regex(r"[\p{Han}]"), "isolated")] * config.chinese_characters
     if algorithm == "bpe":
         tokenizer = Tokenizer(models.BPE())
@@ -120,7 +119,7 @@ def train_on_corpus(name: str, config: TokenizerConfig, documents_folder: Path, 
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options, **SPECIAL_TOKENS).save_pretrained(folder)
         return {"vocab_size": tokenizer.get_vocab_size()}
 
-    inputs = {"config": config.model_dump(), "corpus": documents_folder.name, "length": model_max_length, "version": 3}
+    inputs = {"config": config.model_dump(), "corpus": documents_folder.name, "length": model_max_length, "version": 4}
     return get_or_build("tokenizer", name, inputs, build)
 
 

@@ -1,34 +1,61 @@
 """Load configurations: YAML files and `key=value` arguments, merged left to right into frozen, validated sections.
 
-A YAML file may `include:` others (paths relative to itself), which are merged before it. Changing a section's `name`
-resets the section. Nothing here imports torch, but loading a section chosen by name does.
+A YAML file may `include:` others (paths relative to itself), which are merged before it. A section of a file, or one
+given whole, replaces an earlier one with another `name`; a single `key=value` does so only where the name is a choice,
+as of a head, and never removes another `key=value` next to it.
+
+Nothing here imports torch, but loading a section chosen by name does.
 """
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from engine.config.help import fields_from_source
+from engine.config.help import fields_from_source, get_section_type
 from engine.config.messages import format_error
-from engine.config.schema import DEFERRED, Schema, Section
+from engine.config.schema import DEFERRED, PluginChoice, Schema, Section
 from engine.errors import ConfigError, first_line, list_siblings, suggest
 
 PYDANTIC_TYPE_NAME = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
 
+MAX_NODES, MAX_MISTAKES = 20_000, 100
+
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML 1.2 scalars, unlike YAML 1.1: `1e-4` is a number and `no` is a string. Duplicate keys are errors."""
+    """YAML 1.2 scalars, unlike YAML 1.1: `1e-4` is a number and `no` is a string. Duplicate keys are errors.
+
+    A document has at most MAX_NODES values, each alias counting as all that it repeats.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.num_nodes, self.sizes = 0, {}
+
+    def compose_node(self, parent, index):
+        """Compose a node, and count it or what its alias repeats."""
+        before, is_alias = self.num_nodes, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self.num_nodes += self.sizes.get(id(node), 0) if is_alias else 1
+        if not is_alias:
+            self.sizes[id(node)] = self.num_nodes - before
+        if self.num_nodes > MAX_NODES:
+            problem = f"over {MAX_NODES:,} values, counting what aliases repeat"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        return node
 
     def construct_mapping(self, node, deep=False):
         """Build a mapping after checking its keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen = set()
+        for key in (self.construct_object(key, True) for key, _ in node.value if not key.tag.endswith(":merge")):
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -58,8 +85,9 @@ def parse_yaml(text: str, source_name: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source_name}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # such as a number with too many digits
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise ConfigError(f"{source_name}{line}: not valid YAML: {problem}") from None
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:  # as for a huge number
         raise ConfigError(f"{source_name}: not valid YAML: {first_line(error)}") from None
 
 
@@ -87,39 +115,56 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
     return merge(merged, content)
 
 
-def merge(base: dict, override: dict) -> dict:
-    """Merge `override` into `base`, section by section; a section with another `name` is replaced."""
+def merge(base: dict, override: dict, replaced: Collection[str] | None = None) -> dict:
+    """Merge `override` into `base` by section; one of `replaced` (none: any) with another `name` is replaced."""
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
-        is_section = isinstance(old, dict) and isinstance(value, dict)
-        same_name = is_section and ("name" not in value or value["name"] == old.get("name", value["name"]))
-        merged[key] = merge(old, value) if same_name else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            has_same_name = "name" not in value or value["name"] == old.get("name", value["name"])
+            if has_same_name or replaced is not None and key not in replaced:
+                value = merge(old, value, replaced)
+        merged[key] = value
     return merged
 
 
 def load_config(schema: type[Schema], args: list[str]) -> Schema:
     """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake."""
-    return validate(schema, read_args(args))
+    return validate(schema, read_args(args, [key for key, field in schema.model_fields.items() if is_choice(field)]))
 
 
-def read_args(args: list[str]) -> dict:
-    """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither."""
-    tree: dict = {}
+def is_choice(field: FieldInfo) -> bool:
+    """Return whether the `name` of a section chooses what it is, such as a head, rather than naming folders."""
+    section = get_section_type(field.annotation)
+    name = section and section.model_fields.get("name")
+    is_plugin = any(isinstance(note, PluginChoice) for note in field.metadata)
+    return is_plugin or bool(name) and get_origin(name.annotation) is Literal
+
+
+def read_args(args: list[str], choices: Collection[str] = ()) -> dict:
+    """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither.
+
+    choices: the sections whose name is a choice. Between files, the order of arguments matters only for equal keys.
+    """
+    tree, words = {}, {}
     for arg in args:
         key, equals, text = arg.partition("=")
         # A file name may contain "=" and a value may be a file name, but a key has no "/".
         is_yaml = arg.endswith((".yaml", ".yml"))
         if equals and not (is_yaml and ("/" in key or os.path.isfile(arg))):
             value = parse_yaml(text, key)
+            is_whole = isinstance(value, dict)
             for part in reversed(key.split(".")):
                 value = {part: value}
-            tree = merge(tree, value)
+            if not is_whole:
+                words = merge(words, value, ())
+                continue
         elif is_yaml:
-            tree = merge(tree, read_yaml(Path(arg)))
+            value = read_yaml(Path(arg))
         else:
             raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
-    return tree
+        tree, words = merge(merge(tree, words, choices), value), {}
+    return merge(tree, words, choices)
 
 
 def validate(schema: type[Schema], tree: dict) -> Schema:
@@ -155,6 +200,9 @@ def format_errors(schema: type[Section], errors: list[dict]) -> str:
         error["loc"] = tuple(part for part in error["loc"] if not PYDANTIC_TYPE_NAME.fullmatch(str(part)))
         key, _, message = format_error(schema, error).partition(": ")
         messages_by_key.setdefault(key, {})[message] = None
+        if len(messages_by_key) == MAX_MISTAKES:
+            messages_by_key["more"] = {f"{len(errors)} in all": None}
+            break
     return "\n".join(f"{key}: {', and '.join(lines)}".removeprefix(": ") for key, lines in messages_by_key.items())
 
 

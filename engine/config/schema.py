@@ -66,6 +66,18 @@ def resumable_keys(section: Section, prefix: str = "") -> set[str]:
 
 Schema = TypeVar("Schema", bound=Section)
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def numbers_to_words(value: Any) -> Any:
+    """Return a mapping with whole numbers as words, as people write the names of numbered classes."""
+
+    def to_word(part: Any) -> Any:
+        return str(part) if type(part) is int else part
+
+    return {to_word(key): to_word(name) for key, name in value.items()} if isinstance(value, dict) else value
+
+
+WordMapping = Annotated[dict[str, str], BeforeValidator(numbers_to_words)]
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # names a folder: no separators
 DEFERRED = "deferred"  # validation context that does not import sections of which only a valid name is given
 

@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from data.cache import OUTPUT_DIR
 from data.encoders import read_pooling, resolve_encoder
-from data.sources.source import display_name, get_text, iter_rows
+from data.sources.source import display_name, iter_located_rows
+from data.sources.values import get_scalar, get_text
 from data.tasks.task import Example, TaskFile, read_task, sample_examples
 from data.tasks.tfidf import describe_tfidf, tfidf_vectorizer
 from data.tokens.dataset import tokenize_examples
@@ -81,15 +82,17 @@ def load_probe_splits(config: Evaluate) -> dict[str, list[Example]]:
 
 def load_sts_pairs(source: STSSource) -> list[tuple[str, str, float]]:
     """Load (first sentence, second sentence, score) of each pair. Raises DataError for a score that is not a number."""
-    where, pairs = display_name(source), []
-    for number, row in enumerate(iter_rows(source), 1):
-        first, second, score = (get_text(row, column, where) for column in (source.first, source.second, source.score))
+    pairs = []
+    for location, row in iter_located_rows(source):
+        first, second = (get_text(row, column, location) for column in (source.first, source.second))
+        score = get_scalar(row, source.score, location)
         try:
             pairs.append((first, second, float(score)))
         except ValueError:
-            raise DataError(f"{where} row {number}: {score!r} in column {source.score!r} is not a number") from None
+            raise DataError(f"{location}: {score!r} in column {source.score!r} is not a number") from None
     if len({score for *_, score in pairs}) < 2:
-        raise DataError(f"{where}: a correlation needs at least two different scores ({len(pairs)} pairs)")
+        name = display_name(source)
+        raise DataError(f"{name}: a correlation needs at least two different scores ({len(pairs)} pairs)")
     return pairs
 
 

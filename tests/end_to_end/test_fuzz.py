@@ -62,6 +62,7 @@ ODD = st.sampled_from(
         "*a",
         "!!python/object:os.system",
         "!!binary x",
+        "!!int ''",
         "<<: 1",
         "0x1F",
         "1e999",
@@ -246,6 +247,7 @@ def test_files_with_labels_and_text(fuzz, examples):
         optional={
             "delimiter": st.sampled_from([";", "\t", "", "ab", '"', "\n"]),
             "quotes": st.booleans(),
+            "encoding": st.sampled_from(["gbk", "shift_jis", "utf-16", "utf-7", "iso-2022-jp", "cp037", "idna"]),
             "format": st.sampled_from(["csv", "json", "text", "conll", "xml", "parquet", "arrow", "warc", "html"]),
             "where": st.dictionaries(TEXT, TEXT, max_size=1),
             "element": st.just("a"),

@@ -110,8 +110,8 @@ def test_invalid_sources(pretrain, workspace):
 @pytest.mark.parametrize(
     "rows, args, expected",
     [
-        (GOOD, ["task.label=lable"], "rows.csv: no column 'lable' (nearest: label)"),
-        (GOOD, ["task.text=body"], "rows.csv: no column 'body' (there are: label, text)"),
+        (GOOD, ["task.label=lable"], "rows.csv row 1: no column 'lable' (nearest: label)"),
+        (GOOD, ["task.text=body"], "rows.csv row 1: no column 'body' (there are: label, text)"),
         ("", [], "rows.csv: no rows"),
         ("good,yes\n" * 9, [], "rows.csv: every row has the label 'yes'; a classifier needs at least two classes"),
         (GOOD + ",yes\n", [], "rows.csv row 41: no text in column 'text'"),

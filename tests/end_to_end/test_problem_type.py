@@ -19,7 +19,7 @@ FILE = '''
 import numpy as np
 from torch.nn import functional as F
 
-from data.sources.source import get_text
+from data.sources.values import get_scalar
 from data.tasks.problem_types import ProblemType
 
 
@@ -36,8 +36,8 @@ class Proportion(ProblemType):
     print(f"{1 / (1 + np.exp(-logits[0])):.4f}  {text}")
 """
 
-    def parse_label(self, row, task, source_name, row_number):
-        return float(get_text(row, task.label, source_name))
+    def parse_label(self, row, task, location):
+        return float(get_scalar(row, task.label, location))
 
     def list_label_names(self, task, present):
         return [task.label]

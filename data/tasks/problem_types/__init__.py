@@ -7,9 +7,11 @@ at its top level, because the command line reads it.
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from data.sources.source import get_text
+from data.sources.values import get_text
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
 
 class ProblemType:
     """One kind of label: how it is read, learned, measured, described and exported.
 
     A file's class adds these methods; labels of words have a list of targets and predictions, an array for each text:
 
-    parse_label(row, task, source_name, row_number)    label of a row; raises DataError naming the row and column
+    parse_label(row, task, location)                   label of a row; raises DataError naming the row and column
     encode_labels(examples, label_names)               training targets, (inputs, ...), or int64 (words,) for each text
     loss(logits, labels, **options)                    loss of logits, (inputs, outputs); options: of torch's function
     quick_metrics(predictions, labels)                 cheap metrics for evaluations during training, and "n"
@@ -66,9 +70,9 @@ class ProblemType:
     example_code: ClassVar[str]
     """End of that script: prints the predictions from `outputs`, `encodings` and `config`."""
 
-    def read_texts(self, row: dict, columns: list[str], source_name: str, row_number: int) -> tuple[str, ...]:
+    def read_texts(self, row: dict, columns: list[str], location: str) -> tuple[str, ...]:
         """Return the texts of a row. Raises DataError naming the row and column at fault."""
-        return tuple(get_text(row, column, source_name) for column in columns)
+        return tuple(get_text(row, column, location) for column in columns)
 
     def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
         """Return the labels that other splits may have. Raises DataError if there is nothing to learn."""
@@ -82,7 +86,7 @@ class ProblemType:
 
     def list_label_names(self, task: Section, present: set[str]) -> list[str]:
         """List the names of the model's outputs. present: the labels of the training rows."""
-        return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sorted(present)
+        return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sort_labels(present)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Apply the activation to logits, (..., outputs)."""
@@ -119,6 +123,12 @@ class ProblemType:
     def agreement(self, predictions: list, reference: list) -> float | None:
         """Compute the fraction of equal predictions; None for predictions that are never exactly equal."""
         return sum(one == other for one, other in zip(predictions, reference, strict=True)) / len(predictions)
+
+
+def sort_labels(labels: Iterable[str]) -> list[str]:
+    """Sort labels, as numbers if all are whole numbers: most programs take the position of a class for its number."""
+    is_number = all(WHOLE_NUMBER.fullmatch(label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label) if is_number else label)
 
 
 def output_names(config: dict) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sources.source import get_text, to_text
+from data.sources.values import get_list, get_scalar
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
@@ -17,6 +17,7 @@ from engine.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+BINARY_VALUES = {"0", "1", "0.0", "1.0", "True", "False"}
 DEFAULT_THRESHOLD = 0.5  # for labels without a validation example
 
 
@@ -39,13 +40,17 @@ class MultiLabelClassification(ProblemType):
     print([name for name, value in named.items() if value >= config.get("thresholds", {}).get(name, 0.5)], text)
 """
 
-    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> tuple[str, ...]:
+    def parse_label(self, row: dict, task: Section, location: str) -> tuple[str, ...]:
         """Return the distinct labels of a row, from a list or a separated string."""
-        text, value = get_text(row, task.label, source_name), row[task.label]
-        parts = value if isinstance(value, (list, tuple)) else text.split(task.label_separator)
-        if any(part is None or isinstance(part, (list, tuple, dict)) for part in parts):
-            raise DataError(f"{source_name} row {row_number}: {text} in column {task.label!r} is not a list of labels")
-        labels = [label for label in (to_text(part).strip() for part in parts) if label]
+        parts = get_list(row, task.label, location)
+        if parts is None:
+            parts = get_scalar(row, task.label, location).split(task.label_separator)
+        labels = [label for label in map(str.strip, parts) if label]
+        if len(labels) > len(set(labels)) and BINARY_VALUES.issuperset(labels):
+            raise DataError(
+                f"{location}: column {task.label!r} holds zeros and ones, one for each label (multi-hot);"
+                " write the names of the labels that apply"
+            )
         if task.label_names:
             labels = [task.label_names[label] for label in labels if label in task.label_names]
         return tuple(dict.fromkeys(labels))

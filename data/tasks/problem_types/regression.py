@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sources.source import get_text
+from data.sources.values import get_scalar
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.config.schema import Section
@@ -36,15 +36,15 @@ for text, number in zip(sys.argv[1:], outputs[:, 0]):
     print(f"{number * scale['std'] + scale['mean']:.4f}  {text}")
 """
 
-    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> float:
+    def parse_label(self, row: dict, task: Section, location: str) -> float:
         """Return the number of a row; `label_names` may map words to numbers."""
-        text = get_text(row, task.label, source_name).strip()
+        text = get_scalar(row, task.label, location).strip()
         try:
             value = float(task.label_names.get(text, text))
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{source_name} row {row_number}: {text!r} in column {task.label!r} is not a finite number")
+            raise DataError(f"{location}: {text!r} in column {task.label!r} is not a finite number")
         return value
 
     def list_label_names(self, task: Section, present: set[str]) -> list[str]:

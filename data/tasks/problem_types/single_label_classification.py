@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sources.source import get_text
+from data.sources.values import get_list, get_scalar, skip_hint
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
@@ -34,14 +34,15 @@ class SingleLabelClassification(ProblemType):
     print(f"{config['id2label'][str(probabilities.argmax())]}  {probabilities.max():.3f}  {text}")
 """
 
-    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> str:
-        """Return the class of a row."""
-        label, location = get_text(row, task.label, source_name).strip(), f"{source_name} row {row_number}"
-        if isinstance(row[task.label], (list, tuple)):
+    def parse_label(self, row: dict, task: Section, location: str) -> str:
+        """Return the class of a row, which may be a list of one."""
+        labels = get_list(row, task.label, location)
+        label = (labels[0] if labels else get_scalar(row, task.label, location) if labels is None else "").strip()
+        if labels and len(labels) > 1:
             kinds = "multi_label_classification or token_classification"
             raise DataError(f"{location}: column {task.label!r} holds a list; set task.problem_type to {kinds}")
         if not label:
-            raise DataError(f"{location}: no label in column {task.label!r}")
+            raise DataError(f"{location}: no label in column {task.label!r}{skip_hint(task.label)}")
         if task.label_names and label not in task.label_names:
             raise DataError(
                 f"{location}: label {label!r} has no name in task.label_names{suggest(label, task.label_names)}"

@@ -38,16 +38,16 @@ class TokenClassification(ProblemType):
             print(f"{config['id2label'][str(tag)]}  {token}")
 """
 
-    def read_texts(self, row: dict, columns: list[str], source_name: str, row_number: int) -> tuple[str, ...]:
+    def read_texts(self, row: dict, columns: list[str], location: str) -> tuple[str, ...]:
         """Return the words of a row, joined by spaces."""
         if len(columns) > 1:
             raise ConfigError(f"task.text: token classification takes one column, not {' and '.join(columns)}")
-        return (iob.join_words(row, columns[0], f"{source_name} row {row_number}"),)
+        return (iob.join_words(row, columns[0], location),)
 
-    def parse_label(self, row: dict, task: Section, source_name: str, row_number: int) -> tuple[str, ...]:
+    def parse_label(self, row: dict, task: Section, location: str) -> tuple[str, ...]:
         """Return the tags of a row's words, in IOB2."""
         column = task.text if isinstance(task.text, str) else task.text[0]
-        return iob.read_tags(row, column, task.label, task.label_names, f"{source_name} row {row_number}")
+        return iob.read_tags(row, column, task.label, task.label_names, location)
 
     def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
         """Return the tags of the training rows, and I-X for every B-X. Raises DataError if there is no entity."""

