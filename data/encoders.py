@@ -107,7 +107,7 @@ def download_encoder(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS, local_files_only=True))
         except Exception:
             raise failure from None
-        warn_once(logger, f"note: {name}: the hub cannot be reached; using the commit downloaded last")
+        warn_once(f"note: {name}: the hub cannot be reached; using the commit downloaded last")
     for path in folder.rglob("*"):
         check_hash(path)
     return folder

@@ -22,12 +22,6 @@ class ConsoleHandler(logging.Handler):
             print(printable(self.format(record)), file=stream, flush=True)
 
 
-@cache
-def warn_once(logger: logging.Logger, message: str) -> None:
-    """Log a warning the first time."""
-    logger.warning(message)
-
-
 def get_logger(module: str) -> logging.Logger:
     """Return the logger of a module."""
     parent = logging.getLogger("headstart")

@@ -210,7 +210,7 @@ def resolve_revision(source: Source) -> str:
     except Exception as error:
         if is_unreachable(error) and seen.is_file():
             commit = seen.read_text()
-            warn_once(logger, f"note: {source.hub}: the hub cannot be reached; using revision {commit[:7]}, seen last")
+            warn_once(f"note: {source.hub}: the hub cannot be reached; using revision {commit[:7]}, seen last")
             return commit
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
     seen.parent.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,6 @@ def read_record(folder: Path) -> dict:
         )
     if mistake := mistake or find_mistake(record):
         why = f"not a record of Headstart ({mistake}); the folder is used as one of unknown origin"
-        warn_once(logger, f"note: {path}: {why}")
+        warn_once(f"note: {path}: {why}")
         return {}
     return record
