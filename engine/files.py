@@ -120,7 +120,10 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict:
     """Read a JSON object. Raises DataError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode("utf-8")  # raises ValueError for half of a surrogate pair
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     if not isinstance(content, dict):

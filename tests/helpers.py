@@ -80,3 +80,27 @@ def finetune_args(sentiment_files: Path) -> list[str]:
         "train.precision=float32",
         "max_length=32",
     ]
+
+
+def encoder_record() -> dict:
+    """Return the record.json of an encoder."""
+    counts = {"documents": 9, "tokens": 90, "rows": 3}
+    return {
+        "kind": "encoder",
+        "run": "enc",
+        "init": None,
+        "init_record": {},
+        "steps": 200,
+        "max_length": 32,
+        "versions": {},
+        "eval": {"loss": 2.0},
+        "shards_manifest": {"train": counts, "held_out": counts},
+        "config": {
+            "corpus": {"name": "c", "sources": []},
+            "objective": {"name": "mlm"},
+            "train": {"steps": 400},
+            "dropout": 0.0,
+            "seed": 0,
+            "eval_rows": 8,
+        },
+    }

@@ -78,7 +78,17 @@ def numbers_to_words(value: Any) -> Any:
 
 
 WordMapping = Annotated[dict[str, str], BeforeValidator(numbers_to_words)]
-FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # names a folder: no separators
+
+
+def check_length(name: str) -> str:
+    """Return a name. Raises ValueError if a file with it and a suffix could not be written."""
+    if len(name.encode("utf-8")) > MAX_NAME_BYTES:
+        raise ValueError(f"has more than {MAX_NAME_BYTES} bytes")
+    return name
+
+
+MAX_NAME_BYTES = 128
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(check_length)]  # a folder: no separators
 DEFERRED = "deferred"  # validation context that does not import sections of which only a valid name is given
 
 

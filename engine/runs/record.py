@@ -40,7 +40,7 @@ CONFIG = {
     "train": keys(lr=(PositiveFloat | None, None)),
     "dropout": float,
     "seed": int,
-    "corpus": (keys(name=(str, ""), sources=OBJECTS, clean=(dict, {})) | None, None),
+    "corpus": (keys(name=str, sources=OBJECTS, clean=(dict, {})), {}),
 }
 KIND = keys(kind=Literal["encoder", "model"])
 RECORD_TYPES = {

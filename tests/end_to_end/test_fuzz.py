@@ -1,6 +1,7 @@
-"""Any input, from users or a broken disk, gives success or a UserError, and no file outside the working folder.
+"""Any input, from users, strangers or a broken disk, gives success or a UserError.
 
-`make test` tries a few dozen inputs of each kind; `make test-all` over ten thousand.
+No file is written outside the working folder, no process started, no address contacted, and 2 GB of memory suffice.
+`make test` tries a few dozen inputs of each kind; `make test-all` over twenty thousand.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import io
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
-from helpers import ROOT
+from helpers import ROOT, encoder_record
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from data.cache import OUTPUT_DIR
@@ -36,10 +39,16 @@ from engine.runs.run import Run
 from finetune.config import Finetune
 from finetune.study.config import Study
 from pretrain.config import Pretrain
+from publish.card.card import build_model_card
 
 PROBLEM_TYPES = list_plugins("data.tasks.problem_types")
 SCHEMAS = (Pretrain, Finetune, Prepare, Study)
-FEW, MANY = 30, 2_000
+FEW, MANY = 30, 3_000
+MAX_MEMORY = 2 * 10**9  # bytes, of this process
+FORBIDDEN_EVENTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"}
+"""Events of sys.addaudithook."""
+forbidden: list[str] = []
+sys.addaudithook(lambda event, args: event in FORBIDDEN_EVENTS and forbidden.append(f"{event} {args[:2]}"))
 ODD = st.sampled_from(
     [
         "",
@@ -107,7 +116,7 @@ def known_keys(schema: type) -> list[str]:
 
 @pytest.fixture
 def fuzz(tmp_path, monkeypatch) -> Callable:
-    """fuzz(strategy, attempt, examples): attempts may only raise UserError and write in the working folder."""
+    """fuzz(strategy, attempt, examples): attempts may only raise UserError, and only write in the working folder."""
     folder = tmp_path / "parent" / "folder"
     folder.mkdir(parents=True)
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -126,15 +135,18 @@ def fuzz(tmp_path, monkeypatch) -> Callable:
         @given(strategy)
         def check(value) -> None:
             attempts.append(value)
+            forbidden.clear()
             try:
                 attempt(value)
             except UserError as error:
                 assert str(error).strip() and "Traceback" not in str(error)
+            assert not forbidden, forbidden
             assert [path.name for path in tmp_path.iterdir()] == ["parent"]
             assert [path.name for path in (tmp_path / "parent").iterdir()] == ["folder"]
 
         check()
         assert len(attempts) >= min(examples, FEW)
+        assert psutil.Process().memory_info().rss < MAX_MEMORY
 
     return run
 
@@ -359,6 +371,52 @@ def test_shards(fuzz, shards, examples):
         lambda name: st.tuples(st.none(), st.just(name), mutated((shards / "train" / name).read_bytes()))
     )
     fuzz(st.one_of(st.tuples(manifest, file, st.none()), bins), attempt, examples)
+
+
+@examples
+def test_names_of_runs_tasks_and_corpora(fuzz, examples):
+    """A name that is accepted is that of a folder in out/."""
+    parts = st.lists(st.one_of(TEXT, st.sampled_from(["..", "/", "\\", "a", "é", "x" * 300])), max_size=3).map("".join)
+
+    def attempt(name: str) -> None:
+        config = validate(Finetune, {"run": name, "task": {"name": name, "train": {"files": "x.csv"}}, "train": {}})
+        folder = Path("out/runs", config.run)
+        assert folder.resolve().parent == Path("out/runs").resolve() and config.task.name == name
+        Run(config, config.run).start(labels="one")
+        assert (folder / "config.yaml").is_file()
+        shutil.rmtree("out")
+
+    fuzz(parts, attempt, examples)
+
+
+@examples
+def test_records_of_strangers(fuzz, examples):
+    """What is accepted as a record has all that its card needs."""
+    good = encoder_record()
+    paths = [(key,) for key in good] + [
+        (key, inner) for key in good if isinstance(good[key], dict) for inner in good[key]
+    ]
+
+    def change(edits: list) -> dict:
+        record = json.loads(json.dumps(good))
+        for (*outer, last), value in edits:
+            target = record
+            for key in outer:
+                target = target.get(key)
+                if not isinstance(target, dict):
+                    break
+            else:
+                target[last] = value
+        return record
+
+    records = st.lists(st.tuples(st.sampled_from(paths), JSON), max_size=3).map(change)
+
+    def attempt(record: dict) -> None:
+        Path("record.json").write_text(json.dumps(record), encoding="utf-8", errors="replace")
+        if found := read_record(Path()):
+            assert build_model_card({**good, "init": "owner/name", "init_record": found})
+
+    fuzz(records, attempt, examples)
 
 
 @examples

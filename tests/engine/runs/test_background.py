@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers import ROOT, pretrain_args
+from helpers import ROOT, encoder_record, pretrain_args
 from hub import HubServer
 
 from engine.config.loader import load_config
@@ -92,26 +92,7 @@ def checkpoint(tmp_path) -> Path:
 
     folder = tmp_path / "pushing"
     folder.mkdir()
-    counts = {"documents": 9, "tokens": 90, "rows": 3}
-    record = {
-        "kind": "encoder",
-        "run": "enc",
-        "init": None,
-        "init_record": {},
-        "steps": 200,
-        "max_length": 32,
-        "versions": {},
-        "eval": {"loss": 2.0},
-        "shards_manifest": {"train": counts, "held_out": counts},
-        "config": {
-            "corpus": {"name": "c", "sources": []},
-            "objective": {"name": "mlm"},
-            "train": {"steps": 400},
-            "dropout": 0.0,
-            "seed": 0,
-            "eval_rows": 8,
-        },
-    }
+    record = encoder_record()
     (folder / "record.json").write_text(json.dumps(record))
     save_file({"weight": torch.zeros(4)}, folder / "model.safetensors")
     return folder
