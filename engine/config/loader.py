@@ -1,8 +1,8 @@
 """Load configurations: YAML files and `key=value` arguments, merged left to right into frozen, validated sections.
 
 A YAML file may `include:` others (paths relative to itself), which are merged before it. A section of a file, or one
-given whole, replaces an earlier one with another `name`. A name among single `key=value` arguments does so where it is a
-choice (of a head) or where all that the section needs is given; it never removes another argument.
+given whole, replaces an earlier one with another `name`. A name among single `key=value` arguments does so where it is
+the choice of a head or the like, or where all that the section needs is given; it never removes another argument.
 
 Nothing here imports torch, but loading a section chosen by name does.
 """
