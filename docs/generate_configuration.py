@@ -38,7 +38,8 @@ Every key of every command, with its default and meaning, as `python -m MODULE -
   `include:` others, with paths relative to itself, which are merged before it. With make, pass keys as
   `ARGS="train.steps=200 run=mine"`.
 - Another `name` of a section (`objective`, `head`, `adapter`) resets the keys that files before it set. So does a
-  `corpus` or `task` in another file, or given whole as `task={name: ...}`; `task.name=mine` only renames it.
+  `corpus` or `task` in another file, or given with all that it needs: `task.name=mine task.train.files=mine.csv`.
+  `task.name=mine` alone only renames it.
 - `--key value`, `--key=value` and `--switch` are the same as `key=value` and `switch=true`. `--dry-run` sets
   `train.dry_run=true`, or `dry_run=true` for publishing.
 - `none` is no value. Lists and mappings are written as in YAML: `study.shots=[8, 32]`.

@@ -59,7 +59,7 @@ def decode_lines(
     Raises DataError if most lines are not in the encoding, or without `problems` for the first one.
     """
     num_wrong = num_lines = 0
-    name, encoding = encoding, find_encoding(stream, encoding) or "utf-8"
+    given, encoding = encoding, find_encoding(stream, encoding) or "utf-8"
     if "\n".encode(encoding) != b"\n":  # a line end of several bytes
         yield from read_lines(io.TextIOWrapper(stream, encoding, newline=""), path, problems, is_split)
         return
@@ -72,12 +72,12 @@ def decode_lines(
             if problems is None:
                 raise DataError(f"{path} line {number}: {error}; set encoding, such as windows-1252 or gbk") from None
             num_wrong += 1
-            yield line.decode(name or "cp1252", "replace")
+            yield line.decode(given or "cp1252", "replace")
         if num_lines == CHECKED_LINES:
             check_encoding(path, encoding, num_wrong, num_lines)
     check_encoding(path, encoding, num_wrong, num_lines)
     if num_wrong:
-        read_as = "with replaced characters" if name else "read as Windows-1252"
+        read_as = "with replaced characters" if given else "read as Windows-1252"
         problems.append(f"{path}: {num_wrong} line{'s' * (num_wrong > 1)} not {encoding.upper()}, {read_as}")
 
 

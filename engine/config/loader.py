@@ -1,25 +1,23 @@
 """Load configurations: YAML files and `key=value` arguments, merged left to right into frozen, validated sections.
 
 A YAML file may `include:` others (paths relative to itself), which are merged before it. A section of a file, or one
-given whole, replaces an earlier one with another `name`; a single `key=value` does so only where the name is a choice,
-as of a head, and never removes another `key=value` next to it.
+given whole, replaces an earlier one with another `name`. A name among single `key=value` arguments does so where it is
+the choice of a head or the like, or where all that the section needs is given; it never removes another argument.
 
 Nothing here imports torch, but loading a section chosen by name does.
 """
 
 import os
 import re
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from engine.config.help import fields_from_source, get_section_type
 from engine.config.messages import format_error
-from engine.config.schema import DEFERRED, PluginChoice, Schema, Section
+from engine.config.schema import DEFERRED, Schema, Section
 from engine.errors import ConfigError, first_line, list_siblings, suggest
 
 PYDANTIC_TYPE_NAME = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
@@ -115,36 +113,37 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
     return merge(merged, content)
 
 
-def merge(base: dict, override: dict, replaced: Collection[str] | None = None) -> dict:
-    """Merge `override` into `base` by section; one of `replaced` (none: any) with another `name` is replaced."""
-    merged = dict(base)
+def merge(base: dict, override: dict, needed: dict[str, set[str]] | None = None) -> dict:
+    """Merge `override` into `base`, section by section; another section, with another `name`, replaces the one in base.
+
+    needed: the keys that make it another section, rather than one with a new name; the name alone by default.
+    """
+    merged, needed = dict(base), needed or {}
     for key, value in override.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
-            has_same_name = "name" not in value or value["name"] == old.get("name", value["name"])
-            if has_same_name or replaced is not None and key not in replaced:
-                value = merge(old, value, replaced)
+            has_other_name = "name" in value and value["name"] != old.get("name", value["name"])
+            if not has_other_name or not needed.get(key, {"name"}) <= value.keys():
+                value = merge(old, value, needed)
         merged[key] = value
     return merged
 
 
 def load_config(schema: type[Schema], args: list[str]) -> Schema:
     """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake."""
-    return validate(schema, read_args(args, [key for key, field in schema.model_fields.items() if is_choice(field)]))
+    fields = schema.choose_schema(read_args(args)).model_fields
+    sections = {key: section for key, field in fields.items() if (section := get_section_type(field.annotation))}
+    needed = {
+        key: {"name", *(name for name, field in section.model_fields.items() if field.is_required())}
+        for key, section in sections.items()
+    }
+    return validate(schema, read_args(args, needed))
 
 
-def is_choice(field: FieldInfo) -> bool:
-    """Return whether the `name` of a section chooses what it is, such as a head, rather than naming folders."""
-    section = get_section_type(field.annotation)
-    name = section and section.model_fields.get("name")
-    is_plugin = any(isinstance(note, PluginChoice) for note in field.metadata)
-    return is_plugin or bool(name) and get_origin(name.annotation) is Literal
-
-
-def read_args(args: list[str], choices: Collection[str] = ()) -> dict:
+def read_args(args: list[str], needed: dict[str, set[str]] | None = None) -> dict:
     """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither.
 
-    choices: the sections whose name is a choice. Between files, the order of arguments matters only for equal keys.
+    Between files, the order of arguments matters only for equal keys. needed: as in `merge`, for single arguments.
     """
     tree, words = {}, {}
     for arg in args:
@@ -152,19 +151,22 @@ def read_args(args: list[str], choices: Collection[str] = ()) -> dict:
         # A file name may contain "=" and a value may be a file name, but a key has no "/".
         is_yaml = arg.endswith((".yaml", ".yml"))
         if equals and not (is_yaml and ("/" in key or os.path.isfile(arg))):
-            value = parse_yaml(text, key)
-            is_whole = isinstance(value, dict)
-            for part in reversed(key.split(".")):
-                value = {part: value}
-            if not is_whole:
-                words = merge(words, value, ())
+            *sections, leaf = key.split(".")
+            value = {leaf: parse_yaml(text, key)}
+            if sections or not isinstance(value[leaf], dict):
+                inside = words
+                for section in sections:
+                    if not isinstance(inside.get(section), dict):
+                        inside[section] = {}
+                    inside = inside[section]
+                inside |= value
                 continue
         elif is_yaml:
             value = read_yaml(Path(arg))
         else:
             raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
-        tree, words = merge(merge(tree, words, choices), value), {}
-    return merge(tree, words, choices)
+        tree, words = merge(merge(tree, words, needed), value), {}
+    return merge(tree, words, needed)
 
 
 def validate(schema: type[Schema], tree: dict) -> Schema:

@@ -86,7 +86,8 @@ def test_empty_corpora(pretrain, workspace):
     assert pretrain("corpus.sources=[{files: blank.csv}]") == [
         "corpus c: no text in blank.csv (2 rows read, all empty)"
     ]
-    assert pretrain("corpus.sources=[{files: blank.csv, text: txt}]") == ["blank.csv: no column 'txt' (nearest: text)"]
+    (line,) = pretrain("corpus.sources=[{files: blank.csv, text: txt}]")
+    assert line == "blank.csv row 1: no column 'txt' (nearest: text)"
 
 
 def test_a_corpus_with_all_documents_dropped_gives_the_reasons(pretrain, workspace):

@@ -135,7 +135,7 @@ def test_an_invalid_number_is_reported_with_its_row(tmp_path, value, shown):
         (MULTI_LABEL, ["a"], "every row has ('a',) in column 'label'"),
         ("regression", 3, "every row has 3.0 in column 'label'; there is nothing to learn"),
         ("single_label_classification", "x", "every row has the label 'x'; a classifier needs at least two classes"),
-        (MULTI_LABEL, [["a"]], "row 1: [['a']] in column 'label' is not a list of labels"),
+        (MULTI_LABEL, [["a"]], "row 1: column 'label' holds a value of type list"),
     ],
 )
 def test_constant_labels_are_an_error(tmp_path, problem_type, value, message):

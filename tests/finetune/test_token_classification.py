@@ -139,13 +139,13 @@ def test_tags_of_every_scheme_become_iob2(scheme):
         ({"tokens": ["a"], "tags": ["O", "O"]}, " row 2: 1 words in column 'tokens', but 2 tags in column 'tags'"),
         ({"tokens": ["a b"], "tags": ["O"]}, " row 2: the word 'a b' contains a space"),
         ({"tokens": ["", "b"], "tags": ["O", "O"]}, " row 2: the word '' is empty"),
-        ({"tokens": [], "tags": []}, " row 2: no text in column 'tokens'"),
+        ({"tokens": [], "tags": []}, " row 2: no text in column 'tokens'; non_empty: [tokens] leaves such rows out"),
         ({"tokens": ["a", "b"], "tags": ["O", "person"]}, " row 2: tag 2, 'person', is not O, B-X or I-X"),
         (
             {"tokens": "a b", "tags": ["O"]},
             " row 2: column 'tokens' holds no list; words and tags must be lists of equal length",
         ),
-        ({"tokens": ["a"], "tag": ["O"]}, ": no column 'tags' (nearest: tag)"),
+        ({"tokens": ["a"], "tag": ["O"]}, " row 2: no column 'tags' (nearest: tag)"),
     ],
 )
 def test_invalid_rows_are_reported(tmp_path, row, message):
@@ -153,7 +153,7 @@ def test_invalid_rows_are_reported(tmp_path, row, message):
     path.write_text(json.dumps({"tokens": ["a"], "tags": ["B-a"]}) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(DataError) as caught:
         read_task(tagged_task(path))
-    assert str(caught.value).removeprefix(str(path)).removeprefix(" row 2" * (message[0] == ":")) == message
+    assert str(caught.value).removeprefix(str(path)) == message
 
 
 def test_label_names_rename_numeric_tags(tmp_path):

@@ -624,7 +624,7 @@ def test_the_command_prints_a_summary_and_writes_reports(tmp_path):
     "args, expected",
     [
         (["corpus.sources=[{files: nowhere.jsonl}]"], "nowhere.jsonl: no such file"),
-        (["corpus.sources=[{files: good.jsonl, text: txt}]"], "good.jsonl: no column 'txt' (nearest: text)"),
+        (["corpus.sources=[{files: good.jsonl, text: txt}]"], "good.jsonl row 1: no column 'txt' (nearest: text)"),
         (["corpus.sources=[{files: blank.jsonl}]"], "corpus made: no text in blank.jsonl (2 rows read, all empty)"),
         (
             ["corpus.sources=[{files: good.jsonl}]", "corpus.filter.min_words=1000"],

@@ -104,7 +104,7 @@ def test_documents_decode_to_their_text(built):
         assert decoded == [
             tok.normalizer.normalize_str(text) for text in texts if (hash_fraction(text) < 0.2) == (split == "held_out")
         ]
-        assert not any("é" in text or text != text.lower() for text in decoded)
+        assert all(text == text.lower() for text in decoded)
 
 
 @pytest.mark.parametrize("vocab_size, dtype", [(200, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from data.config import Prepare
 from data.corpus.config import Filter
 from data.encoders import BuiltInEncoder
-from data.tasks.task import TaskFile
+from data.tasks.task import Task, TaskFile
 from engine.config.help import fields_from_source, help_text, list_keys
 from engine.config.loader import dump_config, load_config, merge, read_args, read_yaml, validate
 from engine.config.renamed import RENAMED, RENAMED_VALUES
@@ -84,6 +84,12 @@ def test_a_name_given_alone_keeps_the_other_keys_whatever_the_order(tmp_path):
         config = load_config(Finetune, [str(files), *order])
         assert (config.task.name, config.task.label, config.task.shots) == ("new", "y", 4)
         assert (config.adapter.name, config.adapter.rank, config.adapter.dropout) == ("ia3", 8, 0.25)
+    for order in permutations(["task.name=new", "task.shots=4", "task.train={files: b.csv}"]):
+        config = load_config(Finetune, [str(files), *order])
+        assert config.task == Task(name="new", shots=4, train={"files": "b.csv"}), "another task, without old keys"
+    for order in permutations(["corpus.filter.min_words=9", "corpus.name=new", "corpus.sources=[{files: b.txt}]"]):
+        assert load_config(Pretrain, [*PRETRAIN, *order]).corpus.filter.min_words == 9
+    assert load_config(Pretrain, [*PRETRAIN, "corpus.name=new"]).corpus.name == "new"
     assert read_args([str(files), "task={name: whole}"])["task"] == {"name": "whole"}
     assert read_args(["task.label=x", str(files)])["task"]["label"] == "y"
     other = tmp_path / "other.yaml"
