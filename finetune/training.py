@@ -96,7 +96,7 @@ class FineTuner:
             self.head.keys_to_ignore_on_save = {
                 name for name, parameter in self.head.named_parameters() if not parameter.requires_grad
             }
-        self.always_frozen = set(constant)
+        self.always_frozen, self.depths = set(constant), layerwise.find_depths(self.model, self.num_layers)
         only_layers = self.fits_last_layer and not config.head.cross_entropy_weight  # no gradient above the encoder
         if only_layers and layers.num_frozen >= self.num_layers:
             raise ConfigError(
@@ -122,7 +122,7 @@ class FineTuner:
     def before_step(self, step: int) -> None:
         """Freeze the layers that are not trained at this step."""
         depth, is_stable = self.schedule[step]
-        layerwise.freeze_below(self.model, depth, self.num_layers, self.always_frozen)
+        layerwise.freeze_below(self.depths, depth, self.always_frozen)
         self.frozen_cache.set_boundary(self.num_layers - depth if self.config.layers.cache_frozen and is_stable else 0)
 
     def get_micro_batches(self, step: int, rows: int | None) -> list[MicroBatch]:
@@ -150,7 +150,8 @@ class FineTuner:
     def lr_scale(self, name: str) -> float:
         """Return the factor on the scheduled learning rate of a parameter."""
         scale = self.config.adapter.lr_scale if self.peft_model else 1.0
-        return layerwise.lr_scale(name, self.num_layers, self.config.layers, self.config.train.lr, scale)
+        depth = self.depths.parameters.get(self.head.get_parameter(name), 0)  # a head may have weights of its own
+        return layerwise.lr_scale(depth, self.config.layers, self.config.train.lr, scale)
 
     def fit_last_layer(self, cross_validate: bool) -> TrainResult:
         """Fit the last linear layer by logistic regression on its inputs, instead of training or after it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -84,3 +86,10 @@ def padded_batch(batch_size: int = 5, length: int = 20):
     ids = torch.randint(5, 60, (batch_size, length), generator=random)
     mask = (torch.arange(length) < torch.randint(4, length, (batch_size, 1), generator=random)).long()
     return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def depth_by_name(name: str, num_layers: int) -> int:
+    """Return the depth of a parameter of BERT or ModernBERT, by its name."""
+    if match := re.search(r"\.layers?\.(\d+)\.", name):
+        return max(0, num_layers - int(match[1]))
+    return num_layers + 1 if "embeddings" in name else int("final_norm" in name)

@@ -22,7 +22,7 @@ from engine.errors import ConfigError
 from engine.files import write_folder
 from engine.models.foreign import remove_foreign_keys
 from finetune.config import Adapter
-from finetune.model.layerwise import LAYER_PATTERN, layer_depth
+from finetune.model.layerwise import split_layers
 
 # IA3 scales the outputs of keys, values and the feed-forward's inner layer, the last as the next layer's input.
 IA3_OUTPUT_PATTERN = re.compile(r"\.(?:key|value|Wqkv)$")
@@ -31,13 +31,9 @@ IA3_FEEDFORWARD_PATTERN = re.compile(r"\.\d+\.output\.dense$|\.mlp\.Wo$")
 
 def find_linear_layers(model: PreTrainedModel, num_layers: int) -> list[str]:
     """Return the names of the encoder's linear layers, without those of an added mean pooling layer."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and LAYER_PATTERN.search(f".{name}.")
-        and 1 <= layer_depth(f".{name}.", num_layers) <= num_layers
-    ]
+    layers = split_layers(model)[:num_layers]
+    inside = {module for parts in layers for part in parts for module in part.modules()}
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inside]
 
 
 def find_modules_to_save(model: PreTrainedModel) -> list[str]:

@@ -1,8 +1,7 @@
 """Layer-wise fine-tuning: the depth of a parameter, its learning rate, and the layers trained at each step."""
 
-import re
-from functools import cache
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,23 +10,65 @@ from transformers import PreTrainedModel
 from engine.errors import ConfigError
 from finetune.config import Layers
 
-FINAL_NORM_PATTERN = re.compile(r"\bfinal_norm\b|\bencoder\.LayerNorm\b")  # the encoder's last normalization
-LAYER_PATTERN = re.compile(r"\.(?:layer|layers|h|blocks)\.(\d+)\.")
+
+class Depths(NamedTuple):
+    """Depths: 0 for the head, 1 for the top layer, the number of layers for the lowest, one more for the embeddings."""
+
+    parameters: dict[nn.Parameter, int]
+    modules: dict[nn.Module, int]
+    """Of modules that contain no layer."""
 
 
-@cache  # called for every parameter and module at every step
-def layer_depth(name: str, num_layers: int) -> int:
-    """Return 0 for the head, 1 for the top layer, `num_layers` for the lowest, `num_layers` + 1 for the embeddings."""
-    if match := LAYER_PATTERN.search(name):
-        return max(0, num_layers - int(match[1]))
-    if "embeddings" in name:
-        return num_layers + 1
-    return 1 if FINAL_NORM_PATTERN.search(name) else 0
+def split_layers(model: PreTrainedModel) -> list[list[nn.Module]]:
+    """Return the modules of each layer of a model's encoder, the lowest first, from the lists of modules that it has.
+
+    Lists of one parent and of the same length run in parallel (XLM has four), others one after the other (decoders).
+    """
+    lists: dict[tuple[nn.Module, int], list[nn.ModuleList]] = {}
+
+    def visit(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child):
+                lists.setdefault((module, len(child)), []).append(child)
+            else:
+                visit(child)
+
+    visit(model.base_model)
+    return [list(parts) for parallel in lists.values() for parts in zip(*parallel, strict=True)]
 
 
-def lr_scale(name: str, num_layers: int, config: Layers, lr: float, encoder_scale: float = 1.0) -> float:
+def find_depths(model: PreTrainedModel, num_layers: int) -> Depths:
+    """Return the depths of a model's modules and parameters, by the order of the modules and never by their names.
+
+    num_layers: layers above the first `num_layers`, and the encoder's pooler, belong to the head. What is below the
+    first layer has the depth of the embeddings, and what is above the last one that of the top layer.
+    """
+    depths = Depths(dict.fromkeys(model.parameters(), 0), dict.fromkeys(model.modules(), 0))
+    layers = split_layers(model)
+    inside = {
+        module: max(0, num_layers - index)
+        for index, parts in enumerate(layers)
+        for part in parts
+        for module in part.modules()
+    }
+    containers = {module for module in model.modules() if inside.keys() & set(module.modules())} - inside.keys()
+    if pooler := getattr(model.base_model, "pooler", None):
+        inside |= dict.fromkeys(pooler.modules(), 0)
+    lowest, is_below = layers[0][0] if layers else None, True
+    for module in model.base_model.modules():
+        is_below &= module is not lowest
+        if (depth := inside.get(module)) is None:
+            depth = num_layers + 1 if is_below or isinstance(module, nn.Embedding) else 1
+        if module not in containers:
+            depths.modules[module] = depth
+        # A parameter that several modules share is as deep as the deepest.
+        for parameter in module.parameters(recurse=False):
+            depths.parameters[parameter] = max(depth, depths.parameters[parameter])
+    return depths
+
+
+def lr_scale(depth: int, config: Layers, lr: float, encoder_scale: float = 1.0) -> float:
     """Return the factor of a parameter's learning rate on `lr`, times `encoder_scale` if it is the encoder's."""
-    depth = layer_depth(name, num_layers)
     return encoder_scale * config.lr_decay ** (depth - 1) if depth else config.head_lr / lr
 
 
@@ -62,12 +103,12 @@ def freeze_schedule(
     return [(depth, count >= min(num_steps, steps_per_epoch)) for depth, count in runs for _ in range(count)]
 
 
-def freeze_below(model: nn.Module, max_depth: int, num_layers: int, always_frozen: set[nn.Parameter]) -> None:
+def freeze_below(depths: Depths, max_depth: int, always_frozen: set[nn.Parameter]) -> None:
     """Freeze parameters deeper than `max_depth`, without dropout in their layers, and those in `always_frozen`."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter not in always_frozen and layer_depth(name, num_layers) <= max_depth)
-    for name, module in model.named_modules():
-        if layer_depth(f".{name}.", num_layers) > max_depth:
+    for parameter, depth in depths.parameters.items():
+        parameter.requires_grad_(parameter not in always_frozen and depth <= max_depth)
+    for module, depth in depths.modules.items():
+        if depth > max_depth:
             module.training = False
 
 
@@ -76,11 +117,8 @@ def reinitialize_top_layers(model: PreTrainedModel, count: int, num_layers: int)
     """Reinitialize the top `count` layers with random weights. Raise ConfigError if there are fewer."""
     if count > num_layers:
         raise ConfigError(f"layers.reinit_layers: {count} is more than the encoder's {num_layers} layers")
-    modules = [
-        module
-        for name, module in model.named_modules()
-        if LAYER_PATTERN.search(f".{name}.") and 1 <= layer_depth(f".{name}.", num_layers) <= count
-    ]
+    layers = split_layers(model)[num_layers - count : num_layers]
+    modules = [module for parts in layers for part in parts for module in part.modules()]
     for module in modules:
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False  # transformers skips weights with this mark

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from engine.errors import DataError
+from finetune.model.layerwise import split_layers
 
 
 class NoCache:
@@ -22,11 +23,11 @@ class NoCache:
 
 
 class Network:
-    """A model; `constant` parameters are never trained, and `num_layers` layers are trained layer by layer."""
+    """A model; `constant` parameters are never trained, and the first `num_layers` layers layer by layer."""
 
     def __init__(self, model: PreTrainedModel, constant: Iterable[nn.Parameter] = (), num_layers: int | None = None):
         self.model, self.constant = model, list(constant)
-        self.num_layers = model.config.num_hidden_layers if num_layers is None else num_layers
+        self.num_layers = len(split_layers(model)) if num_layers is None else num_layers
 
     def embed_and_classify(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (embeddings, float32 (inputs, width); outputs, float32 (inputs, outputs))."""

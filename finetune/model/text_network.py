@@ -20,6 +20,7 @@ from engine.models.embed import pool
 from engine.models.load import load_pretrained
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
+from finetune.model.layerwise import split_layers
 from finetune.model.network import Network, get_last_linear
 
 logger = get_logger(__name__)
@@ -34,7 +35,7 @@ class TextNetwork(Network):
     def __init__(self, model: PreTrainedModel):
         self.has_mean_pooling = mean_pooling.has_mean_pooling_layer(model)
         layer = model.base_model.encoder.layer[-1].parameters() if self.has_mean_pooling else ()
-        super().__init__(model, layer, model.config.num_hidden_layers - self.has_mean_pooling)
+        super().__init__(model, layer, len(split_layers(model)) - self.has_mean_pooling)
 
     def embed_and_classify(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (mean of each text's last hidden states, (texts, width); outputs, (texts, outputs))."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from accelerate.state import AcceleratorState
 from helpers import ROOT, environment, run_module
 from safetensors.torch import load_file, save_file
+from tiny_models import depth_by_name
 from tiny_training import run_training, train_settings
 from transformers import AutoModel, AutoTokenizer, BertConfig, ModernBertConfig
 
@@ -164,7 +166,7 @@ def check_each_step(encoders: Path, folder: Path, *more: str) -> training.FineTu
     for step, (old, new) in enumerate(pairwise(steps), 1):
         max_depth = layerwise.trainable_depth(step, DEPTH, config, 6, 13)
         for name in old:
-            is_trained = layerwise.layer_depth(name, DEPTH) <= max_depth and f".layer.{DEPTH}." not in name
+            is_trained = depth_by_name(f".{name}", DEPTH) <= max_depth and f".layer.{DEPTH}." not in name
             assert is_trained != old[name].equal(new[name]), (step, name)
     return output
 
@@ -333,7 +335,7 @@ def test_frozen_layers_run_without_dropout(encoders, tmp_path):
     output = run_finetuning(encoders, tmp_path, "train.steps=1")
     model, inputs = output.model, {"input_ids": torch.tensor([[101, 2023, 2143, 102]])}
     model.train()
-    layerwise.freeze_below(model, 2, DEPTH, set())
+    layerwise.freeze_below(layerwise.find_depths(model, DEPTH), 2, set())
     below, above = (
         [model(**inputs, output_hidden_states=True).hidden_states[index] for _ in range(2)] for index in (2, 3)
     )
@@ -351,9 +353,7 @@ def test_the_top_layers_are_reinitialized(encoders, kind):
     layerwise.reinitialize_top_layers(reinitialized, 2, DEPTH)
     for (name, old), new in zip(loaded.named_parameters(), reinitialized.parameters(), strict=True):
         is_random = (
-            layerwise.LAYER_PATTERN.search(f".{name}")
-            and 1 <= layerwise.layer_depth(f".{name}", DEPTH) <= 2
-            and old.ndim > 1
+            re.search(r"\.layers?\.\d", f".{name}") and 1 <= depth_by_name(f".{name}", DEPTH) <= 2 and old.ndim > 1
         )
         if "classifier" not in name and "head" not in name:
             assert bool(is_random) != old.equal(new), name

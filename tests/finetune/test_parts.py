@@ -10,8 +10,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny_models import SMALL, padded_batch, tiny_bert
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from tiny_models import SMALL, depth_by_name, padded_batch, tiny_bert
+from transformers import (
+    AlbertForSequenceClassification,
+    BertForSequenceClassification,
+    DebertaV2ForSequenceClassification,
+    GPT2ForSequenceClassification,
+    ModernBertForSequenceClassification,
+    Qwen3ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5ForSequenceClassification,
+    XLMForSequenceClassification,
+)
 
 from data.tasks import metrics
 from engine.config.loader import load_config
@@ -86,19 +97,48 @@ def test_pooling_only_the_first_token_keeps_logits_and_gradients(attention):
     assert model.base_model(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape, "only in the context"
 
 
-def test_depth_and_learning_rate_follow_the_layers():
-    model = tiny_bert()
-    depths = {layerwise.layer_depth(name, 4) for name, _ in model.named_parameters()}
-    assert depths == {0, 1, 2, 3, 4, 5}
-    assert layerwise.layer_depth("model.bert.embeddings.word_embeddings.weight", 4) == 5
-    assert layerwise.layer_depth("model.bert.encoder.layer.3.output.dense.weight", 4) == 1
-    assert layerwise.layer_depth("model.layers.0.attn.Wqkv.weight", 4) == 4
-    assert (
-        layerwise.layer_depth("model.bert.pooler.dense.weight", 4) == layerwise.layer_depth("classifier.bias", 4) == 0
-    )
+@pytest.mark.parametrize("model_class", [BertForSequenceClassification, ModernBertForSequenceClassification])
+def test_depths_are_those_of_the_names(model_class):
+    model = model_class(model_class.config_class(**SMALL, pad_token_id=0))
+    depths = layerwise.find_depths(model, 4)
+    assert {name: depths.parameters[parameter] for name, parameter in model.named_parameters()} == {
+        name: depth_by_name(f".{name}", 4) for name, _ in model.named_parameters()
+    }
+    assert set(depths.parameters.values()) == {0, 1, 2, 3, 4, 5}
+    assert not any(depths.modules[module] for module in (model, model.base_model)), "they contain all layers"
+
+
+OTHER_MODELS = {  # class, size, layers, where the embeddings and the lowest layer are
+    AlbertForSequenceClassification: (dict(embedding_size=16), 1, "albert.embeddings", "albert_layer_groups.0"),
+    DebertaV2ForSequenceClassification: (dict(relative_attention=True), 2, "rel_embeddings", "encoder.layer.0."),
+    GPT2ForSequenceClassification: (dict(n_embd=32, n_layer=2, n_head=2), 2, "transformer.wte", "transformer.h.0."),
+    Qwen3ForSequenceClassification: (dict(num_key_value_heads=2, head_dim=16), 2, "embed_tokens", "model.layers.0."),
+    XLMForSequenceClassification: (dict(emb_dim=32, n_layers=2, n_heads=2), 2, "layer_norm_emb", "transformer.ffns.0."),
+    T5ForSequenceClassification: (dict(d_model=32, d_kv=16, num_layers=2), 4, "shared", "encoder.block.0."),
+}
+
+
+@pytest.mark.parametrize("model_class", OTHER_MODELS)
+def test_every_parameter_of_an_encoder_has_a_depth(model_class):
+    """Whatever its layers are called; those of ALBERT share their weights, and XLM has a list of each part."""
+    size, num_layers, embeddings, lowest = OTHER_MODELS[model_class]
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = model_class.config_class(**{**shape, **size}, vocab_size=90, num_labels=2, pad_token_id=0)
+    model = model_class(config)
+    assert len(layerwise.split_layers(model)) == num_layers
+    depths = layerwise.find_depths(model, num_layers).parameters
+    for name, parameter in model.named_parameters():
+        is_head = name.split(".")[0] not in model.base_model_prefix or "pooler" in name
+        assert (depths[parameter] == 0) == is_head, name
+        if embeddings in name or lowest in name:
+            assert depths[parameter] == num_layers + (embeddings in name), name
+    assert depths[model.get_input_embeddings().weight] == num_layers + 1
+
+
+def test_learning_rates_follow_the_depth():
     config = Layers(lr_decay=0.5, head_lr=1e-3)
-    assert [layerwise.lr_scale(f"encoder.layer.{index}.x", 4, config, 1e-4) for index in (3, 2, 0)] == [1, 0.5, 0.125]
-    assert layerwise.lr_scale("classifier.weight", 4, config, 1e-4) == pytest.approx(10)
+    assert [layerwise.lr_scale(depth, config, 1e-4) for depth in (1, 2, 4)] == [1, 0.5, 0.125]
+    assert layerwise.lr_scale(0, config, 1e-4) == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +154,7 @@ def test_depth_and_learning_rate_follow_the_layers():
 def test_each_head_has_its_default_learning_rate(args, head_lr, tmp_path):
     config = resolve_config(load_config(Finetune, args), "an encoder", tmp_path, 100)
     assert config.layers.head_lr == head_lr
-    scale = layerwise.lr_scale("classifier.weight", 4, config.layers, config.train.lr)
+    scale = layerwise.lr_scale(0, config.layers, config.train.lr)
     assert scale == pytest.approx(head_lr / config.train.lr)
 
 
@@ -163,12 +203,12 @@ def test_exactly_the_unfrozen_layers_are_trained(max_depth):
     constant = set(mean_pooling.add_mean_pooling_layer(model))
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    layerwise.freeze_below(model, max_depth, 4, constant)
+    layerwise.freeze_below(layerwise.find_depths(model, 4), max_depth, constant)
     model(**padded_batch(), labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
     optimizer.step()
     for name, parameter in model.named_parameters():
         changed = not parameter.equal(before[name])
-        assert changed == (parameter not in constant and layerwise.layer_depth(name, 4) <= max_depth), name
+        assert changed == (parameter not in constant and depth_by_name(f".{name}", 4) <= max_depth), name
 
 
 def test_metrics_equal_counts_by_hand():
@@ -213,13 +253,6 @@ def test_pairs_of_texts_get_token_types(workspace):
         ids, kinds = batch.inputs["input_ids"][row], batch.inputs["token_type_ids"][row]
         assert (ids == 102).sum() == 2 and kinds[ids != 0].bool().any() and not kinds[0]
     assert batch.inputs["labels"].tolist() == [0, 1]
-
-
-def test_the_last_normalization_belongs_to_the_encoder():
-    assert (
-        layerwise.layer_depth("model.model.final_norm.weight", 4) == 1
-        and layerwise.layer_depth("model.head.norm.weight", 4) == 0
-    )
 
 
 @pytest.mark.parametrize(

@@ -220,8 +220,7 @@ def test_loss_equals_the_transformers_loss_of_the_labeled_tokens(label_all_token
     inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "labels"}
     assert output.count == (labels >= 0).sum() > 30
     assert torch.allclose(output.loss / output.count, model(**inputs, labels=labels).loss)
-    assert {layerwise.layer_depth(name, 2) for name, _ in head.named_parameters()} == {0, 1, 2, 3}
-    assert layerwise.layer_depth("model.classifier.weight", 2) == 0
+    assert set(layerwise.find_depths(model, 2).parameters.values()) == {0, 1, 2, 3}
     parts = [head(**texts.get_batch(np.array([row])).inputs) for row in range(4)]
     assert torch.allclose(sum(part.loss for part in parts), output.loss, rtol=1e-5)
     probabilities = [part.detach().numpy() for part in head.predict(**inputs)]
