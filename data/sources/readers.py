@@ -43,8 +43,8 @@ MAX_BYTES_IN_MEMORY = 2**29  # of a compressed Parquet or Arrow file
 
 
 def file_extension(path: str) -> str:
-    """Return the extension without that of the compression: .csv of reviews.csv.gz."""
-    name = path.lower().rsplit("/", 1)[-1]
+    """Return the extension without that of the compression: .csv of reviews.csv.gz, and of an address's path."""
+    name = (path.partition("?")[0] if "://" in path else path).lower().rsplit("/", 1)[-1]
     for compressed in COMPRESSED_EXTENSIONS:
         name = name.removesuffix(compressed)
     return f".{name.rsplit('.', 1)[1]}" if "." in name else ""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_located_rows
 from data.sources.values import skip_hint
@@ -62,6 +62,14 @@ class Task(Section):
     """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting."""
 
     added_later: ClassVar[tuple[str, ...]] = ("label_separator", "modality")
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def reject_columns(cls, label: object) -> object:
+        """Return the column. Raises ValueError for a list of columns."""
+        if isinstance(label, list):
+            raise ValueError("a column for each label is not read; write one column with the list of a row's labels")
+        return label
 
     def load_problem_type(self) -> ProblemType:
         """Return the problem type."""

@@ -111,6 +111,7 @@ def test_invalid_sources(pretrain, workspace):
 @pytest.mark.parametrize(
     "rows, args, expected",
     [
+        (GOOD, ["task.label=[good, bad]"], "task.label: a column for each label is not read; write one column"),
         (GOOD, ["task.label=lable"], "rows.csv row 1: no column 'lable' (nearest: label)"),
         (GOOD, ["task.text=body"], "rows.csv row 1: no column 'body' (there are: label, text)"),
         ("", [], "rows.csv: no rows"),

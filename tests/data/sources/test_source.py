@@ -301,8 +301,10 @@ def test_credentials_of_an_address_are_used_and_written_nowhere(tmp_path, monkey
     with ThreadingHTTPServer(("127.0.0.1", 0), SignedFile) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://alice:s3cret@127.0.0.1:{server.server_port}/rows.csv?sig=s3cret"
-        arguments = ["run=x", f"task={{name: t, train: {{files: '{url}', format: csv}}}}"]
+        arguments = ["run=x", f"task={{name: t, train: {{files: '{url}'}}}}"]
         config = load_config(Finetune, arguments)
+        first, second = (fingerprint_inputs(Source(files=f"{url}&token={number}")) for number in (1, 2))
+        assert first["files"] == second["files"], "a renewed signature is no other text"
         assert len(list(iter_rows(config.task.train))) == 40
         build_corpus(load_config(Prepare, [f"corpus={{name: c, sources: [{{files: '{url}', format: csv}}]}}"]).corpus)
         Run(config, "x").start()
