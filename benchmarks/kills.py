@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py [kills=100] [seed=0] [only=finetune,study]
 
-Each command is started in a process of its own, receives SIGTERM, SIGINT or SIGKILL at a random moment between its
-start and its end, and is started again, until it ends by itself. All weights, metrics, logs and sample outputs must
+Each command is started in a process of its own, receives SIGTERM, SIGINT or SIGKILL at a random moment, and is started
+again, until it ends by itself. All weights, metrics, logs and sample outputs must
 then be those of an undisturbed run, except for times. This repeats until every command was stopped `kills` times.
 Writes its section of benchmarks/RESULTS.md.
 """
@@ -38,6 +38,7 @@ PRELOADED = (
     "finetune.train finetune.study.run finetune.model.adapters sklearn.linear_model scipy.stats matplotlib.figure"
 )
 """Modules that a command imports late."""
+KILL_FRACTION = 0.6  # of the time of an undisturbed run, within which a start is stopped; a resumed one is shorter
 MAX_STARTS = 60  # of one run, until it ends by itself
 ARGS = [
     "configs/finetune/your-task.yaml",
@@ -147,6 +148,7 @@ def drop_times(content: object) -> object:
 def stop_repeatedly(name: str, kills: int, rng: random.Random) -> dict:
     """Stop a command `kills` times; return counts of signals and finished runs, and the files that differ."""
     whole, cut = FOLDER / name / "whole", FOLDER / name / "cut"
+    shutil.rmtree(FOLDER / name, ignore_errors=True)
     for folder in (whole, cut):
         folder.mkdir(parents=True)
         make_inputs(folder)
@@ -160,7 +162,7 @@ def stop_repeatedly(name: str, kills: int, rng: random.Random) -> dict:
             shutil.rmtree(cut / "out" / kind, ignore_errors=True)
         for _ in range(MAX_STARTS):
             child = start(name, cut)
-            code = wait(child, rng.uniform(0, duration))
+            code = wait(child, rng.uniform(0, KILL_FRACTION * duration))
             if code is None:
                 number = rng.choice(SIGNALS)
                 os.kill(child, number)
@@ -181,7 +183,6 @@ def stop_repeatedly(name: str, kills: int, rng: random.Random) -> dict:
 def main(args: list[str]) -> None:
     """Run the benchmark; exit code 1 if a result differs."""
     options, _ = results.parse_options(args, kills="100", seed="0", only=",".join(COMMANDS))
-    shutil.rmtree(FOLDER, ignore_errors=True)
     for module in PRELOADED.split():
         importlib.import_module(module)
     torch.set_num_threads(1)  # before forking; threads do not survive it
@@ -196,7 +197,11 @@ def main(args: list[str]) -> None:
         print(*lines[-1], sep="  ", flush=True)
     header = ["command", "seconds undisturbed", "stops", "finished runs", "files compared", "files that differ"]
     table = results.markdown_table(header, lines)
-    results.write_section("Stopped fine-tuning", " ".join(["python benchmarks/kills.py", *args]), table)
+    results.write_section(
+        f"Stopped commands: {options['only'].replace(',', ', ')}",
+        " ".join(["python benchmarks/kills.py", *args]),
+        table,
+    )
     sys.exit(failed)
 
 
