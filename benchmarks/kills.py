@@ -197,11 +197,8 @@ def main(args: list[str]) -> None:
         print(*lines[-1], sep="  ", flush=True)
     header = ["command", "seconds undisturbed", "stops", "finished runs", "files compared", "files that differ"]
     table = results.markdown_table(header, lines)
-    results.write_section(
-        f"Stopped commands: {options['only'].replace(',', ', ')}",
-        " ".join(["python benchmarks/kills.py", *args]),
-        table,
-    )
+    title = f"Stopped commands: {options['only'].replace(',', ', ')}"
+    results.write_section(title, " ".join(["python benchmarks/kills.py", *args]), table)
     sys.exit(failed)
 
 
