@@ -148,7 +148,9 @@ def save_encoder(
     """
     init_modules, prompts = list_modules(init_folder) if init_folder else [], {}
     if init_folder and (init_folder / ST_CONFIG_NAME).is_file():
-        prompts = {k: v for k, v in read_json(init_folder / ST_CONFIG_NAME).items() if k in ST_CONFIG_KEYS and v}
+        saved = read_json(init_folder / ST_CONFIG_NAME)
+        if any((saved.get("prompts") or {}).values()):
+            prompts = {key: saved[key] for key in ST_CONFIG_KEYS if saved.get(key)}
 
     def fill(path: Path) -> None:
         model, prefix = encoder.model, ""

@@ -1,0 +1,61 @@
+"""What a pretrained encoder keeps of the one that it started from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_encoder
+
+from data.encoders import describe_lost_modules
+from engine.errors import DataError
+from pretrain.model.encoder import save_encoder
+
+PROMPTS = {"prompts": {"query": "query: ", "passage": ""}, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+
+
+def write_modules(folder: Path, *kinds: str, pooling: str = "mean", prompts: dict | None = None) -> Path:
+    """Write the files of a sentence-transformers encoder, except for its weights."""
+    modules = [{"idx": index, "type": f"sentence_transformers.models.{kind}"} for index, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts or {"prompts": {"query": ""}}))
+    return folder
+
+
+def save(folder: Path, init_folder: Path) -> tuple[list[str], dict]:
+    save_encoder(tiny_encoder(), folder, init_folder, {"max_length": 32}, "card", init_folder=init_folder)
+    kinds = [module["type"].rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())]
+    path = folder / "config_sentence_transformers.json"
+    return kinds, json.loads(path.read_text()) if path.is_file() else {}
+
+
+def test_normalization_and_prompts_are_kept(tmp_path):
+    (tmp_path / "init").mkdir()
+    init = write_modules(tmp_path / "init", "Transformer", "Pooling", "Normalize", prompts=PROMPTS)
+    kinds, prompts = save(tmp_path / "encoder", init)
+    assert kinds == ["Transformer", "Pooling", "Normalize"] and describe_lost_modules(init) is None
+    assert prompts == {"prompts": PROMPTS["prompts"], "default_prompt_name": "query"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "lost"),
+    [
+        (["Transformer", "Pooling", "Dense", "LayerNorm"], "mean", "Dense, LayerNorm"),
+        (["Transformer", "Pooling"], "weightedmean", "its pooling (mean is used)"),
+    ],
+)
+def test_what_is_not_kept_is_named(tmp_path, kinds, pooling, lost):
+    (tmp_path / "init").mkdir()
+    init = write_modules(tmp_path / "init", *kinds, pooling=pooling)
+    assert describe_lost_modules(init).endswith(f": {lost}")
+    assert save(tmp_path / "encoder", init) == (["Transformer", "Pooling"], {})
+
+
+@pytest.mark.parametrize("content", ["{", "3", "[3]", "[{}]", '[{"type": 3}]'])
+def test_a_damaged_list_of_modules_is_an_error(tmp_path, content):
+    (tmp_path / "modules.json").write_text(content)
+    with pytest.raises(DataError, match="modules.json: cannot be read"):
+        describe_lost_modules(tmp_path)
