@@ -61,9 +61,9 @@ LABELED_ARGS = [
     "train.log_every=1",
     "train.eval_every=10",
     "train.batch_size=8",
+    "task.name=tiny",  # first: earlier versions reset a section when its name changes
     "task.num_examples=48",
     "encoder=out/runs/mlm-bert/encoder",
-    "task.name=tiny",
 ]
 PAIR_ARGS = ["objective.views=span", "objective.min_span=3", "objective.max_span=8", "objective.max_gap=64"]
 
