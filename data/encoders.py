@@ -15,15 +15,13 @@ from engine.config.loader import read_yaml, validate
 from engine.config.schema import Section
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import read_json
-from engine.log import get_logger, warn_once
+from engine.log import warn_once
 from engine.models.foreign import reject_references
 from engine.runs.record import read_record
 from engine.runs.run import RUNS_FOLDER
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-logger = get_logger(__name__)
 
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
 """Architectures with position ids that start after the padding token's id."""

@@ -8,9 +8,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, crea
 from engine.config.renamed import find_old_key
 from engine.errors import DataError
 from engine.files import read_json
-from engine.log import get_logger, warn_once
-
-logger = get_logger(__name__)
+from engine.log import warn_once
 
 MAX_BYTES = 20 * 10**6
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import error_lines, run_module
+from helpers import encoder_record, error_lines, run_module
 from tiny_models import padded_batch, tiny_bert
 
 from data.encoders import resolve_encoder
@@ -401,9 +401,8 @@ def test_the_latest_encoder_is_never_a_task_adapted_one(workspace, monkeypatch):
 
 def test_the_reference_encoder_has_none_of_our_pretraining(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
-    first = {"init": "minilm", "config": {"corpus": {"name": "a"}}}
-    second = {"init": "out/runs/first/encoder", "config": {"corpus": {"name": "b"}}, "init_record": first}
-    scratch = {"init": None, "config": {"corpus": {"name": "a"}}}
+    first, scratch = {**encoder_record(), "init": "minilm"}, encoder_record()
+    second = {**encoder_record(), "init": "out/runs/first/encoder", "init_record": first}
     for record, expected in (
         (second, (resolve_encoder("minilm"), False)),
         (first, (resolve_encoder("minilm"), False)),

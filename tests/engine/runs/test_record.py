@@ -6,6 +6,7 @@ import json
 import pytest
 
 from engine.errors import DataError
+from engine.log import get_logger
 from engine.runs import record as records
 from engine.runs.record import read_record
 
@@ -27,7 +28,7 @@ def changed(path: str, value: object) -> dict:
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     lines = []
-    monkeypatch.setattr(records.logger, "warning", lines.append)
+    monkeypatch.setattr(get_logger("engine.log"), "warning", lines.append)
     return lines
 
 
