@@ -80,7 +80,7 @@ def interval(estimate: dict, error: float) -> tuple[float, float]:
 
 
 def coverage(intervals: list[list[tuple[float, float]]]) -> np.ndarray:
-    """Return the share of studies whose interval holds the truth, by place in the lists that has intervals."""
+    """Return the share of studies with an interval around the truth, by place in the lists that has intervals."""
     errors, halves = np.moveaxis(np.array(intervals), -1, 0)
     return (abs(errors) <= halves).mean(0)[~np.isnan(halves[0])]
 

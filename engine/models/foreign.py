@@ -34,4 +34,4 @@ def remove_foreign_keys(folder: Path) -> None:
         if len(kept) < len(content):
             write_json(path, kept)
         if code:
-            logger.info(f"note: {path.name}: left out {', '.join(code)} of the original, whose code is never run")
+            logger.info(f"note: {path.name}: left out {', '.join(code)} of the original; its code is never run")

@@ -111,7 +111,7 @@ class Run:
         return read_json(path) if path.is_file() else {}
 
     def save_changes(self, new: dict | None = None, step: int | None = None) -> None:
-        """Add a change whose step is not known yet, or set the step of the last one; before any step it is none."""
+        """Add a change, at a step not yet known, or set the step of the last one; before any step it is none."""
         changes = self.read_changes().get("changes", [])
         known = [change for change in changes if change["step"] is not None]
         if new:

@@ -112,7 +112,7 @@ class Modality(modalities.Modality):
         return np.stack(run_batches(embedder.to(accelerator.device), dataset, accelerator, autocast=False))
 
     def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
-        """Return {"num_rows", "exact", "near"} of the examples whose texts occur, or nearly occur, in others."""
+        """Return {"num_rows", "exact", "near"} of the examples with texts that occur, or nearly occur, in others."""
         from data.contamination import count_overlaps, search_examples
 
         return count_overlaps(search_examples(examples, others).matches)

@@ -55,7 +55,7 @@ def canary(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory, canary) -> Path:
-    """A tiny BERT whose folder also has code, a pickle, and a record that names other models, files and wheels."""
+    """A tiny BERT in a folder that also has code, a pickle, and a record that names other models, files and wheels."""
     from transformers import BertConfig, BertForMaskedLM
 
     folder = tmp_path_factory.mktemp("stranger")

@@ -103,7 +103,7 @@ def test_nothing_is_finished_that_plain_transformers_does_not_reproduce(
     capsys,
     monkeypatch,
 ):
-    """A tokenizer whose vocabulary was not copied: the run is measured with one, the folder has another."""
+    """A tokenizer without its whole vocabulary: the run is measured with one, the folder has another."""
     prepare(encoders, tmp_path, monkeypatch)
     original = artifacts.load_modality
 

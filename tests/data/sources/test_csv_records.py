@@ -40,7 +40,7 @@ def test_a_quoted_word_at_the_start_of_a_value_costs_no_row(tmp_path):
 
 @pytest.mark.parametrize(
     "after",
-    [[], ['"Bad, really"'], ['"Bad"'], ['he said ""no""', '"Bad" it was'], ['"two\nlines"']],
+    [[], ['"Bad, really"'], ['"Bad"'], ['he called ""no""', '"Bad" it was'], ['"two\nlines"']],
     ids=["end", "comma", "quoted", "word", "lines"],
 )
 def test_a_quote_without_its_end_takes_no_other_row(tmp_path, after):

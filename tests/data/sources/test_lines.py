@@ -1,4 +1,4 @@
-"""Encodings of text files, and files whose content does not fit in memory."""
+"""Encodings of text files, and files that do not fit in memory."""
 
 import gzip
 import json
