@@ -87,8 +87,8 @@ def finetune(config: Finetune) -> None:
 
     data, modality = TaskData(splits, label_names), load_modality(config)
     test_rows = inspect_test_rows(modality, splits, label_names) if accelerator.is_main_process else {}
-    for line in describe_test_rows({"test_rows": test_rows}):
-        logger.info(f"  {line}")
+    if test_rows.get("overlap", {}).get("exact"):  # before the time is spent; the result has the line in any case
+        logger.info("\n".join(f"  {line}" for line in describe_test_rows({"test_rows": test_rows})))
 
     def train(folder: Path, run: Run, title: str, random_init: bool = False) -> FineTuneOutput:
         if config.selftrain.rounds:
