@@ -114,7 +114,7 @@ class Artifacts:
             if not difference <= tolerance:
                 raise DataError(
                     f"{self.run.folder}: alone, the model gives test row {row + 1} another output than measured"
-                    f" ({difference:.2g} apart), so its figures would be wrong; no model was written"
+                    f" ({difference:.2g} apart), so its metrics would be wrong; no model was written"
                 )
 
     def build_record(self, metrics: dict, result: dict, baselines: dict) -> dict:

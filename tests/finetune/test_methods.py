@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from helpers import ROOT, environment, run_module
+from helpers import ROOT, environment, run_module, small_disk
 from safetensors.torch import load_file, save_file
 from tiny_models import depth_by_name
 from tiny_training import run_training, train_settings
@@ -283,14 +281,9 @@ def test_cached_equals_uncached(encoders, tmp_path, monkeypatch, kind, more, meg
     assert not list((tmp_path / "cached").glob("frozen-cache*")), "no file is left"
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can mount a small disk")
 def test_a_cache_larger_than_the_disk_is_an_error(encoders, tmp_path):
     """Not a bus error, which ends the process."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    try:
+    with small_disk(tmp_path, "64k") as small:
         network = build_text_network(encoders / "bert", SINGLE_LABEL, "cls", ["a", "b"], 0.0)
         examples = [Example((f"film {number}",), "a") for number in range(300)]
         texts = tokenize_examples(examples, encoders / "bert", 9, "t")
@@ -299,8 +292,6 @@ def test_a_cache_larger_than_the_disk_is_an_error(encoders, tmp_path):
         with pytest.raises(OSError, match="No space left"):
             network.model(**texts.get_inputs(np.arange(64)))
         assert not list(small.iterdir())
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 @pytest.mark.parametrize("kind", SHAPES)

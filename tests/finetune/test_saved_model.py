@@ -21,7 +21,13 @@ from finetune import artifacts
 from finetune.__main__ import main as finetune_main
 from finetune.model.text_network import build_text_network
 
-FEW_LABELS = ["head={name: supcon}", "layers.freeze_at=[0.3, 0.6]", "layers.freeze_min_epochs=0", "layers.cache_mb=1"]
+FEW_LABELS = [
+    "head={name: supcon}",
+    "train.steps=20",
+    "layers.freeze_at=[0.3, 0.6]",
+    "layers.freeze_min_epochs=0",
+    "layers.cache_mb=1",
+]
 
 
 def prepare(encoders: Path, folder: Path, monkeypatch) -> None:  # noqa: F811

@@ -16,7 +16,7 @@ from functools import partial
 import crash
 import pytest
 import torch
-from helpers import environment, pretrain_args, run_module
+from helpers import environment, pretrain_args, run_module, small_disk
 from tiny_training import TinyNet, full_batch, run_training, train_settings
 
 from data.encoders import resolve_encoder
@@ -180,13 +180,8 @@ def test_damaged_best_weights_are_reported_and_the_last_weights_used(tmp_path, c
     assert last.metrics == {"score": 2.0} and "two/best: damaged" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can mount a small disk")
 def test_a_full_disk_stops_training_without_loss(tmp_path, cpu_accelerator):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    try:
+    with small_disk(tmp_path, "128k") as small:
         config = train_settings(save_every=2)
 
         def fill_disk(step: int) -> None:
@@ -208,8 +203,6 @@ def test_a_full_disk_stops_training_without_loss(tmp_path, cpu_accelerator):
         run_training(tmp_path / "whole", cpu_accelerator, config)
         run_training(small / "run", cpu_accelerator, config)
         assert are_identical(tmp_path / "whole", small / "run")
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 class BadLossNet(TinyNet):
