@@ -170,7 +170,7 @@ def describe_lost_modules(folder: Path) -> str | None:
     """Describe, in a line, what of an encoder's sentence-transformers modules is not kept; None if all is."""
     lost = [kind for kind in list_modules(folder) if kind not in ("Transformer", "Pooling", "Normalize")]
     if (folder / "1_Pooling" / "config.json").is_file() and read_pooling(folder) is None:
-        lost.append("its pooling (mean is used)")
+        lost.append("its pooling")
     return f"note: {folder}: not kept of its sentence-transformers modules: {', '.join(lost)}" if lost else None
 
 

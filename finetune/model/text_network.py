@@ -8,13 +8,13 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from data.encoders import read_pooling
+from data.encoders import describe_lost_modules, read_pooling
 from data.modalities.text import MODALITY
 from data.tasks.problem_types import ProblemType
 from engine.errors import DataError, first_line
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
-from engine.log import get_logger
+from engine.log import get_logger, warn_once
 from engine.models import LOAD_KWARGS
 from engine.models.embed import pool
 from engine.models.load import load_pretrained
@@ -126,6 +126,8 @@ def build_text_network(
 
     pooling: mean or cls; None: that of the encoder.
     """
+    if lost := describe_lost_modules(folder):
+        warn_once(lost)
     use_mean = not problem_type.labels_words and (pooling or read_pooling(folder)) == "mean"
     model = load_model(folder, problem_type, label_names, dropout, random_init, use_mean)
     if use_mean and not hasattr(model.config, "classifier_pooling"):

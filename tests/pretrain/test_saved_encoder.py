@@ -44,7 +44,7 @@ def test_normalization_and_prompts_are_kept(tmp_path):
     ("kinds", "pooling", "lost"),
     [
         (["Transformer", "Pooling", "Dense", "LayerNorm"], "mean", "Dense, LayerNorm"),
-        (["Transformer", "Pooling"], "weightedmean", "its pooling (mean is used)"),
+        (["Transformer", "Pooling"], "weightedmean", "its pooling"),
     ],
 )
 def test_what_is_not_kept_is_named(tmp_path, kinds, pooling, lost):
