@@ -1,278 +1,234 @@
-"""Compare few-shot fine-tuning with SetFit: encoder, texts, labels and seeds are the same.
+"""Compare few-label methods with SetFit: encoder, texts, labels, seeds and test rows are the same.
 
-    pip install --no-deps setfit==1.2.0
-    python benchmarks/fewshot.py [contenders=setfit,fewshot,selftrain] [tasks=...] [shots=8,16,64] [seeds=5] [threads=1]
-                                 [at_once=1] [data=FOLDER] [folder=out/fewshot]
+    python -m venv peer && peer/bin/pip install -r requirements.txt && peer/bin/pip install --no-deps setfit==1.2.0
+    python benchmarks/fewshot.py [contenders=setfit,auto,...] [tasks=...] [shots=0,2,8,16] [seeds=3] [data=FOLDER]
+                                 [python=peer/bin/python] [again=auto,...] [nice=0]
 
-A trial is one contender, task, number of labels per class and seed. Each runs in its own process, `at_once` of them in
-parallel, and is cached in `folder` (default: out/fewshot, on a GPU out/fewshot/gpu), so an interrupted benchmark
-resumes; `seeds=0` only writes the table of trials from another machine. fewshot and selftrain are the configurations
-of configs/method; the latter also uses the other training rows as unlabeled text. SetFit runs at its defaults except
-for its pairs: 20 per label, as in the paper, where the default would be more (it grows with the square of the labels).
-Validation labels are not used. data: a folder with trec/, subj/ and banking77/, each with train.csv and test.csv;
-banking77 is used with 8 labels per class only. imdb is tested on 2,000 fixed texts. Training seconds exclude loading
-and predicting the test texts; CPU seconds of the whole process are listed too. Writes its section of
-benchmarks/RESULTS.md.
+A trial is one contender, task, number of labels per class and seed, in its own process with one thread. Finished trials
+are lines of benchmarks/fewshot_trials.jsonl, with the machine and date of each, so the benchmark resumes, also on
+another machine; `again` repeats contenders, and `seeds=0` only writes the table, a section of benchmarks/RESULTS.md.
+
+| contender | what it is |
+|---|---|
+| setfit | SetFit at its defaults, except for 20 pairs per label, as in its paper, where the default would be more |
+| setfit_templates | the same, with the rows of `get_templated_dataset` added; without labels 8 a class, as documented |
+| name | without labels: the class with the name nearest to the text, by frozen embeddings |
+| auto | `make finetune`, without unlabeled text |
+| auto_unlabeled | the same, with the other training rows as unlabeled text |
+| fewshot, selftrain, plain, probe | the files of configs/method; plain is `full` |
+
+Validation labels are not used. Training seconds exclude loading and predicting the test texts. data: the folder with
+trec/ and subj/ (benchmarks/tasks.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from functools import partial
+from datetime import date
 from pathlib import Path
 
+import numpy as np
 import results
+import tasks
 
-CACHE_FOLDER = results.ROOT / "out" / "fewshot"
-COLUMNS = {"trec": ("text", "label"), "subj": ("text", "label"), "banking77": ("text", "category")}
-CONTENDERS = ("setfit", "fewshot", "selftrain")
+TRIALS_FILE = Path(__file__).parent / "fewshot_trials.jsonl"
+TASKS = ("sentiment", "spam", "subj", "trec", "tweets", "elections", "sections", "descriptions")
+CONTENDERS = ("setfit", "setfit_templates", "auto", "auto_unlabeled")
+ZERO_CONTENDERS = ("name", "setfit_templates", "auto_unlabeled")
+METHODS = {"plain": "full"}
+PEERS = ("setfit", "setfit_templates")
 PAIRS_PER_EXAMPLE = 20
-MAX_TEST_TEXTS = 2_000
-SAVE_STEPS = 200  # SetFit's checkpoints
+ZERO_SHOT_ROWS = 8  # rows per class made of its name, without labels
 
 
-def cache_folder() -> Path:
-    """Return the folder of the trials on this kind of machine."""
-    import torch
-
-    return CACHE_FOLDER / "gpu" if torch.cuda.is_available() else CACHE_FOLDER
-
-
-def subsampled_task_args(task: str) -> list[str]:
-    """Return the arguments of a built-in task with at most `MAX_TEST_TEXTS` test texts, from files written once."""
-    from data.tasks.task import read_task
-    from engine.config.loader import load_config
-    from engine.files import write_folder
-    from finetune.config import Finetune
-
-    folder = CACHE_FOLDER / task
-    if not folder.is_dir():
-        rows = read_task(load_config(Finetune, [f"configs/finetune/{task}.yaml"]).task)
-        splits = {"train": rows["train"], "test": random.Random(0).sample(rows["test"], MAX_TEST_TEXTS)}
-
-        def fill(path: Path) -> None:
-            for split, examples in splits.items():
-                lines = [("text", "label"), *((example.texts[0], example.label) for example in examples)]
-                with open(path / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-                    csv.writer(file).writerows(lines)
-
-        write_folder(folder, fill)
-    return file_task_args(task, folder, "text", "label")
-
-
-def file_task_args(task: str, folder: Path, text_column: str, label_column: str) -> list[str]:
-    """Return the arguments of a task in train.csv and test.csv."""
-    return [
-        "configs/finetune/default.yaml",
-        f"task.name={task}",
-        f"task.train.files={folder}/train.csv",
-        f"task.test.files={folder}/test.csv",
-        f"task.text={text_column}",
-        f"task.label={label_column}",
-    ]
-
-
-def task_args(task: str, shots: int, seed: int, data_folder: str) -> list[str]:
-    """Return the arguments of a task and its labels."""
-    if task in COLUMNS:
-        args = file_task_args(task, Path(data_folder) / task, *COLUMNS[task])
-    else:
-        args = subsampled_task_args(task) if task == "imdb" else [f"configs/finetune/{task}.yaml"]
-    return [*args, f"task.shots={shots}", f"seed={seed}", "encoder=minilm"]
-
-
-def run_setfit(args: list[str]) -> tuple[float, float, float]:
-    """Return (test accuracy, seconds of training, CPU seconds of interrupted processes) of SetFit.
-
-    It resumes from its own checkpoints, which are more frequent than by default, since the largest trials take hours.
-    """
-    from datasets import Dataset
-    from setfit import SetFitModel, Trainer, TrainingArguments
-    from transformers import TrainerCallback
-
-    from data.encoders import resolve_encoder
+def read_splits(args: list[str]) -> tuple:
+    """Return (configuration, labeled rows, all training rows, test rows, names of the classes) of a trial."""
     from data.tasks.task import list_label_names, read_task, sample_examples
     from engine.config.loader import load_config
-    from engine.files import write_json
     from finetune.config import Finetune
 
     config = load_config(Finetune, [*args, "run=none"])
     rows = read_task(config.task)
-    names = list_label_names(config.task, rows)
-    train = sample_examples(rows["train"], "all", config.seed, config.task.shots)
-    texts, labels, datasets = {}, {}, {}
-    for split, examples in (("train", train), ("test", rows["test"])):
-        texts[split] = ["\n".join(example.texts) for example in examples]
-        labels[split] = [names.index(example.label) for example in examples]
-        datasets[split] = Dataset.from_dict({"text": texts[split], "label": labels[split]})
+    train = sample_examples(rows["train"], "all", config.seed, config.task.shots) if config.task.shots else []
+    return config, train, rows["train"], rows["test"], list_label_names(config.task, rows)
+
+
+def run_setfit(args: list[str], with_templates: bool) -> tuple[float, float]:
+    """Return (test accuracy, seconds of training) of SetFit."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments, get_templated_dataset
+
+    from data.encoders import resolve_encoder
+
+    config, train, _, test, names = read_splits(args)
+    columns = {"text": [row.texts[0] for row in train], "label": [names.index(row.label) for row in train]}
+    dataset = Dataset.from_dict(columns) if train else Dataset.from_dict({})
+    if with_templates:
+        sizes = {} if train else {"sample_size": ZERO_SHOT_ROWS}
+        dataset = get_templated_dataset(dataset if train else None, candidate_labels=names, **sizes)
     # The default is about n^2 pairs for n labels, this is 2 * PAIRS_PER_EXAMPLE * n.
-    is_large = len(train) > 2 * PAIRS_PER_EXAMPLE
-    folder = cache_folder() / "setfit" / f"{config.task.name}-{config.task.shots}-{config.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    # seconds.json is written last, so its checkpoint is complete.
-    checkpoints = sorted(folder.glob("checkpoint-*/seconds.json"), key=lambda path: path.stat().st_mtime)
-    before = json.loads(checkpoints[-1].read_text()) if checkpoints else {"train_seconds": 0.0, "cpu_seconds": 0.0}
-    arguments = TrainingArguments(
-        seed=config.seed,
-        report_to="none",
-        save_steps=SAVE_STEPS,
-        output_dir=str(folder),
-        num_iterations=PAIRS_PER_EXAMPLE if is_large else None,
-    )
-    model = SetFitModel.from_pretrained(str(resolve_encoder("minilm")), trust_remote_code=False)
-    trainer = Trainer(model=model, args=arguments, train_dataset=datasets["train"])
+    is_large = len(dataset) > 2 * PAIRS_PER_EXAMPLE
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            seed=config.seed,
+            report_to="none",
+            save_strategy="no",
+            output_dir=folder,
+            num_iterations=PAIRS_PER_EXAMPLE if is_large else None,
+        )
+        model = SetFitModel.from_pretrained(str(resolve_encoder("minilm")), trust_remote_code=False)
+        trainer = Trainer(model=model, args=arguments, train_dataset=dataset)
+        start = time.time()
+        trainer.train()
+        seconds = time.time() - start
+    predictions = trainer.model.predict([row.texts[0] for row in test], as_numpy=True)
+    return float(np.mean(predictions == [names.index(row.label) for row in test])), seconds
 
-    class TimeCallback(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs) -> None:
-            times = {
-                "train_seconds": before["train_seconds"] + time.time() - start,
-                "cpu_seconds": before["cpu_seconds"] + time.process_time(),
-            }
-            write_json(folder / f"checkpoint-{state.global_step}" / "seconds.json", times)
 
-    trainer.add_callback(TimeCallback())
-    newest = str(checkpoints[-1].parent) if checkpoints else None
-    trainer.st_trainer.train = partial(trainer.st_trainer.train, resume_from_checkpoint=newest)
+def run_nearest_name(args: list[str]) -> tuple[float, float]:
+    """Return (test accuracy, seconds) of the class with the name nearest to the text, without training."""
+    from data.encoders import resolve_encoder
+    from data.tasks.class_names import name_to_words
+    from data.tasks.task import Example
+    from engine.training.distributed import make_accelerator
+    from finetune.modalities import load_modality
+
+    config, _, _, test, names = read_splits(args)
+    modality, accelerator, folder = load_modality(config), make_accelerator("float32"), resolve_encoder("minilm")
     start = time.time()
-    trainer.train()
-    seconds = before["train_seconds"] + time.time() - start
-    predictions = trainer.model.predict(texts["test"], as_numpy=True)
-    shutil.rmtree(folder)
-    return float((predictions == labels["test"]).mean()), seconds, before["cpu_seconds"]
+    vectors, of_names = (
+        modality.embed(rows, folder, accelerator)
+        for rows in (test, [Example((name_to_words(name) or name,), name) for name in names])
+    )
+    of_names /= np.linalg.norm(of_names, axis=1, keepdims=True)
+    correct = [names[index] == row.label for index, row in zip((vectors @ of_names.T).argmax(1), test, strict=True)]
+    return float(np.mean(correct)), time.time() - start
 
 
-def run_headstart(method: str, args: list[str]) -> tuple[float, float, float]:
-    """Return (test accuracy, seconds of training, 0) of configs/method/`method`.yaml and remove the run."""
+def run_headstart(contender: str, args: list[str]) -> tuple[float, float]:
+    """Return (test accuracy, seconds of training) of a method and remove the run."""
     from engine.config.loader import load_config
     from engine.runs.run import RUNS_FOLDER
     from finetune.config import Finetune
     from finetune.train import finetune
 
-    args = [*args, f"configs/method/{method}.yaml", "baselines=false", f"run=fewshot-{os.getpid()}"]
-    config = load_config(Finetune, args)
+    method, _, unlabeled = contender.partition("_")
+    args = [*args, f"method={METHODS.get(method, method)}", "train.load_best=false", "baselines=false"]
+    if method == "auto":
+        args.append(f"unlabeled={str(bool(unlabeled)).lower()}")
+    config = load_config(Finetune, [*args, f"run=fewshot-{os.getpid()}"])
     folder = RUNS_FOLDER / config.run
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            finetune(config)
+            finetune(config, args)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return metrics["test"]["accuracy"], metrics["seconds"], 0.0
+        return metrics["test"]["accuracy"], metrics["seconds"]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str, *extra_args: str) -> None:
+def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str) -> None:
     """Run one trial and print its result."""
     start, cpu_start = time.time(), time.process_time()
-    args = [*task_args(task, int(shots), int(seed), data_folder), *extra_args]
-    accuracy, seconds, cpu_before = run_setfit(args) if contender == "setfit" else run_headstart(contender, args)
+    args = [*tasks.task_args(task, data_folder), f"seed={seed}", "encoder=minilm"]
+    args.append(f"task.shots={shots}" if int(shots) else "task.num_examples=0")
+    if contender in PEERS:
+        accuracy, seconds = run_setfit(args, contender == "setfit_templates")
+    elif contender == "name":
+        accuracy, seconds = run_nearest_name(args)
+    else:
+        accuracy, seconds = run_headstart(contender, args)
     result = {"accuracy": accuracy, "train_seconds": seconds, "seconds": time.time() - start}
-    print(json.dumps(result | {"cpu_seconds": cpu_before + time.process_time() - cpu_start}))
+    print(
+        json.dumps({key: round(value, 4) for key, value in result.items()} | {"cpu": time.process_time() - cpu_start})
+    )
 
 
-def results_table(folder: Path) -> str:
-    """Return the table of all trials in `folder`, over the seeds that all contenders have, with means."""
-    import numpy as np
-
-    trials: dict[int, dict[str, dict[str, dict[int, dict]]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        contender, task, shots, seed = path.stem.split("-")
-        by_contender = trials.setdefault(int(shots), {}).setdefault(task, {})
-        by_contender.setdefault(contender, {})[int(seed)] = json.loads(path.read_text())
-    lines = [
-        f"| task | labels per class | seeds | {' | '.join(CONTENDERS)} | seconds of training | CPU seconds |",
-        "|---" * (len(CONTENDERS) + 5) + "|",
-    ]
-
-    def mean_row(rows: list[dict], shots: int | str) -> str:
-        means = {key: np.mean([row[key] for row in rows], axis=0) for key in rows[0]}
-        return table_row("**mean**", shots, "", [f"**{value:.3f}**" for value in means["accuracy"]], means)
-
-    every: list[dict] = []
-    for shots, tasks in sorted(trials.items()):
-        means = []
-        for task, runs in sorted(tasks.items()):
-            seeds = sorted(set.intersection(*(set(runs.get(contender, {})) for contender in CONTENDERS)))
-            if not seeds:
-                continue
-            values = {
-                key: np.array([[runs[contender][seed][key] for seed in seeds] for contender in CONTENDERS])
-                for key in ("accuracy", "train_seconds", "cpu_seconds")
-            }
-            means.append({key: each.mean(1) for key, each in values.items()})
-            accuracies = [
-                f"{scores.mean():.3f}" + (f" ± {scores.std(ddof=1):.3f}" if len(seeds) > 1 else "")
-                for scores in values["accuracy"]
-            ]
-            lines.append(table_row(task, shots, len(seeds), accuracies, means[-1]))
-        if means:
-            lines.append(mean_row(means, shots))
-            every += means
-    if every:
-        lines.append(mean_row(every, "all rows"))
-    return "\n".join(lines) + "\n\nAfter ±: standard deviation over seeds."
+def read_trials() -> dict[tuple, dict]:
+    """Return the finished trials by (contender, task, labels per class, seed)."""
+    lines = TRIALS_FILE.read_text(encoding="utf-8").splitlines() if TRIALS_FILE.is_file() else []
+    return {(each["contender"], each["task"], each["shots"], each["seed"]): each for each in map(json.loads, lines)}
 
 
-def table_row(
-    task: str, shots: int | str, num_seeds: int | str, accuracies: list[str], means: dict[str, Sequence[float]]
-) -> str:
-    """Return a row of the table."""
-    seconds = [", ".join(f"{value:.0f}" for value in means[key]) for key in ("train_seconds", "cpu_seconds")]
-    return f"| {' | '.join(map(str, [task, shots, num_seeds, *accuracies, *seconds]))} |"
+def results_table(trials: dict[tuple, dict], contenders: tuple[str, ...], shots: int) -> list[str]:
+    """Return the rows of one number of labels per class, over the seeds that all contenders have, with their mean."""
+    rows, means = [], []
+    for task in sorted({key[1] for key in trials if key[2] == shots}):
+        seeds = [{key[3] for key in trials if key[:3] == (contender, task, shots)} for contender in contenders]
+        if common := sorted(set.intersection(*seeds)):
+            runs = [[trials[contender, task, shots, seed] for seed in common] for contender in contenders]
+            means.append(
+                [[np.mean([run[key] for run in each]) for key in ("accuracy", "train_seconds")] for each in runs]
+            )
+            rows.append([task, shots, len(common), *format_cells(means[-1])])
+    if means:
+        rows.append([f"**mean of {len(means)}**", shots, "", *format_cells(np.mean(means, axis=0))])
+    return ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+
+
+def format_cells(values) -> list[str]:
+    """Return the accuracies and the seconds of contenders, (contenders, 2)."""
+    return [*(f"{accuracy:.3f}" for accuracy, _ in values), ", ".join(f"{seconds:.0f}" for _, seconds in values)]
 
 
 def main(args: list[str]) -> None:
     """Run the missing trials and write the table."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    defaults = {"contenders": ",".join(CONTENDERS), "tasks": "sentiment,spam,subj,trec,topics,imdb,banking77"}
-    defaults |= {"shots": "8,16,64", "seeds": "5", "threads": "1", "at_once": "1", "data": ""}
-    options, _ = results.parse_options(args, **defaults, folder=None)
-    threads, at_once = options["threads"], int(options["at_once"])
-    folder = Path(options["folder"]) if options["folder"] else cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    machine = folder / "machine.txt"
-    if not machine.is_file():
-        machine.write_text(results.describe_machine(), encoding="utf-8")
-
-    def run(trial: tuple[str, str, str, str]) -> None:
-        path = folder / f"{'-'.join(trial)}.json"
-        if path.is_file() or trial[1] == "banking77" and trial[2] != "8":
-            return
-        done = subprocess.run(
-            [sys.executable, __file__, "trial", *trial, options["data"]],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"},
-        )
-        if done.returncode:
-            sys.exit(f"{path.stem}: {done.stderr[-2000:]}")
-        path.write_text(done.stdout.strip().splitlines()[-1])
-        print(path.stem, path.read_text(), flush=True)
-
-    trials = [
-        (contender, task, shots, str(seed))
-        for shots in options["shots"].split(",")
+    defaults = {"contenders": ",".join(CONTENDERS), "tasks": ",".join(TASKS), "shots": "8,16", "seeds": "3", "data": ""}
+    options, _ = results.parse_options(args, **defaults, python=sys.executable, again="", nice="0")
+    trials = {key: each for key, each in read_trials().items() if key[0] not in options["again"].split(",")}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    machine = results.describe_machine()
+    for key in [
+        (contender, task, int(shots), seed)
         for seed in range(int(options["seeds"]))
+        for shots in options["shots"].split(",")
         for task in options["tasks"].split(",")
         for contender in options["contenders"].split(",")
-    ]
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(run, trials))
-    parallel = f"{threads} thread{'s' * (threads != '1')} per trial, {at_once} trial{'s' * (at_once > 1)} in parallel"
-    text = f"{results_table(folder)} {parallel}."
-    title = f"Few labels, compared with SetFit{', on a GPU' * (folder.name == 'gpu')}"
-    command = f"python benchmarks/fewshot.py data=FOLDER{f' at_once={at_once}' * (at_once > 1)}"
-    results.write_section(title, command, text, machine.read_text(encoding="utf-8"))
+        if (contender != "name" or shots == "0") and (contender not in ("setfit", "auto") or shots != "0")
+    ]:
+        if key in trials or key in read_trials() and key[0] not in options["again"].split(","):
+            continue
+        python = options["python"] if key[0] in PEERS else sys.executable
+        command = ["nice", "-n", options["nice"], python, __file__, "trial", *map(str, key), options["data"]]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            sys.exit(f"{key}: {done.stderr[-2000:]}")
+        names = dict(zip(("contender", "task", "shots", "seed"), key, strict=True))
+        trial = (
+            names | json.loads(done.stdout.strip().splitlines()[-1]) | {"machine": machine, "date": str(date.today())}
+        )
+        with open(TRIALS_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(trial) + "\n")
+        print(*key, f"{trial['accuracy']:.3f}", f"{trial['train_seconds']:.0f} s", flush=True)
+    write_results(read_trials())
+
+
+def write_results(trials: dict[tuple, dict]) -> None:
+    """Write the tables."""
+    lines = []
+    for contenders, of_zero in ((ZERO_CONTENDERS, True), (CONTENDERS, False)):
+        header = ["task", "labels per class", "seeds", *contenders, "seconds of training"]
+        body = [
+            row
+            for shots in sorted({key[2] for key in trials})
+            if (shots == 0) == of_zero
+            for row in results_table(trials, contenders, shots)
+        ]
+        if body:
+            lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *body, ""]
+    machines = "; ".join(sorted({each["machine"] for each in trials.values()}))
+    text = "\n".join(lines) + "\n1 thread per trial."
+    results.write_section(
+        "Few labels, compared with SetFit", "python benchmarks/fewshot.py data=FOLDER", text, machines
+    )
     print(text)
 
 

@@ -5,7 +5,7 @@
 The same command resumes an interrupted run. `--help` lists all keys, `--dry-run` only checks.
 """
 
-from engine.cli import parse_config, run_command
+from engine.cli import flags_to_keys, parse_config, run_command
 from finetune.config import Finetune
 
 EXAMPLE = "configs/finetune/sentiment.yaml run=mine encoder=minilm task.num_examples=100"
@@ -19,7 +19,7 @@ def main(args: list[str]) -> None:
         from finetune.train import finetune
 
         with dry_run(config.train.dry_run):
-            finetune(config)
+            finetune(config, flags_to_keys(type(config), args))
 
 
 if __name__ == "__main__":

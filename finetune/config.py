@@ -1,5 +1,6 @@
 """Configuration of fine-tuning, for any modality. `python -m finetune --help` lists every key with its meaning."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -9,6 +10,8 @@ from data.tasks.task import Task
 from engine.config.schema import FileName, Fraction, Plugin, Section, choose_plugin_schema, list_plugins
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
+
+METHODS_FOLDER = Path(__file__).parents[1] / "configs" / "method"
 
 
 class FinetuneTrain(Train):
@@ -94,6 +97,17 @@ class Adapter(Section):
     """Whether to scale LoRA by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
 
 
+class ClassNames(Section):
+    """Class names as training texts, of tasks with one class per text; `task.descriptions` replaces them."""
+
+    weight: NonNegativeFloat = 4.0
+    """Weight of a class's own texts in the fit of the last layer, in labeled rows; 0: train on no such texts."""
+    templates: Annotated[list[Annotated[str, Field(pattern=r"\{name\}")]], Field(min_length=1)] | None = None
+    """Texts of each class, with {name} for its name; none: the name, and on English text three sentences with it."""
+    max_shots: PositiveInt = 32
+    """Labels of a class that its first text is for: with half as many it has two, and from twice as many on none."""
+
+
 class TaskAdaptive(Section):
     """Task-adaptive pretraining on the unlabeled training texts (TAPT, Gururangan et al. 2020)."""
 
@@ -141,6 +155,11 @@ class Finetune(Section):
     """Built-in name (minilm), folder or hub name of the encoder; none: the newest encoder in out/runs."""
     task: Task
     """The labeled rows."""
+    method: FileName | None = None
+    """File of configs/method to load too; auto: one chosen by the labels per class and the unlabeled text, below the
+    settings of your own; none: the settings as they are."""
+    unlabeled: bool = True
+    """Whether method=auto may use the training rows that are not sampled as unlabeled text."""
     head: Plugin("finetune.heads", "classification") = {}
     """Head on the encoder; its default name follows from task.problem_type."""
     dropout: Fraction = 0.1
@@ -149,6 +168,8 @@ class Finetune(Section):
     """Layer-wise learning rates and freezing."""
     adapter: Adapter = Adapter()
     """Adapters to train instead of the encoder's layers."""
+    class_names: ClassNames = ClassNames()
+    """Class names as training texts."""
     tapt: TaskAdaptive = TaskAdaptive()
     """Task-adaptive pretraining before fine-tuning."""
     selftrain: SelfTraining = SelfTraining()
@@ -160,6 +181,8 @@ class Finetune(Section):
     """Whether to measure the baselines in the same run."""
 
     resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "tracker")
+    added_later: ClassVar[tuple[str, ...]] = ("method", "unlabeled")
+    presets: ClassVar[dict[str, Path]] = {"method": METHODS_FOLDER}
 
     @classmethod
     def choose_schema(cls, tree: dict) -> type[Section]:

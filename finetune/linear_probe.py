@@ -30,12 +30,12 @@ class LastLayerInputs(nn.Module):
 
 
 def fit_logistic_regression(
-    features: np.ndarray, labels: np.ndarray, seed: int, c: float | None = None
+    features: np.ndarray, labels: np.ndarray, seed: int, c: float | None = None, weights: np.ndarray | None = None
 ) -> LogisticRegression:
     """Fit logistic regression of class ids (texts,) on features (texts, width).
 
     c: inverse regularization strength; None: the best by cross-validated log-likelihood, with no more folds than the
-    rarest class has texts, or 1 if a class has only one text.
+    rarest class has texts, or 1 if a class has only one text. weights: of the texts, (texts,); None: all are equal.
     """
     folds = min(FOLDS, np.bincount(labels).min())
     if c is None and folds < 2:
@@ -43,9 +43,13 @@ def fit_logistic_regression(
     if c is None:
         split, scoring = StratifiedKFold(folds, shuffle=True, random_state=seed), "neg_log_loss"
         models = [LogisticRegression(C=value, max_iter=2_000) for value in PROBE_C_VALUES]
-        scores = [cross_val_score(model, features, labels, cv=split, scoring=scoring).mean() for model in models]
+        params = None if weights is None else {"sample_weight": weights}
+        scores = [
+            cross_val_score(model, features, labels, cv=split, scoring=scoring, params=params).mean()
+            for model in models
+        ]
         c = float(PROBE_C_VALUES[int(np.argmax(scores))])
-    return LogisticRegression(C=c, max_iter=2_000).fit(features, labels)
+    return LogisticRegression(C=c, max_iter=2_000).fit(features, labels, weights)
 
 
 @torch.no_grad()

@@ -1,22 +1,26 @@
 """The fine-tuning stage: from a configuration to a model folder."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils import logging
 
 from data.encoders import read_record, resolve_encoder
+from data.tasks.splits import Example
 from data.tasks.task import list_label_names, read_task, sample_examples
 from engine.errors import ConfigError
 from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER, Run
 from engine.training.distributed import make_accelerator
 from finetune.artifacts import Artifacts
+from finetune.class_texts import choose_class_texts
 from finetune.config import Finetune
 from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_run_summary
 from finetune.evaluation.test_rows import inspect_test_rows
 from finetune.heads import load_head_file
+from finetune.method import resolve_method
 from finetune.modalities import load_modality
 from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.semi_supervised.task_adaptive import TASK_FILENAME, run_task_adaptive_pretraining
@@ -55,22 +59,35 @@ def resolve_config(config: Finetune, encoder: str, folder: Path, num_examples: i
     return config.model_copy(update={"encoder": encoder, "layers": layers, "train": train.model_copy(update=resolved)})
 
 
-def finetune(config: Finetune) -> None:
-    """Run the fine-tuning stage. Raise ConfigError or DataError for user mistakes before the run folder is written."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    validate_config(config)
-    accelerator, task = make_accelerator(config.train.precision), config.task
-    with accelerator.main_process_first():
-        encoder = config.encoder or find_latest_encoder()
-        folder = resolve_encoder(encoder)
-        rows = read_task(task)
-    label_names = list_label_names(task, rows)
+def sample_splits(config: Finetune, rows: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """Return the splits with the configured number of training rows; without the validation rows if they are not used.
+
+    In that case all of them are removed from `rows`, and become training rows if all labels are used.
+    """
+    task = config.task
     if not config.train.load_best:
         validation = rows.pop("validation")  # unused, not even for metrics
         if task.num_examples == "all" and not task.shots and not task.validation:
             rows["train"] += validation  # it was split off the training rows
-    splits = {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots)}
+    return {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots)}
+
+
+def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
+    """Run the fine-tuning stage. Raise ConfigError or DataError for user mistakes before the run folder is written.
+
+    args: what `load_config` read the configuration from; the settings in them are kept when method=auto chooses others.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    validate_config(config)
+    accelerator = make_accelerator(config.train.precision)
+    with accelerator.main_process_first():
+        encoder = config.encoder or find_latest_encoder()
+        folder = resolve_encoder(encoder)
+        rows = read_task(config.task)
+    label_names = list_label_names(config.task, rows)
+    config = resolve_method(config, rows, label_names, args)
+    splits = sample_splits(config, rows)
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(
             f"train.batch_size: {config.train.batch_size} is fewer than the {accelerator.num_processes} processes"
@@ -85,7 +102,9 @@ def finetune(config: Finetune) -> None:
         logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return
 
-    data, modality = TaskData(splits, label_names), load_modality(config)
+    modality = load_modality(config)
+    class_texts = choose_class_texts(modality, splits["train"], rows["train"], label_names)
+    data = TaskData(splits, label_names, class_texts=class_texts)
     test_rows = inspect_test_rows(modality, splits, label_names) if accelerator.is_main_process else {}
     if test_rows.get("overlap", {}).get("exact"):  # before the time is spent; the result has the line in any case
         logger.info("\n".join(f"  {line}" for line in describe_test_rows({"test_rows": test_rows})))

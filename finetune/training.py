@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from engine.training.optimizers import adamw
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions, TrainResult
 from finetune import linear_probe
+from finetune.class_texts import weigh_texts
 from finetune.config import Finetune
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import load_head_file
@@ -42,6 +43,8 @@ class TaskData:
     label_names: list[str]
     text_fingerprint: str | None = None
     """Fingerprint of training text other than the task's rows."""
+    class_texts: list[Example] = field(default_factory=list)
+    """Texts made of the names of classes, to train on too."""
 
 
 class FineTuneOutput(NamedTuple):
@@ -72,9 +75,11 @@ class FineTuner:
         self.config, self.run, self.accelerator, self.head_file = config, run, accelerator, load_head_file(config)
         self.modality, layers, task = load_modality(config), config.layers, config.task
         self.problem_type = self.modality.problem_type
+        self.num_labeled = len(data.splits["train"])
+        splits = data.splits | {"train": data.splits["train"] + data.class_texts}
         self.inputs = {
             split: self.modality.build_dataset(rows, folder, f"task {task.name}, {split}", data.label_names)
-            for split, rows in data.splits.items()
+            for split, rows in splits.items()
         }
         self.augmentation = self.modality.get_augmentation()
         torch.manual_seed(config.seed)
@@ -83,7 +88,7 @@ class FineTuner:
         if layers.reinit_layers:
             layerwise.reinitialize_top_layers(self.model, layers.reinit_layers, self.num_layers)
         self.head = self.head_file.Head(config.head, self.network, self.problem_type)
-        self.head.set_label_stats(self.inputs["train"].labels)
+        self.head.set_label_stats(self.inputs["train"].labels[: self.num_labeled])
         self.fits_last_layer = getattr(self.head_file, "FITS_LAST_LAYER", False)
         if not self.fits_last_layer:
             self.standardize_on_sample()
@@ -113,7 +118,7 @@ class FineTuner:
     def standardize_on_sample(self) -> None:
         """Adapt the network's constant parameters to a sample of the training inputs."""
         inputs = self.inputs["train"]
-        num_inputs = len(inputs.lengths)
+        num_inputs = self.num_labeled
         # Rows are sorted by label, so take them at even distances.
         sample = np.linspace(0, num_inputs - 1, min(num_inputs, STANDARDIZATION_INPUTS)).astype(int)
         batches = np.array_split(sample, -(-len(sample) // BATCH_SIZE))
@@ -161,7 +166,8 @@ class FineTuner:
         start, inputs = time.monotonic(), self.inputs["train"]
         features = np.stack(run_batches(linear_probe.LastLayerInputs(self.network), inputs, self.accelerator))
         c = None if cross_validate else 1 / np.square(features).sum(1).mean()
-        classifier = linear_probe.fit_logistic_regression(features, inputs.labels, self.config.seed, c)
+        weights = weigh_texts(inputs.labels, self.num_labeled, self.config.class_names.weight)
+        classifier = linear_probe.fit_logistic_regression(features, inputs.labels, self.config.seed, c, weights)
         linear_probe.copy_to_last_layer(classifier, self.model)
         self.head.eval()
         return TrainResult(0, int(inputs.lengths.sum()), time.monotonic() - start, {})

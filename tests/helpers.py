@@ -78,6 +78,7 @@ def pretrain_args(sentiment_files: Path) -> list[str]:
 def finetune_args(sentiment_files: Path) -> list[str]:
     return [
         "configs/finetune/your-task.yaml",
+        "method=none",
         f"task.train.files={sentiment_files}/labels.csv",
         "train.precision=float32",
         "max_length=32",

@@ -27,8 +27,8 @@ ORDER = {
     " reference_outputs modalities __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities artifacts"
     " validate_config train __main__",
-    "finetune": "config augment model modalities evaluation heads linear_probe validate_config training artifacts"
-    " semi_supervised train study __main__",
+    "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
+    " training artifacts semi_supervised train study __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",
 }

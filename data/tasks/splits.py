@@ -89,8 +89,8 @@ def sample_examples(
     examples: list[Example], num_examples: int | Literal["all"], seed: int, shots: int | None = None
 ) -> list[Example]:
     """Sample stratified by class, or `shots` of each; smaller samples are subsets of larger. Raises ConfigError."""
-    if num_examples == "all" and shots is None:
-        return examples
+    if shots is None and num_examples in (0, "all"):
+        return examples if num_examples else []
     has_classes = isinstance(examples[0].label, str)
     if shots and not has_classes:
         raise ConfigError(f"task.shots={shots}: rows have no single class each; use task.num_examples")

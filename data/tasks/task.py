@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_located_rows
 from data.sources.values import skip_hint
@@ -54,14 +54,17 @@ class Task(Section):
     """Names of the labels in the file; none: the labels themselves. With several labels per row, others are ignored."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Separator of multiple labels written as one string."""
-    num_examples: PositiveInt | Literal["all"] = "all"
-    """Training examples to use, stratified, by seed; all includes the validation rows if train.load_best=false."""
+    descriptions: dict[str, str | list[str]] = {}
+    """Texts that describe classes, {class: text or texts}, to train on instead of the class's name."""
+    num_examples: NonNegativeInt | Literal["all"] = "all"
+    """Training examples to use, stratified, by seed; 0: learn from the names of the classes and unlabeled text; all
+    includes the validation rows if train.load_best=false."""
     shots: PositiveInt | None = None
     """Training examples of each class to use instead, by seed; all of a class with fewer."""
     deduplicate: bool = False
     """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting."""
 
-    added_later: ClassVar[tuple[str, ...]] = ("label_separator", "modality")
+    added_later: ClassVar[tuple[str, ...]] = ("label_separator", "modality", "descriptions")
 
     @field_validator("label", mode="before")
     @classmethod
@@ -163,7 +166,7 @@ def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
 def fingerprint_inputs(task: Task) -> dict:
     """Return the inputs of a fingerprint of the task's rows, whatever the number of examples used."""
     sources = {split: getattr(task, split) for split in ("train", "validation", "test") if getattr(task, split)}
-    inputs = task.model_dump(mode="json", exclude={"num_examples", "shots"})
+    inputs = task.model_dump(mode="json", exclude={"num_examples", "shots", "descriptions"})
     return inputs | {split: source_inputs(source) for split, source in sources.items()}
 
 

@@ -89,8 +89,11 @@ def parse_yaml(text: str, source_name: str) -> Any:
         raise ConfigError(f"{source_name}: not valid YAML: {first_line(error)}") from None
 
 
-def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
-    """Read a YAML file and its includes. Raises ConfigError if it is missing, not a mapping, or includes itself."""
+def read_yaml(path: Path, include_chain: tuple[Path, ...] = (), preset: dict | None = None) -> dict:
+    """Read a YAML file and its includes. Raises ConfigError if it is missing, not a mapping, or includes itself.
+
+    preset: keys that are merged after the includes and before the file's own.
+    """
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path.is_file, false for an invalid name
         raise ConfigError(f"{path}: no such file{suggest(path.name, list_siblings(path, '*.yaml'))}")
@@ -110,7 +113,7 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = ()) -> dict:
     merged: dict = {}
     for name in includes:
         merged = merge(merged, read_yaml(path.parent / name, (*include_chain, path.resolve())))
-    return merge(merged, content)
+    return merge(merge(merged, preset or {}), content)
 
 
 def merge(base: dict, override: dict, needed: dict[str, set[str]] | None = None) -> dict:
@@ -129,28 +132,55 @@ def merge(base: dict, override: dict, needed: dict[str, set[str]] | None = None)
     return merged
 
 
-def load_config(schema: type[Schema], args: list[str]) -> Schema:
-    """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake."""
+def load_config(schema: type[Schema], args: list[str], preset: dict | None = None) -> Schema:
+    """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake.
+
+    A key of `schema.presets` adds the file that it names after the YAML files. preset: keys below those of the first
+    YAML file, and above those that it includes.
+    """
     fields = schema.choose_schema(read_args(args)).model_fields
     sections = {key: section for key, field in fields.items() if (section := get_section_type(field.annotation))}
     needed = {
         key: {"name", *(name for name, field in section.model_fields.items() if field.is_required())}
         for key, section in sections.items()
     }
-    return validate(schema, read_args(args, needed))
+    tree = read_args(args, needed, preset)
+    if paths := find_presets(schema, tree):
+        tree = read_args([*filter(is_yaml, args), *paths, *(arg for arg in args if not is_yaml(arg))], needed, preset)
+    return validate(schema, tree)
 
 
-def read_args(args: list[str], needed: dict[str, set[str]] | None = None) -> dict:
+def find_presets(schema: type[Section], tree: dict) -> list[str]:
+    """List the files that keys of `schema.presets` name. Raises ConfigError for an unknown name."""
+    paths = []
+    for key, folder in schema.presets.items():
+        name = tree.get(key)
+        if isinstance(name, str) and name not in ("none", "auto"):
+            path = folder / f"{name}.yaml"
+            if not path.is_file():
+                known = sorted(each.stem for each in folder.glob("*.yaml"))
+                others = ", ".join(["auto", *known])
+                raise ConfigError(f"{key}: no {key} {name!r}{suggest(name, known)} (there are: {others})")
+            paths.append(str(path))
+    return paths
+
+
+def is_yaml(arg: str) -> bool:
+    """Return whether an argument is a YAML file: its name may contain "=", and a value may be one; a key has no "/"."""
+    key, equals, _ = arg.partition("=")
+    return arg.endswith((".yaml", ".yml")) and (not equals or "/" in key or os.path.isfile(arg))
+
+
+def read_args(args: list[str], needed: dict[str, set[str]] | None = None, preset: dict | None = None) -> dict:
     """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither.
 
     Between files, the order of arguments matters only for equal keys. needed: as in `merge`, for single arguments.
+    preset: keys merged before those of the first file itself, and after those it includes.
     """
-    tree, words = {}, {}
+    tree, words = {} if any(map(is_yaml, args)) else dict(preset or {}), {}
     for arg in args:
         key, equals, text = arg.partition("=")
-        # A file name may contain "=" and a value may be a file name, but a key has no "/".
-        is_yaml = arg.endswith((".yaml", ".yml"))
-        if equals and not (is_yaml and ("/" in key or os.path.isfile(arg))):
+        if equals and not is_yaml(arg):
             *sections, leaf = key.split(".")
             value = {leaf: parse_yaml(text, key)}
             if sections or not isinstance(value[leaf], dict):
@@ -161,8 +191,8 @@ def read_args(args: list[str], needed: dict[str, set[str]] | None = None) -> dic
                     inside = inside[section]
                 inside |= value
                 continue
-        elif is_yaml:
-            value = read_yaml(Path(arg))
+        elif is_yaml(arg):
+            value, preset = read_yaml(Path(arg), preset=preset), None
         else:
             raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
         tree, words = merge(merge(tree, words, needed), value), {}

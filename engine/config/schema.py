@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
 from pydantic import (
@@ -32,6 +33,9 @@ class Section(BaseModel):
     """Keys and sections that `--help` lists first."""
     added_later: ClassVar[tuple[str, ...]] = ()
     """Keys newer than existing fingerprints, which stay valid because defaults of these keys are not serialized."""
+
+    presets: ClassVar[dict[str, Path]] = {}
+    """Folders of YAML files by the key that names one of them, which is then loaded too."""
 
     @classmethod
     def choose_schema(cls, tree: dict) -> type["Section"]:

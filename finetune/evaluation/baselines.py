@@ -25,7 +25,7 @@ def measure_baselines(
     train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics.
     """
     results, key = {}, modality.linear_baseline[0]
-    if key and modality.problem_type.linear_baseline:
+    if key and splits["train"] and modality.problem_type.linear_baseline:
         name = f"{modality.describe_features(splits['train'])} + {modality.problem_type.linear_baseline}"
         results[key] = {"name": name, **measure_linear_model(modality, splits, label_names)}
     results |= modality.problem_type.measure_own_baselines(splits)

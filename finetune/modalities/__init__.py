@@ -48,6 +48,13 @@ class Modality:
         """Return {"num_rows", "exact", "near"} of the examples that occur, or nearly occur, in others; {}: unknown."""
         return {}
 
+    def list_class_texts(self, label_names: list[str], rows: list[Example]) -> list[Example]:
+        """List examples made of the names or descriptions of classes; none where they cannot be inputs.
+
+        rows: all training rows, which are read without their labels.
+        """
+        return []
+
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""
         return None

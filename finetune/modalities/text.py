@@ -73,6 +73,16 @@ class Modality(modalities.Modality):
         names = label_names or ()
         return tokenize_examples(examples, folder, self.config.max_length, description, problem_type, names)
 
+    def list_class_texts(self, label_names: list[str], rows: list[Example]) -> list[Example]:
+        """List the descriptions of classes, or their names in templates; none for pairs of texts."""
+        from data.tasks.class_names import default_templates, list_class_texts
+
+        task, settings = self.config.task, self.config.class_names
+        if not (self.problem_type.has_single_class and isinstance(task.text, str) and settings.weight):
+            return []
+        descriptions = {name: [text] if isinstance(text, str) else text for name, text in task.descriptions.items()}
+        return list_class_texts(label_names, descriptions, settings.templates or default_templates(rows))
+
     def get_augmentation(self) -> Callable | None:
         """Return the configured augmentation."""
         from finetune.augment import augment_tokens

@@ -30,12 +30,14 @@ from engine.files import write_json
 from engine.models.embed import run_batches
 from engine.runs.run import Run
 from finetune import linear_probe
+from finetune.class_texts import weigh_texts
 from finetune.config import Finetune
 from finetune.modalities import load_modality
 from finetune.semi_supervised import documents
 from finetune.training import FineTuneOutput, TaskData, finetune_model
 
 NUM_PASSES = 6  # of the regression over the unlabeled texts
+NAMES_C = 10.0  # with many classes, a stronger regularization follows the more frequent ones
 FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # of the texts of each class that the first and the last pass train on
 
 
@@ -65,22 +67,29 @@ def select_most_confident(
 
 
 def propagate_labels(
-    labeled_features: np.ndarray, labels: np.ndarray, unlabeled_features: np.ndarray, labeled_fraction: float
+    labeled_features: np.ndarray,
+    labels: np.ndarray,
+    unlabeled_features: np.ndarray,
+    labeled_fraction: float,
+    weights: np.ndarray | None = None,
+    c: float = 1.0,
 ) -> np.ndarray:
     """Return class probabilities of unlabeled texts by a regression that takes in more of them at each pass.
 
-    features: (texts, width); labels: class ids. The labeled texts have at least `labeled_fraction` of a pass's weight.
+    features: (texts, width); labels: class ids; weights: of the labeled texts, None if equal. The labeled texts have at
+    least `labeled_fraction` of a pass's weight. c: inverse regularization strength of the passes.
     """
+    weights = np.ones(len(labels)) if weights is None else weights
     scale = np.sqrt(np.square(labeled_features).sum(1).mean())
     labeled_features, unlabeled_features = labeled_features / scale, unlabeled_features / scale
-    model = LogisticRegression(C=10, max_iter=2_000).fit(labeled_features, labels)
+    model = LogisticRegression(C=10, max_iter=2_000).fit(labeled_features, labels, weights)
     for fraction in np.linspace(FIRST_FRACTION, LAST_FRACTION, NUM_PASSES):
         indices, classes = select_most_confident(model.predict_proba(unlabeled_features), fraction)
-        weights = np.ones(len(labels) + len(indices))
-        weights[: len(labels)] = max(1.0, labeled_fraction / (1 - labeled_fraction) * len(indices) / len(labels))
+        factor = max(1.0, labeled_fraction / (1 - labeled_fraction) * len(indices) / weights.sum())
+        all_weights = np.concatenate([factor * weights, np.ones(len(indices))])
         features = np.concatenate([labeled_features, unlabeled_features[indices]])
         targets = np.concatenate([labels, model.classes_[classes]])
-        model = LogisticRegression(C=1, max_iter=2_000).fit(features, targets, weights)
+        model = LogisticRegression(C=c, max_iter=2_000).fit(features, targets, all_weights)
     probabilities = np.zeros((len(unlabeled_features), labels.max() + 1))
     probabilities[:, model.classes_] = model.predict_proba(unlabeled_features)
     return probabilities
@@ -90,6 +99,26 @@ PredictFn = Callable[..., np.ndarray]
 """(module, texts, whether to show progress) -> predictions."""
 
 
+class LabeledTexts(NamedTuple):
+    """The labeled rows of a task, and the texts made of the names of its classes."""
+
+    examples: list[Example]
+    """The rows, then the texts."""
+    labels: np.ndarray
+    """Class ids, int64 (texts,)."""
+    num_rows: int
+    class_weight: float
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Return the weights of all texts, as `weigh_texts` does."""
+        return weigh_texts(self.labels, self.num_rows, self.class_weight)
+
+    def class_priors(self, num_classes: int) -> np.ndarray:
+        """Return the fraction of the rows in each class, (classes,)."""
+        return np.bincount(self.labels[: self.num_rows], minlength=num_classes) / self.num_rows
+
+
 class UnlabeledTexts(NamedTuple):
     """A pool of the task's own texts."""
 
@@ -97,13 +126,11 @@ class UnlabeledTexts(NamedTuple):
     labeled_fraction: float
     text_fingerprint: str | None = None
 
-    def predict_proba(
-        self, finetuned: FineTuneOutput, labeled: list[Example], labels: np.ndarray, predict_fn: PredictFn
-    ) -> np.ndarray:
-        """Return class probabilities, (texts, classes). labels: class ids of `labeled`."""
+    def predict_proba(self, finetuned: FineTuneOutput, labeled: LabeledTexts, predict_fn: PredictFn) -> np.ndarray:
+        """Return class probabilities, (texts, classes)."""
         extractor = linear_probe.LastLayerInputs(finetuned.head.network)
-        labeled_features, features = predict_fn(extractor, labeled), predict_fn(extractor, self.texts, True)
-        return propagate_labels(labeled_features, labels, features, self.labeled_fraction)
+        labeled_features, features = predict_fn(extractor, labeled.examples), predict_fn(extractor, self.texts, True)
+        return propagate_labels(labeled_features, labeled.labels, features, self.labeled_fraction, labeled.weights)
 
     def get_texts(self, index: int) -> list[Example]:
         """Return the text at `index`."""
@@ -119,12 +146,10 @@ class UnlabeledDocuments(NamedTuple):
     text_fingerprint: str | None = None
     """Fingerprint of their text: the name of the corpus's folder."""
 
-    def predict_proba(
-        self, finetuned: FineTuneOutput, labeled: list[Example], labels: np.ndarray, predict_fn: PredictFn
-    ) -> np.ndarray:
+    def predict_proba(self, finetuned: FineTuneOutput, labeled: LabeledTexts, predict_fn: PredictFn) -> np.ndarray:
         """Return class probabilities, (documents, classes); the arguments are those of `UnlabeledTexts`."""
         probabilities = predict_fn(finetuned.head, self.texts, True)
-        class_priors = np.bincount(labels, minlength=probabilities.shape[1]) / len(labels)
+        class_priors = labeled.class_priors(probabilities.shape[1])
         return documents.document_probabilities(probabilities, self.document_ids, class_priors)
 
     def get_texts(self, index: int) -> list[Example]:
@@ -176,20 +201,22 @@ class SelfTrainer:
         random_init: bool = False,
     ):
         self.folder, self.config, self.run, self.accelerator = folder, config, run, accelerator
-        self.title, self.random_init, self.labeled = title, random_init, data.splits["train"]
-        self.unlabeled = sample_unlabeled(train_rows, self.labeled, config.selftrain.max_texts, config.seed)
+        self.title, self.random_init, self.rows = title, random_init, data.splits["train"]
+        self.unlabeled = sample_unlabeled(train_rows, self.rows, config.selftrain.max_texts, config.seed)
         self.pool = build_pool(config, self.unlabeled, accelerator)
         self.data = replace(data, text_fingerprint=self.pool.text_fingerprint)
         self.modality = load_modality(config)
-        self.labels = self.modality.problem_type.encode_labels(self.labeled, data.label_names)
+        examples = self.rows + data.class_texts
+        labels = self.modality.problem_type.encode_labels(examples, data.label_names)
+        self.labeled = LabeledTexts(examples, labels, len(self.rows), config.class_names.weight)
         all_texts = [list(example.texts) for example in self.pool.texts]
-        self.inputs = fingerprint([[list(example.texts), example.label] for example in self.labeled] + all_texts)
+        self.inputs = fingerprint([[list(example.texts), example.label] for example in examples] + all_texts)
         later_train = config.train.model_copy(update={"steps": max(config.selftrain.min_steps, config.train.steps)})
         self.later_config = config.model_copy(update={"train": later_train})
 
     def train(self) -> FineTuneOutput:
         """Run all rounds, then train on the labels and the pseudo-labels of the last one."""
-        train_set, seconds = self.labeled, 0.0
+        train_set, seconds = self.rows, 0.0
         for number in range(1, self.config.selftrain.rounds + 1):
             saved = self.run_round(number, train_set)
             seconds += saved.get("seconds", 0.0)
@@ -209,19 +236,25 @@ class SelfTrainer:
         folder = self.run.folder / f"round-{number}"
         run, path = Run(self.config, self.config.run, self.accelerator.is_main_process, folder), folder / "labels.json"
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("fingerprint") != self.inputs:
-            splits = {split: rows for split, rows in self.data.splits.items() if split != "test"}
-            data = replace(self.data, splits=splits | {"train": train_set})
-            output = self.finetune(self.config if number == 1 else self.later_config, data, run, title)
-            start, predict_fn = time.monotonic(), partial(self.predict_texts, f"{title}, predicting")
-            probabilities = self.pool.predict_proba(output, self.labeled, self.labels, predict_fn)
+            start, seconds = time.monotonic(), 0.0
+            if train_set:
+                splits = {split: rows for split, rows in self.data.splits.items() if split != "test"}
+                data = replace(self.data, splits=splits | {"train": train_set})
+                output = self.finetune(self.config if number == 1 else self.later_config, data, run, title)
+                start, seconds = time.monotonic(), output.train_result.seconds
+                predict_fn = partial(self.predict_texts, f"{title}, predicting")
+                probabilities = self.pool.predict_proba(output, self.labeled, predict_fn)
+            else:
+                probabilities = self.predict_from_names()
             indices, classes = select_most_confident(probabilities, settings.top_fraction, settings.min_confidence)
             content = {
                 "fingerprint": self.inputs,
                 "indices": indices.tolist(),
                 "class_ids": classes.tolist(),
-                "seconds": output.train_result.seconds + time.monotonic() - start,
+                "seconds": seconds + time.monotonic() - start,
             }
             if self.accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
                 write_json(path, content)
             self.accelerator.wait_for_everyone()
         return json.loads(path.read_text(encoding="utf-8"))
@@ -233,9 +266,24 @@ class SelfTrainer:
             for index, class_id in zip(saved["indices"], saved["class_ids"], strict=True)
             for text in self.pool.get_texts(index)
         ]
+        if not self.rows:
+            return pseudo_labeled
         fraction = self.config.selftrain.labeled_fraction
         ratio = fraction / (1 - fraction)
-        return self.labeled * max(1, round(ratio * len(pseudo_labeled) / len(self.labeled))) + pseudo_labeled
+        return self.rows * max(1, round(ratio * len(pseudo_labeled) / len(self.rows))) + pseudo_labeled
+
+    def predict_from_names(self) -> np.ndarray:
+        """Return class probabilities, (texts, classes), from the names of the classes, by the encoder as it is.
+
+        Raises ConfigError if there are no names to learn from.
+        """
+        features = [
+            self.modality.embed(examples, self.folder, self.accelerator)
+            for examples in (self.labeled.examples, self.pool.texts)
+        ]
+        features = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in features]
+        fraction = self.config.selftrain.labeled_fraction
+        return propagate_labels(features[0], self.labeled.labels, features[1], fraction, self.labeled.weights, NAMES_C)
 
     def predict_texts(
         self, title: str, module: torch.nn.Module, examples: list[Example], show_progress: bool = False
@@ -251,6 +299,6 @@ class SelfTrainer:
     def match_class_priors(self, head: torch.nn.Module) -> None:
         """Match the head's predictions to the labels' class priors, if it was trained on documents."""
         if isinstance(self.pool, UnlabeledDocuments) and self.unlabeled:
-            class_priors = np.bincount(self.labels, minlength=len(self.data.label_names)) / len(self.labels)
+            class_priors = self.labeled.class_priors(len(self.data.label_names))
             predictions = self.predict_texts(self.title, head, self.unlabeled)
             documents.match_class_priors(head.model, predictions, class_priors)

@@ -21,23 +21,32 @@ FeatureExtractor = Callable[[np.ndarray | list[Example], np.ndarray | list[Examp
 
 
 def predict_logistic(
-    train, labels: np.ndarray, test, extract_features: FeatureExtractor, c_values: tuple[float, ...]
+    train,
+    labels: np.ndarray,
+    test,
+    extract_features: FeatureExtractor,
+    c_values: tuple[float, ...],
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Predict class ids int (tests,) by logistic regression on features of texts or vectors."""
+    """Predict class ids int (tests,) by logistic regression on features of texts or vectors.
 
-    def fit(features, classes: np.ndarray, c: float) -> LogisticRegression:
-        return LogisticRegression(C=c, max_iter=1_000).fit(features, classes)
+    weights: of the training rows, (rows,); None: all are equal.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+
+    def fit(features, rows: np.ndarray, c: float) -> LogisticRegression:
+        return LogisticRegression(C=c, max_iter=1_000).fit(features, labels[rows], weights[rows])
 
     num_folds = min(NUM_FOLDS, int(np.bincount(labels)[np.unique(labels)].min()))
     correct = np.zeros(len(c_values))
     if num_folds > 1:
         for fold, rest in StratifiedKFold(num_folds).split(labels, labels):
             features, others = extract_features(select_rows(train, fold), select_rows(train, rest))
-            correct += [(fit(features, labels[fold], c).predict(others) == labels[rest]).sum() for c in c_values]
+            correct += [(fit(features, fold, c).predict(others) == labels[rest]).sum() for c in c_values]
     else:
         correct[len(c_values) // 2] = 1  # a class with one label cannot be cross-validated
     features, others = extract_features(train, test)
-    return fit(features, labels, c_values[int(correct.argmax())]).predict(others)
+    return fit(features, np.arange(len(labels)), c_values[int(correct.argmax())]).predict(others)
 
 
 def select_rows(rows, indices: np.ndarray):
@@ -57,11 +66,13 @@ def predict_from_features(
     return predict_logistic(train, labels, test, extract_features, LINEAR_C_VALUES)
 
 
-def predict_linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Predict class ids (tests,) from embeddings, float (texts, width)."""
+def predict_linear_probe(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Predict class ids (tests,) from embeddings, float (texts, width). weights: as for `predict_logistic`."""
 
     def extract_features(learned: np.ndarray, others: np.ndarray) -> tuple:
         scaler = StandardScaler().fit(learned)
         return scaler.transform(learned), scaler.transform(others)
 
-    return predict_logistic(train, labels, test, extract_features, FROZEN_C_VALUES)
+    return predict_logistic(train, labels, test, extract_features, FROZEN_C_VALUES, weights)

@@ -3,29 +3,30 @@
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from engine.config.schema import Section
 from finetune.config import Finetune
 
 Variant = Literal["ours", "plain", "random", "probe", "tfidf"]
-Shots = PositiveInt | Literal["all"]
+Shots = NonNegativeInt | Literal["all"]
 # The default takes 30 to 40 minutes on two cores, so the most expensive trial, training on all labels, runs only once.
-DEFAULT_SHOTS, DEFAULT_SEEDS, DEFAULT_FULL_DATA_SEEDS = (8, 32, 100, "all"), 3, 1
-FULL_SHOTS, FULL_SEEDS = (8, 16, 32, 64, 128, 256, "all"), 5
+DEFAULT_SHOTS, DEFAULT_SEEDS, DEFAULT_FULL_DATA_SEEDS = (0, 8, 32, 100, "all"), 3, 1
+FULL_SHOTS, FULL_SEEDS = (0, 8, 16, 32, 64, 128, 256, "all"), 5
 
 
 class StudySettings(Section):
     """Variants, label counts and seeds of a study."""
 
     shots: Annotated[list[Shots], Field(min_length=1)] | None = None
-    """Labels per class, for example [8, 32, all]. Default: [8, 32, 100, all], without random weights at all."""
+    """Labels per class, for example [8, 32, all]. Default: [0, 8, 32, 100, all], without random weights at all; 0 is
+    method=names, where the classes have names."""
     seeds: PositiveInt | None = None
     """Number of label samples, seeded from `seed` upward. Default: 3."""
     full_data_seeds: PositiveInt | None = None
     """Number of training seeds when all labels are used. Default: 1, or `seeds` if `shots` is set."""
     full: bool = False
-    """Run the full study: 8, 16, 32, 64, 128, 256 and all labels per class with five seeds. Takes hours."""
+    """Run the full study: 0, 8, 16, 32, 64, 128, 256 and all labels per class with five seeds. Takes hours."""
     variants: Annotated[list[Variant], Field(min_length=1)] = ["ours", "plain", "random", "probe", "tfidf"]
     """ours; plain: the same network without our pretraining; random: random initial weights; probe: logistic regression
     on our frozen embeddings; tfidf: logistic regression on TF-IDF features."""

@@ -17,7 +17,10 @@ def plot_curves(
     from matplotlib.ticker import FixedLocator, NullLocator
 
     variants = {index: variant for index, variant in enumerate(VARIANTS) if variant in curve}
-    sizes = sorted({point["num_examples"] for variant in variants.values() for point in curve[variant]})
+    numbers = sorted({point["num_examples"] for variant in variants.values() for point in curve[variant]})
+    # A logarithmic axis has no zero: it gets the place of a quarter of the next size.
+    positions = {number: number or max(1, *numbers[:2]) / 4 for number in numbers}
+    sizes = list(positions.values())
     means = {variant: [100 * point["mean"] for point in curve[variant]] for variant in variants.values()}
     width = max(2.0, sizes[-1] / sizes[0])
     title = f"{metric} on {num_test_rows:,} test rows, %  ·  bars: 95% intervals over seeds and rows"
@@ -26,7 +29,7 @@ def plot_curves(
         for place, (index, variant) in enumerate(variants.items()):
             points = curve[variant]
             offset = width ** (X_OFFSET * (place - (len(variants) - 1) / 2))
-            x = [point["num_examples"] * offset for point in points]
+            x = [positions[point["num_examples"]] * offset for point in points]
             errors = [100 * (point["high"] - point["mean"]) if point["high"] is not None else 0 for point in points]
             style = charts.line_style(index, has_marker=True)
             axes.errorbar(x, means[variant], yerr=errors, capsize=2.5, elinewidth=0.8, **style)
@@ -34,14 +37,14 @@ def plot_curves(
         axes.set_xlim(sizes[0] / width**0.07, sizes[-1] * width**0.07)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([f"{size:,}" for size in sizes])
+        axes.set_xticklabels([f"{number:,}" for number in numbers])
         # With two seeds an interval can be wider than the whole plot, so long error bars are cut off.
         every = [mean for variant in variants.values() for mean in means[variant]]
         low, high = axes.get_ylim()
         axes.set_ylim(max(0, low, min(every) - Y_MARGIN), min(100, high, max(every) + Y_MARGIN))
         axes.set_yticks(*charts.ticks(*axes.get_ylim()))
         ends = {
-            index: (titles[variant], (curve[variant][-1]["num_examples"], means[variant][-1]))
+            index: (titles[variant], (positions[curve[variant][-1]["num_examples"]], means[variant][-1]))
             for index, variant in variants.items()
         }
         charts.label_ends(axes, ends, has_marker=True)

@@ -18,6 +18,7 @@ from data.contamination import describe_contamination
 from data.encoders import read_record, resolve_encoder
 from data.tasks.splits import join_texts
 from data.tasks.task import fingerprint_inputs, read_task
+from engine.cli import flags_to_keys
 from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
 from engine.log import get_logger
@@ -62,7 +63,7 @@ def run_study(config: Study, args: list[str]) -> None:
             " set study.contamination=flag and study.corpus_contamination=flag to measure them anyway"
         )
     folder = STUDIES_FOLDER / config.run
-    trials = Trials(config, encoder, rows, measured, folder)
+    trials = Trials(config, encoder, rows, measured, folder, flags_to_keys(Study, args))
     planned = trials.list_trials()
     if config.train.dry_run:  # the first training exits after its checks
         trials.run_trial(next(trial for trial in planned if trial.variant in TRAINED_VARIANTS))

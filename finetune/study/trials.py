@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 import time
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,12 @@ from engine.errors import DataError
 from engine.files import read_json, write_json
 from engine.runs.run import Run, flatten, package_versions
 from engine.training.distributed import make_accelerator as make_accelerator
+from finetune.class_texts import choose_class_texts, weigh_texts
 from finetune.config import Finetune
 from finetune.evaluation.baselines import reference_encoder
+from finetune.method import apply_method, choose_method
 from finetune.modalities import load_modality
+from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.study import baselines
 from finetune.study.config import Shots, Study
 from finetune.train import resolve_config
@@ -30,7 +34,7 @@ from finetune.training import TaskData, finetune_model
 TRAINED_VARIANTS = ("ours", "plain", "random")
 METRIC = "accuracy"  # a mean over test rows, on which the intervals rest
 CHEAPEST_FIRST = ("tfidf", "probe", "ours", "plain", "random")
-VERSION = 2  # 1: without the results by test row
+VERSION = 3  # 1: without the results by test row; 2: without the names of the classes
 
 
 @cache
@@ -61,12 +65,21 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """Plans, runs and stores a study's trials. Raises DataError for a missing encoder. test_indices: rows measured."""
+    """Plans, runs and stores a study's trials. Raises DataError for a missing encoder.
+
+    test_indices: rows measured; args: as for `apply_method`.
+    """
 
     def __init__(
-        self, config: Study, encoder: str, rows: dict[str, list[Example]], test_indices: list[int], folder: Path
+        self,
+        config: Study,
+        encoder: str,
+        rows: dict[str, list[Example]],
+        test_indices: list[int],
+        folder: Path,
+        args: Sequence[str] = (),
     ):
-        self.config, self.encoder, self.folder = config, encoder, folder
+        self.config, self.encoder, self.folder, self.args = config, encoder, folder, args
         self.train, self.test = rows["train"], [rows["test"][index] for index in test_indices]
         self.modality, self.label_names = load_modality(config), list_label_names(config.task, rows)
         self.rows_fingerprint = fingerprint([fingerprint_inputs(config.task), test_indices])
@@ -97,6 +110,9 @@ class Trials:
         """Return the total labels by labels per class; a size that takes every row becomes "all", without repeats."""
         counts: dict[Shots, int] = {}
         for shots in self.config.study.list_shots():
+            if not shots and not self.modality.list_class_texts(self.label_names, self.train):
+                self.skipped["no labels"] = "not measured: the classes have no names made of words"
+                continue
             count = len(self.sample_train(shots, 0))
             if count not in counts.values():
                 counts["all" if count == len(self.train) else shots] = count
@@ -104,7 +120,7 @@ class Trials:
 
     def sample_train(self, shots: Shots, seed: int) -> list[Example]:
         """Return the labeled examples that every variant is trained on."""
-        return sample_examples(self.train, "all", seed, None if shots == "all" else shots)
+        return sample_examples(self.train, "all", seed, None if shots == "all" else shots) if shots else []
 
     def list_trials(self) -> list[Trial]:
         """Return all trials, fewest labels first, so that the curve starts early."""
@@ -116,7 +132,8 @@ class Trials:
                     is_trained = variant in TRAINED_VARIANTS
                     is_repeat = index and shots == "all" and not is_trained  # deterministic
                     is_longest = variant == "random" and shots == "all" and not study.shots and not study.full
-                    if not is_repeat and not is_longest:
+                    needs_labels = variant not in ("ours", "plain")
+                    if not is_repeat and not is_longest and (shots or not needs_labels):
                         steps = self.trial_config(shots, 0, count).train.steps if is_trained else 0
                         trials.append(Trial(variant, shots, self.config.seed + index, count, steps))
         return trials
@@ -125,8 +142,16 @@ class Trials:
         """Return the configuration of one training, the same for all variants and without use of validation labels."""
         tree = self.config.model_dump(mode="json", exclude={"study"})
         tree |= {"seed": seed, "baselines": False, "train": tree["train"] | {"load_best": False}}
-        tree["task"] |= {"num_examples": "all", "shots": None if shots == "all" else shots}
-        return resolve_config(validate(Finetune, tree), self.encoder, self.encoder_folders["ours"], num_examples)
+        sample = {"num_examples": "all" if shots else 0, "shots": None if shots in (0, "all") else shots}
+        tree["task"] |= sample
+        config = validate(Finetune, tree)
+        if config.method == "auto":
+            choice = choose_method(config, num_examples, len(self.label_names), 0)
+            preset = apply_method(self.config, choice.method, self.args).model_dump(mode="json", exclude={"study"})
+            tree |= {key: preset[key] for key in preset.keys() - {"run", "encoder", "seed", "task", "baselines"}}
+            tree["train"] = tree["train"] | {"load_best": False}
+            config = validate(Finetune, tree)
+        return resolve_config(config, self.encoder, self.encoder_folders["ours"], num_examples)
 
     def result_path(self, trial: Trial) -> Path:
         """Return the path of a trial's result, with a fingerprint of all its inputs."""
@@ -169,9 +194,14 @@ class Trials:
         # Named after the trial, so that a training also resumes if the encoder is given by another name.
         config = config.model_copy(update={"run": folder.name, "encoder": trial.variant})
         run = Run(config, config.run, True, folder)
-        data = TaskData({"train": train, "test": self.test}, self.label_names)
-        encoder, is_random = self.encoder_folders[trial.variant], trial.variant == "random"
-        output = finetune_model(encoder, config, data, run, self.accelerator, f"  {trial}", is_random)
+        class_texts = choose_class_texts(load_modality(config), train, self.train, self.label_names)
+        data = TaskData({"train": train, "test": self.test}, self.label_names, class_texts=class_texts)
+        encoder, is_random, title = self.encoder_folders[trial.variant], trial.variant == "random", f"  {trial}"
+        if config.selftrain.rounds:
+            trainer = SelfTrainer(encoder, config, self.train, data, run, self.accelerator, title, is_random)
+            output = trainer.train()
+        else:
+            output = finetune_model(encoder, config, data, run, self.accelerator, title, is_random)
         self.accelerator.free_memory()
         probabilities = np.array(output.predictions["test"])
         predictions = probabilities.argmax(-1)
@@ -187,7 +217,11 @@ class Trials:
         if trial.variant == "tfidf":
             predictions = baselines.predict_from_features(train, labels, self.test, self.modality)
         else:
-            predictions = baselines.predict_linear_probe(self.embed(train), labels, self.test_embeddings)
+            class_texts = choose_class_texts(self.modality, train, self.train, self.label_names)
+            all_labels = self.modality.problem_type.encode_labels(train + class_texts, self.label_names)
+            weights = weigh_texts(all_labels, len(train), self.config.class_names.weight)
+            features = self.embed(train + class_texts)
+            predictions = baselines.predict_linear_probe(features, all_labels, self.test_embeddings, weights)
         metrics = classification_metrics(predictions, self.test_labels)
         return {"metrics": metrics, "correct": self.mark_correct(predictions)}
 

@@ -35,6 +35,7 @@ def test_text_labels_and_encoder_from_a_hub(workspace, sentiment_files):
         command = [
             "finetune",
             "configs/finetune/your-task.yaml",
+            "method=none",
             "run=x",
             "train.steps=2",
             "task.num_examples=20",

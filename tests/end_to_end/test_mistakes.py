@@ -26,7 +26,7 @@ def pretrain(workspace, capsys, monkeypatch):
 
 @pytest.fixture
 def finetune(workspace, capsys, monkeypatch):
-    base = ["configs/finetune/your-task.yaml", "task.train.files=rows.csv", "run=x", "encoder=minilm"]
+    base = ["configs/finetune/your-task.yaml", "method=none", "task.train.files=rows.csv", "run=x", "encoder=minilm"]
 
     def attempt(rows, *args):
         (workspace / "rows.csv").write_text("text,label\n" + rows, encoding="utf-8")
@@ -149,7 +149,7 @@ def test_a_text_without_tokens(finetune):
 
 def test_no_encoder_yet(workspace, capsys, monkeypatch):
     (workspace / "rows.csv").write_text("text,label\n" + GOOD)
-    args = ["configs/finetune/your-task.yaml", "task.train.files=rows.csv", "train.precision=float32"]
+    args = ["configs/finetune/your-task.yaml", "method=none", "task.train.files=rows.csv", "train.precision=float32"]
     assert error_lines(finetune_main, args, capsys, monkeypatch) == [
         "encoder: none given and none in out/runs; run make pretrain first, or give encoder=minilm"
     ]
@@ -204,7 +204,7 @@ def test_what_an_earlier_version_wrote_is_refused_in_a_line(workspace, sentiment
     ]
     lines = error_lines(pretrain_main, [*base, "run=old", "allow_changes=true"], capsys, monkeypatch)
     assert lines[0] == "out/runs/old: written by an earlier version of Headstart (length is now max_length)."
-    task = ["configs/finetune/your-task.yaml", f"task.train.files={sentiment_files}/labels.csv", "run=x"]
+    task = ["configs/finetune/your-task.yaml", "method=none", f"task.train.files={sentiment_files}/labels.csv", "run=x"]
     encoder = "out/runs/old/encoder"
     for main, args in (
         (pretrain_main, [*base, "run=x", f"init={encoder}"]),

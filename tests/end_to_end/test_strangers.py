@@ -102,8 +102,8 @@ def test_every_command_runs_without_executing_anything_of_a_stranger(workspace, 
             "pretrain.evaluate",
             ["encoder=other/small", "task=task.yaml", "num_examples=[20]", "seeds=1", "max_length=16"],
         ),
-        ("finetune", ["configs/finetune/your-task.yaml", "run=f", *tiny, *task]),
-        ("finetune.study", ["configs/finetune/your-task.yaml", *study, *tiny, *task]),
+        ("finetune", ["configs/finetune/your-task.yaml", "method=none", "run=f", *tiny, *task]),
+        ("finetune.study", ["configs/finetune/your-task.yaml", "method=none", *study, *tiny, *task]),
         ("data", ["configs/corpus/your-text.yaml", "corpus={name: x, sources: [{hub: other/script}]}"]),
         ("publish", ["run=f", "repo=me/f", "license.labels=mit", "license.base=mit", "license.corpus=mit"]),
     ]
@@ -150,6 +150,7 @@ def test_a_model_that_needs_its_own_code_is_refused_without_a_question(
     args = {
         "finetune": [
             "configs/finetune/your-task.yaml",
+            "method=none",
             f"task.train.files={sentiment_files}/labels.csv",
             "encoder=strange",
         ],
@@ -182,7 +183,15 @@ def test_a_folder_that_names_other_weights_or_kernels_is_refused(
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_a_run_on_local_files_contacts_no_address(workspace, encoder, sentiment_files):
     trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect", "-o", "connections"]
-    command = [*trace, sys.executable, "-m", "finetune", "configs/finetune/your-task.yaml", f"encoder={encoder}"]
+    command = [
+        *trace,
+        sys.executable,
+        "-m",
+        "finetune",
+        "configs/finetune/your-task.yaml",
+        "method=none",
+        f"encoder={encoder}",
+    ]
     options = [f"task.train.files={sentiment_files}/labels.csv", "max_length=16", "train.steps=1", "baselines=false"]
     variables = {key: value for key, value in environment().items() if not key.startswith("HF_")}
     done = subprocess.run([*command, *options, "run=x", "task.num_examples=20"], env=variables, capture_output=True)

@@ -247,6 +247,7 @@ def test_class_priors_are_matched_by_a_constant_shift():
 def selftrain_args(folder, *more: str) -> list[str]:
     return [
         "configs/finetune/your-task.yaml",
+        "method=none",
         f"task.train.files={folder}/labels.csv",
         "encoder=minilm",
         "max_length=24",
@@ -353,6 +354,7 @@ def test_task_adaptive_pretraining(workspace):
     process = run_module(
         "finetune",
         "configs/finetune/your-task.yaml",
+        "method=none",
         f"task.train.files={workspace}/labels.csv",
         "encoder=minilm",
         "run=x",
@@ -377,7 +379,7 @@ def test_task_adaptive_pretraining_uses_the_splits_of_fine_tuning(workspace, mon
         "text,label\n" + "".join(f"film number {n},{n % 31 / 10}\n" for n in range(400))
     )
     files = f"task.train.files={workspace}/ratings.csv"
-    args = ["configs/finetune/your-task.yaml", files, "task.problem_type=regression", "run=x"]
+    args = ["configs/finetune/your-task.yaml", "method=none", files, "task.problem_type=regression", "run=x"]
     monkeypatch.chdir(workspace)
     monkeypatch.setattr(task_adaptive, "run_child", lambda args, env: 1)
     config = load_config(Finetune, [*args, "tapt.steps=2"])
@@ -486,6 +488,7 @@ def test_mistakes_are_reported_in_one_line(workspace, capsys, monkeypatch, more,
         finetune_main,
         [
             "configs/finetune/your-task.yaml",
+            "method=none",
             "task.train.files=labels.csv",
             "encoder=minilm",
             "run=x",

@@ -598,7 +598,14 @@ def test_test_rows_among_the_training_rows_and_labels_without_any_are_reported(w
     test += [{**row, "text": f"so {row['text']}!"} for row in rows if row["label"] == "b"][7:10]
     write_source(workspace / "rows.jsonl", rows)
     write_source(workspace / "test.jsonl", test)
-    args = ["configs/finetune/your-task.yaml", "task.train.files=rows.jsonl", "task.test.files=test.jsonl", "run=x"]
+    args = [
+        "configs/finetune/your-task.yaml",
+        "method=none",
+        "task.train.files=rows.jsonl",
+        "task.test.files=test.jsonl",
+        "run=x",
+        "train.precision=float32",
+    ]
     main([*args, f"encoder={tiny}", "train.steps=1", "baselines=false", "max_length=16"])
     printed = capsys.readouterr().out
     lines = [
@@ -652,6 +659,7 @@ def test_a_run_writes_a_plain_model_with_the_reported_metrics(workspace, tiny, h
     write_source(workspace / "rows.jsonl", make_odd_rows(head))
     args = [
         "configs/finetune/your-task.yaml",
+        "method=none",
         "task.train.files=rows.jsonl",
         f"encoder={tiny}",
         *TASKS[head],
@@ -735,6 +743,7 @@ def test_invalid_rows_are_reported_before_the_run_folder_exists(workspace, tiny,
         main(
             [
                 "configs/finetune/your-task.yaml",
+                "method=none",
                 "task.train.files=rows.jsonl",
                 f"encoder={tiny}",
                 "run=x",

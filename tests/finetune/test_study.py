@@ -50,6 +50,7 @@ def study_args(sentiment_files: Path) -> list[str]:
     # With a learning rate of 2e-3, two layers of width 32 learn something in a few steps.
     return [
         "configs/finetune/your-task.yaml",
+        "method=none",
         f"task.train.files={sentiment_files}/labels.csv",
         "run=small",
         "max_length=32",
@@ -255,7 +256,10 @@ def test_default_and_full_label_counts_and_seeds():
         settings("study.full=true"),
         settings("study.shots=[all,64,8,8]", "study.seeds=4"),
     )
-    assert default.list_shots() == [8, 32, 100, "all"] and [default.num_seeds(shots) for shots in (8, "all")] == [3, 1]
+    assert default.list_shots() == [0, 8, 32, 100, "all"] and [default.num_seeds(shots) for shots in (8, "all")] == [
+        3,
+        1,
+    ]
     assert full.list_shots()[-2:] == [256, "all"] and [full.num_seeds(shots) for shots in (8, "all")] == [5, 5]
     assert chosen.list_shots() == [8, 64, "all"] and chosen.num_seeds("all") == 4
 

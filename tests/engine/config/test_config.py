@@ -283,7 +283,9 @@ def test_help_lists_what_people_set_first_and_no_key_twice():
     assert len(keys) == len(set(keys)) and not any(key.startswith("objective.pairs.wheel") for key in keys)
 
 
-@pytest.mark.parametrize("word", ["task.text=5", "task.num_examples=many", "task.num_examples=0", "task.train.files=5"])
+@pytest.mark.parametrize(
+    "word", ["task.text=5", "task.num_examples=many", "task.num_examples=-1", "task.train.files=5"]
+)
 def test_a_key_that_takes_two_types_is_reported_once(word):
     lines = error_lines(word, schema=Finetune)
     assert len(lines) == 1 and lines[0].startswith(word.partition("=")[0] + ": ")

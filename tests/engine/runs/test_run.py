@@ -49,6 +49,7 @@ def runs_folder(tmp_path_factory, sentiment_files) -> Path:
     AutoTokenizer.from_pretrained(resolve_encoder("minilm")).save_pretrained(folder / "encoder")
     args = [
         "configs/finetune/your-task.yaml",
+        "method=none",
         f"task.train.files={sentiment_files}/labels.csv",
         "encoder=encoder",
         "max_length=32",
@@ -150,6 +151,7 @@ def test_a_missing_tracker_is_reported_before_anything_is_done(workspace, sentim
         finetune_main,
         [
             "configs/finetune/your-task.yaml",
+            "method=none",
             f"task.train.files={sentiment_files}/labels.csv",
             "run=x",
             "encoder=minilm",
@@ -161,7 +163,10 @@ def test_a_missing_tracker_is_reported_before_anything_is_done(workspace, sentim
     assert lines == ["tracker: wandb is not installed; pip install wandb, or set tracker=none"]
     assert not (workspace / "out/runs").exists()
     lines = error_lines(
-        finetune_main, ["configs/finetune/your-task.yaml", "run=x", "tracker=tensorbord"], capsys, monkeypatch
+        finetune_main,
+        ["configs/finetune/your-task.yaml", "method=none", "run=x", "tracker=tensorbord"],
+        capsys,
+        monkeypatch,
     )
     assert any("tracker: 'tensorbord' is none of none, tensorboard, wandb, trackio, mlflow" in line for line in lines)
 

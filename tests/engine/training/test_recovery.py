@@ -469,6 +469,7 @@ def test_remote_code_of_an_encoder_is_never_run(workspace, sentiment_files, monk
                 Finetune,
                 [
                     "configs/finetune/your-task.yaml",
+                    "method=none",
                     f"task.train.files={sentiment_files}/labels.csv",
                     "run=x",
                     "train.precision=float32",

@@ -1,0 +1,40 @@
+"""The classes' own texts in training: which of them, and with what weight."""
+
+import numpy as np
+
+from data.tasks import class_names
+from data.tasks.splits import Example
+from engine.errors import ConfigError
+from finetune.modalities import Modality
+
+
+def choose_class_texts(
+    modality: Modality, labeled: list[Example], rows: list[Example], label_names: list[str]
+) -> list[Example]:
+    """List the classes' own texts to train on. Raises ConfigError if there is nothing else, and none of them.
+
+    labeled: the sample of rows with labels; rows: all training rows.
+    """
+    config = modality.config
+    class_texts = modality.list_class_texts(label_names, rows)
+    class_texts = class_names.choose_class_texts(labeled, class_texts, config.class_names.max_shots)
+    if not labeled and not config.selftrain.rounds:
+        raise ConfigError("task.num_examples=0: only method=names learns without labels")
+    if not labeled and not class_texts:
+        known = ", ".join(label_names[:3])
+        raise ConfigError(
+            f"task.num_examples=0: the classes ({known}, ...) have no names made of words to learn from; give"
+            " task.descriptions={class: text, ...}"
+        )
+    return class_texts
+
+
+def weigh_texts(labels: np.ndarray, num_labeled: int, class_weight: float) -> np.ndarray | None:
+    """Return the weights of texts, (texts,), or None if all are labeled.
+
+    1 for the first `num_labeled` texts, and `class_weight` for all others of a class together. labels: class ids.
+    """
+    if len(labels) == num_labeled:
+        return None
+    of_classes = labels[num_labeled:]
+    return np.concatenate([np.ones(num_labeled), class_weight / np.bincount(of_classes)[of_classes]])

@@ -1,0 +1,87 @@
+"""The choice of a method for `method=auto`: by the labels per class, and by what else there is to learn from."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data.tasks.splits import Example, sample_examples
+from engine.config.loader import load_config, merge, read_yaml, validate
+from engine.log import get_logger
+from finetune.config import METHODS_FOLDER, Finetune
+
+logger = get_logger(__name__)
+
+MAX_FEWSHOT_SHOTS = 64  # with more labels per class, the default settings are as good and use the validation rows
+MIN_UNLABELED = 200  # texts from which on self-training can pay
+
+
+class Choice(NamedTuple):
+    """A method and the reason for it."""
+
+    method: str | None
+    """File of configs/method without its ending; None: the settings as they are."""
+    reason: str
+
+
+def choose_method(config: Finetune, num_labels: int, num_classes: int, num_unlabeled: int) -> Choice:
+    """Choose the method for a task's sample of labels.
+
+    num_labels: labeled training rows; num_unlabeled: texts that may be used without a label.
+    """
+    if not config.task.load_problem_type().has_single_class:
+        return Choice(None, "the few-label methods are for one class per text")
+    changed = {
+        "adapter.name": config.adapter.name != "none",
+        "head.name": config.head.name != config.task.load_problem_type().default_head,
+        "layers.linear_probe": config.layers.linear_probe,
+        "selftrain.rounds": config.selftrain.rounds > 0,
+        "tapt.steps": config.tapt.steps > 0,
+    }
+    if given := [key for key, is_changed in changed.items() if is_changed]:
+        return Choice(None, f"{given[0]} is given")
+    if not num_labels:
+        return Choice("names", f"no labels, and {num_unlabeled:,} texts")
+    shots = num_labels / num_classes
+    size = f"{shots:.3g} labels per class"
+    if shots > MAX_FEWSHOT_SHOTS:
+        return Choice(None, size)
+    if config.unlabeled and num_unlabeled >= MIN_UNLABELED:
+        return Choice("selftrain", f"{size}, and {num_unlabeled:,} texts without a label")
+    return Choice("fewshot", size)
+
+
+def resolve_method(
+    config: Finetune, rows: dict[str, list[Example]], label_names: list[str], args: Sequence[str]
+) -> Finetune:
+    """Return the configuration with the settings of the method that method=auto chooses for these rows.
+
+    args: as for `apply_method`.
+    """
+    if config.method != "auto":
+        return config
+    num_rows, task = len(rows["train"]), config.task
+    num_labels = len(sample_examples(rows["train"], task.num_examples, config.seed, task.shots))
+    choice = choose_method(config, num_labels, len(label_names), num_rows - num_labels)
+    logger.info(f"  method  {choice.method or 'settings as they are'}: {choice.reason}")
+    return apply_method(config, choice.method, args)
+
+
+def apply_method(config: Finetune, method: str | None, args: Sequence[str] = ()) -> Finetune:
+    """Return the configuration with the settings of a method, except for those that `args` give themselves.
+
+    args: what `load_config` read the configuration from; none: the method's settings replace all others.
+    """
+    if method is None:
+        return config.model_copy(update={"method": None})
+    changes = preset = read_yaml(METHODS_FOLDER / f"{method}.yaml")
+    if args:
+        changes = select(load_config(type(config), [*args, "method=none"], preset).model_dump(mode="json"), preset)
+    return validate(type(config), merge(config.model_dump(mode="json"), changes | {"method": method}))
+
+
+def select(tree: dict, keys: dict) -> dict:
+    """Return the part of `tree` that has the keys of `keys`; a section with a name is taken whole."""
+    return {
+        key: select(tree[key], value) if isinstance(value, dict) and "name" not in value else tree[key]
+        for key, value in keys.items()
+        if key in tree
+    }
