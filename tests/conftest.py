@@ -93,3 +93,22 @@ def cpu_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield make_accelerator("float32")
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """Folder of an encoder with two small layers and minilm's tokenizer."""
+    import torch
+    from tiny_models import SMALL
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from data.encoders import resolve_encoder
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
+    BertModel(BertConfig(**SMALL | {"vocab_size": len(tokenizer)})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

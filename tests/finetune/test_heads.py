@@ -20,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
-    BertModel,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -572,22 +571,6 @@ def test_a_text_of_100_000_words(workspace):
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    """Folder of an encoder with two small layers and minilm's tokenizer."""
-
-    from data.encoders import resolve_encoder
-
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
-    BertModel(BertConfig(**SMALL | {"vocab_size": len(tokenizer)})).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_test_rows_among_the_training_rows_and_labels_without_any_are_reported(workspace, tiny, capsys):

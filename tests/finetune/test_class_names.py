@@ -1,0 +1,213 @@
+"""Class names in training: their texts, weights, the method without labels, and the choice of a method."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers import ROOT, error_lines
+from sklearn.linear_model import LogisticRegression
+
+from data.tasks.class_names import choose_class_texts, default_templates, list_class_texts, name_to_words
+from data.tasks.splits import Example
+from engine.config.loader import load_config
+from engine.errors import ConfigError
+from finetune.__main__ import main
+from finetune.class_texts import weigh_texts
+from finetune.config import Finetune
+from finetune.linear_probe import fit_logistic_regression
+from finetune.method import apply_method, choose_method
+from finetune.semi_supervised.self_training import propagate_labels
+
+TASK = "configs/finetune/sentiment.yaml"
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("positive", "positive"),
+        ("card_arrival", "card arrival"),
+        ("realDonaldTrump", "real Donald Trump"),
+        ("rec.sport.hockey", "rec sport hockey"),
+        ("HTTP errors", "HTTP errors"),
+        ("好评", "好评"),
+        ("нет", "нет"),
+        *((name, None) for name in ("0", "-1", "LABEL_1", "v2", "Class 3", "x", "pos", "yes", "None", "__", "")),
+    ],
+)
+def test_names_are_words_or_nothing(name, words):
+    assert name_to_words(name) == words
+
+
+def test_descriptions_replace_names_and_one_class_without_words_leaves_out_all():
+    texts = list_class_texts(["good", "LABEL_1"], {"LABEL_1": ["It was bad.", "Awful."]}, ["{name}", "So {name}!"])
+    assert [(text.texts[0], text.label) for text in texts] == [
+        ("good", "good"),
+        ("So good!", "good"),
+        ("It was bad.", "LABEL_1"),
+        ("Awful.", "LABEL_1"),
+    ]
+    assert list_class_texts(["good", "LABEL_1"], {}, ["{name}"]) == []
+
+
+def test_sentences_around_names_are_for_english_text():
+    english = [Example(("I have never seen a film that is worse than this one",), "a")] * 3
+    others = [
+        "Das ist der schlechteste Film, den ich je gesehen habe",
+        "C'est le pire film de ma vie",
+        "这部电影很糟糕",
+    ]
+    assert len(default_templates(english)) == 4
+    assert all(default_templates([Example((text,), "a")]) == ("{name}",) for text in others)
+    assert default_templates([]) == ("{name}",)
+
+
+@pytest.mark.parametrize(
+    "shots, count", [(0, 4), (1, 4), (8, 4), (16, 2), (22, 1), (32, 1), (63, 1), (64, 0), (500, 0)]
+)
+def test_texts_of_a_class_fade_as_labels_come_in(shots, count):
+    texts = [Example((f"{label} {number}",), label) for label in "ab" for number in range(4)]
+    labeled = [Example((str(number),), "a") for number in range(shots)]
+    chosen = choose_class_texts(labeled, texts, 32)
+    assert [text.texts[0] for text in chosen if text.label == "a"] == [f"a {number}" for number in range(count)]
+    assert sum(text.label == "b" for text in chosen) == 4, "a class without a labeled row has all of its texts"
+
+
+def test_weights_equal_repeated_rows():
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(size=(12, 5)), np.array([0, 1, 2] * 2 + [0, 1, 2, 0, 1, 2])
+    weights = weigh_texts(labels, 6, 4.0)
+    assert weights.tolist() == [1.0] * 6 + [2.0] * 6 and weigh_texts(labels, 12, 4.0) is None
+    repeated = np.concatenate([np.arange(12), np.arange(6, 12)])
+    expected = LogisticRegression(C=2.0, max_iter=2_000).fit(features[repeated], labels[repeated])
+    actual = fit_logistic_regression(features, labels, 0, 2.0, weights)
+    assert np.allclose(actual.coef_, expected.coef_, atol=1e-3)
+
+
+def test_names_alone_find_clusters():
+    generator = np.random.default_rng(0)
+    centers = np.eye(4)[:3]
+    labels = generator.integers(3, size=300)
+    # The names point away from the clusters, but each is nearest to its own.
+    names = centers + 0.6 * np.roll(centers, 1, axis=0)
+    features = centers[labels] + 0.35 * generator.normal(size=(300, 4))
+    nearest = (features @ names.T).argmax(1)
+    spread = propagate_labels(names, np.arange(3), features, 0.1, np.full(3, 4.0), 10.0).argmax(1)
+    assert (spread == labels).mean() > (nearest == labels).mean() + 0.03
+
+
+# ---- the choice of a method ---------------------------------------------------------------------------------------
+
+
+def choose(num_labels: int, num_unlabeled: int = 5_000, *args: str, num_classes: int = 4) -> str | None:
+    config = load_config(Finetune, [TASK, "encoder=minilm", *args])
+    return choose_method(config, num_labels, num_classes, num_unlabeled).method
+
+
+def test_the_method_follows_labels_and_text():
+    assert choose(0) == "names"
+    assert choose(8) == choose(128) == "selftrain"
+    assert choose(128, 20) == choose(128, 5_000, "unlabeled=false") == "fewshot"
+    assert choose(4_000) is None
+
+
+@pytest.mark.parametrize(
+    "args", [["adapter.name=lora"], ["head={name: supcon}"], ["layers.linear_probe=true"], ["tapt.steps=9"]]
+)
+def test_settings_of_a_method_are_not_replaced_by_another(args):
+    assert choose(8, 5_000, *args) is None
+
+
+def test_other_problem_types_keep_their_settings():
+    assert choose(8, 5_000, "task.problem_type=multi_label_classification") is None
+
+
+def test_own_settings_are_kept_when_a_method_is_chosen(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"include: {ROOT / TASK}\ntrain: {{epochs: 7}}\n")
+    args = [str(own), "encoder=minilm", "train.max_steps=55"]
+    chosen = apply_method(load_config(Finetune, args), "fewshot", args)
+    assert chosen.method == "fewshot" and chosen.head.name == "supcon" and not chosen.train.load_best
+    assert (chosen.train.epochs, chosen.train.max_steps, chosen.train.sampling) == (7, 55, "class_balanced")
+    # A method that is named comes after the files, and only single settings after it.
+    named = load_config(Finetune, [*args, "method=fewshot"])
+    assert (named.train.epochs, named.train.max_steps) == (40, 55)
+
+
+@pytest.mark.parametrize("method", ["fewshot", "selftrain", "lora", "names"])
+def test_a_method_is_its_file(method):
+    by_name = load_config(Finetune, [TASK, "encoder=minilm", f"method={method}"])
+    by_file = load_config(Finetune, [TASK, f"configs/method/{method}.yaml", "encoder=minilm"])
+    assert by_name == by_file and by_name.method == method
+
+
+def test_unknown_methods_are_named():
+    with pytest.raises(ConfigError, match="no method 'fewshots'.*fewshot"):
+        load_config(Finetune, [TASK, "method=fewshots"])
+
+
+# ---- whole runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder with forty rows of two classes and arguments of a run on them."""
+    rows = [{"text": f"the dog number {n} barks at me", "label": "dog"} for n in range(40)]
+    rows += [{"text": f"a ship number {n} is on the sea", "label": "ship"} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RUN = [
+    "configs/finetune/your-task.yaml",
+    "task.train.files=rows.jsonl",
+    "train.precision=float32",
+    "max_length=16",
+    "baselines=false",
+    "run=x",
+]
+
+
+def test_no_labels_at_all(workspace, tiny, capsys):
+    main([*RUN, f"encoder={tiny}", "task.num_examples=0", "train.steps=2", "selftrain.min_steps=3"])
+    printed, folder = capsys.readouterr().out, workspace / "out/runs/x"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "method  names: no labels" in printed and "0 labels of" in printed
+    assert metrics["num_train_examples"] == 0 and metrics["test"]["n"] == 10
+    labels = json.loads((folder / "round-1/labels.json").read_text())
+    assert set(labels["class_ids"]) <= {0, 1} and labels["indices"]
+    assert (folder / "model/model.safetensors").is_file()
+
+
+def test_no_labels_and_no_names(workspace, tiny, capsys, monkeypatch):
+    args = [*RUN, f"encoder={tiny}", "task.num_examples=0"]
+    (workspace / "rows.jsonl").write_text(
+        (workspace / "rows.jsonl").read_text().replace('"dog"', '"0"').replace('"ship"', '"1"')
+    )
+    (line,) = error_lines(main, args, capsys, monkeypatch)[-1:]
+    assert "the classes (0, 1, ...) have no names made of words" in line and "task.descriptions" in line
+    assert not (workspace / "out/runs/x").exists()
+    (line,) = error_lines(main, [*args, "method=fewshot", "task.num_examples=0"], capsys, monkeypatch)[-1:]
+    assert line.endswith("only method=names learns without labels")
+
+
+def test_names_are_trained_on_but_not_counted_as_labels(workspace, tiny, monkeypatch):
+    from data.sampling import class_balanced_batch
+    from finetune import training
+
+    sizes = []
+
+    def record(step, size, labels, *args):
+        sizes.append(len(labels))
+        return class_balanced_batch(step, size, labels, *args)
+
+    monkeypatch.setattr(training, "class_balanced_batch", record)
+    args = [*RUN, f"encoder={tiny}", "method=fewshot", "task.shots=4", "train.steps=2"]
+    main(args)
+    main([*args, "class_names.weight=0", "run=y"])
+    counts = [json.loads((workspace / f"out/runs/{run}/metrics.json").read_text()) for run in "xy"]
+    assert [each["num_train_examples"] for each in counts] == [8, 8]
+    assert list(dict.fromkeys(sizes)) == [16, 8], "four texts of each class, and none"
