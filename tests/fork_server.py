@@ -26,19 +26,44 @@ PRELOADED = (
 ).split()
 
 
-def run_fork(args: list[str], cwd: Path | None, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess:
-    """Run `python ARGS...` in a fork, with the output of `subprocess.run(..., capture_output=True, text=True)`."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [f"{folder}/stdout", f"{folder}/stderr"]
-        server = start_server()
-        request = {"args": args, "cwd": str(cwd or Path.cwd()), "env": env, "files": files, "timeout": timeout}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        exit_code = json.loads(server.stdout.readline())
-        stdout, stderr = (Path(file).read_text() for file in files)
-    if exit_code is None:
-        raise subprocess.TimeoutExpired(args, timeout, stdout, stderr)
-    return subprocess.CompletedProcess(args, exit_code, stdout, stderr)
+class Fork:
+    """A command that runs in a fork; `poll` and `wait` return its exit code as those of subprocess.Popen do."""
+
+    def __init__(self, args: list[str], cwd: Path | None, env: dict[str, str]):
+        self.args, self.folder, self.returncode = args, tempfile.TemporaryDirectory(), None
+        files = [f"{self.folder.name}/stdout", f"{self.folder.name}/stderr"]
+        self.stdout, self.stderr = map(Path, files)
+        self.pid = request(args=args, cwd=str(cwd or Path.cwd()), env=env, files=files)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = request(poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_text(), self.stderr.read_text())
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def complete(self, timeout: float = 300) -> subprocess.CompletedProcess:
+        """Wait for the end and return the result, with the output as text."""
+        self.wait(timeout)
+        return subprocess.CompletedProcess(self.args, self.returncode, self.stdout.read_text(), self.stderr.read_text())
+
+
+def request(**values) -> int | None:
+    """Send a request to the server and return its answer."""
+    server = start_server()
+    server.stdin.write(json.dumps(values) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
 
 
 @cache
@@ -51,7 +76,7 @@ def start_server() -> subprocess.Popen:
 
 
 def serve() -> None:
-    """Fork for each request, a line of JSON; answer with its exit code, or null after its timeout."""
+    """Answer requests, lines of JSON: the process of a new command, or the exit code of one, null while it runs."""
     from helpers import check_in_this_process
 
     from engine.models import verify
@@ -61,38 +86,29 @@ def serve() -> None:
     verify.run_load_check = check_in_this_process
     inherited = set(os.environ)
     while line := sys.stdin.readline():
-        request = json.loads(line)
-        if (pid := os.fork()) == 0:
-            run_request(request, inherited)
-        print(json.dumps(wait(pid, request["timeout"])), flush=True)
+        values = json.loads(line)
+        if pid := values.get("poll"):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif (answer := os.fork()) == 0:
+            run_command(values, inherited)
+        print(json.dumps(answer), flush=True)
 
 
-def wait(pid: int, timeout: float) -> int | None:
-    """Return the exit code of a child, as `subprocess` does; after the timeout, kill it and return None."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
-
-
-def run_request(request: dict, inherited: set[str]) -> None:
+def run_command(command: dict, inherited: set[str]) -> None:
     """Run a module (-m), code (-c) or a script, and exit."""
-    for number, file in enumerate((os.devnull, *request["files"])):
+    for number, file in enumerate((os.devnull, *command["files"])):
         os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
-    os.chdir(request["cwd"])
-    for name in inherited - request["env"].keys():
+    os.chdir(command["cwd"])
+    for name in inherited - command["env"].keys():
         os.environ.pop(name, None)
-    os.environ.update(request["env"])
+    os.environ.update(command["env"])
     random.seed()
-    first, *rest = request["args"]
+    first, *rest = command["args"]
     target = rest.pop(0) if first in ("-m", "-c") else first
     sys.argv = [target, *rest]
-    sys.path = ["" if first in ("-m", "-c") else str(Path(target).parent.absolute()), *sys.path]
+    folder = "" if first in ("-m", "-c") else str(Path(target).parent.absolute())
+    sys.path = [folder, *(path for path in sys.path if path != str(Path(__file__).parent))]
     if first == "-m":
         runpy.run_module(target, run_name="__main__", alter_sys=True)
     elif first == "-c":

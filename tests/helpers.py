@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fork_server import run_fork
+from fork_server import Fork
 
 ROOT = Path(__file__).parent.parent
 TINY_ARGS = [
@@ -49,8 +49,16 @@ def run_module(
     """
     env, timeout = environment(**overrides), 300
     if not fresh and not overrides and prefix in ((sys.executable, "-m"), (sys.executable, "-c"), (sys.executable,)):
-        return run_fork([*prefix[1:], *args], cwd, env, timeout)
+        return Fork([*prefix[1:], *args], cwd, env).complete(timeout)
     return subprocess.run([*prefix, *args], capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)
+
+
+def start_module(*args: str, prefix: tuple[str, ...] = ("-m",), cwd: Path | None = None) -> Fork:
+    """Start `python -m ARGS...` as a fork, to be killed or waited for; other prefixes are "-c" and none, for a script.
+
+    It has no standard input.
+    """
+    return Fork([*prefix, *args], cwd, environment())
 
 
 def check_in_this_process(args: list[str]) -> dict:
@@ -78,8 +86,10 @@ def error_lines(main: Callable[[list[str]], None], args: list[str], capsys, monk
 
 RUN_COMMANDS = """
 import json, sys
+from engine.models import load_check, verify
 from finetune.__main__ import main as finetune
 from pretrain.__main__ import main as pretrain
+verify.run_load_check = lambda args: load_check.check(*args)  # saves a process for each command
 for stage, args in json.loads(sys.argv[1]):
     {"pretrain": pretrain, "finetune": finetune}[stage](args)
 """
