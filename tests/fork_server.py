@@ -106,7 +106,7 @@ def run_command(command: dict, inherited: set[str]) -> None:
     random.seed()
     first, *rest = command["args"]
     target = rest.pop(0) if first in ("-m", "-c") else first
-    sys.argv = [target, *rest]
+    sys.argv = ["-c" if first == "-c" else target, *rest]
     folder = "" if first in ("-m", "-c") else str(Path(target).parent.absolute())
     sys.path = [folder, *(path for path in sys.path if path != str(Path(__file__).parent))]
     if first == "-m":
