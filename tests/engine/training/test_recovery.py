@@ -103,7 +103,7 @@ def test_a_concurrent_start_is_rejected_and_sigterm_exits_with_143(workspace, se
     assert second.returncode == 2 and len(second.stderr.strip().splitlines()) == 2, second.stderr
     assert second.stderr.startswith(f"out/runs/long: in use by process {first.pid} on "), second.stderr
     first.send_signal(signal.SIGTERM)
-    stderr = first.complete(timeout=30).stderr
+    stderr = first.complete().stderr
     assert first.returncode == 143 and re.fullmatch(
         r"out/runs/long: stopped after step \d+ of 100000, saved; rerun the command to resume\n", stderr
     ), stderr
