@@ -1,5 +1,6 @@
 """Command line: parse arguments to a configuration, and report a user's mistake in one line with exit code 2."""
 
+import faulthandler
 import io
 import os
 import sys
@@ -79,6 +80,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without a character must not end a run
+    if sys.__stderr__ and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # a crash of native code prints where each thread was
     try:
         main(sys.argv[1:])
     except CommandExit as stop:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, check_in_this_process
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
@@ -31,19 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def load_check_in_this_process(request, monkeypatch) -> None:
     """Verify saved folders in this process, which saves seconds; a test with the marker fresh_process does not."""
-    from engine.errors import DataError, first_line
     from engine.models import verify
 
-    def run_here(args: list[str]) -> dict:
-        from engine.models import load_check
-
-        try:
-            return load_check.check(*args)
-        except Exception as error:
-            raise DataError(f"transformers cannot load it: {first_line(error)}") from None
-
     if not request.node.get_closest_marker("fresh_process"):
-        monkeypatch.setattr(verify, "run_load_check", run_here)
+        monkeypatch.setattr(verify, "run_load_check", check_in_this_process)
 
 
 @pytest.fixture

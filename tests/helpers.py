@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fork_server import Fork
 
 ROOT = Path(__file__).parent.parent
 TINY_ARGS = [
@@ -35,12 +36,40 @@ def environment(**overrides: str) -> dict[str, str]:
 
 
 def run_module(
-    *args: str, prefix: tuple[str, ...] = (sys.executable, "-m"), cwd: Path | None = None, **overrides: str
+    *args: str,
+    prefix: tuple[str, ...] = (sys.executable, "-m"),
+    cwd: Path | None = None,
+    fresh: bool = False,
+    **overrides: str,
 ) -> subprocess.CompletedProcess:
-    """Run `python -m ARGS...` in a child process."""
-    return subprocess.run(
-        [*prefix, *args], capture_output=True, text=True, cwd=cwd, env=environment(**overrides), timeout=300
-    )
+    """Run `python -m ARGS...` in a child process.
+
+    fresh: start Python; the default is a fork of a process that has imported the libraries, except with overrides of
+    the environment, which an import may read, and with options of Python.
+    """
+    env, timeout = environment(**overrides), 300
+    if not fresh and not overrides and prefix in ((sys.executable, "-m"), (sys.executable, "-c"), (sys.executable,)):
+        return Fork([*prefix[1:], *args], cwd, env).complete(timeout)
+    return subprocess.run([*prefix, *args], capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)
+
+
+def start_module(*args: str, prefix: tuple[str, ...] = ("-m",), cwd: Path | None = None) -> Fork:
+    """Start `python -m ARGS...` as a fork, to be killed or waited for; other prefixes are "-c" and none, for a script.
+
+    It has no standard input.
+    """
+    return Fork([*prefix, *args], cwd, environment())
+
+
+def check_in_this_process(args: list[str]) -> dict:
+    """Load a saved folder in this process instead of a new one, in place of `engine.models.verify.run_load_check`."""
+    from engine.errors import DataError, first_line
+    from engine.models import load_check
+
+    try:
+        return load_check.check(*args)
+    except Exception as error:
+        raise DataError(f"transformers cannot load it: {first_line(error)}") from None
 
 
 def error_lines(main: Callable[[list[str]], None], args: list[str], capsys, monkeypatch) -> list[str]:
@@ -57,8 +86,10 @@ def error_lines(main: Callable[[list[str]], None], args: list[str], capsys, monk
 
 RUN_COMMANDS = """
 import json, sys
+from engine.models import load_check, verify
 from finetune.__main__ import main as finetune
 from pretrain.__main__ import main as pretrain
+verify.run_load_check = lambda args: load_check.check(*args)  # saves a process for each command
 for stage, args in json.loads(sys.argv[1]):
     {"pretrain": pretrain, "finetune": finetune}[stage](args)
 """

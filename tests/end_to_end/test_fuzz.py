@@ -294,6 +294,7 @@ def test_files_with_labels_and_text(fuzz, examples):
     fuzz(st.tuples(content, suffix, options, task, st.sampled_from(PROBLEM_TYPES)), attempt, examples)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # of two members of a wheel, on purpose
 @examples
 def test_wheels(fuzz, examples):
     names = st.one_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 
 import pytest
 from helpers import ROOT, error_lines, run_module
@@ -20,6 +21,14 @@ def test_a_terminal_without_a_character_does_not_change_the_exit_code(tmp_path, 
     )
     result = run_module("command", cwd=tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}", PYTHONIOENCODING=encoding)
     assert result.returncode == 0 and result.stdout == "??\n??\n", result.stderr
+
+
+def test_a_crash_of_native_code_prints_where_it_was(tmp_path):
+    script = "import ctypes\nfrom engine.cli import run_command\ndef read_null(args):\n    ctypes.string_at(0)\n"
+    (tmp_path / "command.py").write_text(f"{script}run_command(read_null)\n")
+    result = run_module("command", cwd=tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert result.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in result.stderr and "in read_null" in result.stderr, result.stderr
 
 
 def failure(number: int) -> OSError:

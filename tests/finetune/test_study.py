@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ import intervals
 import numpy as np
 import pytest
 from browser import load_page
-from helpers import ROOT, environment, pretrain_args, run_module
+from helpers import ROOT, pretrain_args, run_module, start_module
 from markupsafe import escape
 from scipy import stats
 
@@ -131,20 +130,14 @@ def test_a_killed_study_resumes_to_identical_files(study_root, sentiment_files):
     num_trials, pause = rng.randrange(1, 22), rng.random()
     folder = study_root / "out/studies/small"
     shutil.rmtree(folder, ignore_errors=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "finetune.study", *study_args(sentiment_files)],
-        cwd=study_root,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    process = start_module("finetune.study", *study_args(sentiment_files), cwd=study_root)
     while process.poll() is None and len(list(folder.glob("trials/*.json"))) < num_trials:
         time.sleep(0.02)
     time.sleep(pause / 2)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(60)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*.json")}
-    assert num_trials <= len(finished), (num_trials, process.stderr.read())
+    assert num_trials <= len(finished), (num_trials, process.stderr.read_text())
     done = run_module("finetune.study", *study_args(sentiment_files), cwd=study_root)
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in finished.items()), (num_trials, pause)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, environment, run_module
+from helpers import ROOT, environment, run_module, start_module
 
 from data.cache import read_manifest
 from data.config import Prepare
@@ -513,18 +513,16 @@ ARGS = [
 
 def test_a_killed_run_resumes_and_builds_the_same_shards(tmp_path):
     write_files(tmp_path / "text", 16, 120)
-    command = [sys.executable, "-c", SMALL_BUCKETS, *ARGS]
+    command, prefix = [SMALL_BUCKETS, *ARGS], (sys.executable, "-c")
     for name in ("uninterrupted", "killed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "text").symlink_to(tmp_path / "text")
-    done = subprocess.run(command, cwd=tmp_path / "uninterrupted", env=environment(), capture_output=True, text=True)
+    done = run_module(*command, prefix=prefix, cwd=tmp_path / "uninterrupted", fresh=True)
     assert done.returncode == 0, done.stderr
     out, unfinished = tmp_path / "killed" / "out", set()
     # Each run is killed at a later stage, while it writes one folder and has finished some others.
     for kind, num_finished in (("text", 3), ("signals", 2), ("tokenizer", 0), ("shards", 0)):
-        process = subprocess.Popen(
-            command, cwd=tmp_path / "killed", env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start_module(*command, prefix=("-c",), cwd=tmp_path / "killed")
         deadline = time.time() + 60
         while process.poll() is None and time.time() < deadline:
             names = os.listdir(out / kind) if (out / kind).is_dir() else []
@@ -533,12 +531,12 @@ def test_a_killed_run_resumes_and_builds_the_same_shards(tmp_path):
                 break
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f"the run ended before it wrote {kind}"
+        assert process.wait(60) == -signal.SIGKILL, f"the run ended before it wrote {kind}"
         unfinished |= {path.parent.name for path in out.glob("*/.*.unfinished-*")}
         finished = {path: path.stat().st_mtime_ns for path in out.glob("*/[!.]*/manifest.json")}
         assert not (kind == "shards" and not finished)
     assert len(unfinished) >= 3, "too few kills interrupted the writing of a folder"
-    done = subprocess.run(command, cwd=tmp_path / "killed", env=environment(), capture_output=True, text=True)
+    done = run_module(*command, prefix=prefix, cwd=tmp_path / "killed")
     assert done.returncode == 0, done.stderr
     # Folders finished before the last kill were not rebuilt, and no unfinished folder is left.
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -16,7 +15,7 @@ from functools import partial
 import crash
 import pytest
 import torch
-from helpers import environment, pretrain_args, run_module, small_disk
+from helpers import pretrain_args, run_module, small_disk, start_module
 from tiny_training import TinyNet, full_batch, run_training, train_settings
 
 from data.encoders import resolve_encoder
@@ -95,22 +94,16 @@ def test_a_concurrent_start_is_rejected_and_sigterm_exits_with_143(workspace, se
         "train.eval_every=100000",
         "train.save_every=100000",
     ]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "pretrain", *args],
-        env=environment(),
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    first = start_module("pretrain", *args)
     log = workspace / "out/runs/long/log.jsonl"
     while not log.is_file():
-        assert first.poll() is None, first.stderr.read()
+        assert first.poll() is None, first.stderr.read_text()
         time.sleep(0.1)
     second = run_module("pretrain", *args)
     assert second.returncode == 2 and len(second.stderr.strip().splitlines()) == 2, second.stderr
     assert second.stderr.startswith(f"out/runs/long: in use by process {first.pid} on "), second.stderr
-    first.terminate()
-    stderr = first.communicate(timeout=30)[1]
+    first.send_signal(signal.SIGTERM)
+    stderr = first.complete().stderr
     assert first.returncode == 143 and re.fullmatch(
         r"out/runs/long: stopped after step \d+ of 100000, saved; rerun the command to resume\n", stderr
     ), stderr

@@ -1,0 +1,122 @@
+"""Run commands in forks of a process that has imported their libraries, which takes seven CPU seconds each time.
+
+A fork has its own folder, environment, output and exit code, like a new process. It differs in what is decided when
+Python or a library starts: variables that are read by an import, the order of sets, and how long that takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+PRELOADED = (
+    "torch.distributed accelerate datasets peft scipy.stats sklearn.linear_model matplotlib.figure transformers"
+    " transformers.models.bert.modeling_bert pretrain.train pretrain.evaluate.embeddings finetune.train"
+    " finetune.study.run data.corpus.build publish.hub.upload engine.models.load_check"
+).split()
+
+
+class Fork:
+    """A command that runs in a fork; `poll` and `wait` return its exit code as those of subprocess.Popen do."""
+
+    def __init__(self, args: list[str], cwd: Path | None, env: dict[str, str]):
+        self.args, self.folder, self.returncode = args, tempfile.TemporaryDirectory(), None
+        files = [f"{self.folder.name}/stdout", f"{self.folder.name}/stderr"]
+        self.stdout, self.stderr = map(Path, files)
+        self.pid = request(args=args, cwd=str(cwd or Path.cwd()), env=env, files=files)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = request(poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_text(), self.stderr.read_text())
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def complete(self, timeout: float = 300) -> subprocess.CompletedProcess:
+        """Wait for the end and return the result, with the output as text."""
+        self.wait(timeout)
+        return subprocess.CompletedProcess(self.args, self.returncode, self.stdout.read_text(), self.stderr.read_text())
+
+
+def request(**values) -> int | None:
+    """Send a request to the server and return its answer."""
+    server = start_server()
+    server.stdin.write(json.dumps(values) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
+@cache
+def start_server() -> subprocess.Popen:
+    """Start the process that forks; it ends with this one, which closes its input."""
+    folder = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", __file__]
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def serve() -> None:
+    """Answer requests, lines of JSON: the process of a new command, or the exit code of one, null while it runs."""
+    from helpers import check_in_this_process
+
+    from engine.models import verify
+
+    for name in PRELOADED:
+        importlib.import_module(name)
+    verify.run_load_check = check_in_this_process
+    inherited = set(os.environ)
+    while line := sys.stdin.readline():
+        values = json.loads(line)
+        if pid := values.get("poll"):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif (answer := os.fork()) == 0:
+            run_command(values, inherited)
+        print(json.dumps(answer), flush=True)
+
+
+def run_command(command: dict, inherited: set[str]) -> None:
+    """Run a module (-m), code (-c) or a script, and exit."""
+    for number, file in enumerate((os.devnull, *command["files"])):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+    os.chdir(command["cwd"])
+    for name in inherited - command["env"].keys():
+        os.environ.pop(name, None)
+    os.environ.update(command["env"])
+    random.seed()
+    first, *rest = command["args"]
+    target = rest.pop(0) if first in ("-m", "-c") else first
+    sys.argv = ["-c" if first == "-c" else target, *rest]
+    folder = "" if first in ("-m", "-c") else str(Path(target).parent.absolute())
+    sys.path = [folder, *(path for path in sys.path if path != str(Path(__file__).parent))]
+    if first == "-m":
+        runpy.run_module(target, run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        exec(compile(target, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_path(target, run_name="__main__")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    serve()
