@@ -22,6 +22,18 @@ class DataError(UserError):
     """The configuration is valid, but the text, labels or weights are not."""
 
 
+class OptionError(DataError):
+    """A file that can be read with another option of its source, such as encoding=gbk."""
+
+    def __init__(self, problem: str, key: str, value: str):
+        super().__init__(f"{problem}; set {key}: {value}")
+        self.problem, self.key, self.value = problem, key, value
+
+    def at(self, section: str) -> DataError:
+        """Return the error with the option as an argument of the command line."""
+        return DataError(f"{self.problem}; set {section}.{self.key}={self.value}")
+
+
 class HubError(UserError):
     """The Hub cannot be reached or rejects an upload."""
 

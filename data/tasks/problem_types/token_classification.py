@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.sources.values import get_list, get_text, get_value
 from data.tasks import iob
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
@@ -37,6 +38,17 @@ class TokenClassification(ProblemType):
         if mask and not special:
             print(f"{config['id2label'][str(tag)]}  {token}")
 """
+
+    def prepare_row(self, row: dict, task: Section, location: str) -> dict:
+        """Return the row with lists of words and tags, from a text and its spans or tags."""
+        column = task.text if isinstance(task.text, str) else task.text[0]
+        if not isinstance(get_value(row, column, location), str) or get_list(row, column, location) is not None:
+            return row
+        spans = iob.read_spans(row, column, task.label, location)
+        if spans is None:
+            return {**row, column: get_text(row, column, location).split()}
+        words, tags = iob.split_at_spans(get_text(row, column, location), spans)
+        return {**row, column: words, task.label: tags}
 
     def read_texts(self, row: dict, columns: list[str], location: str) -> tuple[str, ...]:
         """Return the words of a row, joined by spaces."""

@@ -134,15 +134,20 @@ def test_samples_too_large_or_too_small_are_refused():
 @pytest.mark.parametrize(
     "rows, keys, message",
     [
-        ([("a", "x"), (" ", "y")], {}, "{0} row 2: no text in column 'text'; non_empty: [text] leaves such rows out"),
+        (
+            [("a", "x"), (" ", "y")],
+            {"require_text": True},
+            "{0} row 2: no text in column 'text'; task.require_text=false leaves such rows out",
+        ),
+        ([(" ", "x"), ("", "y")], {}, "{0}: no rows with text"),
         ([("a", "x"), ("b", "")], {}, "{0} row 2: no label in column 'label'; non_empty: [label] leaves such rows out"),
         (
             [("a", "pos"), ("b", "nag")],
             {"label_names": {"pos": "1", "neg": "0"}},
             "{0} row 2: label 'nag' has no name in task.label_names (nearest: neg)",
         ),
-        ([("a", "x")], {"text": "txt"}, "{0} row 1: no column 'txt' (nearest: text)"),
-        ([("a", "x")], {"label": "lable"}, "{0} row 1: no column 'lable' (nearest: label)"),
+        ([("a", "x")], {"text": "txt"}, "{0} row 1: no column 'txt' (nearest: text); set task.text=text"),
+        ([("a", "x")], {"label": "lable"}, "{0} row 1: no column 'lable' (nearest: label); set task.label=label"),
         ([], {}, "{0}: no rows"),
         (
             [(f"t{number}", "x") for number in range(40)],
