@@ -64,13 +64,15 @@ def finetune(config: Finetune) -> None:
     with accelerator.main_process_first():
         encoder = config.encoder or find_latest_encoder()
         folder = resolve_encoder(encoder)
-        rows = read_task(task)
-    label_names = list_label_names(task, rows)
+        rows = read_task(task, needs_validation=config.train.load_best)
+    label_names, reserve = list_label_names(task, rows), []
     if not config.train.load_best:
         validation = rows.pop("validation")  # unused, not even for metrics
-        if task.num_examples == "all" and not task.shots and not task.validation:
-            rows["train"] += validation  # it was split off the training rows
-    splits = {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots)}
+        reserve = [] if task.validation else validation  # it was split off the training rows
+        if task.num_examples == "all" and not task.shots:
+            rows["train"] += reserve
+    sample = sample_examples(rows["train"], task.num_examples, config.seed, task.shots, reserve)
+    splits = {**rows, "train": sample}
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(
             f"train.batch_size: {config.train.batch_size} is fewer than the {accelerator.num_processes} processes"
@@ -104,7 +106,7 @@ def finetune(config: Finetune) -> None:
     if config.baselines:
         baselines = measure_baselines(modality, folder, splits, label_names, train_reference)
     if accelerator.is_main_process:
-        num_available = len(rows["train"])
+        num_available = max(len(rows["train"]), len(splits["train"]))
         artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
         artifacts.write(output, baselines)
         logger.info(format_run_summary(run))

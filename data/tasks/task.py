@@ -23,6 +23,10 @@ from engine.errors import DataError, OptionError, suggest
 from engine.log import warn_once
 
 MAX_LABELS = 10_000
+TOO_FEW_ROWS = {
+    "validation": "train.load_best=false (or METHOD=fewshot) uses none",
+    "test": "task.test.files=FILE names some",
+}
 MISSING_WORDS = {"", "-", "n/a", "nan", "null"}
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
 
@@ -163,8 +167,11 @@ def read_examples(task: Task, source: Source, split: str = "train") -> list[Exam
     return examples
 
 
-def read_task(task: Task) -> dict[str, list[Example]]:
-    """Read and split all rows, whatever their order. Raises DataError when there is nothing to learn."""
+def read_task(task: Task, needs_validation: bool = True) -> dict[str, list[Example]]:
+    """Read and split all rows, whatever their order. Raises DataError when there is nothing to learn.
+
+    needs_validation: whether it is an error if the rows are too few to split off validation rows.
+    """
     train = read_examples(task, task.train)
     num_rows = len(train)
     if task.test:
@@ -178,11 +185,11 @@ def read_task(task: Task) -> dict[str, list[Example]]:
         # The fraction refers to all rows, including those split off for testing.
         validation, train = split_off(train, task.validation_fraction * num_rows / max(1, len(train)))
     splits = {"train": train, "validation": validation, "test": test}
-    check_labels(task, splits, num_rows)
+    check_labels(task, splits, num_rows, needs_validation)
     return splits
 
 
-def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) -> None:
+def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int, needs_validation: bool) -> None:
     """Raise DataError when labels are constant, missing from the training rows, or a split is empty."""
     location = display_name(task.train)
     known = task.load_problem_type().known_labels(task, splits["train"], location)
@@ -190,8 +197,9 @@ def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int) ->
         shown = "; ".join(" and ".join(map(ascii, group)) for group in alike[:5])
         warn_once(f"{location}: different labels that look alike, or like a missing value: {shown}")
     for split in ("validation", "test"):
-        if not splits[split]:
-            raise DataError(f"{location}: {num_rows} rows are too few to split off {split} rows")
+        if not splits[split] and (needs_validation or split == "test"):
+            way_out = TOO_FEW_ROWS[split]
+            raise DataError(f"{location}: {num_rows} rows are too few to split off {split} rows; {way_out}")
         unseen = Counter(name for example in splits[split] for name in example.label_names if name not in known)
         for label, count in unseen.items():
             raise DataError(
