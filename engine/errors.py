@@ -1,6 +1,7 @@
 """Errors that are reported to the user in one line, without a traceback, and a clean early exit."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,13 +26,18 @@ class DataError(UserError):
 class OptionError(DataError):
     """A file that can be read with another option of its source, such as encoding=gbk."""
 
-    def __init__(self, problem: str, key: str, value: str):
-        super().__init__(f"{problem}; set {key}: {value}")
-        self.problem, self.key, self.value = problem, key, value
+    def __init__(self, problem: str, key: str, value: str, effect: str = "set {}"):
+        super().__init__(f"{problem}; {effect.format(f'{key}: {value}')}")
+        self.problem, self.key, self.value, self.effect = problem, key, value, effect
 
     def at(self, section: str) -> DataError:
         """Return the error with the option as an argument of the command line."""
-        return DataError(f"{self.problem}; set {section}.{self.key}={self.value}")
+        return DataError(f"{self.problem}; {self.effect.format(format_argument(f'{section}.{self.key}', self.value))}")
+
+
+def format_argument(key: str, value: str) -> str:
+    """Return `key=value`, quoted if a shell or YAML would read it otherwise."""
+    return f"{key}={value}" if re.fullmatch(r"[\w.,\[\]/-]+", value) else f"\"{key}='{value}'\""
 
 
 class HubError(UserError):

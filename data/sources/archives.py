@@ -1,10 +1,11 @@
-"""Files inside zip archives, by fsspec's addresses zip://MEMBER::ARCHIVE."""
+"""Files at local paths, at fsspec addresses, and inside zip archives, by addresses zip://MEMBER::ARCHIVE."""
 
 import fnmatch
+import io
+import os
 import zipfile
 from collections.abc import Callable
 
-from data.sources.compression import open_raw
 from engine.errors import DataError, OptionError, first_line, suggest
 
 PREFIX, SEPARATOR = "zip://", "::"
@@ -18,6 +19,30 @@ def name_inside(path: str) -> str:
 def archive_of(path: str) -> str:
     """Return the path of the archive that a file is in, or the path itself."""
     return path.partition(SEPARATOR)[2] if path.startswith(PREFIX) else path
+
+
+def open_raw(path: str) -> io.IOBase:
+    """Open a file as bytes."""
+    if path.startswith(PREFIX):
+        return zipfile.ZipFile(open_raw(archive_of(path))).open(name_inside(path))
+    if "://" not in path:
+        return open(path, "rb")
+    import fsspec
+
+    return fsspec.open(path, "rb").open()
+
+
+def file_size(path: str) -> int:
+    """Return the size of a file in bytes, uncompressed inside an archive."""
+    if path.startswith(PREFIX):
+        with open_raw(archive_of(path)) as stream, zipfile.ZipFile(stream) as archive:
+            return archive.getinfo(name_inside(path)).file_size
+    if "://" not in path:
+        return os.path.getsize(path)
+    import fsspec
+
+    filesystem, inside = fsspec.core.url_to_fs(path)
+    return filesystem.size(inside) or 0
 
 
 def list_members(path: str, member: str | None, is_readable: Callable[[str], bool]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Opening of local and remote files, and streaming decompression of .gz, .bz2, .xz and .zst."""
+"""Streaming decompression of .gz, .bz2, .xz and .zst files."""
 
 import bz2
 import gzip
@@ -40,15 +40,6 @@ class ZstandardReader(io.RawIOBase):
         size = min(len(buffer), len(self.decompressed))
         buffer[:size], self.decompressed = self.decompressed[:size], self.decompressed[size:]
         return size
-
-
-def open_raw(path: str) -> io.IOBase:
-    """Open a local file, or one at an fsspec address, as bytes."""
-    if "://" not in path:
-        return open(path, "rb")
-    import fsspec
-
-    return fsspec.open(path, "rb").open()
 
 
 def open_decompressed(raw_stream: io.IOBase, path: str) -> io.BufferedReader:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from itertools import chain, islice
 from xml.etree import ElementTree
 
 from data.sources import lines as limits
-from data.sources.archives import name_inside
-from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed, open_raw
+from data.sources.archives import file_size, name_inside, open_raw
+from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
 from data.sources.conll import iter_sentences
 from data.sources.csv_records import iter_csv_records
 from data.sources.json_array import iter_json_array
@@ -75,19 +74,9 @@ class DataFile:
     """An open file; `position` of its `size` bytes on disk have been read."""
 
     def __init__(self, path: str):
-        self.path, self.size = path, self.file_size(path)
+        self.path, self.size = path, file_size(path)
         self.raw_stream = open_raw(path)
         self.stream = open_decompressed(self.raw_stream, name_inside(path))
-
-    @staticmethod
-    def file_size(path: str) -> int:
-        """Return the size of a file in bytes, without opening it."""
-        if "://" not in path:
-            return os.path.getsize(path)
-        import fsspec
-
-        filesystem, inside = fsspec.core.url_to_fs(path)
-        return filesystem.size(inside) or 0
 
     def __enter__(self) -> DataFile:
         return self

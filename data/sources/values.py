@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from numbers import Number
 
-from engine.errors import DataError, suggest
+from engine.errors import DataError, OptionError, suggest
 
 MAX_LIST_CHARS = 10_000
 MISSING = object()
@@ -131,9 +131,10 @@ def parse_list(text: str, place: str) -> list | str:
     raise DataError(f"{place} holds {kind} as text: {text[:60]!r}; write a JSON list of labels, or the label alone")
 
 
-def skip_hint(column: str) -> str:
-    """Return the way out for a row without a value."""
-    return f"; non_empty: [{column}] leaves such rows out"
+def missing_value_error(location: str, kind: str, column: str) -> OptionError:
+    """Return the error for a row without a text or label."""
+    problem = f"{location}: no {kind} in column {column!r}"
+    return OptionError(problem, "non_empty", f"[{column}]", "{} leaves such rows out")
 
 
 def find_class_names(features: dict) -> dict[str, list[str]]:

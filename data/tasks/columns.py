@@ -5,7 +5,7 @@ from itertools import islice
 
 from data.sources.source import Source, get_format, iter_located_rows, resolve_files
 from data.sources.values import find_value, list_columns
-from engine.errors import DataError, OptionError, suggest
+from engine.errors import DataError, OptionError, format_argument, suggest
 
 TEXT_NAMES = (
     *("text", "tokens", "words", "sentence", "review", "content", "body", "message", "comment", "document", "tweet"),
@@ -114,19 +114,15 @@ def suggest_option(source: Source, section: str, missing: dict[str, str], rows: 
     columns = list(rows[0])
     is_csv = not source.hub and get_format(source, resolve_files(source)[0]).name in ("csv", "xlsx")
     if is_csv and (delimiter := guess_delimiter(columns)):
-        return f"{section}.delimiter={delimiter!r}"
+        return format_argument(f"{section}.delimiter", delimiter)
     text, label = guess_columns(rows)
     if is_csv and not source.columns and is_data(columns):
         text, label = guess_by_content([dict(zip(columns, columns, strict=True)), *rows])
         names = {text: "text", label: "label"}
         named = [names.get(column, f"column{number}") for number, column in enumerate(columns, 1)]
-        return f"{section}.columns=[{','.join(named)}] (a file without a header)"
+        value = ",".join(named)
+        return f"{format_argument(f'{section}.columns', f'[{value}]')} (a file without a header)"
     found = {"task.text": text, "task.label": label}
     keys = [key for key in dict.fromkeys(missing.values()) if found[key]]
-    return " ".join(f"{key}={format_columns(found[key])}" for key in keys)
-
-
-def format_columns(columns: str | list[str]) -> str:
-    """Return a column, or a list of them, as in an argument of the command line."""
-    value = columns if isinstance(columns, str) else f"[{','.join(columns)}]"
-    return f"'{value}'" if " " in value else value
+    values = {key: found[key] if isinstance(found[key], str) else f"[{','.join(found[key])}]" for key in keys}
+    return " ".join(format_argument(key, value) for key, value in values.items())

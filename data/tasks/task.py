@@ -131,27 +131,36 @@ def count_rows(number: int) -> str:
     return f"{number:,} row{'s' * (number > 1)}"
 
 
+def read_example(problem_type: ProblemType, task: Task, row: dict, location: str) -> Example | None:
+    """Return the example in a row, None for one without text. Raises DataError naming the row and column at fault."""
+    row, columns = problem_type.prepare_row(row, task, location), to_list(task.text)
+    texts = problem_type.read_texts(row, columns, location)
+    if empty := [column for column, text in zip(columns, texts, strict=True) if not text.strip()]:
+        if task.require_text:
+            way_out = "task.require_text=false leaves such rows out"
+            raise DataError(f"{location}: no text in column {empty[0]!r}; {way_out}")
+        return None
+    return Example(texts, problem_type.parse_label(row, task, location))
+
+
 def read_examples(task: Task, source: Source, split: str = "train") -> list[Example]:
     """Read the examples of one source. Raises DataError naming the row, column or label at fault.
 
     Rows without text are left out and counted, or an error with `require_text`. split: that the source is of.
     """
-    columns, num_empty = to_list(task.text), 0
     location, examples, seen, labels = display_name(source), [], set(), set()
-    problem_type = task.load_problem_type()
-    for row_location, row in iter_annotated_rows(task, source, f"task.{split}"):
-        row = problem_type.prepare_row(row, task, row_location)
-        texts = problem_type.read_texts(row, columns, row_location)
-        if empty := [column for column, text in zip(columns, texts, strict=True) if not text.strip()]:
-            if task.require_text:
-                way_out = "task.require_text=false leaves such rows out"
-                raise DataError(f"{row_location}: no text in column {empty[0]!r}; {way_out}")
+    problem_type, section, num_empty = task.load_problem_type(), f"task.{split}", 0
+    for row_location, row in iter_annotated_rows(task, source, section):
+        try:
+            example = read_example(problem_type, task, row, row_location)
+        except OptionError as error:
+            raise error.at(section) from None
+        if example is None:
             num_empty += 1
             continue
-        label = problem_type.parse_label(row, task, row_location)
-        text = normalize(texts)
+        text = normalize(example.texts)
         if not task.deduplicate or text not in seen:
-            examples.append(Example(texts, label))
+            examples.append(example)
             labels.update(examples[-1].label_names)
         seen.add(text)
         if len(labels) > MAX_LABELS:

@@ -6,6 +6,7 @@ first token predicts its tag; words without a token, or beyond the maximum lengt
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from data.tasks import iob
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SENTENCE_NAME = re.compile("sent|doc|group|id", re.IGNORECASE)
 
 
 class TokenClassification(ProblemType):
@@ -46,7 +49,13 @@ class TokenClassification(ProblemType):
             return row
         spans = iob.read_spans(row, column, task.label, location)
         if spans is None:
-            return {**row, column: get_text(row, column, location).split()}
+            words = get_text(row, column, location).split()
+            if len(words) == 1 and get_list(row, task.label, location) is None:
+                others = [name for name in row if name not in (column, task.label)]
+                group = next((name for name in others if SENTENCE_NAME.search(name)), "COLUMN")
+                problem = f"{location}: one word, {words[0]!r}; words that are rows need the column of their sentence"
+                raise OptionError(problem, "group_by", group)
+            return {**row, column: words}
         words, tags = iob.split_at_spans(get_text(row, column, location), spans)
         return {**row, column: words, task.label: tags}
 

@@ -140,7 +140,11 @@ def test_samples_too_large_or_too_small_are_refused():
             "{0} row 2: no text in column 'text'; task.require_text=false leaves such rows out",
         ),
         ([(" ", "x"), ("", "y")], {}, "{0}: no rows with text"),
-        ([("a", "x"), ("b", "")], {}, "{0} row 2: no label in column 'label'; non_empty: [label] leaves such rows out"),
+        (
+            [("a", "x"), ("b", "")],
+            {},
+            "{0} row 2: no label in column 'label'; task.train.non_empty=[label] leaves such rows out",
+        ),
         (
             [("a", "pos"), ("b", "nag")],
             {"label_names": {"pos": "1", "neg": "0"}},
