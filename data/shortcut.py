@@ -12,16 +12,17 @@ import yaml
 
 from data.sources.source import Source, get_format, resolve_files
 from data.sources.values import find_value, list_columns
-from data.tasks.columns import find_text, guess_columns, guess_delimiter, read_head, suggest_option
+from data.tasks.columns import find_sentence, find_text, guess_columns, guess_delimiter, read_head, suggest_option
 from data.tasks.exports import read_export
 from data.tasks.iob import parse_span
 from engine.config.loader import YamlDumper, merge, read_args
-from engine.errors import ConfigError, DataError, OptionError
+from engine.errors import DataError, OptionError
 from engine.files import write_text
 from engine.log import get_logger
 
 logger = get_logger(__name__)
 
+DEFAULT_TASK, DEFAULT_CORPUS = "configs/finetune/default.yaml", "configs/pretrain/default.yaml"
 MAX_SHOWN_COLUMNS, MAX_SHOWN_CHARS = 8, 40
 NUMBER = re.compile(r"-?\d+[.,]\d+")
 PLAIN_TEXT = ("text", "html", "warc")
@@ -47,13 +48,16 @@ class Shortcut:
 
 
 @contextmanager
-def saved_with_run(shortcut: Shortcut | None, path: Path) -> Iterator[None]:
+def saved_with_run(shortcut: Shortcut | None, folder: Path) -> Iterator[None]:
     """Write a shortcut as YAML to the folder of its run, also of a stopped one, and name the file."""
     try:
         yield
+    except OptionError as error:
+        raise error.at("source") if shortcut else error from None
     finally:
-        if shortcut and path.parent.is_dir() and os.environ.get("RANK", "0") == "0":
-            write_text(path, shortcut.dump(path.parent))
+        if shortcut and folder.is_dir() and os.environ.get("RANK", "0") == "0":
+            path = folder / "arguments.yaml"
+            write_text(path, shortcut.dump(folder))
             logger.info(f"  as YAML {path}, to edit (with another run: NAME)")
 
 
@@ -86,68 +90,83 @@ def name_run(path: str) -> str:
 def expand_labels(args: list[str]) -> Shortcut | None:
     """Return what `labels=FILE` stands for, None without it.
 
-    Raises ConfigError that asks for the columns if they are not found by name, and DataError for an unreadable file.
+    Raises DataError for an unreadable file, and to ask for the columns if they are not found by name.
     """
     path, args = take_argument(args, "labels")
     if path is None or path.isdecimal():
         return None
-    files, given = split_args(args, "configs/finetune/default.yaml")
+    files, given = split_args(args, DEFAULT_TASK)
     name, own = given.get("run") or name_run(path), given.get("task") or {}
     options = {"files": path, **(own.get("train") or {})}
-    rows = read_rows(options, "task.train")
+    rows, failure = read_rows(options, "task.train")
     text, label = guess_columns(rows, named_only=True)
     text, label = own.get("text", text), own.get("label", label)
+    questions = [str(failure)] if failure else []
     if not text or not label or not isinstance(label, list) and text == label:
-        raise ConfigError(ask_columns(options, rows, text, label))
+        questions.append(ask_columns(options, rows, text, label))
+    if questions:
+        raise DataError("\n".join(questions))
+    if text in ("Word", "word", "Token", "token") and "group_by" not in options:
+        options["group_by"] = find_sentence([column for column in list_columns(rows[0]) if column not in (text, label)])
+        rows, _ = read_rows(options, "task.train")
     task = {"name": name, "problem_type": guess_problem_type(rows, text, label), "train": options}
-    if task["problem_type"] == "token_classification" and files == ["configs/finetune/default.yaml"]:
-        files = ["configs/finetune/your-entities.yaml"]
+    if task["problem_type"] == "token_classification":  # the settings for tags, instead of those for classes
+        files = [file.replace(DEFAULT_TASK, "configs/finetune/your-entities.yaml") for file in files]
     return Shortcut(files, merge({"run": name, "task": {**task, "text": text, "label": label}}, given))
 
 
 def expand_text(args: list[str]) -> Shortcut | None:
     """Return what `text=FILES` stands for, None without it.
 
-    Raises ConfigError that asks for the column if it is not found by name, and DataError for an unreadable file.
+    Raises DataError for an unreadable file, and to ask for the column if it is not found by name. Keys of the source
+    are given as source.KEY=value.
     """
     path, args = take_argument(args, "text")
     if path is None:
         return None
-    files, given = split_args(args, "configs/pretrain/default.yaml")
-    name, source = given.get("run") or name_run(path), {"files": path}
-    file_format = get_format(Source(**source), resolve_files(Source(**source))[0]).name
+    files, given = split_args(args, DEFAULT_CORPUS)
+    name, source = given.get("run") or name_run(path), {"files": path, **given.pop("source", {})}
+    plain = Source(**{key: value for key, value in source.items() if key != "text"})
+    file_format = get_format(plain, resolve_files(plain)[0]).name
     if file_format not in PLAIN_TEXT:
-        rows = read_rows(source, "corpus.sources.0")
-        text = find_text(list_columns(rows[0]))
+        rows, failure = read_rows(source, "source")
+        if isinstance(failure, DataError) and "encoding" not in str(failure):  # most of a file decides on its encoding
+            raise failure
+        text = source.get("text") or find_text(list_columns(rows[0]))
         if not isinstance(text, str):
-            raise ConfigError(f"{path}: which column has the text? {show_columns(rows)}; write a configuration with it")
+            raise DataError(f"{path}: which column has the text? {show_columns(rows)}; set source.text=COLUMN")
         source["text"] = text
-    elif file_format == "text" and has_lines(path):
+    elif file_format == "text" and "unit" not in source and has_lines(source):
         source["unit"] = "line"
     return Shortcut(files, merge({"run": name, "corpus": {"name": f"{name}-text", "sources": [source]}}, given))
 
 
-def has_lines(path: str) -> bool:
+def has_lines(source: dict) -> bool:
     """Return whether each line of a text file is a document: none of its first lines is empty or long."""
-    lines = [str(row["text"]) for _, row in read_head(Source(files=path, unit="line"))[0]]
+    lines = [str(row["text"]) for _, row in read_head(Source(**source, unit="line"))[0]]
     return len(lines) > 1 and all(0 < len(line.strip()) < 1_000 for line in lines)
 
 
-def read_rows(options: dict, section: str) -> list[dict]:
-    """Return the first rows of a source, as exported by an annotation tool; set its delimiter if that is clear."""
+def read_rows(options: dict, section: str) -> tuple[list[dict], DataError | None]:
+    """Return the first rows of a source, as exported by an annotation tool, and the error that ended them early.
+
+    The delimiter is added to the options if it is clear. Raises DataError if there are no rows.
+    """
     source = Source(**options)
     head, failure = read_head(source)
-    if failure:
-        raise failure.at(section) if isinstance(failure, OptionError) else failure
-    if not head:
-        raise DataError(f"{options['files']}: no rows")
-    if "delimiter" not in options and (delimiter := guess_delimiter(list(head[0][1]))):
+    delimiter = guess_delimiter(list(head[0][1])) if head else None
+    if isinstance(failure, OptionError):
+        delimiter = failure.value if failure.key == "delimiter" else delimiter
+        failure = failure.at(section)
+    if "delimiter" not in options and delimiter:
         options["delimiter"] = delimiter
         return read_rows(options, section)
     rows = [found for _, row in head if (found := read_export(row, True)) is not None]
     if not rows:
-        raise DataError(f"{options['files']}: no annotated rows")
-    return rows
+        raise failure or DataError(f"{options['files']}: no {'annotated ' * bool(head)}rows")
+    if "labels" in head[0][1] and "label" not in head[0][1]:
+        rows = [{name: value for name, value in row.items() if name != "label"} for row in rows]
+    return rows, failure
 
 
 def guess_problem_type(rows: list[dict], text: str | list[str], label: str | list[str]) -> str:

@@ -30,6 +30,10 @@ class OptionError(DataError):
         super().__init__(f"{problem}; {effect.format(f'{key}: {value}')}")
         self.problem, self.key, self.value, self.effect = problem, key, value, effect
 
+    def __reduce__(self):
+        """Pickle all arguments: a process that reads a part of a corpus returns its error."""
+        return OptionError, (self.problem, self.key, self.value, self.effect)
+
     def at(self, section: str) -> DataError:
         """Return the error with the option as an argument of the command line."""
         return DataError(f"{self.problem}; {self.effect.format(format_argument(f'{section}.{self.key}', self.value))}")

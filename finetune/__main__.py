@@ -2,8 +2,8 @@
 
     python -m finetune configs/finetune/sentiment.yaml run=NAME encoder=PATH task.num_examples=500 ...
 
-The same command resumes an interrupted run. `--help` lists all keys, `--dry-run` only checks. `labels=FILE` instead of a
-configuration finds the columns by name, and writes the configuration it stands for to the run's folder.
+The same command resumes an interrupted run. `--help` lists all keys, `--dry-run` only checks. `labels=FILE` instead of
+a configuration finds the columns by name, and writes the configuration it stands for to the run's folder.
 """
 
 from engine.cli import parse_config, run_command
@@ -23,7 +23,7 @@ def main(args: list[str]) -> None:
         from engine.runs.run import RUNS_FOLDER
         from finetune.train import finetune
 
-        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run / "finetune.yaml"):
+        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run):
             finetune(config)
 
 

@@ -1,7 +1,7 @@
 """Pretrain an encoder:  python -m pretrain configs/pretrain/default.yaml run=NAME train.steps=200 ...
 
-The same command resumes the run. `--help` lists every key, `--dry-run` checks the configuration. `text=FILES` instead of
-a corpus is text of your own; the configuration it stands for is written to the run's folder.
+The same command resumes the run. `--help` lists every key, `--dry-run` checks the configuration. `text=FILES` instead
+of a corpus is text of your own; the configuration it stands for is written to the run's folder.
 """
 
 from engine.cli import parse_config, run_command
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
         from engine.runs.run import RUNS_FOLDER
         from pretrain.train import pretrain
 
-        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run / "pretrain.yaml"):
+        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run):
             pretrain(config)
 
 

@@ -28,7 +28,7 @@ from data.sources.lines import decode_lines, describe_limit, find_encoding
 from data.sources.values import find_class_names, name_classes
 from data.sources.warc import iter_pages, iter_records, page_to_text
 from data.sources.workbook import iter_sheet
-from engine.errors import DataError, first_line
+from engine.errors import DataError, OptionError, first_line
 
 EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".csv", ".tsv", ".tab"], "csv"),
@@ -41,6 +41,7 @@ EXTENSION_TO_FORMAT = {
 }
 
 
+DELIMITERS = ";\t|"  # other than a comma
 MAX_BYTES_IN_MEMORY = 2**29  # of a compressed Parquet or Arrow file
 
 
@@ -158,6 +159,8 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
         elif len(values) > len(columns):
             if problems is None:
                 counts = f"{len(values)} values, but {len(columns)} columns are named"
+                if len(columns) == 1 and (others := [mark for mark in DELIMITERS if mark in columns[0]]):
+                    raise OptionError(f"{file.path}: {counts}, {columns[0]!r}", "delimiter", others[0])
                 raise ValueError(f"{counts}; quote values that contain a {delimiter!r}, or set delimiter or columns")
             wrong += 1
         else:

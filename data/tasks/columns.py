@@ -3,6 +3,8 @@
 import re
 from itertools import islice
 
+from data.sources.conll import TAG_PATTERN
+from data.sources.readers import DELIMITERS
 from data.sources.source import Source, get_format, iter_located_rows, resolve_files
 from data.sources.values import find_value, list_columns
 from engine.errors import DataError, OptionError, format_argument, suggest
@@ -16,10 +18,10 @@ LABEL_NAMES = (
     *("emotion", "rating", "stars", "score", "polarity", "tags", "ner_tags", "tag", "type", "y"),
 )
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
+SENTENCE_NAME = re.compile("sent|doc|group|id", re.IGNORECASE)
 NUM_HEAD_ROWS, NUM_PROBED_ROWS = 100, 100_000
 MAX_NAME_CHARS = 60
 NUMBER = re.compile(r"-?\d+([.,]\d+)?")
-DELIMITERS = ";\t|"
 
 
 def find_named(columns: list[str], names: tuple[str, ...]) -> str | None:
@@ -58,6 +60,12 @@ def guess_columns(rows: list[dict], named_only: bool = False) -> tuple[str | lis
     """Return the columns of text and label, by name or else by content; None for one that is not found."""
     columns = list_columns(rows[0])
     text, label = find_text(columns), find_label(columns)
+    tags = label and rows[0].get(label)
+    if isinstance(tags, list):  # next to the words of a sentence, its text may be there too
+        words = [name for name in ("tokens", "words") if isinstance(rows[0].get(name), list)]
+        text = next((name for name in words if len(rows[0][name]) == len(tags)), text)
+    elif isinstance(tags, str) and TAG_PATTERN.fullmatch(tags):
+        text = find_named(columns, ("word", "token")) or text
     if not named_only:
         by_content = guess_by_content([{column: find_value(row, column) for column in columns} for row in rows])
         text, label = text or by_content[0], label or by_content[1]
@@ -68,6 +76,11 @@ def guess_delimiter(columns: list[str]) -> str | None:
     """Return the delimiter that the name of the only column contains."""
     inside = [mark for mark in DELIMITERS if len(columns) == 1 and mark in columns[0]]
     return inside[0] if inside else None
+
+
+def find_sentence(columns: list[str]) -> str | None:
+    """Return the column of the sentence that a row with one word belongs to."""
+    return next((column for column in columns if SENTENCE_NAME.search(column)), None)
 
 
 def is_data(columns: list[str]) -> bool:

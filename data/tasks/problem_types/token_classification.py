@@ -6,7 +6,6 @@ first token predicts its tag; words without a token, or beyond the maximum lengt
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from data.sources.values import get_list, get_text, get_value
 from data.tasks import iob
+from data.tasks.columns import find_sentence
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
@@ -21,8 +21,6 @@ from engine.errors import ConfigError, DataError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SENTENCE_NAME = re.compile("sent|doc|group|id", re.IGNORECASE)
 
 
 class TokenClassification(ProblemType):
@@ -52,7 +50,7 @@ class TokenClassification(ProblemType):
             words = get_text(row, column, location).split()
             if len(words) == 1 and get_list(row, task.label, location) is None:
                 others = [name for name in row if name not in (column, task.label)]
-                group = next((name for name in others if SENTENCE_NAME.search(name)), "COLUMN")
+                group = find_sentence(others) or "COLUMN"
                 problem = f"{location}: one word, {words[0]!r}; words that are rows need the column of their sentence"
                 raise OptionError(problem, "group_by", group)
             return {**row, column: words}
