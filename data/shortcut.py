@@ -24,6 +24,8 @@ logger = get_logger(__name__)
 
 DEFAULT_TASK, DEFAULT_CORPUS = "configs/finetune/default.yaml", "configs/pretrain/default.yaml"
 MAX_SHOWN_COLUMNS, MAX_SHOWN_CHARS = 8, 40
+ORANGE_TYPES = {"", "d", "discrete", "c", "continuous", "s", "string", "t", "time", "m", "meta"}
+"""Values of the second line of a table of Orange, whose third line is another header."""
 NUMBER = re.compile(r"-?\d+[.,]\d+")
 PLAIN_TEXT = ("text", "html", "warc")
 
@@ -150,23 +152,37 @@ def has_lines(source: dict) -> bool:
 def read_rows(options: dict, section: str) -> tuple[list[dict], DataError | None]:
     """Return the first rows of a source, as exported by an annotation tool, and the error that ended them early.
 
-    The delimiter is added to the options if it is clear. Raises DataError if there are no rows.
+    Options of a table that are clear from its first rows are added. Raises DataError if there are no rows.
     """
-    source = Source(**options)
-    head, failure = read_head(source)
-    delimiter = guess_delimiter(list(head[0][1])) if head else None
-    if isinstance(failure, OptionError):
-        delimiter = failure.value if failure.key == "delimiter" else delimiter
-        failure = failure.at(section)
-    if "delimiter" not in options and delimiter:
-        options["delimiter"] = delimiter
+    head, failure = read_head(Source(**options))
+    further = guess_options(options, [row for _, row in head], failure)
+    if further.keys() - options.keys():
+        options |= further
         return read_rows(options, section)
+    failure = failure.at(section) if isinstance(failure, OptionError) else failure
     rows = [found for _, row in head if (found := read_export(row, True)) is not None]
     if not rows:
         raise failure or DataError(f"{options['files']}: no {'annotated ' * bool(head)}rows")
     if "labels" in head[0][1] and "label" not in head[0][1]:
         rows = [{name: value for name, value in row.items() if name != "label"} for row in rows]
     return rows, failure
+
+
+def guess_options(options: dict, rows: list[dict], failure: DataError | None) -> dict:
+    """Return the delimiter of a table, its format in a file for plain text, and the header lines of Orange to skip."""
+    if isinstance(failure, OptionError) and failure.key == "delimiter":
+        return {"delimiter": failure.value}
+    source = Source(**options)
+    name = get_format(source, resolve_files(source)[0]).name
+    if name == "text" and "format" not in options:
+        lines = [str(row["text"]) for _, row in read_head(Source(**options, unit="line"))[0]]
+        tabs = {line.count("\t") for line in lines}
+        return {"format": "csv", "delimiter": "\t"} if len(tabs) == 1 and tabs != {0} else {}
+    if name != "csv" or not rows:
+        return {}
+    if "delimiter" not in options and (delimiter := guess_delimiter(list(rows[0]))):
+        return {"delimiter": delimiter}
+    return {"skip_rows": [1, 2]} if ORANGE_TYPES.issuperset(rows[0].values()) else {}
 
 
 def guess_problem_type(rows: list[dict], text: str | list[str], label: str | list[str]) -> str:
@@ -207,5 +223,8 @@ def ask_columns(options: dict, rows: list[dict], text: str | list[str] | None, l
     option = suggest_option(Source(**options), "task.train", missing, rows)
     keys = " and ".join(missing)
     likely = f"; probably {option}" if option else f"; set {' and '.join(missing.values())}"
+    source = Source(**options)
+    if get_format(source, resolve_files(source)[0]).name == "text":
+        likely = "; it is read as plain text, a table needs task.train.format=csv"
     plural = "s have" if len(missing) > 1 else " has"
     return f"{options['files']}: which column{plural} the {keys}? {show_columns(rows)}{likely}"

@@ -34,6 +34,10 @@ class OptionError(DataError):
         """Pickle all arguments: a process that reads a part of a corpus returns its error."""
         return OptionError, (self.problem, self.key, self.value, self.effect)
 
+    def located(self, place: str) -> "OptionError":
+        """Return the error with the place of the problem."""
+        return OptionError(f"{place}: {self.problem}", self.key, self.value, self.effect)
+
     def at(self, section: str) -> DataError:
         """Return the error with the option as an argument of the command line."""
         return DataError(f"{self.problem}; {self.effect.format(format_argument(f'{section}.{self.key}', self.value))}")
@@ -41,6 +45,8 @@ class OptionError(DataError):
 
 def format_argument(key: str, value: str) -> str:
     """Return `key=value`, quoted if a shell or YAML would read it otherwise."""
+    if value == "\t":
+        return f"'{key}=\"\\t\"'"
     return f"{key}={value}" if re.fullmatch(r"[\w.,\[\]/-]+", value) else f"\"{key}='{value}'\""
 
 

@@ -103,6 +103,9 @@ class DataFile:
             for row in READERS[file_format.name](self, file_format, problems):
                 count += 1
                 yield row
+        except OptionError as error:
+            is_located = error.problem.startswith(self.path)
+            raise (error if is_located else error.located(f"{self.path} row {count + 1}")) from None
         except DataError:
             raise
         except Exception as error:
@@ -160,7 +163,7 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
             if problems is None:
                 counts = f"{len(values)} values, but {len(columns)} columns are named"
                 if len(columns) == 1 and (others := [mark for mark in DELIMITERS if mark in columns[0]]):
-                    raise OptionError(f"{file.path}: {counts}, {columns[0]!r}", "delimiter", others[0])
+                    raise OptionError(f"{counts}, {columns[0]!r}", "delimiter", others[0])
                 raise ValueError(f"{counts}; quote values that contain a {delimiter!r}, or set delimiter or columns")
             wrong += 1
         else:

@@ -116,7 +116,8 @@ def describe_missing(
         for _ in islice(iter_located_rows(source), NUM_PROBED_ROWS):
             pass
     except OptionError as error:
-        lines.append(str(error.at(section)))
+        if (line := str(error.at(section))).rpartition("; ")[2] != lines[0].rpartition("; ")[2]:
+            lines.append(line)
     except DataError:
         pass
     return DataError("\n".join(lines))
