@@ -10,12 +10,13 @@ from pathlib import Path
 
 import yaml
 
-from data.sources.source import Source, get_format, resolve_files
+from data.corpus.config import CorpusSource
+from data.sources.source import get_format, resolve_files
 from data.sources.values import find_value, list_columns
 from data.tasks.columns import find_sentence, find_text, guess_columns, guess_delimiter, read_head, suggest_option
 from data.tasks.exports import read_export
 from data.tasks.iob import parse_span
-from engine.config.loader import YamlDumper, merge, read_args
+from engine.config.loader import YamlDumper, merge, read_args, validate
 from engine.errors import DataError, OptionError
 from engine.files import write_text
 from engine.log import get_logger
@@ -128,8 +129,7 @@ def expand_text(args: list[str]) -> Shortcut | None:
         return None
     files, given = split_args(args, DEFAULT_CORPUS)
     name, source = given.get("run") or name_run(path), {"files": path, **given.pop("source", {})}
-    plain = Source(**{key: value for key, value in source.items() if key != "text"})
-    file_format = get_format(plain, resolve_files(plain)[0]).name
+    file_format = find_format(source)
     if file_format not in PLAIN_TEXT:
         rows, failure = read_rows(source, "source")
         if isinstance(failure, DataError) and "encoding" not in str(failure):  # most of a file decides on its encoding
@@ -143,9 +143,15 @@ def expand_text(args: list[str]) -> Shortcut | None:
     return Shortcut(files, merge({"run": name, "corpus": {"name": f"{name}-text", "sources": [source]}}, given))
 
 
+def find_format(options: dict) -> str:
+    """Return the format of the first file of a source."""
+    source = validate(CorpusSource, options)
+    return get_format(source, resolve_files(source)[0]).name
+
+
 def has_lines(source: dict) -> bool:
     """Return whether each line of a text file is a document: none of its first lines is empty or long."""
-    lines = [str(row["text"]) for _, row in read_head(Source(**source, unit="line"))[0]]
+    lines = [str(row["text"]) for _, row in read_head(validate(CorpusSource, {**source, "unit": "line"}))[0]]
     return len(lines) > 1 and all(0 < len(line.strip()) < 1_000 for line in lines)
 
 
@@ -154,7 +160,7 @@ def read_rows(options: dict, section: str) -> tuple[list[dict], DataError | None
 
     Options of a table that are clear from its first rows are added. Raises DataError if there are no rows.
     """
-    head, failure = read_head(Source(**options))
+    head, failure = read_head(validate(CorpusSource, options))
     further = guess_options(options, [row for _, row in head], failure)
     if further.keys() - options.keys():
         options |= further
@@ -172,17 +178,16 @@ def guess_options(options: dict, rows: list[dict], failure: DataError | None) ->
     """Return the delimiter of a table, its format in a file for plain text, and the header lines of Orange to skip."""
     if isinstance(failure, OptionError) and failure.key == "delimiter":
         return {"delimiter": failure.value}
-    source = Source(**options)
-    name = get_format(source, resolve_files(source)[0]).name
+    name = find_format(options)
     if name == "text" and "format" not in options:
-        lines = [str(row["text"]) for _, row in read_head(Source(**options, unit="line"))[0]]
+        lines = [str(row["text"]) for _, row in read_head(validate(CorpusSource, {**options, "unit": "line"}))[0]]
         tabs = {line.count("\t") for line in lines}
         return {"format": "csv", "delimiter": "\t"} if len(tabs) == 1 and tabs != {0} else {}
     if name != "csv" or not rows:
         return {}
     if "delimiter" not in options and (delimiter := guess_delimiter(list(rows[0]))):
         return {"delimiter": delimiter}
-    return {"skip_rows": [1, 2]} if ORANGE_TYPES.issuperset(rows[0].values()) else {}
+    return {"skip_rows": [1, 2]} if ORANGE_TYPES.issuperset(map(str, rows[0].values())) else {}
 
 
 def guess_problem_type(rows: list[dict], text: str | list[str], label: str | list[str]) -> str:
@@ -220,11 +225,10 @@ def ask_columns(options: dict, rows: list[dict], text: str | list[str] | None, l
     """Return the question for the columns that were not found by name, with the likely ones as arguments."""
     missing = {"text": "task.text"} if not text else {}
     missing |= {"label": "task.label"} if not label else {}
-    option = suggest_option(Source(**options), "task.train", missing, rows)
+    option = suggest_option(validate(CorpusSource, options), "task.train", missing, rows)
     keys = " and ".join(missing)
     likely = f"; probably {option}" if option else f"; set {' and '.join(missing.values())}"
-    source = Source(**options)
-    if get_format(source, resolve_files(source)[0]).name == "text":
+    if find_format(options) == "text":
         likely = "; it is read as plain text, a table needs task.train.format=csv"
     plural = "s have" if len(missing) > 1 else " has"
     return f"{options['files']}: which column{plural} the {keys}? {show_columns(rows)}{likely}"
