@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 DEFAULT_TASK, DEFAULT_CORPUS = "configs/finetune/default.yaml", "configs/pretrain/default.yaml"
 MAX_SHOWN_COLUMNS, MAX_SHOWN_CHARS = 8, 40
 ORANGE_TYPES = {"", "d", "discrete", "c", "continuous", "s", "string", "t", "time", "m", "meta"}
-"""Values of the second line of a table of Orange, whose third line is another header."""
+"""Values of the second line of a table of Orange; its third line is another header."""
 NUMBER = re.compile(r"-?\d+[.,]\d+")
 PLAIN_TEXT = ("text", "html", "warc")
 

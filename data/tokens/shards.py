@@ -166,7 +166,7 @@ def assign_splits(
 def held_out_limit(corpus: Corpus, documents_folder: Path, total_chars: int) -> float | None:
     """Return the `hash_fraction` up to which documents are held out, at least one; None: the end of the only one."""
     if len(list(islice(iter_documents(documents_folder), 2))) == 1:
-        warn_once(f"corpus {corpus.name}: one document, whose end is held out; {describe_units(corpus)}")
+        warn_once(f"corpus {corpus.name}: one document; its end is held out; {describe_units(corpus)}")
         return None
     if total_chars * corpus.held_out >= MIN_HELD_OUT_CHARS:
         return corpus.held_out

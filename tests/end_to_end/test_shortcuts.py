@@ -17,7 +17,7 @@ TINY = [arg for arg in TINY_ARGS if arg != "train.batch_size=8"]
 
 
 def test_text_and_labels_become_a_model_and_a_configuration_to_edit(workspace, sentiment_files):
-    """The corpus is one document, whose end is held out; evaluations are of a part of the validation rows."""
+    """The end of the only document is held out; evaluations are of a part of the validation rows."""
     text = (sentiment_files / "corpus.txt").read_text()
     (workspace / "book.txt").write_text(" ".join(text.split()))
     with open(sentiment_files / "labels.csv", newline="", encoding="utf-8") as file:
@@ -34,7 +34,7 @@ def test_text_and_labels_become_a_model_and_a_configuration_to_edit(workspace, s
         **{"cwd": workspace, "env": environment(), "capture_output": True, "text": True, "timeout": 300},
     )
     assert done.returncode == 0, done.stderr
-    assert "one document, whose end is held out; unit: line makes every line" in done.stderr
+    assert "one document; its end is held out; unit: line makes every line" in done.stderr
     assert "labels.csv: 1 row without text left out" in done.stderr
     assert "as YAML out/runs/mine/arguments.yaml" in done.stdout and "as YAML out/runs/labels/argum" in done.stdout
     assert "out/runs/labels is finished." in done.stdout, "the written configuration must be that of the run"
