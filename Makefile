@@ -8,10 +8,15 @@ ENCODER ?=
 METHOD ?=
 INIT ?=
 RUN ?=
+TEXT ?=
+LABELS ?=
 RUNS ?=
 REPO ?=
 PRIVATE ?=
 ARGS ?=
+
+# A configuration by its name, or by its path.
+yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 
 .PHONY: help data pretrain finetune study evaluate export compare publish bench lint test test-all
 
@@ -21,11 +26,11 @@ help:  ## list the targets
 data: .venv/ready  ## raw text to shards, with a report   [CORPUS=reviews] [INIT=minilm] [ARGS="corpus.deduplicate.near=false"]
 	@$(PYTHON) -m data configs/corpus/$(CORPUS).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
 
-pretrain: .venv/ready  ## pretrain an encoder   [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200 run=mine"]
-	@$(PYTHON) -m pretrain configs/pretrain/$(CONFIG).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
+pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200"]
+	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
-finetune: .venv/ready  ## fine-tune it on a task   [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
-	@$(PYTHON) -m finetune configs/finetune/$(TASK).yaml $(if $(METHOD),configs/method/$(METHOD).yaml run=$(TASK)-$(METHOD)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+finetune: .venv/ready  ## fine-tune it on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
+	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),configs/method/$(METHOD).yaml $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)

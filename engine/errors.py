@@ -1,6 +1,7 @@
 """Errors that are reported to the user in one line, without a traceback, and a clean early exit."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,33 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """The configuration is valid, but the text, labels or weights are not."""
+
+
+class OptionError(DataError):
+    """A file that can be read with another option of its source, such as encoding=gbk."""
+
+    def __init__(self, problem: str, key: str, value: str, effect: str = "set {}"):
+        super().__init__(f"{problem}; {effect.format(f'{key}: {value}')}")
+        self.problem, self.key, self.value, self.effect = problem, key, value, effect
+
+    def __reduce__(self):
+        """Pickle all arguments: a process that reads a part of a corpus returns its error."""
+        return OptionError, (self.problem, self.key, self.value, self.effect)
+
+    def located(self, place: str) -> "OptionError":
+        """Return the error with the place of the problem."""
+        return OptionError(f"{place}: {self.problem}", self.key, self.value, self.effect)
+
+    def at(self, section: str) -> DataError:
+        """Return the error with the option as an argument of the command line."""
+        return DataError(f"{self.problem}; {self.effect.format(format_argument(f'{section}.{self.key}', self.value))}")
+
+
+def format_argument(key: str, value: str) -> str:
+    """Return `key=value`, quoted if a shell or YAML would read it otherwise."""
+    if value == "\t":
+        return f"'{key}=\"\\t\"'"
+    return f"{key}={value}" if re.fullmatch(r"[\w.,\[\]/-]+", value) else f"\"{key}='{value}'\""
 
 
 class HubError(UserError):

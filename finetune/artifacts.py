@@ -53,6 +53,7 @@ class Artifacts:
         result = {
             "num_available_examples": self.num_available,
             "test_rows": self.test_rows,
+            "evaluation": output.evaluation,
             "steps": output.train_result.step,
             "seconds": round(output.train_result.seconds, 1),
         }

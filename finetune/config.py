@@ -37,10 +37,14 @@ class FinetuneTrain(Train):
     """shuffle: all rows equally often; class_balanced: all classes equally often, in turn."""
     eval_every: PositiveInt = 50
     """Steps between evaluations on the validation set."""
+    eval_rows: PositiveInt = 5000
+    """Maximum number of validation rows per evaluation during training; the final metrics are of all."""
     load_best: bool = True
     """Whether to end with the weights that score best on the validation set; false: the last ones, no validation."""
     patience: PositiveInt | None = 6
     """Number of evaluations without improvement after which training stops."""
+
+    added_later: ClassVar[tuple[str, ...]] = (*Train.added_later, "eval_rows")
 
 
 class Layers(Section):

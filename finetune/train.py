@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 from data.encoders import read_record, resolve_encoder
 from data.tasks.splits import Example
-from data.tasks.task import list_label_names, read_task, sample_examples
+from data.tasks.task import check_split, list_label_names, read_task, sample_examples
 from engine.errors import ConfigError
 from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER, Run
@@ -62,14 +62,18 @@ def resolve_config(config: Finetune, encoder: str, folder: Path, num_examples: i
 def sample_splits(config: Finetune, rows: dict[str, list[Example]]) -> dict[str, list[Example]]:
     """Return the splits with the configured number of training rows; without the validation rows if they are not used.
 
-    In that case all of them are removed from `rows`, and become training rows if all labels are used.
+    In that case they are removed from `rows`, and become training rows if these are too few, or if all labels are used.
+    Raises DataError if there are none although they are needed.
     """
-    task = config.task
+    task, reserve = config.task, []
     if not config.train.load_best:
         validation = rows.pop("validation")  # unused, not even for metrics
-        if task.num_examples == "all" and not task.shots and not task.validation:
-            rows["train"] += validation  # it was split off the training rows
-    return {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots)}
+        reserve = [] if task.validation else validation  # it was split off the training rows
+        if task.num_examples == "all" and not task.shots:
+            rows["train"] += reserve
+    else:
+        check_split(task, "validation", rows["validation"], len(rows["train"] + rows["test"]))
+    return {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots, reserve)}
 
 
 def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
@@ -84,7 +88,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     with accelerator.main_process_first():
         encoder = config.encoder or find_latest_encoder()
         folder = resolve_encoder(encoder)
-        rows = read_task(config.task)
+        rows = read_task(config.task, needs_validation=config.train.load_best and config.method != "auto")
     label_names = list_label_names(config.task, rows)
     config = resolve_method(config, rows, label_names, args)
     splits = sample_splits(config, rows)
@@ -123,7 +127,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     if config.baselines:
         baselines = measure_baselines(modality, folder, splits, label_names, train_reference)
     if accelerator.is_main_process:
-        num_available = len(rows["train"])
+        num_available = max(len(rows["train"]), len(splits["train"]))
         artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
         artifacts.write(output, baselines)
         logger.info(format_run_summary(run))

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from data.cache import fingerprint
 from data.encoders import hash_weights
-from data.sampling import class_balanced_batch, length_grouped_batch, row_generator, shard_batch
+from data.sampling import class_balanced_batch, length_grouped_batch, row_generator, shard_batch, take_evenly
 from data.tasks.task import Example, fingerprint_inputs
 from engine.errors import ConfigError
-from engine.models.embed import BATCH_SIZE, run_batches
+from engine.models.embed import BATCH_SIZE, Subset, run_batches
 from engine.runs.run import Run
 from engine.training.optimizers import adamw
 from engine.training.step import MicroBatch
@@ -64,6 +64,8 @@ class FineTuneOutput(NamedTuple):
     """Further results on the test set."""
     peft_model: torch.nn.Module | None = None
     """The model with peft's adapters, if it has any: the same object as `model` until they are merged."""
+    evaluation: dict | None = None
+    """Rows and seconds of evaluations, and texts that were cut at the maximum length, for metrics.json."""
 
 
 class FineTuner:
@@ -81,6 +83,7 @@ class FineTuner:
             split: self.modality.build_dataset(rows, folder, f"task {task.name}, {split}", data.label_names)
             for split, rows in splits.items()
         }
+        self.evaluations: list[float] = []  # seconds of each evaluation during training
         self.augmentation = self.modality.get_augmentation()
         torch.manual_seed(config.seed)
         self.network = self.modality.build_network(folder, data.label_names, random_init)
@@ -148,9 +151,27 @@ class FineTuner:
         """Return the metrics on the validation set, or none if it is not used."""
         if not self.config.train.load_best:
             return {}
-        validation = self.inputs["validation"]
-        predictions = run_batches(self.head, validation, self.accelerator)
-        return self.problem_type.quick_metrics(predictions, validation.labels)
+        start, validation = time.monotonic(), self.inputs["validation"]
+        labels, rows = validation.labels, take_evenly(range(len(validation.lengths)), self.config.train.eval_rows)
+        if len(rows) < len(labels):  # rows are sorted by label, so these have the same classes
+            labels = labels[rows] if isinstance(labels, np.ndarray) else [labels[row] for row in rows]
+        predictions = run_batches(self.head, Subset(validation, np.array(rows)), self.accelerator)
+        metrics = self.problem_type.quick_metrics(predictions, labels)
+        self.evaluations.append(time.monotonic() - start)
+        return metrics
+
+    def describe_evaluation(self, seconds: float) -> dict:
+        """Return the rows and seconds of evaluations for metrics.json. seconds: of the final one, on all rows."""
+        num_rows = {split: len(inputs.lengths) for split, inputs in self.inputs.items()}
+        details = {"rows": num_rows, "final_seconds": round(seconds, 1)}
+        if self.evaluations:
+            details["rows_per_evaluation"] = min(num_rows["validation"], self.config.train.eval_rows)
+            details["seconds_per_evaluation"] = round(sum(self.evaluations) / len(self.evaluations), 2)
+            details["evaluations"] = len(self.evaluations)
+        truncated = {split: getattr(inputs, "num_truncated", 0) for split, inputs in self.inputs.items()}
+        if any(truncated.values()):
+            details |= {"truncated": truncated, "max_length": self.inputs["train"].max_length}
+        return details
 
     def lr_scale(self, name: str) -> float:
         """Return the factor on the scheduled learning rate of a parameter."""
@@ -214,10 +235,13 @@ def finetune_model(
     with tuner.network.training_forward():
         result = tuner.train(title)
         on_train_end(head)
+        start = time.monotonic()
         outputs = {
             split: run_batches(head, inputs[split], accelerator) for split in ("test", "validation") if split in inputs
         }
+        evaluation = tuner.describe_evaluation(time.monotonic() - start)
     labels = {split: inputs[split].labels for split in outputs}
     final = postprocess(tuner.problem_type, head, outputs, labels, data.label_names, config.train.load_best)
     tuner.frozen_cache.close()
-    return FineTuneOutput(tuner.model, head, final.metrics, final.predictions, result, final.details, tuner.peft_model)
+    results = final.metrics, final.predictions, result, final.details
+    return FineTuneOutput(tuner.model, head, *results, tuner.peft_model, evaluation)

@@ -1,6 +1,7 @@
 """Pretrain an encoder:  python -m pretrain configs/pretrain/default.yaml run=NAME train.steps=200 ...
 
-The same command resumes the run. `--help` lists every key, `--dry-run` checks the configuration.
+The same command resumes the run. `--help` lists every key, `--dry-run` checks the configuration. `text=FILES` instead
+of a corpus is text of your own; the configuration it stands for is written to the run's folder.
 """
 
 from engine.cli import parse_config, run_command
@@ -11,12 +12,16 @@ EXAMPLE = "configs/pretrain/default.yaml run=mine train.steps=200"
 
 def main(argv: list[str]) -> None:
     """Parse the configuration, then import and run the stage."""
-    config = parse_config(Pretrain, argv, "pretrain", EXAMPLE)
+    from data.shortcut import expand_text, saved_with_run
+
+    shortcut = expand_text(argv)
+    config = parse_config(Pretrain, shortcut.list_args() if shortcut else argv, "pretrain", EXAMPLE)
     if config is not None:
         from data.cache import dry_run
+        from engine.runs.run import RUNS_FOLDER
         from pretrain.train import pretrain
 
-        with dry_run(config.train.dry_run):
+        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run):
             pretrain(config)
 
 

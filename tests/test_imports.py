@@ -24,7 +24,7 @@ ORDER = {
     "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training"
     " models",
     "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config contamination prepare"
-    " reference_outputs modalities __main__",
+    " reference_outputs modalities shortcut __main__",
     "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities artifacts"
     " validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
@@ -41,6 +41,7 @@ HEAVY = set(HEAVY.split())
 LIGHT = (
     "engine.errors engine.cli engine.charts engine.html engine.config.loader engine.config.help engine.config.messages"
     " engine.runs.trackers data.config data.__main__ data.sources.source data.sources.readers data.tasks.task"
+    " data.tasks.columns data.tasks.exports data.shortcut"
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"

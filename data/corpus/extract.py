@@ -20,6 +20,7 @@ from data.cache import get_or_build
 from data.corpus.clean import clean_text
 from data.corpus.config import Clean, Corpus, CorpusSource
 from data.sources import source as sources
+from data.sources.archives import file_size
 from data.sources.readers import DataFile
 from data.sources.values import get_scalar, get_text
 from data.tasks.task import TaskFile
@@ -42,7 +43,7 @@ class Bucket(NamedTuple):
     @property
     def total_bytes(self) -> int:
         """Size of the files in bytes."""
-        return sum(map(DataFile.file_size, self.files))
+        return sum(map(file_size, self.files))
 
 
 def corpus_source_name(source: CorpusSource) -> str:
@@ -62,7 +63,7 @@ def split_into_buckets(source: CorpusSource, clean_config: Clean) -> list[Bucket
     files, hash_file = sources.resolve_files(source), partial(sources.content_hash, source)
     for path in files:
         sources.get_format(source, path)
-    wanted = -(-sum(map(DataFile.file_size, files)) // BUCKET_BYTES)
+    wanted = -(-sum(map(file_size, files)) // BUCKET_BYTES)
     count = 1 << max(0, min(wanted, len(files)) - 1).bit_length()
     buckets: dict[int, list[str]] = {}
     for path in files:

@@ -16,27 +16,33 @@ def split_columns(line: str) -> list[str]:
     return [column.strip(" ") for column in columns if "\t" in line or column]
 
 
-def iter_sentences(lines: Iterable[str], path: str, problems: list[str] | None = None) -> Iterator[dict]:
+def iter_sentences(
+    lines: Iterable[str], path: str, problems: list[str] | None = None, names: list[str] | None = None
+) -> Iterator[dict]:
     """Yield rows {"tokens", "tags", "text"}; the first column of a line is the token, the last its tag.
 
-    An empty or -DOCSTART- line ends a sentence; a line that starts with "# " without a tag at its end is a comment.
-    Raises DataError for a line without a tag; with `problems`, the sentence is skipped and counted there.
+    names: of all columns, each of which becomes a list, instead. An empty or -DOCSTART- line ends a sentence; a line
+    that starts with "# " without a tag at its end is a comment.
+    Raises DataError for a line with too few columns; with `problems`, the sentence is skipped and counted there.
     """
+    count, expected = (len(names), ", ".join(names)) if names else (2, "a word, a tab or spaces, a tag")
     words, complete, skipped = [], True, 0
     for number, line in enumerate(chain(lines, [""]), 1):
         line = line.strip(" \t\r\n")
         columns = split_columns(line)
         if not line.strip().strip(ZERO_WIDTH_CHARACTERS) or columns[0] == "-DOCSTART-":
             if words and complete:
-                tokens, tags = map(list, zip(*words, strict=True))
-                yield {"tokens": tokens, "tags": tags, "text": " ".join(tokens)}
+                values = map(list, zip(*words, strict=True))
+                row = dict(zip(names or ("tokens", "tags"), values, strict=True))
+                yield row if names else {**row, "text": " ".join(row["tokens"])}
             words, complete, skipped = [], True, skipped + (not complete)
         elif line.startswith("# ") and not TAG_PATTERN.fullmatch(columns[-1]):
             continue
-        elif len(columns) > 1:
-            words.append((columns[0], columns[-1]))
+        elif len(columns) >= count:
+            words.append(tuple(columns[:count]) if names else (columns[0], columns[-1]))
         elif problems is None:
-            raise DataError(f"{path} line {number}: {line!r} has no tag; expected a word, a tab or spaces, a tag")
+            what = f"{len(columns)} of {count} columns" if names else "no tag"
+            raise DataError(f"{path} line {number}: {line!r} has {what}; expected {expected}")
         else:
             complete = False
     if skipped:

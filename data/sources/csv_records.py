@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from data.sources import lines as limits
+from engine.errors import OptionError
 
 LINE_BYTES = 100  # that a short line takes in memory in addition to its characters
 MAX_REREAD = 4  # times MAX_ROW_BYTES of lines read again, after which quotes are ordinary characters
@@ -43,7 +44,7 @@ def iter_csv_records(
     """Yield the values of each record.
 
     `"Good" film` is read as other programs read it: Good film. A quote without its end, which would take the following
-    lines into one value, is an ordinary character and is counted; without `problems`, it raises ValueError.
+    lines into one value, is an ordinary character and is counted; without `problems`, it raises OptionError.
     """
     taken, num_wrong, num_reread, options = RecordLines(lines), 0, 0, {"delimiter": delimiter}
     reader = csv.reader(taken, strict=quotes, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE, **options)
@@ -56,8 +57,8 @@ def iter_csv_records(
         except csv.Error as error:
             is_closed = len(taken.record) == 1 and "end of data" not in str(error)
             if not is_closed and problems is None:
-                way_out = "double the quotes inside a value, or set quotes: false"
-                raise ValueError(f"a quote without its end; {way_out}") from None
+                way_out = "double the quotes inside a value, or set {}"
+                raise OptionError("a quote without its end", "quotes", "false", way_out) from None
             num_reread += taken.size
             first = taken.keep_first_line().rstrip("\r\n").replace("\r", " ")
             num_wrong += not is_closed

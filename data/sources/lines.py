@@ -4,10 +4,12 @@ import io
 from collections.abc import Iterator
 from functools import partial
 
-from engine.errors import DataError
+from engine.errors import DataError, OptionError
 
 MAX_ROW_BYTES = 2**25
 """Maximum size of a line, a csv record, an element of a JSON array, an XML element or a page."""
+MAX_GUESS_BYTES = 2**16
+MANY_BYTES = 0.2  # fraction of bytes beyond ASCII from which a text is not in a Western European language
 CHECKED_LINES = 1_000  # after which a file in another encoding is refused, instead of at its end
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -20,6 +22,18 @@ def describe_limit() -> str:
 def find_encoding(stream: io.BufferedReader, encoding: str | None) -> str | None:
     """Return the encoding that is set or that a byte order mark means; None: UTF-8."""
     return "utf-16" if stream.peek(2)[:2] in BYTE_ORDER_MARKS else encoding
+
+
+def guess_encoding(content: bytes) -> str:
+    """Return the probable encoding of a text that is not UTF-8, for a message."""
+    if sum(byte >= 0x80 for byte in content) < MANY_BYTES * len(content):
+        return "windows-1252"
+    try:
+        from charset_normalizer import from_bytes
+    except ImportError:
+        return "gbk"
+    best = from_bytes(content).best()
+    return {"gb18030": "gbk", "cp932": "shift_jis"}.get(name := best.encoding, name) if best else "gbk"
 
 
 def read_lines(stream: io.BufferedReader | io.TextIOBase, path: str, problems: list | None, is_split: bool) -> Iterator:
@@ -59,6 +73,7 @@ def decode_lines(
     Raises DataError if most lines are not in the encoding, or without `problems` for the first one.
     """
     num_wrong = num_lines = 0
+    wrong = b""
     given, encoding = encoding, find_encoding(stream, encoding) or "utf-8"
     if "\n".encode(encoding) != b"\n":  # a line end of several bytes
         yield from read_lines(io.TextIOWrapper(stream, encoding, newline=""), path, problems, is_split)
@@ -70,19 +85,21 @@ def decode_lines(
             yield line.decode(encoding)
         except UnicodeDecodeError as error:
             if problems is None:
-                raise DataError(f"{path} line {number}: {error}; set encoding, such as windows-1252 or gbk") from None
+                guess = guess_encoding(line + stream.peek(MAX_GUESS_BYTES)[:MAX_GUESS_BYTES])
+                raise OptionError(f"{path} line {number}: {error}", "encoding", guess) from None
             num_wrong += 1
+            wrong += line[: MAX_GUESS_BYTES - len(wrong)]
             yield line.decode(given or "cp1252", "replace")
         if num_lines == CHECKED_LINES:
-            check_encoding(path, encoding, num_wrong, num_lines)
-    check_encoding(path, encoding, num_wrong, num_lines)
+            check_encoding(path, encoding, num_wrong, num_lines, wrong)
+    check_encoding(path, encoding, num_wrong, num_lines, wrong)
     if num_wrong:
         read_as = "with replaced characters" if given else "read as Windows-1252"
         problems.append(f"{path}: {num_wrong} line{'s' * (num_wrong > 1)} not {encoding.upper()}, {read_as}")
 
 
-def check_encoding(path: str, encoding: str, num_wrong: int, num_lines: int) -> None:
-    """Raise DataError if most lines of a file are not in an encoding."""
+def check_encoding(path: str, encoding: str, num_wrong: int, num_lines: int, wrong: bytes) -> None:
+    """Raise OptionError if most lines of a file are not in an encoding. wrong: bytes of such lines."""
     if num_wrong * 2 > num_lines:
         counts = f"{num_wrong} of {num_lines} lines are not {encoding.upper()}"
-        raise DataError(f"{path}: {counts}; set encoding, such as windows-1252, gbk or shift_jis")
+        raise OptionError(f"{path}: {counts}", "encoding", guess_encoding(wrong))

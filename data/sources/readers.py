@@ -11,22 +11,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from xml.etree import ElementTree
 
 from data.sources import lines as limits
+from data.sources.archives import file_size, name_inside, open_raw
 from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
 from data.sources.conll import iter_sentences
 from data.sources.csv_records import iter_csv_records
 from data.sources.json_array import iter_json_array
+from data.sources.json_tables import get_rows
 from data.sources.lines import decode_lines, describe_limit, find_encoding
 from data.sources.values import find_class_names, name_classes
 from data.sources.warc import iter_pages, iter_records, page_to_text
-from engine.errors import DataError, first_line
+from data.sources.workbook import iter_sheet
+from engine.errors import DataError, OptionError, first_line
 
 EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".csv", ".tsv", ".tab"], "csv"),
@@ -35,15 +37,17 @@ EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".warc", ".wet"], "warc"),
     **dict.fromkeys([".html", ".htm"], "html"),
     **dict.fromkeys([".conll", ".bio", ".iob2"], "conll"),
-    **{f".{name}": name for name in ("parquet", "arrow", "xml")},
+    **{f".{name}": name for name in ("parquet", "arrow", "xml", "xlsx")},
 }
 
 
+DELIMITERS = ";\t|"  # other than a comma
 MAX_BYTES_IN_MEMORY = 2**29  # of a compressed Parquet or Arrow file
 
 
 def file_extension(path: str) -> str:
     """Return the extension without that of the compression: .csv of reviews.csv.gz, and of an address's path."""
+    path = name_inside(path)
     name = (path.partition("?")[0] if "://" in path else path).lower().rsplit("/", 1)[-1]
     for compressed in COMPRESSED_EXTENSIONS:
         name = name.removesuffix(compressed)
@@ -55,37 +59,25 @@ class FileFormat:
     """Format of a file and its options, the keys of `Source`."""
 
     name: str
-    """csv, json, parquet, arrow, text, warc, html, xml or conll."""
+    """csv, json, parquet, arrow, text, warc, html, xml, xlsx or conll."""
     encoding: str | None = None
     delimiter: str | None = None
     skip_rows: list[int] | None = None
     unit: str = "paragraph"
     element: str | None = None
     quotes: bool = True
+    columns: list[str] | None = None
+    sheet: str | None = None
+    field: str | None = None
 
 
 class DataFile:
     """An open file; `position` of its `size` bytes on disk have been read."""
 
     def __init__(self, path: str):
-        self.path, self.size = path, self.file_size(path)
-        if "://" in path:
-            import fsspec
-
-            self.raw_stream = fsspec.open(path, "rb").open()
-        else:
-            self.raw_stream = open(path, "rb")
-        self.stream = open_decompressed(self.raw_stream, path)
-
-    @staticmethod
-    def file_size(path: str) -> int:
-        """Return the size of a file in bytes, without opening it."""
-        if "://" not in path:
-            return os.path.getsize(path)
-        import fsspec
-
-        filesystem, inside = fsspec.core.url_to_fs(path)
-        return filesystem.size(inside) or 0
+        self.path, self.size = path, file_size(path)
+        self.raw_stream = open_raw(path)
+        self.stream = open_decompressed(self.raw_stream, name_inside(path))
 
     def __enter__(self) -> DataFile:
         return self
@@ -111,6 +103,9 @@ class DataFile:
             for row in READERS[file_format.name](self, file_format, problems):
                 count += 1
                 yield row
+        except OptionError as error:
+            is_located = error.problem.startswith(self.path)
+            raise (error if is_located else error.located(f"{self.path} row {count + 1}")) from None
         except DataError:
             raise
         except Exception as error:
@@ -157,7 +152,7 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
     csv.field_size_limit(2**31 - 1)
     numbered = enumerate(file.decode_lines(file_format.encoding, problems))
     lines = (line for number, line in numbered if number not in (file_format.skip_rows or ()))
-    columns, wrong = None, 0
+    columns, wrong = file_format.columns or None, 0
     delimiter = file_format.delimiter or ("\t" if file_extension(file.path) in (".tsv", ".tab") else ",")
     for values in iter_csv_records(lines, file.path, delimiter, file_format.quotes, problems):
         if not values:
@@ -166,7 +161,10 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
             columns = values
         elif len(values) > len(columns):
             if problems is None:
-                raise ValueError(f"{len(values)} values, but the header has {len(columns)} columns")
+                counts = f"{len(values)} values, but {len(columns)} columns are named"
+                if len(columns) == 1 and (others := [mark for mark in DELIMITERS if mark in columns[0]]):
+                    raise OptionError(f"{counts}, {columns[0]!r}", "delimiter", others[0])
+                raise ValueError(f"{counts}; quote values that contain a {delimiter!r}, or set delimiter or columns")
             wrong += 1
         else:
             yield dict(zip(columns, values + [""] * (len(columns) - len(values)), strict=True))
@@ -178,14 +176,23 @@ def iter_json(file: DataFile, file_format: FileFormat, problems: list[str] | Non
     """Yield the rows of JSON lines, a list or an object of objects; unlike `datasets`, dates remain strings."""
     encoding = find_encoding(file.stream, file_format.encoding) or "utf-8-sig"
     if file.stream.peek(512)[:512].decode(encoding, "ignore").lstrip().startswith("["):
-        yield from iter_json_array(file.decode_lines(file_format.encoding, problems, is_split=True))
+        values = iter_json_array(file.decode_lines(file_format.encoding, problems, is_split=True))
+        yield from name_columns(values, file_format.columns)
         return
     lines, wrong = file.decode_lines(file_format.encoding, problems), 0
-    for number, line in enumerate(lines):
-        if number == 0 and line.strip() == "{":
-            content = json.loads("".join(limit_size(chain([line], lines))))
-            yield from content.values() if is_table_of_rows(content) else [content]
+    first = list(islice((line for line in lines if line.strip()), 2))
+    if file_format.field or len(first) == 1 or first and is_cut_off(first[0]):
+        taken: list[str] = []
+        try:
+            content = take_object(chain(first, lines), taken)
+        except json.JSONDecodeError:
+            if problems is None or file_format.field:
+                raise
+            first = taken  # lines of which the first is damaged
+        else:
+            yield from get_rows(content, file_format.field) if isinstance(content, dict) else [content]
             return
+    for line in chain(first, lines):
         try:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError):
@@ -193,27 +200,38 @@ def iter_json(file: DataFile, file_format: FileFormat, problems: list[str] | Non
                 raise
             wrong += 1
             continue
-        if isinstance(row, dict) and is_table_of_rows(row):
-            yield from row.values()
-        elif row is not None:
+        if row is not None:
             yield row
     if wrong:
         problems.append(f"{file.path}: {wrong} line{'s' * (wrong > 1)} not JSON, skipped")
 
 
-def limit_size(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines up to a total of MAX_ROW_BYTES characters. Raises ValueError for more."""
+def take_object(lines: Iterable[str], taken: list[str]) -> object:
+    """Append lines of at most MAX_ROW_BYTES characters to `taken` and parse them. Raises ValueError for more."""
     size = 0
     for line in lines:
+        taken.append(line)
         size += len(line)
         if size > limits.MAX_ROW_BYTES:
             raise ValueError(f"one object {describe_limit()}; write one row per line")
-        yield line
+    return json.loads("".join(taken))
 
 
-def is_table_of_rows(row: dict) -> bool:
-    """Return whether an object is a table of rows, each under a key."""
-    return len(row) > 1 and all(isinstance(value, dict) for value in row.values())
+def is_cut_off(line: str) -> bool:
+    """Return whether a line is the beginning of an object that goes on in the next lines."""
+    try:
+        json.loads(line)
+    except ValueError as error:
+        return line.lstrip().startswith("{") and error.pos >= len(line.rstrip())
+    except RecursionError:
+        pass
+    return False
+
+
+def name_columns(rows: Iterable, columns: list[str] | None) -> Iterator:
+    """Yield rows that are lists, as `DataFrame.to_json(orient="values")` writes them, with the names of `columns`."""
+    for row in rows:
+        yield dict(zip(columns, row, strict=True)) if columns and isinstance(row, list) else row
 
 
 def iter_xml(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
@@ -308,11 +326,19 @@ def iter_html(file: DataFile, file_format: FileFormat, problems: list[str] | Non
 
 
 def iter_conll(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
-    """Yield the sentences of a CoNLL file as rows {"tokens", "tags", "text"}."""
-    yield from iter_sentences(file.decode_lines(file_format.encoding, problems), file.path, problems)
+    """Yield the sentences of a CoNLL file as rows {"tokens", "tags", "text"}, or with the named columns."""
+    lines = file.decode_lines(file_format.encoding, problems)
+    yield from iter_sentences(lines, file.path, problems, file_format.columns)
 
 
+def iter_xlsx(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
+    """Yield the rows of a sheet of an Excel workbook."""
+    stream = ensure_seekable(file.stream)
+    yield from iter_sheet(stream, file.path, file_format.sheet, file_format.columns or [])
+
+
+TABLES = (iter_csv, iter_json, iter_parquet, iter_arrow, iter_xlsx)
 READERS = {
     reader.__name__.removeprefix("iter_"): reader
-    for reader in (iter_csv, iter_json, iter_parquet, iter_arrow, iter_text, iter_warc, iter_html, iter_xml, iter_conll)
+    for reader in (*TABLES, iter_text, iter_warc, iter_html, iter_xml, iter_conll)
 }

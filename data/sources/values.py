@@ -7,23 +7,59 @@ import re
 from collections.abc import Iterable, Iterator
 from numbers import Number
 
-from engine.errors import DataError, suggest
+from engine.errors import DataError, OptionError, suggest
 
 MAX_LIST_CHARS = 10_000
+MISSING = object()
 NUMPY_LIST = re.compile(r"""(['"])\s+\1""")  # ['a' 'b'], which Python reads as ['ab']
+
+
+def find_value(value: object, path: str) -> object:
+    """Return the value of a column or, by a dotted name, of a field inside one; MISSING if there is none.
+
+    A number is a position in a list; a field of a list of objects is the list of their values.
+    """
+    if isinstance(value, dict):
+        if path in value:
+            return value[path]
+        starts = [end for end, character in enumerate(path) if character == "." and path[:end] in value]
+        return find_value(value[path[: starts[-1]]], path[starts[-1] + 1 :]) if starts else MISSING
+    if not isinstance(value, (list, tuple)):
+        return MISSING
+    head, _, rest = path.partition(".")
+    if head.isdecimal():
+        inside = value[int(head)] if int(head) < len(value) else MISSING
+        return find_value(inside, rest) if rest and inside is not MISSING else inside
+    values = [find_value(part, path) for part in value]
+    return MISSING if any(part is MISSING for part in values) else values
+
+
+def list_columns(row: dict, prefix: str = "") -> list[str]:
+    """List the named columns of a row; those of an object, and of a list of objects, by their dotted names."""
+    names = []
+    for column, value in row.items():
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+            value = value[0]
+        if isinstance(value, dict) and value and prefix.count(".") < 3:
+            names += list_columns(value, f"{prefix}{column}.")
+        elif column:
+            names.append(f"{prefix}{column}")
+    return names
 
 
 def get_value(row: dict, column: str, location: str) -> object:
     """Return the value of a column, None if it is missing or NaN. Raises DataError with the nearest existing column."""
-    if column not in row:
-        raise DataError(f"{location}: no column {column!r}{suggest(column, row)}")
-    value = row[column]
+    value = find_value(row, column)
+    if value is MISSING:
+        raise DataError(f"{location}: no column {column!r}{suggest(column, list_columns(row))}")
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a row has no value in a column: nothing, NaN or only white space."""
-    return value is None or value != value or isinstance(value, str) and not value.strip()
+    """Return whether a row has no value in a column: nothing, NaN, only white space or an empty list."""
+    if value is MISSING or value is None or isinstance(value, (list, tuple)):
+        return not value or value is MISSING
+    return value != value or isinstance(value, str) and not value.strip()
 
 
 def to_text(value: object, place: str) -> str:
@@ -58,16 +94,24 @@ def get_text(row: dict, column: str, location: str) -> str:
 def get_list(row: dict, column: str, location: str) -> list[str] | None:
     """Return the values of a list, also of one written as text, such as "['a', 'b']"; None for any other value.
 
+    {"choices": [...]}, as Label Studio writes it, is that list.
+
     Raises DataError for objects, and for what looks like a list and cannot be read as one.
     """
     value, place = get_value(row, column, location), f"{location}: column {column!r}"
     if isinstance(value, str) and (text := value.strip())[:1] + text[-1:] in ("[]", "{}"):
         value = parse_list(text, place)
+    value = get_choices(value)
     if not isinstance(value, (list, tuple)):
         return None
     if None in value:
         raise DataError(f"{place} holds a list with a missing value")
     return [to_text(part, place) for part in value]
+
+
+def get_choices(value: object) -> object:
+    """Return the list in {"choices": [...]}; any other value as it is."""
+    return value["choices"] if isinstance(value, dict) and isinstance(value.get("choices"), list) else value
 
 
 def parse_list(text: str, place: str) -> list | str:
@@ -80,15 +124,17 @@ def parse_list(text: str, place: str) -> list | str:
                 break
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
+    value = get_choices(value)
     if isinstance(value, list) or value is text and "," not in text and not NUMPY_LIST.search(text):
         return value
     kind = "a list" if text.startswith("[") else "an object"
     raise DataError(f"{place} holds {kind} as text: {text[:60]!r}; write a JSON list of labels, or the label alone")
 
 
-def skip_hint(column: str) -> str:
-    """Return the way out for a row without a value."""
-    return f"; non_empty: [{column}] leaves such rows out"
+def missing_value_error(location: str, kind: str, column: str) -> OptionError:
+    """Return the error for a row without a text or label."""
+    problem = f"{location}: no {kind} in column {column!r}"
+    return OptionError(problem, "non_empty", f"[{column}]", "{} leaves such rows out")
 
 
 def find_class_names(features: dict) -> dict[str, list[str]]:

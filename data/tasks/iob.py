@@ -1,12 +1,16 @@
 """Tags of words: rows with a list of words and a list of tags, converted to IOB2.
 
-An entity is B-X followed by I-X; every other word is O (Tjong Kim Sang and Veenstra 1999).
+An entity is B-X followed by I-X; every other word is O (Tjong Kim Sang and Veenstra 1999). Entities
+may also be spans of characters, as annotation tools write them.
 """
 
+import json
+import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from data.sources.conll import TAG_PATTERN
-from data.sources.values import get_list
+from data.sources.values import get_list, get_text, get_value
 from engine.errors import DataError, suggest
 
 
@@ -16,6 +20,78 @@ def read_list(row: dict, column: str, location: str) -> list[str]:
     if values is None:
         raise DataError(f"{location}: column {column!r} holds no list; words and tags must be lists of equal length")
     return values
+
+
+class Span(NamedTuple):
+    """Characters of a text, from `start` to before `end`, and their label."""
+
+    start: int
+    end: int
+    label: str
+
+
+def parse_span(value: object, text: str) -> Span | None:
+    """Parse [start, end, label], [label, start, end] or an object with start, end and label; None for anything else."""
+    if isinstance(value, dict):
+        labels = value.get("label", value.get("labels"))
+        label = labels[0] if isinstance(labels, list) and len(labels) == 1 else labels
+        ends = [value.get(f"{key}_offset", value.get(key)) for key in ("start", "end")]
+        if isinstance(value.get("text"), str) and all(type(end) is int for end in ends):
+            ends = fit_offsets(text, *ends, value["text"])
+        value = [*ends, label]
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        return None
+    start, end, label = [*value[1:], value[0]] if isinstance(value[0], str) else value
+    is_span = type(start) is int and type(end) is int and isinstance(label, str) and label.strip()
+    return Span(start, end, label.strip()) if is_span else None
+
+
+def fit_offsets(text: str, start: int, end: int, inside: str) -> list[int]:
+    """Return offsets in characters, also of offsets in UTF-16 code units, by which JavaScript counts."""
+    if text[start:end] != inside:
+        units = text.encode("utf-16-le")
+        before, within = units[: 2 * start], units[2 * start : 2 * end]
+        if within.decode("utf-16-le", "ignore") == inside:
+            start = len(before.decode("utf-16-le", "ignore"))
+            return [start, start + len(inside)]
+    return [start, end]
+
+
+def read_spans(row: dict, text_column: str, column: str, location: str) -> list[Span] | None:
+    """Return the spans of a row in order; None if its column holds something else, such as a list of tags.
+
+    Raises DataError for a span outside of the text and for spans that overlap.
+    """
+    value, text = get_value(row, column, location), get_text(row, text_column, location)
+    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    spans = [parse_span(part, text) for part in value] if isinstance(value, list) else [None]
+    if None in spans:
+        return None
+    spans, end = sorted(spans), 0
+    for span in spans:
+        place = f"{location}: span {span.start} to {span.end} ({span.label}) in column {column!r}"
+        if not 0 <= span.start < span.end <= len(text):
+            raise DataError(f"{place} is not inside the text of {len(text)} characters")
+        if span.start < end:
+            raise DataError(f"{place} overlaps the one before; a word has one tag")
+        end = span.end
+    return spans
+
+
+def split_at_spans(text: str, spans: list[Span]) -> tuple[list[str], list[str]]:
+    """Return the words of a text and their tags; words end at white space and where a span starts or ends."""
+    words, tags, at = [], [], 0
+    for start, end, label in [*spans, Span(len(text), len(text), "")]:
+        for place, name in (((at, start), ""), ((start, end), label)):
+            inside = re.findall(r"\S+", text[slice(*place)])
+            words += inside
+            tags += [f"{'I' if index else 'B'}-{name}" if name else "O" for index in range(len(inside))]
+        at = end
+    return words, tags
 
 
 def join_words(row: dict, column: str, location: str) -> str:

@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 
 from engine.errors import ConfigError
 
+MIN_SPLIT_ROWS = 4  # of classes too small to split off a row of each
+
 
 class Example(NamedTuple):
     """One labeled row."""
@@ -39,7 +41,10 @@ def hash_text(texts: tuple[str, ...]) -> str:
 
 
 def split_off(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Return (split off, rest): the examples with the smallest text hashes, stratified if each has a single class."""
+    """Return (split off, rest): the examples with the smallest text hashes, stratified if each has a single class.
+
+    Where that is no row of any class, because each has few, rows are split off across classes.
+    """
     if examples and not isinstance(examples[0].label, str):
         return split_off_unstratified(examples, fraction)
     by_label = group_by_label(examples)
@@ -49,6 +54,8 @@ def split_off(examples: list[Example], fraction: float) -> tuple[list[Example], 
         count = round(fraction * len(ordered))
         off += ordered[:count]
         rest += ordered[count:]
+    if not off and round(fraction * len(examples)) >= MIN_SPLIT_ROWS:
+        return split_off_unstratified(examples, fraction)
     return off, rest
 
 
@@ -86,9 +93,17 @@ def subtract(examples: list[Example], others: list[Example]) -> list[Example]:
 
 
 def sample_examples(
-    examples: list[Example], num_examples: int | Literal["all"], seed: int, shots: int | None = None
+    examples: list[Example],
+    num_examples: int | Literal["all"],
+    seed: int,
+    shots: int | None = None,
+    reserve: list[Example] | None = None,
 ) -> list[Example]:
-    """Sample stratified by class, or `shots` of each; smaller samples are subsets of larger. Raises ConfigError."""
+    """Sample stratified by class, or `shots` of each; smaller samples are subsets of larger. Raises ConfigError.
+
+    reserve: rows to take after all examples, or all of a class.
+    """
+    reserve = reserve or []
     if shots is None and num_examples in (0, "all"):
         return examples if num_examples else []
     has_classes = isinstance(examples[0].label, str)
@@ -96,16 +111,22 @@ def sample_examples(
         raise ConfigError(f"task.shots={shots}: rows have no single class each; use task.num_examples")
     error = f"task.num_examples={num_examples}"
     if shots is None and num_examples > len(examples):
-        raise ConfigError(f"{error}: only {len(examples)} training rows; give a smaller number or all")
+        if num_examples > len(examples) + len(reserve):
+            raise ConfigError(f"{error}: only {len(examples)} training rows; give a smaller number or all")
+        order = permute(len(reserve), seed, 0)
+        return examples + [reserve[row] for row in order[: num_examples - len(examples)]]
     if not has_classes:
         return sample_unstratified(examples, num_examples, seed)
     by_label = group_by_label(examples)
     if shots is None and num_examples < len(by_label):
         raise ConfigError(f"{error}: fewer than the {len(by_label)} classes; give {len(by_label)} or more")
-    ranked = []
+    ranked, further = [], group_by_label(reserve) if shots else {}
     for index, label in enumerate(sorted(by_label)):
         rows = by_label[label]
         order = permute(len(rows), seed, index)[:shots]
+        if shots and len(rows) < shots:
+            order += range(len(rows), len(rows) + len(further.get(label, ())[: shots - len(rows)]))
+            rows = rows + further.get(label, [])
         # One example of each class first, then the rest in proportion by Webster's method, which, unlike the largest
         # remainder, never takes fewer of a class when the sample grows.
         ranked += [(rank > 0, (rank - 0.5) / max(1, len(rows) - 1), index, rows[row]) for rank, row in enumerate(order)]

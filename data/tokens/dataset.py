@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, BatchEncoding
 
 from data.encoders import limit_length
 from data.tasks.problem_types import ProblemType
@@ -34,6 +34,10 @@ class TextDataset:
     """Padding value of each field."""
     special_token_ids: frozenset[int] = frozenset()
     """Ids of the tokens that the tokenizer adds around texts."""
+    max_length: int | None = None
+    """Maximum number of tokens of a text."""
+    num_truncated: int = 0
+    """Number of texts that had more and were cut."""
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -127,9 +131,11 @@ def tokenize_examples(
         )
     max_length = limit_length(max_length, tokenizer, config)
     options = {"truncation": True, "return_offsets_mapping": word_labels, "max_length": max_length}
-    fields, offsets = defaultdict(list), []
+    fields, offsets, num_truncated = defaultdict(list), [], 0
     for start in range(0, len(examples), TOKENIZE_CHUNK_TEXTS):
-        encoded = dict(tokenizer(*(column[start : start + TOKENIZE_CHUNK_TEXTS] for column in columns), **options))
+        batch = tokenizer(*(column[start : start + TOKENIZE_CHUNK_TEXTS] for column in columns), **options)
+        num_truncated += count_truncated(batch, max_length)
+        encoded = dict(batch)
         offsets += encoded.pop("offset_mapping", [])
         for name, values in encoded.items():
             fields[name] += [np.array(row, dtype=np.int32) for row in values]
@@ -146,4 +152,12 @@ def tokenize_examples(
         labels = [np.vstack(pair) for pair in zip(labels, words, strict=True)]
     padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     special_token_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    return TextDataset(dict(fields), labels, {name: padding.get(name, 0) for name in fields}, special_token_ids)
+    values = {name: padding.get(name, 0) for name in fields}
+    return TextDataset(dict(fields), labels, values, special_token_ids, max_length, num_truncated)
+
+
+def count_truncated(batch: BatchEncoding, max_length: int) -> int:
+    """Count the texts that were cut; without a fast tokenizer, those that fill the maximum length."""
+    if batch.is_fast:
+        return sum(bool(encoding.overflowing) for encoding in batch.encodings)
+    return sum(len(ids) >= max_length for ids in batch["input_ids"])

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.cache import file_hash, get_or_build, read_manifest
 from data.sources.source import Source, display_name, fingerprint_inputs, iter_located_rows
-from data.sources.values import get_text, skip_hint
+from data.sources.values import get_text, missing_value_error
 from data.tokens.encode import CachedTokenizer
 from engine.errors import DataError
 
@@ -54,7 +54,7 @@ def load_pairs(source: PairSource, tokenizer_folder: Path) -> PairTable:
             for column in columns:
                 text = get_text(row, column, row_location)
                 if not text.strip():
-                    raise DataError(f"{row_location}: no text in column {column!r}{skip_hint(column)}")
+                    raise missing_value_error(row_location, "text", column)
                 yield text
 
     def build(folder: Path) -> dict:

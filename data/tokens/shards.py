@@ -13,6 +13,7 @@ Memory stays bounded for any corpus size: rows are packed one window of text at 
 import hashlib
 import json
 import os
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from data.corpus.documents import estimate_characters, iter_documents, read_corp
 from data.tokens.encode import CachedTokenizer
 from data.tokens.packing import pack_rows, sentence_end_ids, split_documents
 from engine.errors import DataError, first_line
+from engine.log import warn_once
 from engine.models import LOAD_KWARGS
 from engine.runs.progress import Progress
 
@@ -33,6 +35,7 @@ SPLITS = ("train", "held_out")
 CHUNK_CHARS = 2**22  # characters tokenized together
 NUM_THREADS = min(8, (os.cpu_count() or 1) + 1)
 PACKING_WINDOW = 2**22  # tokens packed together
+MIN_CUT_TOKENS = 128  # held out of a corpus of one document
 MIN_HELD_OUT_CHARS = 100_000  # expected held-out characters, below which the held-out split could be empty by chance
 SPECIAL_TOKEN_KEYS = {"pad": ["pad_token"], "cls": ["cls_token", "bos_token"], "sep": ["sep_token", "eos_token"]}
 SPECIAL_TOKEN_KEYS["mask"] = ["mask_token"]
@@ -108,10 +111,8 @@ def build_shards(
         is_sentence_end[sentence_end_ids(vocab)] = True
         unknown_id = vocab.get(getattr(tokenizer.tokenizer.model, "unk_token", None) or "[UNK]", -1)
         writers = {split: ShardWriter(folder / split, dtype, max_length, is_sentence_end) for split in SPLITS}
-        limit, total_chars = corpus.held_out, estimate_characters(documents_folder)
-        if total_chars * limit < MIN_HELD_OUT_CHARS:  # hold out at least one document
-            fractions = (hash_fraction(document["text"]) for document in iter_documents(documents_folder))
-            limit = max(limit, min(fractions, default=0))
+        total_chars = estimate_characters(documents_folder)
+        limit = held_out_limit(corpus, documents_folder, total_chars)
         num_unknown = num_tokens = num_chars = 0
         lengths = np.zeros(40, np.int64)
 
@@ -122,9 +123,8 @@ def build_shards(
             batches = batch_by_characters(iter_documents(documents_folder), itemgetter("text"), CHUNK_CHARS)
             for batch, ids, bounds in threaded_map(encode, batches, NUM_THREADS):
                 for document, start, end in zip(batch, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                    held_out = hash_fraction(document["text"]) <= limit
-                    copies = 1 if held_out else document["copies"]
-                    writers["held_out" if held_out else "train"].add(ids[start:end], copies)
+                    for split, part, copies in assign_splits(document, ids[start:end], limit, corpus.held_out):
+                        writers[split].add(part, copies)
                     num_chars += len(document["text"])
                 num_tokens += len(ids)
                 num_unknown += int((ids == unknown_id).sum())
@@ -136,7 +136,7 @@ def build_shards(
         kept = corpus_manifest["kept"]
         for name in (split.replace("_", "-") for split in SPLITS if not counts[split]["rows"]):
             details = f"{kept['documents']} documents, held_out={corpus.held_out}"
-            raise DataError(f"corpus {corpus.name}: no {name} text ({details})")
+            raise DataError(f"corpus {corpus.name}: no {name} text ({details}); {describe_units(corpus)}")
         tokenizer_stats = {
             "tokens_per_word": round(num_tokens / max(1, kept["words"]), 4),
             "tokens_per_character": round(num_tokens / max(1, num_chars), 4),
@@ -150,6 +150,36 @@ def build_shards(
     inputs = {"documents": documents_folder.name, "length": max_length, "held_out": corpus.held_out, "version": 4}
     inputs["tokenizer"] = file_hash(tokenizer_folder / "tokenizer.json")
     return get_or_build("shards", corpus.name, inputs, build)
+
+
+def assign_splits(
+    document: dict, ids: np.ndarray, limit: float | None, held_out: float
+) -> list[tuple[str, np.ndarray, int]]:
+    """Return (split, token ids, copies) of a document, which is in one split unless `limit` is None."""
+    if limit is None:
+        cut = len(ids) - max(round(len(ids) * held_out), min(MIN_CUT_TOKENS, len(ids) // 2))
+        return [("train", ids[:cut], document["copies"]), ("held_out", ids[cut:], 1)]
+    is_held_out = hash_fraction(document["text"]) <= limit
+    return [("held_out", ids, 1) if is_held_out else ("train", ids, document["copies"])]
+
+
+def held_out_limit(corpus: Corpus, documents_folder: Path, total_chars: int) -> float | None:
+    """Return the `hash_fraction` up to which documents are held out, at least one; None: the end of the only one."""
+    if len(list(islice(iter_documents(documents_folder), 2))) == 1:
+        warn_once(f"corpus {corpus.name}: one document; its end is held out; {describe_units(corpus)}")
+        return None
+    if total_chars * corpus.held_out >= MIN_HELD_OUT_CHARS:
+        return corpus.held_out
+    fractions = (hash_fraction(document["text"]) for document in iter_documents(documents_folder))
+    return max(corpus.held_out, min(fractions, default=0))
+
+
+def describe_units(corpus: Corpus) -> str:
+    """Return how text files would have more documents."""
+    units = {source.unit for source in corpus.sources if source.files}
+    if units <= {"line"}:
+        return "add text"
+    return f"unit: line makes every line of a text file a document, instead of every {' or '.join(units - {'line'})}"
 
 
 def find_special_ids(tokenizer_folder: Path, vocab: dict[str, int], encoder_folder: Path | None = None) -> dict:

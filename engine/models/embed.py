@@ -6,6 +6,7 @@ them. Prediction, probes and embeddings all go through `run_batches`; `run_strea
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +34,23 @@ class Inputs(Protocol):
 
     def get_inputs(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Return the network's inputs for these indices, each (inputs, ...)."""
+
+
+@dataclass
+class Subset:
+    """Some inputs of a data set, int64 (inputs,) indices."""
+
+    inputs: Inputs
+    indices: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each input."""
+        return self.inputs.lengths[self.indices]
+
+    def get_inputs(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return the network's inputs for these positions of `indices`."""
+        return self.inputs.get_inputs(self.indices[indices])
 
 
 def load_model(folder: Path, auto_class: str = "AutoModel", random_init: bool = False) -> PreTrainedModel:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from engine.runs.run import Run
-from publish.card.card import DEFAULT_METRICS, describe_test_rows, metric_title, pipeline_call
+from publish.card.card import DEFAULT_METRICS, describe_evaluation, describe_test_rows, metric_title, pipeline_call
 
 
 def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str] = DEFAULT_METRICS) -> list[str]:
@@ -34,7 +34,7 @@ def format_run_summary(run: Run) -> str:
         "",
         f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"
         f" {metrics['test']['n']:,} test rows",
-        *(f"  {line}" for line in describe_test_rows(metrics)),
+        *(f"  {line}" for line in describe_test_rows(metrics) + describe_evaluation(metrics)),
         "",
         *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
         "",

@@ -53,7 +53,7 @@ def run_study(config: Study, args: list[str]) -> None:
     logging.disable_progress_bar()
     validate_study(config)
     encoder = config.encoder or find_latest_encoder()
-    rows = read_task(config.task)
+    rows = read_task(config.task, needs_validation=False)
     record = read_record(resolve_encoder(encoder))
     drops = [value == "drop" for value in (config.study.contamination, config.study.corpus_contamination)]
     counts, measured = load_modality(config).check_contamination(rows, record, *drops)

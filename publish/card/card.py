@@ -19,6 +19,7 @@ from engine.sanitize import escape_controls
 from publish.card import provenance, results
 from publish.card.results import (
     DEFAULT_METRICS as DEFAULT_METRICS,
+    describe_evaluation as describe_evaluation,
     describe_test_rows as describe_test_rows,
     metric_title as metric_title,
 )

@@ -93,8 +93,36 @@ def metrics_table(record: dict) -> tuple[list[str], list[list[str]]]:
     return ["", *(metric_title(metric.name) for metric in metrics)], rows
 
 
+def describe_evaluation(metrics: dict) -> list[str]:
+    """Describe on how many rows, and for how long, a model was evaluated. metrics: of metrics.json."""
+    evaluation = metrics.get("evaluation") or {}
+    if not evaluation:
+        return []
+    num_rows, parts = evaluation["rows"], []
+    if evaluation.get("evaluations"):
+        rows, total = evaluation["rows_per_evaluation"], num_rows["validation"]
+        of_total = f" of {total:,}" * (rows < total)
+        times, seconds = evaluation["evaluations"], evaluation["seconds_per_evaluation"]
+        times = f"{times:,} time{'s' * (times > 1)}"
+        parts.append(f"{times} on {rows:,}{of_total} validation rows ({seconds:.1f} s each)")
+    splits = " and ".join(f"{num_rows[split]:,} {split}" for split in ("validation", "test") if split in num_rows)
+    parts.append(f"at the end on {splits} rows ({evaluation['final_seconds']:.1f} s)")
+    return [f"evaluated {', '.join(parts)}"]
+
+
+def describe_truncated(metrics: dict) -> list[str]:
+    """Describe the texts that were cut at the maximum length. metrics: or the record."""
+    evaluation = metrics.get("evaluation") or {}
+    counts = [
+        f"{count:,} of {evaluation['rows'][split]:,} {'training' if split == 'train' else split}"
+        for split, count in evaluation.get("truncated", {}).items()
+        if count
+    ]
+    return [f"cut at {evaluation['max_length']:,} tokens: {', '.join(counts)} texts"] if counts else []
+
+
 def describe_test_rows(metrics: dict) -> list[str]:
-    """Describe the labels without a test row, and the test rows that are also trained on. metrics: or the record."""
+    """Describe the labels without a test row, and the rows also trained on or cut. metrics: or the record."""
     lines, test_rows = [], metrics.get("test_rows", {})
     if absent := test_rows.get("absent_labels"):
         more = f" and {len(absent) - MAX_LABELS:,} more" if len(absent) > MAX_LABELS else ""
@@ -105,7 +133,7 @@ def describe_test_rows(metrics: dict) -> list[str]:
         consequence = "; the metrics are too high" if exact else consequence
         counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
         lines.append(f"{counts}, {near:,} more nearly{consequence}")
-    return lines
+    return lines + describe_truncated(metrics)
 
 
 def study_table(study: dict) -> tuple[list[str], list[list[str]]]:

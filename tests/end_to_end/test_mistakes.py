@@ -111,12 +111,12 @@ def test_invalid_sources(pretrain, workspace):
 @pytest.mark.parametrize(
     "rows, args, expected",
     [
-        (GOOD, ["task.label=[good, bad]"], "task.label: a column for each label is not read; write one column"),
+        (GOOD, ["task.label=[good, bad]"], "task.label: a column for each label needs task.problem_type=multi_"),
         (GOOD, ["task.label=lable"], "rows.csv row 1: no column 'lable' (nearest: label)"),
         (GOOD, ["task.text=body"], "rows.csv row 1: no column 'body' (there are: label, text)"),
         ("", [], "rows.csv: no rows"),
         ("good,yes\n" * 9, [], "rows.csv: every row has the label 'yes'; a classifier needs at least two classes"),
-        (GOOD + ",yes\n", [], "rows.csv row 41: no text in column 'text'"),
+        (GOOD + ",yes\n", ["task.require_text=true"], "rows.csv row 41: no text in column 'text'"),
         (GOOD + "words,\n", [], "rows.csv row 41: no label in column 'label'"),
         (GOOD, ["task.num_examples=500"], "task.num_examples=500: only 32 training rows; give a smaller number or all"),
         (GOOD, ["task.num_examples=1"], "task.num_examples=1: fewer than the 2 classes; give 2 or more"),

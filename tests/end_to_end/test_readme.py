@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, run_module
 
 from data.config import Prepare
+from data.shortcut import expand_labels, expand_text
 from engine.cli import parse_config
 from engine.config.loader import load_config
 from finetune.config import Finetune
@@ -33,6 +34,7 @@ SCHEMAS = {
     "publish.compare": Compare,
     "publish.export": Export,
 }
+SHORTCUTS = {"pretrain": expand_text, "finetune": expand_labels}
 POSITIONAL = {"publish.compare": "runs", "publish.export": "run"}
 """Module -> key of its positional arguments."""
 
@@ -50,8 +52,17 @@ FOLDERS = re.findall(r"^(\w+)/", TREE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_make_commands_parse(command):
+def test_make_commands_parse(command, tmp_path, monkeypatch):
     """`make -n`, as if the setup was done, prints a command; the real parser accepts its arguments."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "texts").mkdir()
+    for name, content in {
+        "texts/a.txt": "a",
+        "labels.csv": "text,label,v1,v2\na,b,c,d\n",
+        "posts.csv": "body\na\n",
+    }.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
     args = [*shlex.split(command), "-n", "-o", ".venv/ready"]
     result = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, env=env)
@@ -59,7 +70,12 @@ def test_make_commands_parse(command):
     line = shlex.split(result.stdout.strip().splitlines()[-1])
     if "-m" in line and "pytest" not in line:
         module = line[line.index("-m") + 1]
-        assert parse_config(SCHEMAS[module], line[line.index("-m") + 2 :], module, "", POSITIONAL.get(module))
+        args = line[line.index("-m") + 2 :]
+        shortcut = SHORTCUTS[module](args) if module in SHORTCUTS else None
+        assert parse_config(
+            SCHEMAS[module], shortcut.list_args() if shortcut else args, module, "", POSITIONAL.get(module)
+        )
+        assert ("LABELS=" in command or "TEXT=" in command) == (shortcut is not None)
 
 
 def test_every_target_of_the_makefile_with_a_schema_is_shown():

@@ -139,11 +139,19 @@ def test_tags_of_every_scheme_become_iob2(scheme):
         ({"tokens": ["a"], "tags": ["O", "O"]}, " row 2: 1 words in column 'tokens', but 2 tags in column 'tags'"),
         ({"tokens": ["a b"], "tags": ["O"]}, " row 2: the word 'a b' contains a space"),
         ({"tokens": ["", "b"], "tags": ["O", "O"]}, " row 2: the word '' is empty"),
-        ({"tokens": [], "tags": []}, " row 2: no text in column 'tokens'; non_empty: [tokens] leaves such rows out"),
         ({"tokens": ["a", "b"], "tags": ["O", "person"]}, " row 2: tag 2, 'person', is not O, B-X or I-X"),
+        ({"tokens": "a b", "tags": ["O"]}, " row 2: 2 words in column 'tokens', but 1 tags in column 'tags'"),
         (
-            {"tokens": "a b", "tags": ["O"]},
-            " row 2: column 'tokens' holds no list; words and tags must be lists of equal length",
+            {"tokens": "a b", "tags": "O"},
+            " row 2: column 'tags' holds no list; words and tags must be lists of equal length",
+        ),
+        (
+            {"tokens": "a b", "tags": [[0, 4, "x"]]},
+            " row 2: span 0 to 4 (x) in column 'tags' is not inside the text of 3 characters",
+        ),
+        (
+            {"tokens": "a b", "tags": [[0, 3, "x"], [2, 3, "y"]]},
+            " row 2: span 2 to 3 (y) in column 'tags' overlaps the one before; a word has one tag",
         ),
         ({"tokens": ["a"], "tag": ["O"]}, " row 2: no column 'tags' (nearest: tag)"),
     ],
@@ -348,11 +356,6 @@ def test_a_fine_tuned_model_finds_entities_in_plain_transformers(
         ("one\tO\n\n" * 40, [], "own.conll: every tag is O; there is no entity to learn"),
         (None, ["task.text=[tokens, text]"], "task.text: token classification takes one column, not tokens and text"),
         (None, ["task.text=words"], "own.conll row 1: no column 'words' (there are: tags, text, tokens)"),
-        (
-            None,
-            ["task.text=text"],
-            "own.conll row 1: column 'text' holds no list; words and tags must be lists of equal length",
-        ),
         (None, ["task.shots=3"], "task.shots=3: "),
         (None, ["task.num_examples=5000"], "task.num_examples=5000: only 180 training rows"),
         (

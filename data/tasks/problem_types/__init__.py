@@ -70,6 +70,10 @@ class ProblemType:
     example_code: ClassVar[str]
     """End of that script: prints the predictions from `outputs`, `encodings` and `config`."""
 
+    def prepare_row(self, row: dict, task: Section, location: str) -> dict:
+        """Return a row in the form that `read_texts` and `parse_label` read."""
+        return row
+
     def read_texts(self, row: dict, columns: list[str], location: str) -> tuple[str, ...]:
         """Return the texts of a row. Raises DataError naming the row and column at fault."""
         return tuple(get_text(row, column, location) for column in columns)

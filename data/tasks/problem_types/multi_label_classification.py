@@ -17,7 +17,8 @@ from engine.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-BINARY_VALUES = {"0", "1", "0.0", "1.0", "True", "False"}
+TRUE_VALUES, FALSE_VALUES = {"1", "1.0", "True", "true"}, {"0", "0.0", "False", "false"}
+BINARY_VALUES = TRUE_VALUES | FALSE_VALUES
 DEFAULT_THRESHOLD = 0.5  # for labels without a validation example
 
 
@@ -41,15 +42,22 @@ class MultiLabelClassification(ProblemType):
 """
 
     def parse_label(self, row: dict, task: Section, location: str) -> tuple[str, ...]:
-        """Return the distinct labels of a row, from a list or a separated string."""
+        """Return the distinct labels of a row: a list, also multi-hot, a separated string, or a column for each."""
+        if not isinstance(task.label, str):
+            return tuple(column for column in task.label if read_flag(row, column, location))
         parts = get_list(row, task.label, location)
         if parts is None:
             parts = get_scalar(row, task.label, location).split(task.label_separator)
         labels = [label for label in map(str.strip, parts) if label]
+        if len(labels) == len(task.label_names) > 2 and BINARY_VALUES.issuperset(labels):  # no list of class numbers
+            return tuple(
+                name for label, name in zip(labels, task.label_names.values(), strict=True) if label in TRUE_VALUES
+            )
         if len(labels) > len(set(labels)) and BINARY_VALUES.issuperset(labels):
             raise DataError(
                 f"{location}: column {task.label!r} holds zeros and ones, one for each label (multi-hot);"
-                " write the names of the labels that apply"
+                " set task.label_names to the names of three labels or more, in order, as [a, b, c],"
+                " or write the labels that apply"
             )
         if task.label_names:
             labels = [task.label_names[label] for label in labels if label in task.label_names]
@@ -58,10 +66,16 @@ class MultiLabelClassification(ProblemType):
     def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
         """Return the labels of the training rows. Raises DataError if one of `label_names` is not among them."""
         known = super().known_labels(task, train, location)
-        for name in task.label_names.values():
+        has_columns = not isinstance(task.label, str)
+        for name in task.label if has_columns else task.label_names.values():
             if name not in known:
-                raise DataError(f"{location}: no training row has the label {name!r} of task.label_names")
+                key = "task.label; leave it out" if has_columns else "task.label_names"
+                raise DataError(f"{location}: no training row has the label {name!r} of {key}")
         return known
+
+    def list_label_names(self, task: Section, present: set[str]) -> list[str]:
+        """List the labels, in the order of their columns if each has one."""
+        return super().list_label_names(task, present) if isinstance(task.label, str) else list(task.label)
 
     def describe_constant_label(self, task: Section, label: tuple[str, ...]) -> str:
         """Return the error message for training rows that all have these labels."""
@@ -135,6 +149,14 @@ class MultiLabelClassification(ProblemType):
         """Compute micro F1."""
         correct = sum(len(prediction & set(label)) for prediction, label in zip(predictions, labels, strict=True))
         return 2 * correct / max(1, sum(map(len, predictions)) + sum(map(len, labels)))
+
+
+def read_flag(row: dict, column: str, location: str) -> bool:
+    """Return whether the label of a column applies to a row. Raises DataError for anything but 0, 1 or nothing."""
+    value = get_scalar(row, column, location).strip()
+    if value and value not in BINARY_VALUES:
+        raise DataError(f"{location}: column {column!r} holds {value!r}; a column for each label holds 0 or 1")
+    return value in TRUE_VALUES
 
 
 def best_f1_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:

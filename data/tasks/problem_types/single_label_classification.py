@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sources.values import get_list, get_scalar, skip_hint
+from data.sources.values import get_list, get_scalar, missing_value_error
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
@@ -42,7 +42,7 @@ class SingleLabelClassification(ProblemType):
             kinds = "multi_label_classification or token_classification"
             raise DataError(f"{location}: column {task.label!r} holds a list; set task.problem_type to {kinds}")
         if not label:
-            raise DataError(f"{location}: no label in column {task.label!r}{skip_hint(task.label)}")
+            raise missing_value_error(location, "label", task.label)
         if task.label_names and label not in task.label_names:
             raise DataError(
                 f"{location}: label {label!r} has no name in task.label_names{suggest(label, task.label_names)}"

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.sources.values import get_list, get_text, get_value
 from data.tasks import iob
+from data.tasks.columns import find_sentence
 from data.tasks.problem_types import ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +39,23 @@ class TokenClassification(ProblemType):
         if mask and not special:
             print(f"{config['id2label'][str(tag)]}  {token}")
 """
+
+    def prepare_row(self, row: dict, task: Section, location: str) -> dict:
+        """Return the row with lists of words and tags, from a text and its spans or tags."""
+        column = task.text if isinstance(task.text, str) else task.text[0]
+        if not isinstance(get_value(row, column, location), str) or get_list(row, column, location) is not None:
+            return row
+        spans = iob.read_spans(row, column, task.label, location)
+        if spans is None:
+            words = get_text(row, column, location).split()
+            if len(words) == 1 and get_list(row, task.label, location) is None:
+                others = [name for name in row if name not in (column, task.label)]
+                group = find_sentence(others) or "COLUMN"
+                problem = f"{location}: one word, {words[0]!r}; words that are rows need the column of their sentence"
+                raise OptionError(problem, "group_by", group)
+            return {**row, column: words}
+        words, tags = iob.split_at_spans(get_text(row, column, location), spans)
+        return {**row, column: words, task.label: tags}
 
     def read_texts(self, row: dict, columns: list[str], location: str) -> tuple[str, ...]:
         """Return the words of a row, joined by spaces."""

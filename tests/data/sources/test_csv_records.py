@@ -48,9 +48,7 @@ def test_a_quote_without_its_end_takes_no_other_row(tmp_path, after):
     texts, problems = read_corpus(path)
     assert texts[:61] == [*ROWS[:10], '"Good film', *ROWS[10:]] and len(texts) == 61 + len(after)
     assert problems == ["1 row with a quote without its end, read as it is"]
-    with pytest.raises(
-        DataError, match=r"a.csv row 11: cannot be read \(a quote without its end; double .*quotes: fal"
-    ):
+    with pytest.raises(DataError, match=r"a.csv row 11: a quote without its end; double .*quotes: fal"):
         list(iter_rows(Source(files=path)))
     rows = iter_rows(Source(files=path, quotes=False))
     assert [row["text"] for row in islice(rows, 11)][10] == '"Good film'

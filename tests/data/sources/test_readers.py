@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from data.sources.archives import file_size
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
 from data.sources.source import Source, fingerprint_inputs, iter_rows, resolve_files
 from data.sources.warc import MAX_ATTRIBUTES, MAX_TAGS, html_to_text
@@ -560,7 +561,7 @@ def test_the_position_in_a_file_grows_to_its_size(tmp_path):
             if number % 1_000 == 0
         ]
         assert seen == sorted(seen) and 0 < seen[0] < 0.3 * file.size < 0.8 * file.size < seen[-1] <= file.size
-        assert file.position == file.size == path.stat().st_size == DataFile.file_size(str(path))
+        assert file.position == file.size == path.stat().st_size == file_size(str(path))
 
 
 def test_files_keep_the_given_order_and_repetitions(tmp_path):

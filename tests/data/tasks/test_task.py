@@ -2,17 +2,19 @@
 
 import csv
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from data.cache import read_manifest
 from data.corpus.build import build_corpus
 from data.corpus.config import Corpus
 from data.corpus.documents import iter_documents
-from data.tasks.task import Example, Task, list_label_names, normalize, read_task, sample_examples
+from data.tasks.task import Example, Task, list_label_names, normalize, read_examples, read_task, sample_examples
 from engine.errors import ConfigError, DataError
 
 ROWS = [(f"text number {number}", "ab"[number % 5 < 2]) for number in range(1_000)]
@@ -118,6 +120,70 @@ def test_samples_are_stratified_and_nested(sizes):
     assert before == set(sample_examples(examples, "all", seed=0)) == set(examples)
 
 
+def test_a_reserve_is_used_after_all_other_rows():
+    examples, reserve = examples_of(9, 3), [Example((f"more {number}",), "1") for number in range(2)]
+    sample = sample_examples(examples, None, 0, shots=4, reserve=reserve)
+    assert labels(sample) == {"0": 4, "1": 4} and len(set(sample) & set(reserve)) == 1
+    assert [row for row in sample if row.label == "0"] == sample_examples(examples, None, 0, shots=4)[:4]
+    assert sample_examples(examples, 12, 0, reserve=reserve) == sample_examples(examples, 12, 0)
+    assert Counter(sample_examples(examples, 14, 0, reserve=reserve)) == Counter(examples + reserve)
+    with pytest.raises(ConfigError, match="only 12 training rows"):
+        sample_examples(examples, 15, 0, reserve=reserve)
+
+
+def test_classes_of_a_few_rows_are_split_across_classes(tmp_path):
+    """Three rows of each of a hundred classes: an eighth of a class is no row, and every class keeps one to learn."""
+    rows = [(f"text {number} of {label}", f"class {label}") for label in range(100) for number in range(3)]
+    splits = splits_of(tmp_path, rows)
+    assert {name: len(found) for name, found in splits.items()} == {"train": 224, "validation": 38, "test": 38}
+    assert len(labels(splits["train"])) == 100
+    assert splits_of(tmp_path, rows[::-1])["test"] == splits["test"]
+
+
+def test_four_rows_of_a_class_are_enough_without_validation_rows(tmp_path):
+    rows, test = [(f"text {number}", "ab"[number % 2]) for number in range(8)], write(tmp_path / "t.csv", [("a", "a")])
+    task = Task(name="t", train=write(tmp_path / "rows.csv", rows), test=test)
+    with pytest.raises(DataError, match="8 rows are too few to split off validation rows; train.load_best=false"):
+        read_task(task)
+    assert len(read_task(task, needs_validation=False)["train"]) == 8
+
+
+def test_rows_without_text_are_left_out_and_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("headstart"), "propagate", True)
+    splits = splits_of(tmp_path, [*ROWS[:40], ("", "a"), (" \n", "not a class")])
+    assert sum(map(len, splits.values())) == 40
+    assert f"{tmp_path / 'rows.csv'}: 2 rows without text left out" in caplog.text
+
+
+def test_a_column_for_each_label(tmp_path):
+    rows = [("a", "1", "0", ""), ("b", "0", "0", "0"), ("c", "1.0", "True", "1")]
+    source = write(tmp_path / "a.csv", rows, ("text", "toxic", "insult", "threat"))
+    keys = {"train": source, "label": ["toxic", "insult", "threat"], "problem_type": "multi_label_classification"}
+    task = Task(name="t", **keys)
+    examples = read_examples(task, task.train)
+    assert [example.label for example in examples] == [("toxic",), (), ("toxic", "insult", "threat")]
+    assert list_label_names(task, {"train": examples}) == ["toxic", "insult", "threat"]
+    write(tmp_path / "a.csv", [*rows, ("d", "-1", "0", "0")], ("text", "toxic", "insult", "threat"))
+    with pytest.raises(DataError, match="row 4: column 'toxic' holds '-1'; a column for each label holds 0 or 1"):
+        read_examples(task, task.train)
+    with pytest.raises(ValidationError, match="a column for each label needs task.problem_type=multi_label"):
+        Task(name="t", train=source, label=["toxic", "insult"])
+
+
+def test_multi_hot_lists_get_the_names_in_order(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": "a", "label": row}) + "\n" for row in ([1, 0, 1], [0.0, 0.0, 0.0], [0, 1, 0]))
+    )
+    keys = {"train": {"files": str(path)}, "problem_type": "multi_label_classification"}
+    task = Task(name="t", label_names=["x", "y", "z"], **keys)
+    assert [example.label for example in read_examples(task, task.train)] == [("x", "z"), (), ("y",)]
+    # Two numbers of classes are not taken for zeros and ones.
+    path.write_text(json.dumps({"text": "a", "label": [0, 1]}) + "\n")
+    task = Task(name="t", label_names=["x", "y"], **keys)
+    assert read_examples(task, task.train)[0].label == ("x", "y")
+
+
 def test_samples_differ_by_seed():
     examples = examples_of(300, 300)
     assert sample_examples(examples, 20, seed=1) == sample_examples(examples, 20, seed=1)
@@ -134,22 +200,35 @@ def test_samples_too_large_or_too_small_are_refused():
 @pytest.mark.parametrize(
     "rows, keys, message",
     [
-        ([("a", "x"), (" ", "y")], {}, "{0} row 2: no text in column 'text'; non_empty: [text] leaves such rows out"),
-        ([("a", "x"), ("b", "")], {}, "{0} row 2: no label in column 'label'; non_empty: [label] leaves such rows out"),
+        (
+            [("a", "x"), (" ", "y")],
+            {"require_text": True},
+            "{0} row 2: no text in column 'text'; task.require_text=false leaves such rows out",
+        ),
+        ([(" ", "x"), ("", "y")], {}, "{0}: no rows with text"),
+        (
+            [("a", "x"), ("b", "")],
+            {},
+            "{0} row 2: no label in column 'label'; task.train.non_empty=[label] leaves such rows out",
+        ),
         (
             [("a", "pos"), ("b", "nag")],
             {"label_names": {"pos": "1", "neg": "0"}},
             "{0} row 2: label 'nag' has no name in task.label_names (nearest: neg)",
         ),
-        ([("a", "x")], {"text": "txt"}, "{0} row 1: no column 'txt' (nearest: text)"),
-        ([("a", "x")], {"label": "lable"}, "{0} row 1: no column 'lable' (nearest: label)"),
+        ([("a", "x")], {"text": "txt"}, "{0} row 1: no column 'txt' (nearest: text); set task.text=text"),
+        ([("a", "x")], {"label": "lable"}, "{0} row 1: no column 'lable' (nearest: label); set task.label=label"),
         ([], {}, "{0}: no rows"),
         (
             [(f"t{number}", "x") for number in range(40)],
             {},
             "{0}: every row has the label 'x'; a classifier needs at least two classes",
         ),
-        ([("a", "x"), ("b", "y")], {}, "{0}: 2 rows are too few to split off validation rows"),
+        (
+            [("a", "x"), ("b", "y")],
+            {},
+            "{0}: 2 rows are too few to split off validation rows; train.load_best=false (or METHOD=fewshot) uses none",
+        ),
         (
             [(f"t{number}", "xy"[number % 2]) for number in range(40)],
             {"test": [("a", "x"), ("b", "yy"), ("c", "yy")]},

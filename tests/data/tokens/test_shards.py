@@ -146,8 +146,18 @@ def test_a_small_corpus_holds_out_one_document(tmp_path, monkeypatch):
     held_out, train = (Shards(folder, split).tokens.tolist() for split in ("held_out", "train"))
     assert len(held_out) == 1 and sorted(held_out + train) == list(range(5, 15))
     corpus = corpus_of(tmp_path, ["w5"], name="one")
-    with pytest.raises(DataError, match=r"^corpus one: no train text \(1 documents, held_out=0.2\)$"):
+    with pytest.raises(DataError, match=r"^corpus one: no held-out text \(1 documents, held_out=0.2\); unit: line "):
         build_shards(corpus, build_corpus(corpus), tmp_path / "tokenizer", LENGTH)
+
+
+@pytest.mark.parametrize("held_out, size", [(0.2, 200), (0.01, 128), (0, 128)])
+def test_of_a_single_document_the_end_is_held_out(tmp_path, monkeypatch, held_out, size):
+    monkeypatch.chdir(tmp_path)
+    words = [5 + number * number % 13 for number in range(1_000)]
+    corpus = corpus_of(tmp_path, [" ".join(f"w{word}" for word in words)], name="book", held_out=held_out)
+    folder = build_shards(corpus, build_corpus(corpus), fixed_tokenizer(tmp_path / "tokenizer", 20), LENGTH)
+    assert Shards(folder, "train").tokens.tolist() == words[:-size]
+    assert Shards(folder, "held_out").tokens.tolist() == words[-size:]
 
 
 def test_get_or_build_builds_once_and_never_reads_unfinished_folders(tmp_path, monkeypatch):

@@ -1,0 +1,70 @@
+"""Files at local paths, at fsspec addresses, and inside zip archives, by addresses zip://MEMBER::ARCHIVE."""
+
+import fnmatch
+import io
+import os
+import zipfile
+from collections.abc import Callable
+
+from engine.errors import DataError, OptionError, first_line, suggest
+
+PREFIX, SEPARATOR = "zip://", "::"
+
+
+def name_inside(path: str) -> str:
+    """Return the path of a file inside its archive, or the path itself."""
+    return path.removeprefix(PREFIX).partition(SEPARATOR)[0] if path.startswith(PREFIX) else path
+
+
+def archive_of(path: str) -> str:
+    """Return the path of the archive that a file is in, or the path itself."""
+    return path.partition(SEPARATOR)[2] if path.startswith(PREFIX) else path
+
+
+def open_raw(path: str) -> io.IOBase:
+    """Open a file as bytes."""
+    if path.startswith(PREFIX):
+        return zipfile.ZipFile(open_raw(archive_of(path))).open(name_inside(path))
+    if "://" not in path:
+        return open(path, "rb")
+    import fsspec
+
+    return fsspec.open(path, "rb").open()
+
+
+def file_size(path: str) -> int:
+    """Return the size of a file in bytes, uncompressed inside an archive."""
+    if path.startswith(PREFIX):
+        with open_raw(archive_of(path)) as stream, zipfile.ZipFile(stream) as archive:
+            return archive.getinfo(name_inside(path)).file_size
+    if "://" not in path:
+        return os.path.getsize(path)
+    import fsspec
+
+    filesystem, inside = fsspec.core.url_to_fs(path)
+    return filesystem.size(inside) or 0
+
+
+def list_members(path: str, member: str | None, is_readable: Callable[[str], bool]) -> list[str]:
+    """Return the addresses of the files of an archive to read.
+
+    member: a path or glob inside it; none: the only readable file. Raises OptionError naming the files if several are,
+    and DataError if none is.
+    """
+    try:
+        with open_raw(path) as stream, zipfile.ZipFile(stream) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
+    visible = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
+    if member:
+        chosen = [member] if member in names else fnmatch.filter(visible, member)
+        if not chosen:
+            raise DataError(f"{path}: no {member} inside{suggest(member, visible)}")
+    else:
+        chosen = list(filter(is_readable, visible))
+        if len(chosen) != 1:
+            found = f"{len(chosen)} files that can be read" if chosen else "no file with a known extension"
+            shown = ", ".join((chosen or visible)[:5]) + ", ..." * (len(chosen or visible) > 5)
+            raise OptionError(f"{path}: {found} inside ({shown})", "member", (chosen or ["NAME"])[0])
+    return [f"{PREFIX}{name}{SEPARATOR}{path}" for name in sorted(chosen)]

@@ -1,0 +1,128 @@
+"""What `labels=FILE` and `text=FILES` stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from data.shortcut import expand_labels, expand_text, name_run
+from data.tasks.task import TaskFile, read_examples
+from engine.config.loader import load_config
+from engine.errors import DataError
+
+ENTITIES = "configs/finetune/your-entities.yaml"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+CLASSES, LABELS, TAGS = (f"{kind}_classification" for kind in ("single_label", "multi_label", "token"))
+TABLES = [
+    ("a.csv", "Review,Stars\nfine film,4.5\ndull,1\n", {"text": "Review", "label": "Stars"}, "regression"),
+    ("a.csv", "text;label\nfine, long;a\ndull;b\n", {"train": {"delimiter": ";"}}, CLASSES),
+    ("a.tab", "Category\tText\nd\tstring\nclass\t\nx\tfine film\n", {"train": {"skip_rows": [1, 2]}}, CLASSES),
+    ("a.txt", "label\ttext\nx\tfine film\n", {"train": {"format": "csv", "delimiter": "\t"}}, CLASSES),
+    ("a.jsonl", '{"text": "a", "labels": ["x", "y"]}\n', {"label": "labels"}, LABELS),
+    ("a.jsonl", '{"text": "a", "label": ["x"]}\n', {"text": "text"}, CLASSES),
+    ("a.jsonl", '{"text": "Anna", "label": [[0, 4, "x"]]}\n', {"label": "label"}, TAGS),
+    ("a.conll", "Anna\tB-x\nin\tO\n", {"text": "tokens", "label": "tags"}, TAGS),
+    ("a.csv", "Sentence #,Word,Tag\n1,Anna,B-x\n,in,O\n", {"train": {"group_by": "Sentence #"}, "text": "Word"}, TAGS),
+]
+
+
+@pytest.mark.parametrize("name, content, expected, problem_type", TABLES)
+def test_labels_are_found_in_a_table(folder, name, content, expected, problem_type):
+    (folder / name).write_text(content)
+    shortcut = expand_labels([f"labels={name}", "run=mine"])
+    task = shortcut.tree["task"]
+    assert shortcut.tree["run"] == task["name"] == "mine" and task["problem_type"] == problem_type
+    if "train" in expected:
+        expected["train"]["files"] = name
+    assert expected.items() <= task.items()
+    assert shortcut.files == [ENTITIES if problem_type == TAGS else "configs/finetune/default.yaml"]
+    loaded = load_config(TaskFile, shortcut.list_args()).task
+    assert read_examples(loaded, loaded.train)
+
+
+def test_what_is_given_is_kept(folder):
+    (folder / "a.csv").write_text("text,label,kind\nfine film,1,x\ndull,0,y\n")
+    args = [
+        "configs/finetune/default.yaml",
+        "--labels",
+        "a.csv",
+        "task.label=kind",
+        "configs/method/lora.yaml",
+        "seed=3",
+    ]
+    shortcut = expand_labels(args)
+    assert shortcut.files == ["configs/finetune/default.yaml", "configs/method/lora.yaml"]
+    assert shortcut.tree["seed"] == 3 and shortcut.tree["run"] == "a" and shortcut.tree["task"]["label"] == "kind"
+    assert expand_labels(["configs/finetune/sentiment.yaml", "run=x"]) is None and expand_labels(["labels=100"]) is None
+
+
+def test_columns_without_a_known_name_are_asked_for_with_their_likely_keys(folder):
+    (folder / "a.csv").write_bytes("v1,v2,\nham,Go until £5,\nspam,Free entry,\nham,Ok lar joking,\n".encode("cp1252"))
+    with pytest.raises(DataError) as caught:
+        expand_labels(["labels=a.csv"])
+    assert str(caught.value) == "a.csv: no rows" or "encoding=windows-1252" in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        expand_labels(["labels=a.csv", "task.train.encoding=windows-1252"])
+    assert str(caught.value) == (
+        "a.csv: which columns have the text and label? There are v1 (ham), v2 (Go until £5);"
+        " probably task.text=v2 task.label=v1"
+    )
+    args = ["labels=a.csv", "task.train.encoding=windows-1252", "task.text=v2", "task.label=v1"]
+    loaded = load_config(TaskFile, expand_labels(args).list_args()).task
+    assert [example.label for example in read_examples(loaded, loaded.train)] == ["ham", "spam", "ham"]
+
+
+@pytest.mark.parametrize(
+    "name, content, source",
+    [
+        ("a.txt", "One.\n\nTwo.\n", {}),
+        ("a.txt", "One.\nTwo.\nThree.\n", {"unit": "line"}),
+        ("a.txt", "One line only, as a book.", {}),
+        ("a.jsonl", json.dumps({"id": "1", "body": "a"}) + "\n", {"text": "body"}),
+        ("a.html", "<p>a</p>", {}),
+    ],
+)
+def test_text_is_found_in_files(folder, name, content, source):
+    (folder / name).write_text(content)
+    shortcut = expand_text([f"text={name}", "run=mine", "train.steps=2"])
+    assert shortcut.tree["corpus"] == {"name": "mine-text", "sources": [{"files": name, **source}]}
+    assert shortcut.tree["run"] == "mine" and shortcut.tree["train"] == {"steps": 2}
+    given = expand_text([f"text={name}", "source.language=de", "source.unit=document"]).tree
+    assert (
+        given["corpus"]["sources"][0].items() >= {"language": "de", "unit": "document"}.items()
+        and "source" not in given
+    )
+
+
+def test_a_column_of_text_without_a_known_name_is_asked_for(folder):
+    (folder / "a.csv").write_text("n,v2\n1,Go until\n")
+    with pytest.raises(
+        DataError, match=r"^a.csv: which column has the text\? There are n \(1\), v2 \(Go until\); set source"
+    ):
+        expand_text(["text=a.csv"])
+    assert expand_text(["text=a.csv", "source.text=v2"]).tree["corpus"]["sources"] == [{"files": "a.csv", "text": "v2"}]
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("texts/*.txt", "texts"),
+        ("my labels.csv", "my-labels"),
+        ("a/b.jsonl.gz", "b"),
+        ("*.csv", "mine"),
+        ("../x/", "x"),
+    ],
+)
+def test_a_run_is_named_by_its_file(path, name):
+    assert name_run(path) == name
