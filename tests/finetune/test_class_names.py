@@ -163,7 +163,6 @@ def workspace(tmp_path, monkeypatch):
 
 RUN = [
     "configs/finetune/your-task.yaml",
-    "method=none",
     "task.train.files=rows.jsonl",
     "train.precision=float32",
     "max_length=16",
