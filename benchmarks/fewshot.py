@@ -124,7 +124,8 @@ def run_headstart(contender: str, args: list[str]) -> tuple[float, float]:
     args = [*args, f"method={METHODS.get(method, method)}", "train.load_best=false", "baselines=false"]
     if method == "auto":
         args.append(f"unlabeled={str(bool(unlabeled)).lower()}")
-    config = load_config(Finetune, [*args, f"run=fewshot-{os.getpid()}"])
+    args.append(f"run=fewshot-{os.getpid()}")
+    config = load_config(Finetune, args)
     folder = RUNS_FOLDER / config.run
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -183,7 +184,7 @@ def main(args: list[str]) -> None:
     """Run the missing trials and write the table."""
     defaults = {"contenders": ",".join(CONTENDERS), "tasks": ",".join(TASKS), "shots": "8,16", "seeds": "3", "data": ""}
     options, _ = results.parse_options(args, **defaults, python=sys.executable, again="", nice="0")
-    trials = {key: each for key, each in read_trials().items() if key[0] not in options["again"].split(",")}
+    finished = {key for key in read_trials() if key[0] not in options["again"].split(",")}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     machine = results.describe_machine()
     for key in [
@@ -194,7 +195,7 @@ def main(args: list[str]) -> None:
         for contender in options["contenders"].split(",")
         if (contender != "name" or shots == "0") and (contender not in ("setfit", "auto") or shots != "0")
     ]:
-        if key in trials or key in read_trials() and key[0] not in options["again"].split(","):
+        if key in finished:
             continue
         python = options["python"] if key[0] in PEERS else sys.executable
         command = ["nice", "-n", options["nice"], python, __file__, "trial", *map(str, key), options["data"]]
