@@ -61,7 +61,8 @@ def run_trial(task: str, num_examples: str, variant: str, seed: int, encoder: st
     from finetune.train import finetune
 
     args = [f"encoder={encoder}", "baselines=false", f"task.num_examples={num_examples}", f"seed={seed}"]
-    args = [f"configs/finetune/{task}.yaml", *VARIANTS[variant], *args, "train.load_best=false", "run=ablation"]
+    args = [f"configs/finetune/{task}.yaml", "method=none", *VARIANTS[variant], *args]
+    args += ["train.load_best=false", "run=ablation"]
     config = load_config(Finetune, args)
     inputs = fingerprint(config.model_dump(mode="json"))[:6]  # distinguishes runs with other defaults
     path = CACHE_FOLDER / f"{Path(encoder).parent.name or encoder}-{task}-{num_examples}-{variant}-{seed}-{inputs}.json"

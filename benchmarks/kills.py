@@ -42,6 +42,7 @@ KILL_FRACTION = 0.6  # of the time of an undisturbed run, within which a start i
 MAX_STARTS = 60  # of one run, until it ends by itself
 ARGS = [
     "configs/finetune/your-task.yaml",
+    "method=none",
     "task.train.files=labels.csv",
     "encoder=encoder",
     "max_length=16",

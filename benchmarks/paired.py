@@ -31,14 +31,15 @@ def finetune_and_score(encoder: str, task: str, num_examples: str, seed: int, ar
     name = re.sub(r"\W+", "-", encoder.removeprefix("out/runs/").removesuffix("/encoder")).strip("-")
     weights = file_hash(resolve_encoder(encoder) / "model.safetensors")
     task_args = [f"configs/finetune/{task}.yaml", "run=paired", f"encoder={encoder}", "baselines=false"]
-    config = load_config(Finetune, [*task_args, f"task.num_examples={num_examples}", f"seed={seed}", *args])
+    args = [*task_args, f"task.num_examples={num_examples}", f"seed={seed}", *args]
+    config = load_config(Finetune, args)
     # The fingerprint distinguishes runs with other defaults.
     inputs = fingerprint([config.model_dump(mode="json"), weights])[:6]
     run = f"paired-{task}-{name}-{num_examples}-{seed}-{inputs}"
     folder = Path("out/runs") / run
     if not (folder / "metrics.json").is_file():
         with contextlib.redirect_stdout(io.StringIO()):
-            finetune(config.model_copy(update={"run": run}))
+            finetune(config.model_copy(update={"run": run}), args)
         for path in folder.glob("model/*.safetensors"):
             path.unlink()
     metrics = json.loads((folder / "metrics.json").read_text())

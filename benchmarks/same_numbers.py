@@ -64,6 +64,7 @@ LABELED_ARGS = [
     "task.name=tiny",  # first: earlier versions reset a section when its name changes
     "task.num_examples=48",
     "encoder=out/runs/mlm-bert/encoder",
+    "method=none",
 ]
 PAIR_ARGS = ["objective.views=span", "objective.min_span=3", "objective.max_span=8", "objective.max_gap=64"]
 

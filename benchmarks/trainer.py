@@ -39,6 +39,7 @@ def load_config(options: dict[str, str], seed: int, args: list[str]):
         "encoder=minilm",
         f"task.num_examples={labels}",
         f"seed={seed}",
+        "method=none",
         "train.load_best=false",
         "baselines=false",
     ]
