@@ -23,8 +23,6 @@ from engine.runs.run import RUNS_FOLDER
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
-"""Architectures with position ids that start after the padding token's id."""
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "configs" / "encoder"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -174,15 +172,11 @@ def describe_lost_modules(folder: Path) -> str | None:
     return f"note: {folder}: not kept of its sentence-transformers modules: {', '.join(lost)}" if lost else None
 
 
-def max_positions(config: PretrainedConfig) -> int:
-    """Return the maximum number of tokens of a network."""
-    return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
-
-
 def limit_length(max_length: int, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
     """Return how many tokens of a text a network reads: `max_length`, or less if it or its tokenizer has a limit."""
-    has_positions = (getattr(config, "max_position_embeddings", 0) or 0) > 0
-    return min(max_length, tokenizer.model_max_length, max_positions(config) if has_positions else max_length)
+    from engine.models.positions import max_positions
+
+    return min(max_length, tokenizer.model_max_length, max_positions(config) or max_length)
 
 
 def pretraining_history(record: dict) -> list[dict]:
