@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 SPECIAL_TOKENS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,'"
 VOCABULARY = [*SPECIAL_TOKENS.values(), *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+VOCAB_SIZE = 96  # more embeddings than tokens, as published models have
 VALUES = {
     "hidden_size d_model n_embd emb_dim dim embedding_size word_embed_proj_dim": 32,
     "intermediate_size d_ff d_inner ffn_dim n_inner hidden_dim encoder_ffn_dim decoder_ffn_dim": 48,
@@ -56,7 +57,7 @@ DECODERS = {
     **dict.fromkeys("olmo2 openai-gpt opt phi phi3 qwen2 qwen3 stablelm starcoder2".split(), {}),
     "gpt_neo": {"attention_types": [[["global"], 2]]},
 }
-ENCODER_DECODERS = {name: {} for name in ("bart", "mbart", "mt5", "t5", "umt5")}
+ENCODER_DECODERS = {name: {"decoder_start_token_id": 1} for name in ("bart", "mbart", "mt5", "t5", "umt5")}
 ARCHITECTURES = {**ENCODERS, **DECODERS, **ENCODER_DECODERS}
 
 
@@ -67,7 +68,7 @@ def tiny_config(model_type: str, **overrides):
     values = {key: value for keys, value in VALUES.items() for key in keys.split() if key in known}
     if model_type in DECODERS:
         values["pad_token_id"] = None
-    return config_class(**{**values, "vocab_size": len(VOCABULARY), **ARCHITECTURES[model_type], **overrides})
+    return config_class(**{**values, "vocab_size": VOCAB_SIZE, **ARCHITECTURES[model_type], **overrides})
 
 
 def tiny_model(model_type: str, auto_class: str, **overrides) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
-from engine.models.load import load_pretrained
+from engine.models.load import check_encoder_weights, load_pretrained
 from engine.models.positions import max_positions
 from pretrain.config import ModelConfig, Pretrain
 from pretrain.model.encoder import Encoder
@@ -56,6 +56,7 @@ def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooli
     if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise DataError(f"{folder}: pretraining needs a masked language model, and transformers has none for {kind}")
     model, missing = load_pretrained(folder, "AutoModelForMaskedLM", "masked language modeling")
+    check_encoder_weights(folder, model, missing)
     if model.config.is_encoder_decoder:
         raise DataError(f"{folder}: {kind} has a decoder; pretraining is for encoders only")
     if max_length > (positions := max_positions(model.config) or max_length):
@@ -69,7 +70,8 @@ def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooli
         if name not in used and name not in base_missing
     }
     new_parameters = find_new_parameters(model, missing)
-    return prepare_encoder(Encoder(model, new_parameters, pooling or read_pooling(folder) or "mean", unused), dropout)
+    own_pooling = "cls" if read_pooling(folder) == "cls" else "mean"
+    return prepare_encoder(Encoder(model, new_parameters, pooling or own_pooling, unused), dropout)
 
 
 def find_new_parameters(model: PreTrainedModel, missing_keys: set[str]) -> frozenset[str]:

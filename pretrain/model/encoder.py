@@ -24,8 +24,8 @@ from pretrain.model.packing import Restore, build_mask, unpack_rows
 from pretrain.model.sparse_ffn import get_layers, sparse_forward
 
 OnHidden = Callable[[Tensor], None] | None
-ST_CONFIG_NAME, ST_CONFIG_KEYS = "config_sentence_transformers.json", ("prompts", "default_prompt_name")
-"""File of sentence-transformers, and what is kept of an initial encoder's."""
+ST_CONFIG_NAME = "config_sentence_transformers.json"
+MAX_TOKENIZER_LENGTH = 10**9  # transformers saves a larger number for a tokenizer without a limit
 
 
 class Encoder(BaseEncoder):
@@ -139,6 +139,23 @@ class Encoder(BaseEncoder):
         return linear_cross_entropy(output, decoder.weight, decoder.bias, targets)
 
 
+def read_init_modules(folder: Path) -> tuple[list[str], dict, int | None]:
+    """Read what is kept of an encoder's sentence-transformers configuration.
+
+    Returns (kinds of its modules; its prompts and similarity, as in ST_CONFIG_NAME; the tokens of a text it reads).
+    """
+    names = ST_CONFIG_NAME, "sentence_bert_config.json", "tokenizer_config.json"
+    saved, transformer, tokenizer = (read_json(folder / name) if (folder / name).is_file() else {} for name in names)
+    kept, modules = {}, list_modules(folder)
+    if any((saved.get("prompts") or {}).values()):
+        kept = {key: saved[key] for key in ("prompts", "default_prompt_name") if saved.get(key)}
+    if saved.get("similarity_fn_name") not in (None, "cosine"):  # cosine is the default
+        kept["similarity_fn_name"] = saved["similarity_fn_name"]
+    length = transformer.get("max_seq_length") or tokenizer.get("model_max_length")
+    is_limit = isinstance(length, int) and length < MAX_TOKENIZER_LENGTH
+    return modules, kept, length if modules and is_limit else None
+
+
 def save_encoder(
     encoder: Encoder,
     folder: Path,
@@ -150,13 +167,9 @@ def save_encoder(
 ) -> None:
     """Write the encoder folder atomically, `with_head` including the masked-language head.
 
-    init_folder: the encoder that training started from; normalization of embeddings and prompts are kept.
+    init_folder: the encoder that training started from; `read_init_modules` of it are kept.
     """
-    init_modules, prompts = list_modules(init_folder) if init_folder else [], {}
-    if init_folder and (init_folder / ST_CONFIG_NAME).is_file():
-        saved = read_json(init_folder / ST_CONFIG_NAME)
-        if any((saved.get("prompts") or {}).values()):
-            prompts = {key: saved[key] for key in ST_CONFIG_KEYS if saved.get(key)}
+    init_modules, st_config, st_length = read_init_modules(init_folder) if init_folder else ([], {}, None)
 
     def fill(path: Path) -> None:
         model, prefix = encoder.model, ""
@@ -181,10 +194,11 @@ def save_encoder(
             }
             for index, kind in enumerate(kinds)
         ]
-        if prompts:
-            write_json(path / ST_CONFIG_NAME, prompts)
+        if st_config:
+            write_json(path / ST_CONFIG_NAME, st_config)
         (path / "modules.json").write_text(json.dumps(modules, indent=2))
-        write_json(path / "sentence_bert_config.json", {"max_seq_length": record["max_length"], "do_lower_case": False})
+        length = st_length or record["max_length"]
+        write_json(path / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
         write_json(path / "record.json", record)
         (path / "README.md").write_text(card, encoding="utf-8")
 
