@@ -48,6 +48,8 @@ def find_modules_to_save(model: PreTrainedModel) -> list[str]:
 
 def find_targets(config: Adapter, layers: list[str], feedforward: list[str]) -> list[str]:
     """Return the names of the linear layers to adapt. Raise ConfigError if one of the endings matches none."""
+    if not layers:
+        raise ConfigError(f"adapter.name: the encoder has no linear layers that {config.name} could adapt")
     matches = {end: [name for name in layers if f".{name}".endswith(f".{end}")] for end in config.target_modules or ()}
     if matches:
         targets = [name for name in layers if any(name in names for names in matches.values())]

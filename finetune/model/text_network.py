@@ -26,6 +26,8 @@ from finetune.model.network import Network, get_last_linear
 logger = get_logger(__name__)
 
 POSTPROCESS_KEYS = ("calibration", "thresholds", "label_scale")  # that fine-tuning adds to a model's configuration
+FIRST_TOKEN_POOLING = {"eurobert": "bos"}
+"""Names of the pooling of the first token in the configuration of an architecture, where it is not cls."""
 POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
 
 
@@ -81,7 +83,7 @@ def load_model(
         for key in POSTPROCESS_KEYS:
             config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
         if hasattr(config, "classifier_pooling"):
-            config.classifier_pooling = "mean" if use_mean else "cls"
+            config.classifier_pooling = "mean" if use_mean else FIRST_TOKEN_POOLING.get(config.model_type, "cls")
         if is_decoder(config.model_type):  # its head reads the last token before the padding
             config.pad_token_id = load_tokenizer(folder).pad_token_id
         random_model = getattr(transformers, auto_class).from_config(config) if random_init else None

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_architectures import ENCODER_DECODERS, tiny_model, write_encoder
+from helpers import ROOT
+from tiny_architectures import ARCHITECTURES, ENCODER_DECODERS, tiny_model, write_encoder
 from tiny_models import InMemoryShards, make_batch
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -129,8 +130,8 @@ def check_heads(model_type: str, workspace: Path) -> None:
         assert len(new) == len(names)
 
 
-def check_pretraining(folder: Path, workspace: Path) -> None:
-    """Check both kinds of objectives, and that plain transformers loads the saved encoder with the same outputs."""
+def check_pretraining(folder: Path, workspace: Path) -> str:
+    """Check both kinds of objectives, and the saved encoder in plain transformers; return how rows are computed."""
     shards, encoder = InMemoryShards(), encoder_from_pretrained(folder, 32, 0.0, None)
     views = contrastive.Config(min_span=2, max_span=6)
     for module, config in ((mlm, mlm.Config()), (contrastive, views)):
@@ -146,6 +147,7 @@ def check_pretraining(folder: Path, workspace: Path) -> None:
     save_encoder(encoder, workspace / "encoder", folder, {"max_length": 32}, "card", init_folder=folder)
     result = load_check.check(str(workspace / "encoder"), "AutoModel", "mean", str(workspace / "sample.json"))
     assert not result["missing_weights"] and result["max_difference"] < 1e-5, result
+    return "one text per row" if encoder.packing == "unpacked" else "packed rows"
 
 
 def check_export(folder: Path, workspace: Path) -> None:
@@ -165,7 +167,7 @@ def check_export(folder: Path, workspace: Path) -> None:
 
 
 def try_uses(model_type: str, workspace: Path, accelerator, uses: list[str]) -> dict[str, str]:
-    """Return for each use "" if it works, else its error."""
+    """Return for each use what docs/architectures.md has: yes, no, or how pretraining computes rows."""
     masked = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and model_type not in ENCODER_DECODERS
     folder = write_encoder(model_type, workspace / model_type, "AutoModelForMaskedLM" if masked else "AutoModel")
     write_rows(workspace)
@@ -175,11 +177,11 @@ def try_uses(model_type: str, workspace: Path, accelerator, uses: list[str]) -> 
             output = check()
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) < 400
-            return str(error)
+            return "no"
         if check is checks["classification"]:
             check_model(folder, output, workspace)
             check_heads(model_type, workspace)
-        return ""
+        return output if isinstance(output, str) else "yes"
 
     checks = {
         "pretraining": lambda: check_pretraining(folder, workspace),
@@ -187,3 +189,28 @@ def try_uses(model_type: str, workspace: Path, accelerator, uses: list[str]) -> 
         "ONNX": lambda: check_export(workspace / "model", workspace),
     }
     return {use: attempt(checks[use]) for use in uses}
+
+
+def documented_uses() -> dict[str, dict[str, str]]:
+    """Read the table of the documentation."""
+    lines = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0][1:] == USES
+    return {name: dict(zip(USES, cells, strict=True)) for name, *cells in rows[2:]}
+
+
+def test_the_documentation_has_every_architecture():
+    assert list(documented_uses()) == sorted(ARCHITECTURES) and len(ARCHITECTURES) > 50
+
+
+@pytest.mark.parametrize("model_type", NORMAL)
+def test_usual_architectures(model_type, workspace, cpu_accelerator):
+    uses = [use for use in USES if use != "ONNX"]
+    documented = documented_uses()[model_type]
+    assert try_uses(model_type, workspace, cpu_accelerator, uses) == {use: documented[use] for use in uses}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_every_architecture(model_type, workspace, cpu_accelerator):
+    assert try_uses(model_type, workspace, cpu_accelerator, USES) == documented_uses()[model_type]
