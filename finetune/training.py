@@ -98,14 +98,14 @@ class FineTuner:
             self.head.keys_to_ignore_on_save = {
                 name for name, parameter in self.head.named_parameters() if not parameter.requires_grad
             }
-        self.always_frozen, self.depths = set(constant), layerwise.find_depths(self.model, self.num_layers)
+        below = self.try_first_batch(folder)
+        self.always_frozen, self.depths = set(constant), layerwise.find_depths(self.model, self.num_layers, below)
         only_layers = self.fits_last_layer and not config.head.cross_entropy_weight  # no gradient above the encoder
         if only_layers and layers.num_frozen >= self.num_layers:
             raise ConfigError(
                 f"layers.num_frozen: {layers.num_frozen} freezes all layers, and head.name={config.head.name} trains"
                 " nothing else; freeze fewer, or set head.cross_entropy_weight=1"
             )
-        self.check_first_batch(folder)
         epoch = len(self.inputs["train"].lengths) / config.train.batch_size
         self.schedule = layerwise.freeze_schedule(
             config.train.steps, self.num_layers, layers, epoch, min_depth=int(only_layers)
@@ -114,8 +114,11 @@ class FineTuner:
         self.frozen_cache = self.network.cache_frozen_layers(cached_splits, run.folder, layers.cache_mb)
 
     @torch.no_grad()
-    def check_first_batch(self, folder: Path) -> None:
-        """Raise DataError if the network cannot read a batch, or if its outputs for a text depend on the padding."""
+    def try_first_batch(self, folder: Path) -> set[torch.nn.Module]:
+        """Raise DataError if the network cannot read a batch, or if its outputs for a text depend on the padding.
+
+        Returns the modules that are used before the lowest layer.
+        """
         inputs, name = self.inputs["train"], f"{folder}: with head.name={self.config.head.name}, its architecture"
         order = np.argsort(inputs.lengths, kind="stable")
         was_training = self.head.training
@@ -124,7 +127,8 @@ class FineTuner:
             batch = inputs.get_batch(order[[0, -1]])
             self.head(**batch.inputs)
             together = self.head.logits({key: value for key, value in batch.inputs.items() if key != "labels"})
-            alone = self.head.logits(inputs.get_inputs(order[:1]))
+            with layerwise.record_modules_below(self.model) as below:
+                alone = self.head.logits(inputs.get_inputs(order[:1]))
         except UserError:
             raise
         except Exception as error:
@@ -133,6 +137,7 @@ class FineTuner:
         together = together[:1, : alone.shape[1]]
         if (together - alone).abs().max() > PADDING_TOLERANCE * alone.abs().max().clamp(min=0.1):
             raise DataError(f"{name} gives a text other outputs in a batch than alone, because padding changes them")
+        return below
 
     def standardize_on_sample(self) -> None:
         """Adapt the network's constant parameters to a sample of the training inputs."""

@@ -13,7 +13,11 @@ def position_offset(model: PreTrainedModel) -> int:
 
     Their table of position embeddings has a row for padding, unlike that of other architectures.
     """
-    size, token_embeddings = getattr(model.config, "max_position_embeddings", None), model.get_input_embeddings()
+    size = getattr(model.config, "max_position_embeddings", None)
+    try:
+        token_embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # hashes of characters
+        token_embeddings = None
     for module in model.modules():
         padding_index, weight = (getattr(module, name, None) for name in ("padding_idx", "weight"))
         is_table = padding_index is not None and weight is not None and module is not token_embeddings

@@ -116,6 +116,13 @@ def check_model(folder: Path, output: FineTuneOutput, workspace: Path) -> None:
     paths = str(workspace / "model"), "AutoModelForSequenceClassification", "softmax", str(workspace / "sample.json")
     result = load_check.check(*paths)
     assert not result["missing_weights"] and result["max_difference"] < 1e-5, result
+    tokenizer = transformers.AutoTokenizer.from_pretrained(workspace / "model", padding_side="right")
+    texts = [text for (text,) in sample["texts"]]
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=sample["max_length"], return_tensors="pt")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(workspace / "model").eval()
+    with torch.no_grad():
+        together = loaded(**batch).logits.softmax(-1)
+    assert torch.allclose(together, torch.tensor(sample["outputs"]), atol=1e-5), "the same in a padded batch"
 
 
 def check_heads(model_type: str, workspace: Path) -> None:
