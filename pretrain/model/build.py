@@ -144,6 +144,7 @@ def choose_packing(encoder: Encoder) -> None:
     for encoder.packing in packings:
         try:
             if isolates_documents(encoder):
+                try_in_training(encoder)
                 return
             reasons.append("texts of a batch, or their padding, change each other")
         except Exception as error:
@@ -151,6 +152,16 @@ def choose_packing(encoder: Encoder) -> None:
     raise DataError(
         f"{encoder.model.config.model_type}: pretraining does not support this architecture ({reasons[-1]})"
     )
+
+
+def try_in_training(encoder: Encoder) -> None:
+    """Compute states in training mode, where some architectures accept rows of one length only."""
+    was_training = encoder.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            encoder.train().last_hidden_state(**probe_inputs(encoder))
+    finally:
+        encoder.train(was_training)
 
 
 def probe_inputs(encoder: Encoder) -> dict[str, Tensor]:
