@@ -79,4 +79,5 @@ def test_a_full_size_encoder_is_pretrained_and_fine_tuned(name, workspace, senti
         model, info = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         output = model.eval()(**tokenizer(["a film", "a bad day in rome"], padding=True, return_tensors="pt"))
-        assert not info["missing_keys"] and output[0].isfinite().all()
+        # An encoder is saved without the first-token pooler that some architectures have.
+        assert all(key.startswith("pooler.") for key in info["missing_keys"]) and output[0].isfinite().all()
