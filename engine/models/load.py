@@ -48,7 +48,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         index = read_json(folder / "config.json").get("pad_token_id") if (folder / "config.json").is_file() else None
         own = tokenizer.convert_ids_to_tokens(index) if isinstance(index, int) and 0 <= index < len(tokenizer) else None
         tokenizer.pad_token = own or tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        tokenizer.padding_side = "right"  # as in training and pooling
     if tokenizer.pad_token is None:
         raise DataError(f"{folder}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")
     return tokenizer

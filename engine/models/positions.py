@@ -33,6 +33,9 @@ def max_positions(config: PreTrainedConfig) -> int | None:
         return None
     key = config.to_json_string(use_diff=False)
     if key not in offsets:
-        with torch.device("meta"):  # the modules without weights
-            offsets[key] = position_offset(AutoModel.from_config(deepcopy(config)))
+        try:
+            with torch.device("meta"):  # the modules without weights
+                offsets[key] = position_offset(AutoModel.from_config(deepcopy(config)))
+        except Exception:
+            offsets[key] = 0  # the error is reported when the weights are loaded
     return size - offsets[key]

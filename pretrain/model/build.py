@@ -192,10 +192,9 @@ def isolates_documents(encoder: Encoder) -> bool:
     with eval_mode(encoder):
         rows = probe_inputs(encoder)
         together = encoder.last_hidden_state(**rows)
-        alone = [
-            encoder.model.base_model(input_ids=ids).last_hidden_state for ids in rows["input_ids"].split((5, 6, 1), 1)
-        ]
-        return torch.allclose(together[:, :11], torch.cat(alone[:2], 1), atol=1e-3)
+        documents, model = rows["input_ids"][:, :11].split((5, 6), 1), encoder.model.base_model
+        alone = torch.cat([model(input_ids=ids).last_hidden_state for ids in documents], 1)
+        return torch.allclose(together[:, :11], alone, atol=1e-3)
 
 
 def has_linear_decoder(encoder: Encoder) -> bool:

@@ -1,4 +1,4 @@
-"""Every architecture through every use: it works, or one line says why not, before anything is written."""
+"""Every architecture in every use: it works, or is refused in one line before anything is written."""
 
 from __future__ import annotations
 
@@ -204,6 +204,7 @@ def documented_uses() -> dict[str, dict[str, str]]:
     """Read the table of the documentation."""
     lines = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    rows = [row for row in rows if len(row) == len(USES) + 1]
     assert rows[0][1:] == USES
     return {name: dict(zip(USES, cells, strict=True)) for name, *cells in rows[2:]}
 
