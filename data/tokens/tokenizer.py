@@ -138,8 +138,8 @@ def copy_tokenizer(name: str, encoder_folder: Path) -> Path:
     def convert(folder: Path) -> dict:
         from engine.models.load import load_tokenizer
 
-        tokenizer = load_tokenizer(encoder_folder)
-        if not tokenizer.is_fast:
+        tokenizer = load_tokenizer(encoder_folder) if files else None
+        if tokenizer is None or not tokenizer.is_fast:
             raise DataError(f"{encoder_folder}: no tokenizer.json; a fast tokenizer is required")
         tokenizer.save_pretrained(folder)
         return {}

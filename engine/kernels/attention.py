@@ -39,9 +39,7 @@ def attention_forward(
     """
     if cu_seqlens is not None:
         return varlen_attention(query, key, value, cu_seqlens, scaling, kwargs.get("sliding_window")), None
-    # Without a mask, transformers leaves it to the module whether attention is causal.
-    is_causal = kwargs.get("is_causal") or attention_mask is None and getattr(module, "is_causal", False)
-    is_short = query.shape == key.shape and query.shape[2] <= MAX_MATMUL_LENGTH and not is_causal
+    is_short = query.shape == key.shape and query.shape[2] <= MAX_MATMUL_LENGTH and not kwargs.get("is_causal")
     if not (is_short and query.device.type == "cpu" and query.dtype == torch.bfloat16):
         kwargs |= {"dropout": dropout, "scaling": scaling}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
