@@ -23,14 +23,18 @@ from engine.runs.run import RUNS_FOLDER
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text")
-"""Architectures with position ids that start after the padding token's id."""
 BUILT_IN_FOLDER = Path(__file__).parent.parent / "configs" / "encoder"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "vocab.bpe", "bpe.codes", "spiece.model", "spm.model"),
     *("tokenizer.model", "sentencepiece.model", "sentencepiece.bpe.model"),
 )
+POOLING_KEYS = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""Poolings that can be computed here, and their keys in sentence-transformers' older format."""
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 
 
@@ -75,6 +79,11 @@ def find_encoder_folder(name: str) -> Path:
         for inside in (folder, folder / "encoder", folder / "model"):
             if (inside / "config.json").is_file() and any(inside.glob("*.safetensors")):
                 return inside
+        if (folder / "config.json").is_file() and any(folder.glob("pytorch_model*.bin")):
+            command = conversion_command(str(folder), str(folder))
+            raise DataError(
+                f"{name}: its weights are pickled, and loading them can run code; if you trust it: {command}"
+            )
         raise DataError(f"{name}: not an encoder folder (it needs config.json and a .safetensors file)")
     if name.startswith((".", "/", "out/")) or name.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         siblings = [str(folder.parent / sibling) for sibling in list_siblings(folder)]
@@ -108,7 +117,19 @@ def download_encoder(name: str) -> Path:
         warn_once(f"note: {name}: the hub cannot be reached; using the commit downloaded last")
     for path in folder.rglob("*"):
         check_hash(path)
+    if not any(folder.glob("*.safetensors")):
+        command = conversion_command(name, "FOLDER")
+        raise DataError(f"{name}: has no .safetensors file; if you trust its other weights: {command}")
     return folder
+
+
+def conversion_command(source: str, target: str) -> str:
+    """Return a command that converts pickled weights to a folder of safetensors, with the tokenizer."""
+    classes = "AutoModelForPreTraining", "AutoTokenizer"
+    calls = "; ".join(
+        f"transformers.{each}.from_pretrained({source!r}).save_pretrained({target!r})" for each in classes
+    )
+    return f'python -c "import transformers; {calls}"'
 
 
 def check_hash(path: Path) -> None:
@@ -145,14 +166,14 @@ def base_model_info(name: str | None, folder: Path | None) -> dict | None:
 
 
 def read_pooling(folder: Path) -> str | None:
-    """Return the pooling (mean or cls) in the encoder's sentence-transformers configuration; None if it has none."""
+    """Return the pooling of the encoder's sentence-transformers configuration, a key of POOLING_KEYS; None: others."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None
     config = read_json(path)
-    if config.get("pooling_mode") in ("mean", "cls"):  # format of newer versions
+    if config.get("pooling_mode") in POOLING_KEYS:  # format of newer versions
         return config["pooling_mode"]
-    return "mean" if config.get("pooling_mode_mean_tokens") else "cls" if config.get("pooling_mode_cls_token") else None
+    return next((pooling for pooling, key in POOLING_KEYS.items() if config.get(key)), None)
 
 
 def list_modules(folder: Path) -> list[str]:
@@ -174,15 +195,11 @@ def describe_lost_modules(folder: Path) -> str | None:
     return f"note: {folder}: not kept of its sentence-transformers modules: {', '.join(lost)}" if lost else None
 
 
-def max_positions(config: PretrainedConfig) -> int:
-    """Return the maximum number of tokens of a network."""
-    return config.max_position_embeddings - 2 * (config.model_type in ROBERTA_LIKE)
-
-
 def limit_length(max_length: int, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
     """Return how many tokens of a text a network reads: `max_length`, or less if it or its tokenizer has a limit."""
-    has_positions = (getattr(config, "max_position_embeddings", 0) or 0) > 0
-    return min(max_length, tokenizer.model_max_length, max_positions(config) if has_positions else max_length)
+    from engine.models.positions import max_positions
+
+    return min(max_length, tokenizer.model_max_length, max_positions(config) or max_length)
 
 
 def pretraining_history(record: dict) -> list[dict]:

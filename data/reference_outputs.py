@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from data.encoders import limit_length
 from data.sampling import take_evenly
 from data.tasks.task import Example
 from data.tokens.shards import Shards
-from engine.models import LOAD_KWARGS
+from engine.models.load import load_tokenizer
 
 MAX_ROWS = 2_000  # labeled rows
 
@@ -28,7 +28,7 @@ def sample_rows(examples: Sequence[Example], max_length: int) -> dict:
 
 def decode_texts(shards: Shards, tokenizer_folder: Path) -> list[tuple[str]]:
     """Decode a few texts of the shards."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **LOAD_KWARGS)
+    tokenizer = load_tokenizer(tokenizer_folder)
     pieces = take_evenly(shards.pieces)
     texts = [tokenizer.decode(shards.tokens[start : start + size]).strip() for start, size in pieces]
     return [(text,) for text in texts if text]
@@ -48,7 +48,7 @@ def record_outputs(
     texts: one or two strings each; more are joined by the separator token. max_length: in tokens. The network is moved
     to the CPU and stays there.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **LOAD_KWARGS)
+    tokenizer = load_tokenizer(tokenizer_folder)
     network = network.to("cpu").eval()
     separator, outputs = tokenizer.sep_token or tokenizer.eos_token or "\n", []
     texts = [list(text) if len(text) < 3 else [separator.join(text)] for text in texts]

@@ -30,26 +30,32 @@ class LastLayerInputs(nn.Module):
 
 
 def fit_logistic_regression(
-    features: np.ndarray, labels: np.ndarray, seed: int, c: float | None = None, weights: np.ndarray | None = None
+    features: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    c: float | None = None,
+    weights: np.ndarray | None = None,
+    has_bias: bool = True,
 ) -> LogisticRegression:
     """Fit logistic regression of class ids (texts,) on features (texts, width).
 
     c: inverse regularization strength; None: the best by cross-validated log-likelihood, with no more folds than the
     rarest class has texts, or 1 if a class has only one text. weights: of the texts, (texts,); None: all are equal.
+    has_bias: whether the solution has an intercept.
     """
     folds = min(FOLDS, np.bincount(labels).min())
     if c is None and folds < 2:
         c = 1.0
     if c is None:
         split, scoring = StratifiedKFold(folds, shuffle=True, random_state=seed), "neg_log_loss"
-        models = [LogisticRegression(C=value, max_iter=2_000) for value in PROBE_C_VALUES]
+        models = [LogisticRegression(C=value, fit_intercept=has_bias, max_iter=2_000) for value in PROBE_C_VALUES]
         params = None if weights is None else {"sample_weight": weights}
         scores = [
             cross_val_score(model, features, labels, cv=split, scoring=scoring, params=params).mean()
             for model in models
         ]
         c = float(PROBE_C_VALUES[int(np.argmax(scores))])
-    return LogisticRegression(C=c, max_iter=2_000).fit(features, labels, weights)
+    return LogisticRegression(C=c, fit_intercept=has_bias, max_iter=2_000).fit(features, labels, weights)
 
 
 @torch.no_grad()
@@ -60,4 +66,5 @@ def copy_to_last_layer(classifier: LogisticRegression, model: PreTrainedModel) -
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     last = get_last_linear(model)
     last.weight.copy_(weight)
-    last.bias.copy_(bias)
+    if last.bias is not None:
+        last.bias.copy_(bias)

@@ -15,7 +15,7 @@ from data.cache import fingerprint
 from data.encoders import hash_weights
 from data.sampling import class_balanced_batch, length_grouped_batch, row_generator, shard_batch, take_evenly
 from data.tasks.task import Example, fingerprint_inputs
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError, UserError, first_line
 from engine.models.embed import BATCH_SIZE, Subset, run_batches
 from engine.runs.run import Run
 from engine.training.optimizers import adamw
@@ -28,9 +28,11 @@ from finetune.evaluation.postprocess import postprocess
 from finetune.heads import load_head_file
 from finetune.modalities import load_modality
 from finetune.model import layerwise
+from finetune.model.network import get_last_linear
 from finetune.validate_config import validate_config
 
 MEGA_BATCH_MULT = 8  # batches grouped by length together: more means less padding, but less random batches
+PADDING_TOLERANCE = 1e-3  # largest difference of a text's outputs in a batch, relative to the largest of them
 STANDARDIZATION_INPUTS = 512  # training inputs that the pooled coordinates are standardized on
 
 
@@ -104,7 +106,8 @@ class FineTuner:
             self.head.keys_to_ignore_on_save = {
                 name for name, parameter in self.head.named_parameters() if not parameter.requires_grad
             }
-        self.always_frozen, self.depths = set(constant), layerwise.find_depths(self.model, self.num_layers)
+        below = self.try_first_batch(folder)
+        self.always_frozen, self.depths = set(constant), layerwise.find_depths(self.model, self.num_layers, below)
         only_layers = self.fits_last_layer and not config.head.cross_entropy_weight  # no gradient above the encoder
         if only_layers and layers.num_frozen >= self.num_layers:
             raise ConfigError(
@@ -117,6 +120,32 @@ class FineTuner:
         )
         cached_splits = [self.inputs[split] for split in ("train", *(["validation"] if config.train.load_best else []))]
         self.frozen_cache = self.network.cache_frozen_layers(cached_splits, run.folder, layers.cache_mb)
+
+    @torch.no_grad()
+    def try_first_batch(self, folder: Path) -> set[torch.nn.Module]:
+        """Raise DataError if the network cannot read a batch, or if its outputs for a text depend on the padding.
+
+        Returns the modules that are used before the lowest layer.
+        """
+        inputs, name = self.inputs["train"], f"{folder}: with head.name={self.config.head.name}, its architecture"
+        order = np.argsort(inputs.lengths, kind="stable")
+        was_training = self.head.training
+        self.head.eval()
+        try:
+            batch = inputs.get_batch(order[[0, -1]])
+            self.head(**batch.inputs)
+            together = self.head.logits({key: value for key, value in batch.inputs.items() if key != "labels"})
+            with layerwise.record_modules_below(self.model) as below:
+                alone = self.head.logits(inputs.get_inputs(order[:1]))
+        except UserError:
+            raise
+        except Exception as error:
+            raise DataError(f"{name} cannot be trained ({first_line(error)})") from None
+        self.head.train(was_training)
+        together = together[:1, : alone.shape[1]]
+        if (together - alone).abs().max() > PADDING_TOLERANCE * alone.abs().max().clamp(min=0.1):
+            raise DataError(f"{name} gives a text other outputs in a batch than alone, because padding changes them")
+        return below
 
     def standardize_on_sample(self) -> None:
         """Adapt the network's constant parameters to a sample of the training inputs."""
@@ -188,7 +217,8 @@ class FineTuner:
         features = np.stack(run_batches(linear_probe.LastLayerInputs(self.network), inputs, self.accelerator))
         c = None if cross_validate else 1 / np.square(features).sum(1).mean()
         weights = weigh_texts(inputs.labels, self.num_labeled, self.config.class_names.weight)
-        classifier = linear_probe.fit_logistic_regression(features, inputs.labels, self.config.seed, c, weights)
+        has_bias, seed = get_last_linear(self.model).bias is not None, self.config.seed
+        classifier = linear_probe.fit_logistic_regression(features, inputs.labels, seed, c, weights, has_bias)
         linear_probe.copy_to_last_layer(classifier, self.model)
         self.head.eval()
         return TrainResult(0, int(inputs.lengths.sum()), time.monotonic() - start, {})

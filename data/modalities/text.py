@@ -10,6 +10,7 @@ from data.encoders import TOKENIZER_FILES
 from data.modalities import Modality
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
+from engine.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,16 @@ class Text(Modality):
     def pipeline_task(self, problem_type: ProblemType) -> str:
         """Return `token-classification` or `text-classification`."""
         return f"{'token' if problem_type.labels_words else 'text'}-classification"
+
+    def copy_preprocessor(self, source: Path, target: Path) -> None:
+        """Copy the files of the tokenizer, and name the token that a tokenizer without a padding token pads with."""
+        super().copy_preprocessor(source, target)
+        path = target / "tokenizer_config.json"
+        config = read_json(path) if path.is_file() else {}
+        if not config.get("pad_token"):
+            from engine.models.load import load_tokenizer
+
+            write_json(path, {**config, "pad_token": load_tokenizer(target).pad_token})
 
     def record_outputs(
         self,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, BatchEncoding
+from transformers import AutoConfig, BatchEncoding
 
 from data.encoders import limit_length
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.errors import DataError, first_line
 from engine.models import LOAD_KWARGS
+from engine.models.load import load_tokenizer
 from engine.training.step import MicroBatch
 
 TOKENIZE_CHUNK_TEXTS = 10_000  # a tokenizer's output takes far more memory than its token ids
@@ -116,9 +117,9 @@ def tokenize_examples(
     word_labels = problem_type is not None and problem_type.labels_words
     try:
         config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
     except Exception as error:
-        raise DataError(f"{folder}: cannot load a tokenizer ({first_line(error)})") from None
+        raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
+    tokenizer = load_tokenizer(folder)
     if word_labels and not tokenizer.is_fast:
         raise DataError(f"{folder}: its tokenizer returns no character offsets, which word labels need")
     count, separator = len(examples[0].texts), tokenizer.sep_token or tokenizer.eos_token or "\n"
@@ -150,7 +151,7 @@ def tokenize_examples(
     if word_labels:
         words = [align_words(row.texts[0], spans) for row, spans in zip(examples, offsets, strict=True)]
         labels = [np.vstack(pair) for pair in zip(labels, words, strict=True)]
-    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     special_token_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     values = {name: padding.get(name, 0) for name in fields}
     return TextDataset(dict(fields), labels, values, special_token_ids, max_length, num_truncated)

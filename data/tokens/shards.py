@@ -28,7 +28,6 @@ from data.tokens.encode import CachedTokenizer
 from data.tokens.packing import pack_rows, sentence_end_ids, split_documents
 from engine.errors import DataError, first_line
 from engine.log import warn_once
-from engine.models import LOAD_KWARGS
 from engine.runs.progress import Progress
 
 SPLITS = ("train", "held_out")
@@ -190,13 +189,9 @@ def find_special_ids(tokenizer_folder: Path, vocab: dict[str, int], encoder_fold
             tokens |= json.loads(path.read_text(encoding="utf-8"))
     if not all(any(map(tokens.get, keys)) for keys in SPECIAL_TOKEN_KEYS.values()):
         # The special tokens may be those of the tokenizer class, which the encoder's config.json may name.
-        from transformers import AutoTokenizer
+        from engine.models.load import load_tokenizer
 
-        source = encoder_folder or tokenizer_folder
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **LOAD_KWARGS)
-        except Exception as error:
-            raise DataError(f"{source}: transformers cannot load its tokenizer ({first_line(error)})") from None
+        tokenizer = load_tokenizer(encoder_folder or tokenizer_folder)
         tokens = {key: getattr(tokenizer, key, None) for keys in SPECIAL_TOKEN_KEYS.values() for key in keys}
     special_ids: dict[str, int] = {}
     for name, keys in SPECIAL_TOKEN_KEYS.items():

@@ -124,15 +124,28 @@ def train_on_corpus(name: str, config: TokenizerConfig, documents_folder: Path, 
 
 
 def copy_tokenizer(name: str, encoder_folder: Path) -> Path:
-    """Copy the tokenizer of an encoder folder and return its folder. Raises DataError if it has none."""
-    if not (encoder_folder / "tokenizer.json").is_file():
-        raise DataError(f"{encoder_folder}: no tokenizer.json; a fast tokenizer is required")
+    """Copy the tokenizer of an encoder folder and return its folder. Raises DataError if it has none.
+
+    One in an older format, such as vocab.txt, is converted by transformers.
+    """
+    files = [file for file in TOKENIZER_FILES if (encoder_folder / file).is_file()]
 
     def build(folder: Path) -> dict:
-        for file in TOKENIZER_FILES:
-            if (encoder_folder / file).is_file():
-                shutil.copy(encoder_folder / file, folder / file)
+        for file in files:
+            shutil.copy(encoder_folder / file, folder / file)
         return {}
 
+    def convert(folder: Path) -> dict:
+        from engine.models.load import load_tokenizer
+
+        tokenizer = load_tokenizer(encoder_folder) if files else None
+        if tokenizer is None or not tokenizer.is_fast:
+            raise DataError(f"{encoder_folder}: no tokenizer.json; a fast tokenizer is required")
+        tokenizer.save_pretrained(folder)
+        return {}
+
+    if "tokenizer.json" not in files:
+        inputs = {file: file_hash(encoder_folder / file) for file in files}
+        return get_or_build("tokenizer", name, inputs, convert, quiet=True)
     inputs = {"tokenizer": file_hash(encoder_folder / "tokenizer.json")}
     return get_or_build("tokenizer", name, inputs, build, quiet=True)

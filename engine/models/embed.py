@@ -66,9 +66,14 @@ def load_model(folder: Path, auto_class: str = "AutoModel", random_init: bool = 
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str = "mean") -> Tensor:
-    """Pool hidden states (inputs, length, width) to embeddings (inputs, width): their mean, or the first one (cls)."""
+    """Pool hidden states (inputs, length, width) to embeddings (inputs, width).
+
+    pooling: mean, cls (the first state) or lasttoken (the last one before the padding, which is on the right).
+    """
     if pooling == "cls":
         return states[:, 0]
+    if pooling == "lasttoken":
+        return states[torch.arange(len(states), device=states.device), attention_mask.sum(1) - 1]
     mask = attention_mask[..., None]
     return (states * mask).sum(1) / mask.sum(1)
 

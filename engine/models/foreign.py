@@ -20,7 +20,13 @@ def reject_references(folder: Path) -> None:
         raise DataError(
             f"{folder}: has an adapter_config.json; merge the adapter into the weights, and remove the file"
         )
-    for key, value in read_json(folder / "config.json").items():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    config = read_json(folder / "config.json")
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        needed = f"transformers has no architecture {config.get('model_type')!r}"
+        raise DataError(f"{folder}: {needed}, and custom code in a folder is never run; use another encoder")
+    for key, value in config.items():
         if key.endswith("_implementation") and not re.fullmatch(r"\w+", str(value)):
             raise DataError(f"{folder}: {key} in config.json names code, {value}, which is never run; remove the key")
 

@@ -17,6 +17,7 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from engine.errors import ConfigError
 from engine.files import write_folder
@@ -33,7 +34,9 @@ def find_linear_layers(model: PreTrainedModel, num_layers: int) -> list[str]:
     """Return the names of the encoder's linear layers, without those of an added mean pooling layer."""
     layers = split_layers(model)[:num_layers]
     inside = {module for parts in layers for part in parts for module in part.modules()}
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inside]
+    return [
+        name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)) and module in inside
+    ]
 
 
 def find_modules_to_save(model: PreTrainedModel) -> list[str]:
@@ -45,6 +48,8 @@ def find_modules_to_save(model: PreTrainedModel) -> list[str]:
 
 def find_targets(config: Adapter, layers: list[str], feedforward: list[str]) -> list[str]:
     """Return the names of the linear layers to adapt. Raise ConfigError if one of the endings matches none."""
+    if not layers:
+        raise ConfigError(f"adapter.name: the encoder has no linear layers that {config.name} could adapt")
     matches = {end: [name for name in layers if f".{name}".endswith(f".{end}")] for end in config.target_modules or ()}
     if matches:
         targets = [name for name in layers if any(name in names for names in matches.values())]

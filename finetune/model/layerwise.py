@@ -1,5 +1,7 @@
 """Layer-wise fine-tuning: the depth of a parameter, its learning rate, and the layers trained at each step."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
@@ -37,11 +39,33 @@ def split_layers(model: PreTrainedModel) -> list[list[nn.Module]]:
     return [list(parts) for parallel in lists.values() for parts in zip(*parallel, strict=True)]
 
 
-def find_depths(model: PreTrainedModel, num_layers: int) -> Depths:
+@contextmanager
+def record_modules_below(model: PreTrainedModel) -> Iterator[set[nn.Module]]:
+    """Collect the modules that a forward pass uses before the lowest layer, such as a norm of relative positions."""
+    used: set[nn.Module] = set()
+    lowest = {module for parts in split_layers(model)[:1] for part in parts for module in part.modules()}
+    is_below = True
+
+    def record(module: nn.Module, args: tuple) -> None:
+        nonlocal is_below
+        is_below &= module not in lowest
+        if is_below:
+            used.add(module)
+
+    hooks = [module.register_forward_pre_hook(record) for module in model.base_model.modules()]
+    try:
+        yield used
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def find_depths(model: PreTrainedModel, num_layers: int, below: Collection[nn.Module] = ()) -> Depths:
     """Return the depths of a model's modules and parameters, by the order of the modules and never by their names.
 
     num_layers: layers above the first `num_layers`, and the encoder's pooler, belong to the head. What is below the
-    first layer has the depth of the embeddings, and what is above the last one that of the top layer.
+    first layer has the depth of the embeddings, and what is above the last one that of the top layer. below: modules
+    used before the first layer, wherever they are.
     """
     depths = Depths(dict.fromkeys(model.parameters(), 0), dict.fromkeys(model.modules(), 0))
     layers = split_layers(model)
@@ -58,7 +82,8 @@ def find_depths(model: PreTrainedModel, num_layers: int) -> Depths:
     for module in model.base_model.modules():
         is_below &= module is not lowest
         if (depth := inside.get(module)) is None:
-            depth = num_layers + 1 if is_below or isinstance(module, nn.Embedding) else 1
+            is_deepest = is_below or module in below or isinstance(module, nn.Embedding)
+            depth = num_layers + 1 if is_deepest else 1
         if module not in containers:
             depths.modules[module] = depth
         # A parameter that several modules share is as deep as the deepest.

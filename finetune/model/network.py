@@ -35,13 +35,19 @@ class Network:
 
     def last_layer_inputs(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (what the last linear layer reads, float32 (inputs, width); its outputs, float32)."""
-        captured: list[Tensor] = []
-        hook = get_last_linear(self.model).register_forward_pre_hook(lambda module, args: captured.append(args[0]))
+        captured: list[tuple[Tensor, Tensor]] = []
+        hook = get_last_linear(self.model).register_forward_hook(
+            lambda module, args, output: captured.append((args[0], output))
+        )
         try:
             logits = self.model(**inputs).logits
         finally:
             hook.remove()
-        return captured[0].float(), logits.float()
+        features, outputs = captured[0]
+        if outputs.ndim > logits.ndim:  # the layer is applied to all tokens, of which the model returns one
+            index = (outputs == logits[:, None]).all(-1).int().argmax(1)
+            features = features[torch.arange(len(features), device=index.device), index]
+        return features.float(), logits.float()
 
     def standardize(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Adapt constant parameters to the training inputs before training."""

@@ -17,7 +17,7 @@ from engine.kernels.dropout import replace_dropout
 from engine.log import get_logger, warn_once
 from engine.models import LOAD_KWARGS
 from engine.models.embed import pool
-from engine.models.load import load_pretrained
+from engine.models.load import check_encoder_weights, is_decoder, load_pretrained, load_tokenizer
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
 from finetune.model.layerwise import split_layers
@@ -26,6 +26,8 @@ from finetune.model.network import Network, get_last_linear
 logger = get_logger(__name__)
 
 POSTPROCESS_KEYS = ("calibration", "thresholds", "label_scale")  # that fine-tuning adds to a model's configuration
+FIRST_TOKEN_POOLING = {"eurobert": "bos"}
+"""Names of the pooling of the first token in the configuration of an architecture, where it is not cls."""
 POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
 
 
@@ -81,7 +83,9 @@ def load_model(
         for key in POSTPROCESS_KEYS:
             config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
         if hasattr(config, "classifier_pooling"):
-            config.classifier_pooling = "mean" if use_mean else "cls"
+            config.classifier_pooling = "mean" if use_mean else FIRST_TOKEN_POOLING.get(config.model_type, "cls")
+        if is_decoder(config.model_type):  # its head reads the last token before the padding
+            config.pad_token_id = load_tokenizer(folder).pad_token_id
         random_model = getattr(transformers, auto_class).from_config(config) if random_init else None
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None
@@ -103,9 +107,7 @@ def load_with_new_head(
     layer = get_last_linear(model)
     name = next(name for name, module in model.named_modules() if module is layer)
     head = {f"{name}.{parameter}" for parameter, _ in layer.named_parameters()}
-    prefix = f"{model.base_model_prefix}."
-    if lost := sorted(key for key in missing - head if key.startswith(prefix) and "pooler" not in key):
-        raise DataError(f"{folder}: has no weights of this shape for {lost[0]} and {len(lost) - 1} more")
+    check_encoder_weights(folder, model, missing - head)
     if not head <= missing and old_names != list(config.id2label.values()):
         for parameter in layer.parameters():
             parameter._is_hf_initialized = False  # transformers skips weights with this mark
@@ -130,12 +132,13 @@ def build_text_network(
         warn_once(lost)
     use_mean = not problem_type.labels_words and (pooling or read_pooling(folder)) == "mean"
     model = load_model(folder, problem_type, label_names, dropout, random_init, use_mean)
+    if pooling == "mean" and model.config.is_encoder_decoder:
+        kind = f"{model.config.model_type} has a decoder"
+        raise DataError(f"{folder}: {kind}, and its head reads no mean of tokens; use head.name=classification")
     if use_mean and not hasattr(model.config, "classifier_pooling"):
         if mean_pooling.supports_mean_pooling(model):
             mean_pooling.add_mean_pooling_layer(model)
         else:
             kind = model.config.model_type
-            logger.info(
-                f"note: the head of {kind} reads the first token, but this encoder was trained with mean pooling"
-            )
+            logger.info(f"note: the head of {kind} reads one token, but this encoder was trained with mean pooling")
     return TextNetwork(model)

@@ -7,17 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from data.encoders import max_positions, read_pooling
+from data.encoders import read_pooling
 from data.tokens.shards import Shards
-from engine.errors import ConfigError, DataError, UserError, first_line
+from engine.errors import ConfigError, DataError, first_line
+from engine.files import read_json
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
-from engine.models.load import load_pretrained
+from engine.models.load import check_encoder_weights, load_pretrained
+from engine.models.positions import max_positions
 from pretrain.config import ModelConfig, Pretrain
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence
+from pretrain.model.packing import ignore_pairwise_mask, list_packings
 from pretrain.model.sparse_ffn import last_feed_forward, sparse_forward
 
 
@@ -48,9 +52,14 @@ def silence_transformers() -> None:
 def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooling: str | None) -> Encoder:
     """Load the encoder in `folder`, with a new head if it has none. Raises DataError, and ConfigError for long rows."""
     silence_transformers()
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise DataError(f"{folder}: pretraining needs a masked language model, and transformers has none for {kind}")
     model, missing = load_pretrained(folder, "AutoModelForMaskedLM", "masked language modeling")
-    positions = max_positions(model.config)
-    if max_length > positions:
+    check_encoder_weights(folder, model, missing)
+    if model.config.is_encoder_decoder:
+        raise DataError(f"{folder}: {kind} has a decoder; pretraining is for encoders only")
+    if max_length > (positions := max_positions(model.config) or max_length):
         raise ConfigError(f"max_length: {max_length} is more than the {positions} positions of {folder.name or folder}")
     # Masked language modeling does not use a pooler, but AutoModel expects one in the folder.
     base, base_missing = load_pretrained(folder, "AutoModel")
@@ -61,7 +70,8 @@ def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooli
         if name not in used and name not in base_missing
     }
     new_parameters = find_new_parameters(model, missing)
-    return prepare_encoder(Encoder(model, new_parameters, pooling or read_pooling(folder) or "mean", unused), dropout)
+    own_pooling = "cls" if read_pooling(folder) == "cls" else "mean"
+    return prepare_encoder(Encoder(model, new_parameters, pooling or own_pooling, unused), dropout)
 
 
 def find_new_parameters(model: PreTrainedModel, missing_keys: set[str]) -> frozenset[str]:
@@ -109,31 +119,57 @@ def encoder_from_config(
 
 
 def prepare_encoder(encoder: Encoder, dropout: float) -> Encoder:
-    """Set dropout, except in config.json, and fast paths. Raises DataError if packed documents attend to each other."""
+    """Set dropout, except in config.json, fast paths and the way of packed rows. Raises DataError if there is none."""
     attention.use_fast_attention(encoder.model)
+    if hasattr(encoder.model.base_model, "set_attention_type"):
+        # BigBird makes new attention modules, with the dropout of its config, when it first reads a short text.
+        encoder.model.base_model.set_attention_type("original_full")
     encoder.dropout = dropout
     replace_dropout(encoder, lambda name: dropout)
     for module in encoder.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = dropout
-    model_type = encoder.model.config.model_type
-    try:
-        isolated = isolates_documents(encoder)
-        encoder.has_linear_decoder = has_linear_decoder(encoder)
-        encoder.sparse_ffn = find_sparse_ffn(encoder)
-    except UserError:
-        raise
-    except Exception as error:
-        raise DataError(f"{model_type}: this architecture does not take packed rows ({first_line(error)})") from None
-    if not isolated:
-        raise DataError(f"{model_type}: in this architecture packed documents attend to each other")
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):  # of functions, not of a module
+                setattr(module, name, dropout)
+    choose_packing(encoder)
+    encoder.has_linear_decoder = has_linear_decoder(encoder)
+    encoder.sparse_ffn = find_sparse_ffn(encoder) if encoder.packing != "unpacked" else ()
     return encoder
+
+
+def choose_packing(encoder: Encoder) -> None:
+    """Choose how the encoder computes packed rows. Raises DataError if documents change each other in every way."""
+    packings, reasons = list_packings(encoder.model), []
+    if "additive" in packings and (embeddings := getattr(encoder.model.base_model, "embeddings", None)):
+        embeddings.register_forward_pre_hook(ignore_pairwise_mask, with_kwargs=True)
+    for encoder.packing in packings:
+        try:
+            if isolates_documents(encoder):
+                try_in_training(encoder)
+                return
+            reasons.append("texts of a batch, or their padding, change each other")
+        except Exception as error:
+            reasons.append(first_line(error))
+    raise DataError(
+        f"{encoder.model.config.model_type}: pretraining does not support this architecture ({reasons[-1]})"
+    )
+
+
+def try_in_training(encoder: Encoder) -> None:
+    """Compute states in training mode, where some architectures accept rows of one length only."""
+    was_training = encoder.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            encoder.train().last_hidden_state(**probe_inputs(encoder))
+    finally:
+        encoder.train(was_training)
 
 
 def probe_inputs(encoder: Encoder) -> dict[str, Tensor]:
     """Make one row of two documents and padding, for testing an architecture."""
+    config = encoder.model.config
+    is_text = torch.arange(min(24, config.vocab_size)) != (config.pad_token_id or 0)
     return {
-        "input_ids": torch.arange(12)[None] % encoder.model.config.vocab_size,
+        "input_ids": is_text.nonzero()[:, 0].repeat(12)[None, :12],
         "position_ids": torch.cat([torch.arange(5), torch.arange(6), torch.zeros(1, dtype=torch.long)])[None],
         "document_ids": torch.tensor([[0] * 5 + [1] * 6 + [-1]]),
     }
@@ -152,11 +188,13 @@ def eval_mode(encoder: Encoder) -> Iterator[None]:
 
 
 def isolates_documents(encoder: Encoder) -> bool:
-    """Check that a packed document has the same states as alone; some architectures silently ignore the mask."""
+    """Check that packed documents have the same states as alone; some architectures silently ignore the mask."""
     with eval_mode(encoder):
         rows = probe_inputs(encoder)
-        alone = encoder.model.base_model(input_ids=rows["input_ids"][:, 5:11]).last_hidden_state
-        return torch.allclose(encoder.last_hidden_state(**rows)[:, 5:11], alone, atol=1e-3)
+        together = encoder.last_hidden_state(**rows)
+        documents, model = rows["input_ids"][:, :11].split((5, 6), 1), encoder.model.base_model
+        alone = torch.cat([model(input_ids=ids).last_hidden_state for ids in documents], 1)
+        return torch.allclose(together[:, :11], alone, atol=1e-3)
 
 
 def has_linear_decoder(encoder: Encoder) -> bool:
@@ -166,7 +204,10 @@ def has_linear_decoder(encoder: Encoder) -> bool:
         return False
     with eval_mode(encoder):
         rows, indices = probe_inputs(encoder), torch.arange(8)
-        states = encoder.apply_mlm_head(indices, rows, project=False)
+        try:
+            states = encoder.apply_mlm_head(indices, rows, project=False)
+        except RuntimeError:  # the head adds a bias of the vocabulary's size
+            return False
         if states.shape[-1] != decoder.in_features:
             return False
         return torch.allclose(decoder(states), encoder.mlm_logits(indices, **rows), atol=1e-4)

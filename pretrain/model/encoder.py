@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from data.encoders import ROBERTA_LIKE, list_modules
+from data.encoders import list_modules
 from data.modalities.text import MODALITY
 from engine.files import read_json, write_folder, write_json
 from engine.kernels import attention
 from engine.kernels.linear_cross_entropy import linear_cross_entropy
 from engine.models.foreign import remove_foreign_keys
+from engine.models.positions import position_offset
 from pretrain.model.base import BaseEncoder
+from pretrain.model.packing import Restore, build_mask, unpack_rows
 from pretrain.model.sparse_ffn import get_layers, sparse_forward
 
 OnHidden = Callable[[Tensor], None] | None
-ST_CONFIG_NAME, ST_CONFIG_KEYS = "config_sentence_transformers.json", ("prompts", "default_prompt_name")
-"""File of sentence-transformers, and what is kept of an initial encoder's."""
+ST_CONFIG_NAME = "config_sentence_transformers.json"
+MAX_TOKENIZER_LENGTH = 10**9  # transformers saves a larger number for a tokenizer without a limit
 
 
 class Encoder(BaseEncoder):
@@ -46,31 +48,33 @@ class Encoder(BaseEncoder):
         self.pooling = pooling
         self.unused_weights, self.dropout, self.has_linear_decoder = unused_weights or {}, 0.0, False
         self.sparse_ffn: tuple[nn.Module, ...] = ()
+        self.packing, self.position_offset = "mask", position_offset(model)
 
     def model_inputs(
         self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, cu_seqlens: Tensor | None = None
-    ) -> dict:
-        """Build the arguments of the model's forward, with a mask: position ids alone do not isolate documents."""
+    ) -> tuple[dict, Restore]:
+        """Return (arguments of the model's forward; function from its states to those of the rows)."""
         config = self.model.config
-        if config.model_type in ROBERTA_LIKE:
-            position_ids = position_ids + config.pad_token_id + 1
-        inputs = {"input_ids": input_ids, "position_ids": position_ids}
+        if self.packing == "unpacked":
+            return unpack_rows(input_ids, position_ids, document_ids, config.pad_token_id or 0)
+        inputs = {"input_ids": input_ids, "position_ids": position_ids + self.position_offset}
         if self.dropout == 0 and attention.can_use_varlen(self.model, cu_seqlens):
             mask = near = None
             inputs["cu_seqlens"] = cu_seqlens
         else:
-            mask = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
+            mask = build_mask(document_ids, self.packing)
         if config.model_type == "modernbert":
             # A single tensor would be used for the local layers too, without their window.
             if mask is not None:
                 near = (position_ids[:, :, None] - position_ids[:, None, :]).abs() <= config.sliding_window
                 near = mask & near[:, None]
             mask = {"full_attention": mask, "sliding_attention": near}
-        return {**inputs, "attention_mask": mask}
+        return {**inputs, "attention_mask": mask}, lambda states: states
 
     def last_hidden_state(self, **rows: Tensor) -> Tensor:
         """Compute the last hidden states, (rows, length, width)."""
-        return self.model.base_model(**self.model_inputs(**rows)).last_hidden_state
+        inputs, restore = self.model_inputs(**rows)
+        return restore(self.model.base_model(**inputs).last_hidden_state)
 
     def embed(self, num_inputs: int, **inputs: Tensor) -> Tensor:
         """Return the embeddings of the `num_inputs` documents in the rows, float32 (documents, width)."""
@@ -94,11 +98,13 @@ class Encoder(BaseEncoder):
         large vocabulary it costs more than the encoder (Geiping and Goldstein 2023), and so does `sparse_ffn` unless
         `on_hidden` is given. Selecting the positions by a hook works for the head of any architecture.
         """
+        inputs, restore = self.model_inputs(**rows)
 
         def pick(module, arguments, output):
+            states = restore(output.last_hidden_state)
             if on_hidden is not None:
-                on_hidden(output.last_hidden_state)
-            output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[masked_indices][None]
+                on_hidden(states)
+            output.last_hidden_state = states.flatten(0, 1)[masked_indices][None]
             return output
 
         hook, decoder = self.model.base_model.register_forward_hook(pick), self.model.get_output_embeddings()
@@ -106,7 +112,7 @@ class Encoder(BaseEncoder):
             if not project:
                 decoder.forward = lambda states: states
             with sparse_forward(masked_indices, self.sparse_ffn if on_hidden is None else ()):
-                return self.model(**self.model_inputs(**rows)).logits[0]
+                return self.model(**inputs).logits[0]
         finally:
             hook.remove()
             decoder.__dict__.pop("forward", None)
@@ -133,6 +139,23 @@ class Encoder(BaseEncoder):
         return linear_cross_entropy(output, decoder.weight, decoder.bias, targets)
 
 
+def read_init_modules(folder: Path) -> tuple[list[str], dict, int | None]:
+    """Read what is kept of an encoder's sentence-transformers configuration.
+
+    Returns (kinds of its modules; its prompts and similarity, as in ST_CONFIG_NAME; the tokens of a text it reads).
+    """
+    names = ST_CONFIG_NAME, "sentence_bert_config.json", "tokenizer_config.json"
+    saved, transformer, tokenizer = (read_json(folder / name) if (folder / name).is_file() else {} for name in names)
+    kept, modules = {}, list_modules(folder)
+    if any((saved.get("prompts") or {}).values()):
+        kept = {key: saved[key] for key in ("prompts", "default_prompt_name") if saved.get(key)}
+    if saved.get("similarity_fn_name") not in (None, "cosine"):  # cosine is the default
+        kept["similarity_fn_name"] = saved["similarity_fn_name"]
+    length = transformer.get("max_seq_length") or tokenizer.get("model_max_length")
+    is_limit = isinstance(length, int) and length < MAX_TOKENIZER_LENGTH
+    return modules, kept, length if modules and is_limit else None
+
+
 def save_encoder(
     encoder: Encoder,
     folder: Path,
@@ -144,13 +167,9 @@ def save_encoder(
 ) -> None:
     """Write the encoder folder atomically, `with_head` including the masked-language head.
 
-    init_folder: the encoder that training started from; normalization of embeddings and prompts are kept.
+    init_folder: the encoder that training started from; `read_init_modules` of it are kept.
     """
-    init_modules, prompts = list_modules(init_folder) if init_folder else [], {}
-    if init_folder and (init_folder / ST_CONFIG_NAME).is_file():
-        saved = read_json(init_folder / ST_CONFIG_NAME)
-        if any((saved.get("prompts") or {}).values()):
-            prompts = {key: saved[key] for key in ST_CONFIG_KEYS if saved.get(key)}
+    init_modules, st_config, st_length = read_init_modules(init_folder) if init_folder else ([], {}, None)
 
     def fill(path: Path) -> None:
         model, prefix = encoder.model, ""
@@ -175,10 +194,11 @@ def save_encoder(
             }
             for index, kind in enumerate(kinds)
         ]
-        if prompts:
-            write_json(path / ST_CONFIG_NAME, prompts)
+        if st_config:
+            write_json(path / ST_CONFIG_NAME, st_config)
         (path / "modules.json").write_text(json.dumps(modules, indent=2))
-        write_json(path / "sentence_bert_config.json", {"max_seq_length": record["max_length"], "do_lower_case": False})
+        length = st_length or record["max_length"]
+        write_json(path / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
         write_json(path / "record.json", record)
         (path / "README.md").write_text(card, encoding="utf-8")
 

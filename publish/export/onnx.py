@@ -14,7 +14,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 from transformers.exporters.configs import ExportFormat
 
@@ -22,9 +22,10 @@ from data.modalities.text import MODALITY
 from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.errors import DataError, first_line
 from engine.files import read_json
-from engine.models import LOAD_KWARGS, LOAD_WEIGHTS_KWARGS
+from engine.models import LOAD_WEIGHTS_KWARGS
 from engine.models.embed import pool
 from engine.models.foreign import reject_references
+from engine.models.load import load_tokenizer
 from engine.runs.record import read_record
 from publish.export.predictions import EMBEDDING
 
@@ -77,8 +78,8 @@ def load_model(folder: Path) -> LoadedModel:
     config = read_json(folder / "config.json")
     architecture = (config.get("architectures") or [""])[0]
     record = read_record(folder)
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
         if architecture.endswith(("ForTokenClassification", "ForSequenceClassification")):
             default = config.get("problem_type") or "single_label_classification"
             if architecture.endswith("ForTokenClassification"):
@@ -98,11 +99,14 @@ def load_model(folder: Path) -> LoadedModel:
 
 
 def read_pooling(folder: Path) -> tuple[str, bool]:
-    """Read (mean or cls; whether to normalize) from sentence-transformers' files."""
+    """Read (mean, cls or lasttoken; whether to normalize) from sentence-transformers' files."""
     path, modules = folder / "1_Pooling" / "config.json", folder / "modules.json"
     pooling = read_json(path) if path.is_file() else {}
-    is_first_token = pooling.get("pooling_mode") == "cls" or pooling.get("pooling_mode_cls_token", False)
-    return "cls" if is_first_token else "mean", modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
+    kinds = {"cls": "pooling_mode_cls_token", "lasttoken": "pooling_mode_lasttoken"}
+    kind = next(
+        (kind for kind, key in kinds.items() if pooling.get("pooling_mode") == kind or pooling.get(key)), "mean"
+    )
+    return kind, modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -119,12 +123,16 @@ def silence_exporters() -> Iterator[None]:
 
 
 def export_onnx(model: LoadedModel) -> onnx_ir.Model:
-    """Return the graph; its inputs are those of the tokenizer, int64 (texts, tokens)."""
+    """Return the graph; its inputs are those of the tokenizer, int64 (texts, tokens). Raises DataError if it cannot."""
     texts = dict(model.tokenizer(list(TRACE_TEXTS), padding=True, return_tensors="pt"))
     axes = {0: Dim("texts", min=1), 1: Dim("tokens", min=2, max=model.config.get("max_position_embeddings", 8192))}
     options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts})
     with silence_exporters():
-        graph = OnnxExporter().export(model.module, texts, config=options).program
+        try:
+            graph = OnnxExporter().export(model.module, texts, config=options).program
+        except Exception as error:
+            kind = model.config.get("model_type")
+            raise DataError(f"{kind}: transformers cannot export this architecture ({first_line(error)})") from None
         # Otherwise each node holds the stack trace that made it, with the paths of this machine.
         ClearMetadataAndDocStringPass()(graph)
     names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens"), strict=True))

@@ -21,6 +21,7 @@ def write_modules(folder: Path, *kinds: str, pooling: str = "mean", prompts: dic
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts or {"prompts": {"query": ""}}))
     return folder
 
@@ -37,7 +38,23 @@ def test_normalization_and_prompts_are_kept(tmp_path):
     init = write_modules(tmp_path / "init", "Transformer", "Pooling", "Normalize", prompts=PROMPTS)
     kinds, prompts = save(tmp_path / "encoder", init)
     assert kinds == ["Transformer", "Pooling", "Normalize"] and describe_lost_modules(init) is None
-    assert prompts == {"prompts": PROMPTS["prompts"], "default_prompt_name": "query"}
+    assert prompts == PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "length"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 48}, 48),
+        ("tokenizer_config.json", {"model_max_length": 64, "pad_token": "[PAD]"}, 64),
+        ("tokenizer_config.json", {"model_max_length": int(1e30), "pad_token": "[PAD]"}, 32),
+    ],
+)
+def test_the_length_of_texts_is_kept(tmp_path, file, content, length):
+    (tmp_path / "init").mkdir()
+    init = write_modules(tmp_path / "init", "Transformer", "Pooling")
+    (init / file).write_text(json.dumps(content))
+    save(tmp_path / "encoder", init)
+    assert json.loads((tmp_path / "encoder" / "sentence_bert_config.json").read_text())["max_seq_length"] == length
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_head_that_does_more_than_project_keeps_its_own_logits():
     encoder.has_linear_decoder = False
     clamped = objective(**inputs).loss
     rows = {name: inputs[name] for name in inputs.keys() - {"masked_indices", "targets"}}
-    logits = encoder.model(**encoder.model_inputs(**rows)).logits.flatten(0, 1)[inputs["masked_indices"]]
+    logits = encoder.model(**encoder.model_inputs(**rows)[0]).logits.flatten(0, 1)[inputs["masked_indices"]]
     expected = F.cross_entropy(logits, inputs["targets"], reduction="sum")
     assert torch.allclose(clamped, expected) and not torch.allclose(clamped, plain)
 
