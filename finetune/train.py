@@ -46,7 +46,7 @@ def resolve_config(config: Finetune, encoder: str, folder: Path, num_examples: i
     """Return the configuration with the values that depend on the training set and the encoder filled in."""
     train, size = config.train, config.train.batch_size
     epoch_steps = math.ceil(train.epochs * num_examples / size)
-    if train.sampling == "class_balanced":  # a batch larger than the training set would repeat rows
+    if train.sampling == "class_balanced" and num_examples:  # a batch larger than the training set would repeat rows
         size = min(size, max(num_examples, MIN_CLASS_BALANCED_BATCH))
     pretrain_lr = read_record(folder).get("config", {}).get("train", {}).get("lr") or train.default_pretrain_lr
     resolved = {

@@ -273,10 +273,7 @@ class SelfTrainer:
         return self.rows * max(1, round(ratio * len(pseudo_labeled) / len(self.rows))) + pseudo_labeled
 
     def predict_from_names(self) -> np.ndarray:
-        """Return class probabilities, (texts, classes), from the names of the classes, by the encoder as it is.
-
-        Raises ConfigError if there are no names to learn from.
-        """
+        """Return class probabilities, (texts, classes), from the names of the classes, by the encoder as it is."""
         features = [
             self.modality.embed(examples, self.folder, self.accelerator)
             for examples in (self.labeled.examples, self.pool.texts)
