@@ -228,7 +228,10 @@ def write_results(trials: dict[tuple, dict]) -> None:
     machines = "; ".join(sorted({each["machine"] for each in trials.values()}))
     text = "\n".join(lines) + "\n1 thread per trial."
     results.write_section(
-        "Few labels, compared with SetFit", "python benchmarks/fewshot.py data=FOLDER", text, machines
+        "Few labels and names of classes, compared with SetFit",
+        "python benchmarks/fewshot.py data=FOLDER",
+        text,
+        machines,
     )
     print(text)
 
