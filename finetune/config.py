@@ -184,7 +184,7 @@ class Finetune(Section):
     baselines: bool = True
     """Whether to measure the baselines in the same run."""
 
-    resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "tracker")
+    resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "method", "tracker", "unlabeled")  # method: a name
     added_later: ClassVar[tuple[str, ...]] = ("method", "unlabeled")
     presets: ClassVar[dict[str, Path]] = {"method": METHODS_FOLDER}
 

@@ -10,7 +10,9 @@ from finetune.config import METHODS_FOLDER, Finetune
 
 logger = get_logger(__name__)
 
-MAX_FEWSHOT_SHOTS = 64  # with more labels per class, the default settings are as good and use the validation rows
+MAX_FEWSHOT_SHOTS = (
+    64  # with more labels per class, all layers learn as much from cross-entropy, and validation rows can be used
+)
 MIN_UNLABELED = 200  # texts from which on self-training can pay
 
 
@@ -43,7 +45,7 @@ def choose_method(config: Finetune, num_labels: int, num_classes: int, num_unlab
     shots = num_labels / num_classes
     size = f"{shots:.3g} labels per class"
     if shots > MAX_FEWSHOT_SHOTS:
-        return Choice(None, size)
+        return Choice("layerwise", size)
     if config.unlabeled and num_unlabeled >= MIN_UNLABELED:
         return Choice("selftrain", f"{size}, and {num_unlabeled:,} texts without a label")
     return Choice("fewshot", size)

@@ -191,7 +191,7 @@ class FineTuner:
 
     def describe_evaluation(self, seconds: float) -> dict:
         """Return the rows and seconds of evaluations for metrics.json. seconds: of the final one, on all rows."""
-        num_rows = {split: len(inputs.lengths) for split, inputs in self.inputs.items()}
+        num_rows = {split: len(inputs.lengths) for split, inputs in self.inputs.items()} | {"train": self.num_labeled}
         details = {"rows": num_rows, "final_seconds": round(seconds, 1)}
         if self.evaluations:
             details["rows_per_evaluation"] = min(num_rows["validation"], self.config.train.eval_rows)

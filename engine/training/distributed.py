@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
@@ -162,6 +163,7 @@ def make_accelerator(precision: str) -> Accelerator:
     init_distributed(use_gpu)
     if precision == "native":
         precision = "bf16" if hardware.has_native_bf16() else "float32"
+    AcceleratorState._reset_state()  # a process that trains twice may do so in two precisions
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     kwargs = [ddp, InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)]
     return Accelerator(cpu=not use_gpu, mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=kwargs)

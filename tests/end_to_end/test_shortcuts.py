@@ -26,7 +26,15 @@ def test_text_and_labels_become_a_model_and_a_configuration_to_edit(workspace, s
         csv.writer(file, delimiter=";").writerows([("Sentence", "Class"), *rows[::4], ("", "positive")])
     common = ["train.steps=4", "train.batch_size=8", "train.precision=float32"]
     pretrain = ["configs/pretrain/scratch.yaml", "text=book.txt", "run=mine", *TINY, *common, "train.optimizer=adamw"]
-    finetune = ["labels=labels.csv", "run=labels", *common, "max_length=16", "train.eval_every=2", "train.eval_rows=5"]
+    finetune = [
+        "labels=labels.csv",
+        "run=labels",
+        "method=layerwise",
+        *common,
+        "max_length=16",
+        "train.eval_every=2",
+        "train.eval_rows=5",
+    ]
     again = ["out/runs/labels/arguments.yaml"]
     commands = [["pretrain", pretrain], ["finetune", finetune], ["finetune", again]]
     done = subprocess.run(

@@ -109,7 +109,7 @@ def test_the_method_follows_labels_and_text():
     assert choose(0) == "names"
     assert choose(8) == choose(128) == "selftrain"
     assert choose(128, 20) == choose(128, 5_000, "unlabeled=false") == "fewshot"
-    assert choose(4_000) is None
+    assert choose(4_000) == "layerwise"
 
 
 @pytest.mark.parametrize(
