@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from engine.config.schema import FileName, Fraction, Plugin, PluginName, Section, choose_plugin_schema
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
+
+DEFAULT_INIT_FRACTION = 0.5  # with init (docs/lab-notebook)
 
 
 class ModelConfig(Section):
@@ -64,9 +66,9 @@ class Pretrain(Section):
     """Dropout during pretraining."""
     head_only_fraction: Fraction = 0.08
     """Fraction of the steps, at the start, that train only the new parameters (the head), with init."""
-    init_fraction: Fraction = 0.0
+    init_fraction: Fraction | None = None
     """Fraction of init's weights in the saved ones, an average with the trained ones that forgets less (Wortsman et al.
-    2022)."""
+    2022); none: 0.5 with init, 0 without."""
     head_lr_scale: PositiveFloat = 10.0
     """Learning rate multiplier of the new parameters (the head), with init."""
     eval_rows: PositiveInt = 256
@@ -75,7 +77,7 @@ class Pretrain(Section):
     """Steps between pushes of the encoder to a hub during training, a multiple of train.save_every; 0: never."""
     push_to: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     """Hub repository to push to, OWNER/NAME: private, branch `checkpoints`."""
-    objective: Plugin("pretrain.objectives", "mlm") = {}
+    objective: Plugin("pretrain.objectives", "auto") = {}
     """The pretraining objective."""
     tracker: TrackerName = "none"
     """Experiment tracker, in addition to log.jsonl and report.html; its package must be installed."""
@@ -84,6 +86,19 @@ class Pretrain(Section):
     added_later: ClassVar[tuple[str, ...]] = ("modality",)
     help_first: ClassVar[tuple[str, ...]] = ("run", "init", "objective", "train")
     resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "push_every", "push_to", "tracker")
+
+    @model_validator(mode="before")
+    @classmethod
+    def resolve_defaults(cls, values: Any) -> Any:
+        """Set the default of `init_fraction`, which depends on `init`, and name the objective that has keys alone."""
+        if not isinstance(values, dict):
+            return values
+        resolved, objective = dict(values), values.get("objective")
+        if values.get("init_fraction") in (None, "none"):
+            resolved["init_fraction"] = 0.0 if values.get("init") in (None, "none") else DEFAULT_INIT_FRACTION
+        if isinstance(objective, dict) and objective and "name" not in objective:
+            resolved["objective"] = {"name": "mlm", **objective}
+        return resolved
 
     @classmethod
     def choose_schema(cls, tree: dict) -> type[Section]:

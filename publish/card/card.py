@@ -19,6 +19,7 @@ from engine.sanitize import escape_controls
 from publish.card import provenance, results
 from publish.card.results import (
     DEFAULT_METRICS as DEFAULT_METRICS,
+    describe_quality as describe_quality,
     describe_test_rows as describe_test_rows,
     metric_title as metric_title,
 )
@@ -129,6 +130,7 @@ def build_model_card(
         compute=provenance.compute_infrastructure(stages),
         metrics=results.metrics_table(record),
         test_rows=results.describe_test_rows(record),
+        quality=results.describe_quality(record),
         study=study,
         study_table=study and results.study_table(study),
         plot=STUDY_PLOT,

@@ -21,6 +21,12 @@ METRIC_TITLES_AND_HUB_NAMES = {
 }
 MAX_LABELS = 20  # listed in one line
 MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics may be too high
+MAX_STS_LOSS = 0.005  # of pretraining, above which it has lost general quality
+MIN_AGREEMENT = 0.9  # with the initial encoder, below which it has, where no STS is measured
+LOST_QUALITY = (
+    "this run lost general quality and gained nothing on its own corpus; keep its init, or train less (train.lr,"
+    " train.steps) or with a higher init_fraction"
+)
 Z_95 = 1.959964  # 95% of a standard normal distribution lies within this many standard deviations
 
 
@@ -106,6 +112,41 @@ def describe_test_rows(metrics: dict) -> list[str]:
         counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
         lines.append(f"{counts}, {near:,} more nearly{consequence}")
     return lines
+
+
+def describe_quality(metrics: dict) -> list[tuple[str, str]]:
+    """Describe what pretraining changed as (title, sentence): in general, on its own corpus, and a warning if it lost.
+
+    metrics: of a run, or its record; nothing for one without `init`.
+    """
+    before, after = (metrics.get("quality", {}).get(when, {}) for when in ("before", "after"))
+    general, lines = [], []
+    if "agreement" in after:
+        general.append(f"agreement with init on held-out inputs {after['agreement']:.3f} (1.000 before training)")
+    if "sts_spearman" in after:
+        general.append(f"STS {before['sts_spearman']:.3f} before, {after['sts_spearman']:.3f} after training")
+    if general:
+        lines.append(("general quality", ", ".join(general)))
+    if "retrieval_acc@1" in after:
+        values = f"{before['retrieval_acc@1']:.3f} before, {after['retrieval_acc@1']:.3f} after training"
+        candidates = f"among {after['num_candidates']:,}"
+        lines.append(("own corpus", f"retrieval of held-out texts' second halves {candidates} {values}"))
+    if has_lost_quality(before, after):
+        lines.append(("warning", LOST_QUALITY))
+    return lines
+
+
+def has_lost_quality(before: dict, after: dict) -> bool:
+    """Return whether training lost general quality and did not gain retrieval on its own corpus."""
+    if "retrieval_acc@1" not in after:
+        return False
+    share, count = before["retrieval_acc@1"], after["num_candidates"]
+    gained = after["retrieval_acc@1"] - share > math.sqrt(share * (1 - share) / count)  # one standard error
+    if "sts_spearman" in after:
+        lost = before["sts_spearman"] - after["sts_spearman"] > MAX_STS_LOSS
+    else:
+        lost = after.get("agreement", 1.0) < MIN_AGREEMENT
+    return lost and not gained
 
 
 def study_table(study: dict) -> tuple[list[str], list[list[str]]]:
