@@ -11,6 +11,7 @@ from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
 
 DEFAULT_INIT_FRACTION = 0.5  # with init (docs/lab-notebook)
+DEFAULT_STEPS = 400
 
 
 class ModelConfig(Section):
@@ -37,6 +38,8 @@ class ModelConfig(Section):
 class PretrainTrain(Train):
     """Training loop settings, including those only of pretraining."""
 
+    steps: PositiveInt | None = None
+    """Optimizer steps; none: 400, or fewer where objective.name=auto finds short texts."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon: Muon for the hidden weight matrices, AdamW for the rest (Jordan et al. 2024)."""
     matrix_lr: PositiveFloat = 0.02
@@ -90,14 +93,17 @@ class Pretrain(Section):
     @model_validator(mode="before")
     @classmethod
     def resolve_defaults(cls, values: Any) -> Any:
-        """Set the default of `init_fraction`, which depends on `init`, and name the objective that has keys alone."""
+        """Set the defaults that depend on other keys; those that depend on the corpus are left to the modality."""
         if not isinstance(values, dict):
             return values
-        resolved, objective = dict(values), values.get("objective")
+        resolved, objective, train = dict(values), values.get("objective"), values.get("train")
         if values.get("init_fraction") in (None, "none"):
             resolved["init_fraction"] = 0.0 if values.get("init") in (None, "none") else DEFAULT_INIT_FRACTION
         if isinstance(objective, dict) and objective and "name" not in objective:
-            resolved["objective"] = {"name": "mlm", **objective}
+            objective = resolved["objective"] = {"name": "mlm", **objective}
+        is_named = isinstance(objective, dict) and objective.get("name", "auto") != "auto"
+        if is_named and isinstance(train, dict) and train.get("steps") in (None, "none"):
+            resolved["train"] = {**train, "steps": DEFAULT_STEPS}
         return resolved
 
     @classmethod

@@ -95,10 +95,12 @@ class Modality(modalities.Modality):
             from data.tokens.shards import Shards
             from pretrain.objectives.auto import choose_objective
 
-            objective, choice = choose_objective(Shards(self.shards_folder, "train"), bool(self.config.init))
-            self.config = self.config.model_copy(update={"objective": objective})
+            choice = choose_objective(Shards(self.shards_folder, "train"), bool(self.config.init))
+            steps = self.config.train.steps or choice.steps
+            train = self.config.train.model_copy(update={"steps": steps})
+            self.config = self.config.model_copy(update={"objective": choice.objective, "train": train})
             self.validate_config()
-            logger.info(choice)
+            logger.info(f"objective: {choice.reason}; {steps:,} steps")
         return self.config
 
     def build_encoder(self) -> Encoder:

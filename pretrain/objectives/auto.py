@@ -1,41 +1,54 @@
 """The objective that suits the corpus, chosen by the length of its documents before training starts.
 
-Two spans of a document need a document that has room for both. What serves shorter ones was measured with
-`benchmarks/transfer.py` (docs/lab-notebook).
+Two spans of a document need a document that has room for both. Shorter texts are learned from by deleting tokens, as in
+TSDAE (Wang et al. 2021), for a few steps: with more, the encoder forgets (docs/lab-notebook, benchmarks/transfer.py).
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from data.tokens.shards import Shards
 from engine.config.schema import Section
+from pretrain.config import DEFAULT_STEPS
 from pretrain.objectives import contrastive, mlm
 from pretrain.views import short_text_fraction
 
 MAX_SHORT_FRACTION = 0.5  # of the text in documents too short for two spans
 SPANS = {"views": "span", "min_span": 16, "max_span": 48, "max_gap": 2_000}
-SHORT_TEXTS = {"views": "delete"}
+DELETION = {"views": "delete", "mask_rate": 0.3}
+DELETION_STEPS = 80
 
 
 class Config(Section):
     """The objective that suits the corpus."""
 
     name: Literal["auto"] = "auto"
-    """auto: two spans of a document where most are long enough, two noisy copies of a text where they are not, and mlm
-    for a new model; the output names the choice."""
+    """auto: contrastive with two spans of a document where most are long enough, with two copies of a text without some
+    of its tokens where they are not, and mlm for a new model; the output names the choice."""
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
         """Accept any configuration; that of the chosen objective is checked once it is known."""
 
 
-def choose_objective(shards: Shards, has_init: bool) -> tuple[Section, str]:
-    """Return (configuration of the objective for the text in `shards`, the choice and its reason in one line)."""
+class Choice(NamedTuple):
+    """What `auto` chooses."""
+
+    objective: Section
+    steps: int
+    """Steps to train if `train.steps` is not set."""
+    reason: str
+    """The choice and its reason, in one line."""
+
+
+def choose_objective(shards: Shards, has_init: bool) -> Choice:
+    """Choose the objective for the text in `shards`; has_init: whether training continues from an encoder."""
     if not has_init:
-        return mlm.Config(), "objective: mlm, masked tokens, because a new model has no embeddings to improve"
+        return Choice(mlm.Config(), DEFAULT_STEPS, "mlm, because a new model has no embeddings to improve")
     longest = shards.max_length - 2
     spans = SPANS | {key: min(SPANS[key], longest) for key in ("min_span", "max_span")}
     short, tokens = short_text_fraction(shards, spans["min_span"]), 2 * spans["min_span"]
     if short < MAX_SHORT_FRACTION:
-        reason = f"{1 - short:.0%} of the text is in documents of {tokens} tokens or more"
-        return contrastive.Config(**spans), f"objective: contrastive, two spans of a document, because {reason}"
-    reason = f"{short:.0%} of the text is in documents of fewer than {tokens} tokens"
-    return contrastive.Config(**SHORT_TEXTS), f"objective: contrastive, two copies of a text ..., because {reason}"
+        reason = f"because {1 - short:.0%} of the text is in documents of {tokens} tokens or more"
+        return Choice(contrastive.Config(**spans), DEFAULT_STEPS, f"contrastive, two spans of a document, {reason}")
+    reason = f"because {short:.0%} of the text is in documents of fewer than {tokens} tokens"
+    views = "two copies of a text without some of its tokens"
+    return Choice(contrastive.Config(**DELETION), DELETION_STEPS, f"contrastive, {views}, {reason}")

@@ -11,7 +11,7 @@ from helpers import run_module
 
 from engine.config.loader import load_config
 from engine.errors import ConfigError
-from pretrain.config import DEFAULT_INIT_FRACTION, Pretrain
+from pretrain.config import DEFAULT_INIT_FRACTION, DEFAULT_STEPS, Pretrain
 from pretrain.modalities import Modality
 from pretrain.objectives import contrastive, mlm
 from pretrain.objectives.auto import choose_objective
@@ -46,28 +46,36 @@ def test_the_default_fraction_of_init_s_weights_applies_only_with_init(words, fr
 
 
 def test_long_documents_are_learned_from_by_spans():
-    objective, line = choose_objective(shards_of(400, 300, 20), has_init=True)
+    objective, steps, reason = choose_objective(shards_of(400, 300, 20), has_init=True)
     assert isinstance(objective, contrastive.Config) and objective.views == "span" and objective.max_gap == 2_000
     # 4 + 3 pieces of the long documents, one of the short one.
-    assert line.startswith("objective: contrastive, two spans") and "88% of the text is in documents of 32 " in line
+    assert reason.startswith("contrastive, two spans") and "88% of the text is in documents of 32 " in reason
+    assert steps == DEFAULT_STEPS
 
 
 def test_short_texts_are_not_learned_from_by_spans():
-    objective, line = choose_objective(shards_of(*[12] * 9, 40), has_init=True)
-    assert objective != choose_objective(shards_of(400), has_init=True)[0]
-    assert getattr(objective, "views", "") != "span" and "90% of the text is in documents of fewer than 32 " in line
+    objective, steps, reason = choose_objective(shards_of(*[12] * 9, 40), has_init=True)
+    assert isinstance(objective, contrastive.Config) and objective.views == "delete" and steps < DEFAULT_STEPS
+    assert "90% of the text is in documents of fewer than 32 " in reason
 
 
 def test_a_new_model_learns_masked_tokens():
     for shards in (shards_of(400, 300), shards_of(12, 12)):
-        assert choose_objective(shards, has_init=False)[0] == mlm.Config()
+        assert choose_objective(shards, has_init=False).objective == mlm.Config()
 
 
 def test_spans_fit_the_rows_of_a_small_max_length():
     for max_length in (8, 16, 48, 128):
-        objective, _ = choose_objective(shards_of(400, 300, max_length=max_length), has_init=True)
+        objective = choose_objective(shards_of(400, 300, max_length=max_length), has_init=True).objective
         objective.validate_training(8, 0.0, max_length)
         assert objective.max_span == min(48, max_length - 2)
+
+
+def test_the_default_steps_are_left_to_the_corpus_only_without_a_named_objective():
+    assert load_config(Pretrain, [*BASE, "train.steps=none"]).train.steps is None
+    for words in (["objective.name=mlm"], ["objective.mask_rate=0.2"]):
+        assert load_config(Pretrain, [*BASE, "train.steps=none", *words]).train.steps == DEFAULT_STEPS
+        assert load_config(Pretrain, [*BASE, *words]).train.steps == 10
 
 
 def test_an_objective_is_chosen_if_none_is_named():
@@ -93,7 +101,7 @@ def test_the_output_names_the_choice_and_what_training_changed(workspace, sentim
     done = run_module("pretrain", *words, "run=chosen")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("objective: ")]
-    assert "% of the text is in documents of fewer than 32 tokens" in line
+    assert "% of the text is in documents of fewer than 32 tokens; 1 steps" in line
     record = json.loads((workspace / "out/runs/chosen/encoder/record.json").read_text())
     assert record["config"]["objective"]["name"] != "auto"
     assert record["config"]["init_fraction"] == DEFAULT_INIT_FRACTION
