@@ -76,6 +76,7 @@ def pretrain(config: Pretrain) -> None:
         logger.info(f"  {dataset.warning()}")
     objective = objective_file.Objective(config.objective, encoder)
     run.start(**fingerprints)
+    run.config = config  # config.yaml keeps what was asked for, so that the same command resumes the run
 
     pretrained = {weight for name, weight in encoder.model.named_parameters() if name not in encoder.new_parameters}
     initial = InitialWeights(pretrained) if config.init else None

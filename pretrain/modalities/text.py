@@ -68,10 +68,12 @@ class Modality(modalities.Modality):
         from data.corpus.report import format_brief_summary
         from data.encoders import describe_lost_modules, hash_weights, read_record, resolve_encoder
         from data.prepare import prepare
-        from pretrain.evaluate.embeddings import load_sts_pairs
 
-        config = self.config
-        self.sts_pairs = load_sts_pairs(config.sts) if config.sts and config.init else []
+        config, self.sts_pairs = self.config, []
+        if config.sts and config.init:
+            from pretrain.evaluate.embeddings import load_sts_pairs
+
+            self.sts_pairs = load_sts_pairs(config.sts)
         common = (config.corpus, config.tokenizer, config.init)
         with self.accelerator.main_process_first():
             if config.init:

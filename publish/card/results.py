@@ -120,33 +120,36 @@ def describe_quality(metrics: dict) -> list[tuple[str, str]]:
     metrics: of a run, or its record; nothing for one without `init`.
     """
     before, after = (metrics.get("quality", {}).get(when, {}) for when in ("before", "after"))
+    pairs = {name: (before[name], after[name]) for name in before if name in after}
+    texts = {name: "{:.3f} before, {:.3f} after".format(*pair) for name, pair in pairs.items()}
     general, lines = [], []
-    if "agreement" in after:
-        general.append(f"agreement with init on held-out inputs {after['agreement']:.3f} (1.000 before training)")
-    if "sts_spearman" in after:
-        general.append(f"STS {before['sts_spearman']:.3f} before, {after['sts_spearman']:.3f} after training")
+    if "agreement" in pairs:
+        general.append(f"agreement with init on held-out inputs {after['agreement']:.3f} (1.000 before)")
+    if "sts_spearman" in pairs:
+        general.append(f"STS {texts['sts_spearman']}")
     if general:
         lines.append(("general quality", ", ".join(general)))
-    if "retrieval_acc@1" in after:
-        values = f"{before['retrieval_acc@1']:.3f} before, {after['retrieval_acc@1']:.3f} after training"
-        candidates = f"among {after['num_candidates']:,}"
-        lines.append(("own corpus", f"retrieval of held-out texts' second halves {candidates} {values}"))
-    if has_lost_quality(before, after):
+    if "retrieval_acc@1" in pairs:
+        candidates = f"among {after.get('num_candidates', 0):,}"
+        own = f"retrieval of held-out texts' second halves {candidates} {texts['retrieval_acc@1']}"
+        lines.append(("own corpus", own))
+    if has_lost_quality(pairs):
         lines.append(("warning", LOST_QUALITY))
     return lines
 
 
-def has_lost_quality(before: dict, after: dict) -> bool:
-    """Return whether training lost general quality and did not gain retrieval on its own corpus."""
-    if "retrieval_acc@1" not in after:
+def has_lost_quality(pairs: dict[str, tuple[float, float]]) -> bool:
+    """Return whether training lost general quality and did not gain on its own corpus; pairs: before and after."""
+    if "retrieval_acc@1" not in pairs:
         return False
-    share, count = before["retrieval_acc@1"], after["num_candidates"]
-    gained = after["retrieval_acc@1"] - share > math.sqrt(share * (1 - share) / count)  # one standard error
-    if "sts_spearman" in after:
-        lost = before["sts_spearman"] - after["sts_spearman"] > MAX_STS_LOSS
+    (share, gained), (count, _) = pairs["retrieval_acc@1"], pairs.get("num_candidates", (0, 0))
+    standard_error = math.sqrt(share * (1 - share) / max(1, count))
+    if "sts_spearman" in pairs:
+        first, last = pairs["sts_spearman"]
+        lost = first - last > MAX_STS_LOSS
     else:
-        lost = after.get("agreement", 1.0) < MIN_AGREEMENT
-    return lost and not gained
+        lost = pairs.get("agreement", (1.0, 1.0))[1] < MIN_AGREEMENT
+    return lost and gained - share <= standard_error
 
 
 def study_table(study: dict) -> tuple[list[str], list[list[str]]]:
