@@ -13,7 +13,7 @@ from engine.config.loader import load_config
 from engine.errors import ConfigError
 from pretrain.config import DEFAULT_INIT_FRACTION, DEFAULT_STEPS, Pretrain
 from pretrain.modalities import Modality
-from pretrain.objectives import contrastive, mlm
+from pretrain.objectives import contrastive, joint, mlm
 from pretrain.objectives.auto import choose_objective
 
 BASE = ["run=r", "corpus={name: c, sources: [{files: a.txt}]}", "train={steps: 10, lr: 1e-3, batch_size: 8}"]
@@ -55,7 +55,7 @@ def test_long_documents_are_learned_from_by_spans():
 
 def test_short_texts_are_not_learned_from_by_spans():
     objective, steps, reason = choose_objective(shards_of(*[12] * 9, 40), has_init=True)
-    assert isinstance(objective, contrastive.Config) and objective.views == "delete" and steps < DEFAULT_STEPS
+    assert isinstance(objective, joint.Config) and objective.views == "mask" and steps < DEFAULT_STEPS
     assert "90% of the text is in documents of fewer than 32 " in reason
 
 
