@@ -1,4 +1,4 @@
-"""Measure what pretraining gains and costs: linear probes with few labels and STS, of encoders and of mixtures of them.
+"""Measure what pretraining gains and costs: linear probes with few labels and STS, of encoders and averages of them.
 
     python benchmarks/transfer.py minilm out/runs/default/encoder [tasks=sentiment,spam] [labels=100] [seeds=10]
                                   [rows=2000] [fractions=0,0.3,0.5] [sts=STSB/dev.csv] [data=FOLDER]
@@ -45,13 +45,13 @@ def average_weights(start: Path, end: Path, fraction: float, folder: Path) -> Pa
 
     shutil.copytree(end, folder)
     first, last = (load_file(path / "model.safetensors") for path in (start, end))
-    first = {name.removeprefix("bert."): weight for name, weight in first.items()}
-    mixed = {
-        name: weight.lerp(first[name.removeprefix("bert.")], fraction)
-        if name.removeprefix("bert.") in first and weight.is_floating_point()
-        else weight
-        for name, weight in last.items()
-    }
+    # A masked-language model has the name of its base model as prefix.
+    first |= {name.partition(".")[2]: weight for name, weight in first.items()}
+    mixed = {}
+    for name, weight in last.items():
+        initial = first.get(name, first.get(name.partition(".")[2]))
+        is_shared = initial is not None and weight.is_floating_point()
+        mixed[name] = weight.lerp(initial, fraction) if is_shared else weight
     save_file(mixed, folder / "model.safetensors", {"format": "pt"})
     return folder
 

@@ -42,7 +42,7 @@ def test_agreement_is_the_rank_correlation_of_pairwise_cosines():
 
 
 class Measured:
-    """A modality of ten inputs whose embeddings are an encoder's weights."""
+    """A modality with ten inputs; the weights of an encoder are their embeddings."""
 
     def measure_quality(self, encoder):
         return {"retrieval_acc@1": encoder.weight.sum().item()}, encoder.weight.detach().clone()
