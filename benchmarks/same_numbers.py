@@ -87,7 +87,12 @@ PRETRAIN = {
     ],
     "contrastive-micro": [*OBJECTIVES["contrastive"], "train.micro_batch_size=3", "objective.projection_dim=16"],
     "contrastive-init": [*OBJECTIVES["contrastive"], "init=out/runs/mlm-bert/encoder", "init_fraction=0.5"],
-    "joint-init": [*OBJECTIVES["joint"], "init=out/runs/contrastive-bert/encoder", "train.micro_batch_size=4"],
+    "joint-init": [
+        *OBJECTIVES["joint"],
+        "init=out/runs/contrastive-bert/encoder",
+        "init_fraction=0",
+        "train.micro_batch_size=4",
+    ],
 }
 HEADS = {
     "classification": ["head={name: classification}", "task.train.files=classes.csv"],

@@ -26,6 +26,7 @@ class Artifacts:
     def __init__(self, config: Pretrain, run: Run, encoder: BaseEncoder, modality: Modality, with_head: bool):
         self.config, self.run, self.encoder, self.with_head = config, run, encoder, with_head
         self.modality, self.init_record = modality, read_record(resolve_encoder(config.init)) if config.init else {}
+        self.quality: dict = {}
         self.push_job = BackgroundCommand(run.folder / "push.log")
 
     def build_record(self, result: TrainResult) -> dict:
@@ -45,6 +46,7 @@ class Artifacts:
             "processes": accelerator.num_processes,
             "precision": accelerator.mixed_precision.replace("no", "float32"),
             "eval": result.metrics,
+            **({"quality": self.quality} if self.quality else {}),
             "versions": package_versions(),
             "hardware": hardware.hardware_info(),
             **self.run.read_changes(),
@@ -64,15 +66,19 @@ class Artifacts:
             self.save_encoder(folder, result)
             self.push_job.start(["publish.hub.push_checkpoint", f"folder={folder}", f"repo={self.config.push_to}"])
 
-    def finish(self, result: TrainResult) -> None:
-        """Write metrics, sample outputs, encoder folder and report, and print the summary."""
-        folder = self.run.folder
+    def finish(self, result: TrainResult, quality: dict[str, dict[str, float]]) -> None:
+        """Write metrics, sample outputs, encoder folder and report, and print the summary.
+
+        quality: the metrics before and after training, of `compare_with_init`.
+        """
+        folder, self.quality = self.run.folder, quality
         metrics = {
             "eval": result.metrics,
             "steps": result.step,
             "tokens": result.tokens,
             "seconds": round(result.seconds, 1),
             "tokens_per_second": round(result.tokens / max(1e-9, result.seconds)),
+            **({"quality": quality} if quality else {}),
         }
         write_json(folder / "metrics.json", metrics)
 

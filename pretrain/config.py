@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from engine.config.schema import FileName, Fraction, Plugin, PluginName, Section, choose_plugin_schema
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
+
+DEFAULT_INIT_FRACTION = 0.5  # with init (docs/lab-notebook)
+DEFAULT_STEPS = 400
 
 
 class ModelConfig(Section):
@@ -35,6 +38,8 @@ class ModelConfig(Section):
 class PretrainTrain(Train):
     """Training loop settings, including those only of pretraining."""
 
+    steps: PositiveInt | None = None
+    """Optimizer steps; none: 400, or fewer where objective.name=auto finds short texts."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon: Muon for the hidden weight matrices, AdamW for the rest (Jordan et al. 2024)."""
     matrix_lr: PositiveFloat = 0.02
@@ -64,9 +69,9 @@ class Pretrain(Section):
     """Dropout during pretraining."""
     head_only_fraction: Fraction = 0.08
     """Fraction of the steps, at the start, that train only the new parameters (the head), with init."""
-    init_fraction: Fraction = 0.0
+    init_fraction: Fraction | None = None
     """Fraction of init's weights in the saved ones, an average with the trained ones that forgets less (Wortsman et al.
-    2022)."""
+    2022); none: 0.5 with init, 0 without."""
     head_lr_scale: PositiveFloat = 10.0
     """Learning rate multiplier of the new parameters (the head), with init."""
     eval_rows: PositiveInt = 256
@@ -75,7 +80,7 @@ class Pretrain(Section):
     """Steps between pushes of the encoder to a hub during training, a multiple of train.save_every; 0: never."""
     push_to: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     """Hub repository to push to, OWNER/NAME: private, branch `checkpoints`."""
-    objective: Plugin("pretrain.objectives", "mlm") = {}
+    objective: Plugin("pretrain.objectives", "auto") = {}
     """The pretraining objective."""
     tracker: TrackerName = "none"
     """Experiment tracker, in addition to log.jsonl and report.html; its package must be installed."""
@@ -84,6 +89,22 @@ class Pretrain(Section):
     added_later: ClassVar[tuple[str, ...]] = ("modality",)
     help_first: ClassVar[tuple[str, ...]] = ("run", "init", "objective", "train")
     resumable: ClassVar[tuple[str, ...]] = ("allow_changes", "push_every", "push_to", "tracker")
+
+    @model_validator(mode="before")
+    @classmethod
+    def resolve_defaults(cls, values: Any) -> Any:
+        """Set the defaults that depend on other keys; those that depend on the corpus are left to the modality."""
+        if not isinstance(values, dict):
+            return values
+        resolved, objective, train = dict(values), values.get("objective"), values.get("train")
+        if values.get("init_fraction") in (None, "none"):
+            resolved["init_fraction"] = 0.0 if values.get("init") in (None, "none") else DEFAULT_INIT_FRACTION
+        if isinstance(objective, dict) and objective and "name" not in objective:
+            objective = resolved["objective"] = {"name": "mlm", **objective}
+        is_named = isinstance(objective, dict) and objective.get("name", "auto") != "auto"
+        if is_named and isinstance(train, dict) and train.get("steps") in (None, "none"):
+            resolved["train"] = {**train, "steps": DEFAULT_STEPS}
+        return resolved
 
     @classmethod
     def choose_schema(cls, tree: dict) -> type[Section]:

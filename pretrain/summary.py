@@ -5,6 +5,7 @@ from itertools import pairwise
 from data.modalities import load_modality
 from engine.files import read_json
 from engine.runs.run import Run
+from publish.card.card import describe_quality
 
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 REPORTED_METRICS = (
@@ -37,6 +38,7 @@ def format_summary(run: Run) -> str:
             if run.config.init_fraction:  # the saved mean with init's weights is evaluated after the last step
                 values.append(f"{metrics['eval'][name]:.3f} (as saved)")
             lines.append(f"  {title:<15} " + "  ".join(values) + "   " + meaning.format(**last))
+    lines += [f"  {title:<15} {text}" for title, text in describe_quality(metrics)]
     lines += [
         f"  {unit + ' seen':<15} {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
         f"  speed           {metrics['tokens_per_second']:,} {unit} per second",

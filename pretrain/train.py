@@ -14,6 +14,7 @@ from engine.training.optimizers import adamw, muon
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions
 from pretrain.artifacts import Artifacts
+from pretrain.comparison import InitialWeights, compare_with_init
 from pretrain.config import Pretrain
 from pretrain.modalities import Modality, load_modality
 from pretrain.model.base import BaseEncoder
@@ -65,6 +66,7 @@ def pretrain(config: Pretrain) -> None:
     modality = load_modality(config, accelerator)
     modality.validate_config()
     fingerprints = modality.prepare()
+    config = modality.resolve_objective()
     encoder = modality.build_encoder()
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
@@ -74,11 +76,10 @@ def pretrain(config: Pretrain) -> None:
         logger.info(f"  {dataset.warning()}")
     objective = objective_file.Objective(config.objective, encoder)
     run.start(**fingerprints)
+    run.config = config  # config.yaml keeps what was asked for, so that the same command resumes the run
 
     pretrained = {weight for name, weight in encoder.model.named_parameters() if name not in encoder.new_parameters}
-    init_weights = {}
-    if config.init and config.init_fraction:
-        init_weights = {parameter: parameter.detach().clone() for parameter in pretrained}
+    initial = InitialWeights(pretrained) if config.init else None
     head_only_steps = 0
     if config.init and encoder.new_parameters and objective.trains_mlm_head:
         head_only_steps = round(config.head_only_fraction * config.train.steps)
@@ -100,12 +101,13 @@ def pretrain(config: Pretrain) -> None:
     result = Trainer(
         objective, optimizer, make_batches(modality), config.train, run, accelerator, callbacks, options
     ).fit()
-    if init_weights:
-        with torch.no_grad():
-            for parameter, weights in init_weights.items():
-                parameter.lerp_(weights.to(parameter.device), config.init_fraction)
-        result.metrics = validator(encoder)
+    quality = {}
+    if initial:
+        if config.init_fraction:
+            initial.interpolate(config.init_fraction)
+            result.metrics = validator(encoder)
+        quality = compare_with_init(modality, encoder, initial)
 
     if accelerator.is_main_process:
-        artifacts.finish(result)
+        artifacts.finish(result, quality)
     accelerator.wait_for_everyone()

@@ -17,6 +17,7 @@ from pretrain.objectives import mlm
 FIXED_SEED = 20_181_011
 MAX_RETRIEVAL_TEXTS = 1_000
 MIN_HALF_TOKENS, MAX_HALF_TOKENS = 8, 32
+MIN_SHORT_HALF_TOKENS, MIN_LONG_FRACTION = 4, 0.5
 
 
 class Validator:
@@ -47,7 +48,8 @@ class Validator:
         """Return the metrics of `mlm_metrics` and `retrieval_metrics`."""
         # Compiling for the shapes of these batches would take longer than running them.
         with torch.compiler.set_stance("force_eager"):
-            return {**(self.mlm_metrics(encoder) if self.mlm_batches else {}), **self.retrieval_metrics(encoder)}
+            mlm_metrics = self.mlm_metrics(encoder) if self.mlm_batches else {}
+            return {**mlm_metrics, **retrieval_metrics(self.embed_halves(encoder))}
 
     def mlm_metrics(self, encoder: Encoder) -> dict[str, float]:
         """Compute "loss", in nats per masked token, and "accuracy", over the rows of all processes."""
@@ -63,37 +65,46 @@ class Validator:
         loss, correct, count = self.accelerator.reduce(totals, "sum").tolist()
         return {"loss": loss / count, "accuracy": correct / count}
 
-    def retrieval_metrics(self, encoder: Encoder) -> dict[str, float]:
-        """Compute retrieval of each text's second half by its first, by cosine, and the halves' `embedding_stats`.
-
-        "retrieval_acc@1": fraction ranked first; "mrr": mean reciprocal rank; "num_candidates": number of texts.
-        """
+    @torch.no_grad()
+    def embed_halves(self, encoder: Encoder) -> torch.Tensor:
+        """Return the embeddings of the halves of the held-out texts of all processes, float32 (texts, 2, width)."""
         pooled = [torch.zeros(0, 2, encoder.model.config.hidden_size, device=self.accelerator.device)]
         for batch in self.retrieval_batches:
             inputs = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
             count = int(inputs["document_ids"].max()) + 1
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), torch.compiler.set_stance("force_eager"):
                 states = encoder.last_hidden_state(**inputs)
             pooled.append(encoder.pool(states, inputs["document_ids"], count).unflatten(0, (count // 2, 2)))
-        embeddings, _ = all_gather_rows(torch.cat(pooled))
-        if not len(embeddings):
-            return {}
-        first, second = F.normalize(embeddings, dim=-1).unbind(1)
-        scores = first @ second.T
-        # Half of the ties rank before the correct text, so that equal embeddings score no hits.
-        correct = scores.diagonal()[:, None]
-        rank = 1 + (scores > correct).sum(1) + ((scores == correct).sum(1) - 1) / 2
-        return {
-            "retrieval_acc@1": (rank == 1).float().mean().item(),
-            "mrr": (1 / rank).mean().item(),
-            "num_candidates": len(rank),
-            **{name: stat.item() for name, stat in embedding_stats(embeddings).items()},
-        }
+        return all_gather_rows(torch.cat(pooled))[0]
+
+
+def retrieval_metrics(embeddings: torch.Tensor) -> dict[str, float]:
+    """Compute retrieval of each text's second half by its first, by cosine, and the halves' `embedding_stats`.
+
+    embeddings: of the halves, (texts, 2, width). "retrieval_acc@1": fraction ranked first; "mrr": mean reciprocal rank;
+    "num_candidates": number of texts.
+    """
+    if not len(embeddings):
+        return {}
+    first, second = F.normalize(embeddings, dim=-1).unbind(1)
+    scores = first @ second.T
+    # Half of the ties rank before the correct text, so that equal embeddings score no hits.
+    correct = scores.diagonal()[:, None]
+    rank = 1 + (scores > correct).sum(1) + ((scores == correct).sum(1) - 1) / 2
+    return {
+        "retrieval_acc@1": (rank == 1).float().mean().item(),
+        "mrr": (1 / rank).mean().item(),
+        "num_candidates": len(rank),
+        **{name: stat.item() for name, stat in embedding_stats(embeddings).items()},
+    }
 
 
 def split_halves(shards: Shards) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the first and last tokens of up to MAX_RETRIEVAL_TEXTS texts, first one text of each document."""
-    pieces = shards.pieces[shards.pieces[:, 1] >= 2 * MIN_HALF_TOKENS]
+    sizes = shards.pieces[:, 1]
+    # In a corpus of short texts, shorter halves are better than none.
+    is_short = (sizes >= 2 * MIN_HALF_TOKENS).mean() < MIN_LONG_FRACTION
+    pieces = shards.pieces[sizes >= 2 * (MIN_SHORT_HALF_TOKENS if is_short else MIN_HALF_TOKENS)]
     pieces = pieces[np.argsort(pieces[:, 0], kind="stable")]
     document = np.searchsorted(shards.documents, pieces[:, 0], side="right")
     is_new = np.diff(document, prepend=-1) > 0

@@ -24,9 +24,10 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 class Views(Section):
     """The two texts of a positive pair."""
 
-    views: Literal["span", "mask", "dropout", "pairs"] = "span"
-    """span: two spans of one document (Giorgi et al. 2021); mask: one text masked twice; dropout: one text under two
-    dropout masks (Gao et al. 2021), needs dropout; pairs: columns of your own table."""
+    views: Literal["span", "mask", "delete", "dropout", "pairs"] = "span"
+    """span: two spans of one document (Giorgi et al. 2021); mask: one text masked twice; delete: one text with tokens
+    deleted twice, the noise of TSDAE (Wang et al. 2021); dropout: one text under two dropout masks (Gao et al. 2021),
+    needs dropout; pairs: columns of your own table."""
     pairs: PairSource | None = None
     """The table for views=pairs (files, hub or wheel) and its columns: anchor, positive, and optionally negative."""
     min_span: PositiveInt = 16
@@ -38,7 +39,7 @@ class Views(Section):
     overlap: bool = False
     """Whether the two spans may overlap; they do in a document too short for two separate spans."""
     mask_rate: OpenFraction = 0.3
-    """Fraction of each text's tokens to mask, with views=mask."""
+    """Fraction of each text's tokens to mask or delete, with views=mask or delete."""
     projection_dim: PositiveInt | None = None
     """Width of a two-layer projection between embeddings and loss, not saved; none: no projection."""
 
@@ -76,11 +77,9 @@ class PairDataset:
         """Return a warning about an unsuitable corpus, usually empty."""
         if self.config.views != "span":
             return ""
-        sizes = np.diff(self.shards.documents, prepend=0)
-        document = np.searchsorted(self.shards.documents, self.shards.pieces[:, 0], side="right")
-        short = float((sizes[document] < 2 * self.config.min_span).mean())
+        short = short_text_fraction(self.shards, self.config.min_span)
         spans = f"two spans of objective.min_span={self.config.min_span}"
-        text = f"{short:.0%} of the text is in documents too short for {spans}; use objective.name=mlm for short texts"
+        text = f"{short:.0%} of the text is in documents too short for {spans}; objective.name=auto suits short texts"
         return text if short >= 0.5 else ""
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
@@ -114,11 +113,21 @@ class PairDataset:
         start, size = self.shards.pieces[index]
         if self.config.views != "span":
             text = self.shards.tokens[start : start + size]
-            return [text, text], [hash_tokens(text)] * 2
+            views = [text, text]
+            if self.config.views == "delete":
+                views = [delete_tokens(text, self.config.mask_rate, generator) for _ in range(2)]
+            return views, [hash_tokens(text)] * 2
         document = int(np.searchsorted(self.shards.documents, start, side="right"))
         offset = int(self.shards.documents[document - 1]) if document else 0
         spans = sample_spans(int(self.shards.documents[document]) - offset, self.config, generator)
         return [self.shards.tokens[offset + span.start : offset + span.stop] for span in spans], [document] * 2
+
+
+def short_text_fraction(shards: Shards, min_span: int) -> float:
+    """Compute the fraction of the shards' pieces that are of documents too short for two spans of `min_span` tokens."""
+    sizes = np.diff(shards.documents, prepend=0)
+    document = np.searchsorted(shards.documents, shards.pieces[:, 0], side="right")
+    return float((sizes[document] < 2 * min_span).mean())
 
 
 def sample_spans(document_length: int, config: Views, generator: np.random.Generator) -> tuple[slice, slice]:
@@ -136,6 +145,12 @@ def sample_spans(document_length: int, config: Views, generator: np.random.Gener
         index = int(generator.integers(0, num_separate))
         second = before[index] if index < len(before) else after[index - len(before)]
     return slice(first, first + first_length), slice(second, second + second_length)
+
+
+def delete_tokens(ids: np.ndarray, rate: float, generator: np.random.Generator) -> np.ndarray:
+    """Return token ids, (length,), without a random `rate` of them; at least one is kept."""
+    kept = max(1, len(ids) - round(rate * len(ids)))
+    return ids[np.sort(generator.permutation(len(ids))[:kept])]
 
 
 def hash_tokens(ids: np.ndarray) -> int:

@@ -25,8 +25,8 @@ ORDER = {
     " models",
     "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config contamination prepare"
     " reference_outputs modalities shortcut __main__",
-    "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities artifacts"
-    " validate_config train __main__",
+    "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities comparison"
+    " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training artifacts semi_supervised train study __main__",
     "publish": "config card report hub export compare __main__",

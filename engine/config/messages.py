@@ -45,6 +45,8 @@ def format_unknown_key(schema: type[Section], location: tuple[str | int, ...]) -
     plain = new and re.sub(r"[.]\d+(?=[.])", "[]", new)
     if plain and any(other == plain or other.startswith(f"{plain}.") for other in known):
         return f"{key}: is now {new}"
+    if section and key in known:  # a key of another plugin than the one that is named
+        return f"{key}: no key of this {section[0]}; set {'.'.join(section)}.name"
     inside = [other for other in known if other.startswith(".".join(section))] if section else known
     close = suggest(key, inside if len(inside) > 1 else known)
     if "nearest" not in close:

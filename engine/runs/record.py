@@ -42,7 +42,14 @@ CONFIG = {
 }
 KIND = keys(kind=Literal["encoder", "model"])
 RECORD_TYPES = {
-    "encoder": keys(**COMMON, config=keys(**CONFIG, objective=NAMED), init=str | None, init_record=dict, eval=dict),
+    "encoder": keys(
+        **COMMON,
+        config=keys(**CONFIG, objective=NAMED),
+        init=str | None,
+        init_record=dict,
+        eval=dict,
+        quality=(dict[str, dict[str, float]], {}),
+    ),
     "model": keys(
         **COMMON,
         config=keys(**CONFIG, head=NAMED, task=NAMED, encoder=str),

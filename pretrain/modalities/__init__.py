@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 from data import modalities
+from engine.errors import ConfigError
 from pretrain.config import Pretrain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
     from pretrain.model.base import BaseEncoder
 
@@ -39,6 +41,19 @@ class Modality:
 
     def validate_config(self) -> None:
         """Raise ConfigError for settings that cannot be combined, before any data is prepared."""
+
+    def resolve_objective(self) -> Pretrain:
+        """Return the configuration with the objective to train, after `prepare`.
+
+        Raises ConfigError if it is left to the modality, which chooses none.
+        """
+        if self.config.objective.name == "auto":
+            raise ConfigError(f"objective.name: auto chooses none for modality={self.config.modality}; name one")
+        return self.config
+
+    def measure_quality(self, encoder: BaseEncoder) -> tuple[dict[str, float], Tensor | None]:
+        """Return (metrics to compare before and after training, embeddings of held-out inputs); None: not supported."""
+        return {}, None
 
     def build_record(self, encoder: BaseEncoder, with_head: bool) -> dict:
         """Return what the encoder's record.json holds of its data."""

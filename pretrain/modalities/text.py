@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,8 +17,11 @@ from engine.errors import ConfigError
 from engine.log import get_logger
 from pretrain import modalities
 from pretrain.config import ModelConfig, Pretrain
+from pretrain.evaluate.config import STSSource
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pretrain.model.encoder import Encoder
 
 logger = get_logger(__name__)
@@ -39,6 +42,10 @@ class Config(Pretrain):
     """Only used without init."""
     pooling: Literal["mean", "cls"] | None = None
     """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
+    sts: STSSource | None = None
+    """Scored sentence pairs, to measure general quality before and after training with init; none: not measured."""
+
+    added_later: ClassVar[tuple[str, ...]] = (*Pretrain.added_later, "sts")
 
 
 class Modality(modalities.Modality):
@@ -62,7 +69,11 @@ class Modality(modalities.Modality):
         from data.encoders import describe_lost_modules, hash_weights, read_record, resolve_encoder
         from data.prepare import prepare
 
-        config = self.config
+        config, self.sts_pairs = self.config, []
+        if config.sts and config.init:
+            from pretrain.evaluate.embeddings import load_sts_pairs
+
+            self.sts_pairs = load_sts_pairs(config.sts)
         common = (config.corpus, config.tokenizer, config.init)
         with self.accelerator.main_process_first():
             if config.init:
@@ -79,6 +90,20 @@ class Modality(modalities.Modality):
         inputs = read_manifest(self.shards_folder)["inputs"]
         fingerprints = {"text": inputs["documents"], "tokenizer": inputs["tokenizer"]}
         return fingerprints | ({"init": hash_weights(self.init_folder)} if self.init_folder else {})
+
+    def resolve_objective(self) -> Config:
+        """Choose the objective by the length of the documents if none is given, and log the choice."""
+        if self.config.objective.name == "auto":
+            from data.tokens.shards import Shards
+            from pretrain.objectives.auto import choose_objective
+
+            choice = choose_objective(Shards(self.shards_folder, "train"), bool(self.config.init))
+            steps = self.config.train.steps or choice.steps
+            train = self.config.train.model_copy(update={"steps": steps})
+            self.config = self.config.model_copy(update={"objective": choice.objective, "train": train})
+            self.validate_config()
+            logger.info(f"objective: {choice.reason}; {steps:,} steps")
+        return self.config
 
     def build_encoder(self) -> Encoder:
         """Return a masked-language model."""
@@ -115,7 +140,38 @@ class Modality(modalities.Modality):
         """Return the masked-language loss and retrieval on held-out text."""
         from pretrain.validation import Validator
 
-        return Validator(self.held_out, self.config.eval_rows, self.accelerator, with_head)
+        self.validator = Validator(self.held_out, self.config.eval_rows, self.accelerator, with_head)
+        return self.validator
+
+    def measure_quality(self, encoder: Encoder) -> tuple[dict[str, float], Tensor | None]:
+        """Return (retrieval on held-out text and STS if configured, embeddings of held-out texts)."""
+        from pretrain.validation import retrieval_metrics
+
+        halves = self.validator.embed_halves(encoder)
+        metrics, names = retrieval_metrics(halves), ("retrieval_acc@1", "num_candidates")
+        quality = {name: metrics[name] for name in names if name in metrics}
+        if self.sts_pairs:
+            quality["sts_spearman"] = self.measure_sts(encoder)
+        return quality, halves[:, 0]
+
+    def measure_sts(self, encoder: Encoder) -> float:
+        """Return Spearman's correlation on the scored pairs of `sts`."""
+        import numpy as np
+
+        from data.tasks.task import Example
+        from data.tokens.dataset import tokenize_examples
+        from engine.models.embed import Embedder, run_batches
+        from pretrain.evaluate.embeddings import sts_spearman
+
+        first, second, scores = zip(*self.sts_pairs, strict=True)
+        examples = [Example((text,), "") for text in (*first, *second)]
+        dataset = tokenize_examples(
+            examples, self.init_folder, self.config.max_length, self.config.init, allow_empty=True
+        )
+        embeddings = np.stack(
+            run_batches(Embedder(encoder.model.base_model, encoder.pooling), dataset, self.accelerator)
+        )
+        return sts_spearman(embeddings[: len(first)], embeddings[len(first) :], np.array(scores))
 
     def build_record(self, encoder: Encoder, with_head: bool) -> dict:
         """Return the manifest of the shards, the summary of the corpus, licenses, and pooling."""

@@ -20,6 +20,7 @@ from publish.card import provenance, results
 from publish.card.results import (
     DEFAULT_METRICS as DEFAULT_METRICS,
     describe_evaluation as describe_evaluation,
+    describe_quality as describe_quality,
     describe_test_rows as describe_test_rows,
     metric_title as metric_title,
 )
@@ -130,6 +131,7 @@ def build_model_card(
         compute=provenance.compute_infrastructure(stages),
         metrics=results.metrics_table(record),
         test_rows=results.describe_test_rows(record),
+        quality=results.describe_quality(record),
         study=study,
         study_table=study and results.study_table(study),
         plot=STUDY_PLOT,

@@ -21,6 +21,12 @@ METRIC_TITLES_AND_HUB_NAMES = {
 }
 MAX_LABELS = 20  # listed in one line
 MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics may be too high
+MAX_STS_LOSS = 0.005  # of pretraining, above which it has lost general quality
+MIN_AGREEMENT = 0.9  # with the initial encoder, below which it has, where no STS is measured
+LOST_QUALITY = (
+    "this run lost general quality and gained nothing on its own corpus; keep its init, or train less (train.lr,"
+    " train.steps) or with a higher init_fraction"
+)
 Z_95 = 1.959964  # 95% of a standard normal distribution lies within this many standard deviations
 
 
@@ -134,6 +140,44 @@ def describe_test_rows(metrics: dict) -> list[str]:
         counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
         lines.append(f"{counts}, {near:,} more nearly{consequence}")
     return lines + describe_truncated(metrics)
+
+
+def describe_quality(metrics: dict) -> list[tuple[str, str]]:
+    """Describe what pretraining changed as (title, sentence): in general, on its own corpus, and a warning if it lost.
+
+    metrics: of a run, or its record; nothing for one without `init`.
+    """
+    before, after = (metrics.get("quality", {}).get(when, {}) for when in ("before", "after"))
+    pairs = {name: (before[name], after[name]) for name in before if name in after}
+    texts = {name: "{:.3f} before, {:.3f} after".format(*pair) for name, pair in pairs.items()}
+    general, lines = [], []
+    if "agreement" in pairs:
+        general.append(f"agreement with init on held-out inputs {after['agreement']:.3f} (1.000 before)")
+    if "sts_spearman" in pairs:
+        general.append(f"STS {texts['sts_spearman']}")
+    if general:
+        lines.append(("general quality", ", ".join(general)))
+    if "retrieval_acc@1" in pairs:
+        candidates = f"among {after.get('num_candidates', 0):,}"
+        own = f"retrieval of held-out texts' second halves {candidates} {texts['retrieval_acc@1']}"
+        lines.append(("own corpus", own))
+    if has_lost_quality(pairs):
+        lines.append(("warning", LOST_QUALITY))
+    return lines
+
+
+def has_lost_quality(pairs: dict[str, tuple[float, float]]) -> bool:
+    """Return whether training lost general quality and did not gain on its own corpus; pairs: before and after."""
+    if "retrieval_acc@1" not in pairs:
+        return False
+    (share, gained), (count, _) = pairs["retrieval_acc@1"], pairs.get("num_candidates", (0, 0))
+    standard_error = math.sqrt(share * (1 - share) / max(1, count))
+    if "sts_spearman" in pairs:
+        first, last = pairs["sts_spearman"]
+        lost = first - last > MAX_STS_LOSS
+    else:
+        lost = pairs.get("agreement", (1.0, 1.0))[1] < MIN_AGREEMENT
+    return lost and gained - share <= standard_error
 
 
 def study_table(study: dict) -> tuple[list[str], list[list[str]]]:

@@ -4,7 +4,7 @@ from engine.config.loader import dump_config
 from engine.files import read_json
 from engine.html import render
 from engine.runs.run import Run
-from publish.card.results import describe_evaluation, describe_test_rows, metric_title
+from publish.card.results import describe_evaluation, describe_quality, describe_test_rows, metric_title
 from publish.report.runs import flatten_log, format_number, metric_charts, summarize_training
 
 
@@ -56,7 +56,11 @@ def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: st
         title=f"Run {run_name}",
         sentence=result_sentence(log, metrics),
         results=results_table(metrics),
-        test_rows=describe_test_rows(metrics) + describe_evaluation(metrics),
+        notes=[
+            *describe_test_rows(metrics),
+            *describe_evaluation(metrics),
+            *(f"{title}: {text}" for title, text in describe_quality(metrics)),
+        ],
         training=summarize_training(log),
         charts=metric_charts({run_name: log}),
         evaluations=evaluations_table(log),

@@ -271,6 +271,14 @@ def test_the_two_texts_of_a_pair():
             assert all(shown in (token, 4) for shown, token in zip(view, text, strict=True))
             assert view.count(4) == max(1, round((len(text) - 2) / 2))
     assert any(first != second for first, second in masked)
+    for rate in (0.5, 0.99):
+        deleted, group_ids = make_texts(views="delete", mask_rate=rate)
+        for pair, text in zip(deleted, whole, strict=True):
+            for view in pair:
+                rest = iter(text)
+                assert all(token in rest for token in view), "the kept tokens are in order"
+                assert len(view) - 2 == max(1, len(text) - 2 - round(rate * (len(text) - 2)))
+        assert any(first != second for first, second in deleted) and (group_ids[:, 0] == group_ids[:, 1]).all()
     spans, group_ids = make_texts(**SHORT)
     for pair, text in zip(spans, whole, strict=True):
         assert all(str(span[1:-1])[1:-1] in str(text) for span in pair)

@@ -323,7 +323,8 @@ def test_help_lists_the_default_plugin_s_defaults_and_the_owners_of_a_key():
     assert heads["head.class_weights"][0] == "false"
     assert re.search(r"^classification, supcon: .* multilabel: .* Default: true\.$", heads["head.class_weights"][1])
     assert heads["head.cross_entropy_weight"][1].startswith("supcon: ")
-    assert objectives["objective.name"][0] == "mlm" and objectives["objective.predictor_dim"][1].startswith("simsiam: ")
+    assert objectives["objective.name"][0] == "auto"
+    assert objectives["objective.predictor_dim"][1].startswith("simsiam: ")
 
 
 def test_a_plugin_s_config_may_inherit_and_hold_sections(tmp_path, monkeypatch):

@@ -49,6 +49,7 @@ def test_a_record_is_read_with_keys_that_are_not_known(tmp_path, warnings):
         (changed("config.corpus", ["a"]), "config.corpus"),
         (changed("config.corpus.sources", {"files": "a"}), "config.corpus.sources"),
         (changed("init", {"name": "a"}), "init"),
+        (changed("quality", {"before": {"agreement": "high"}}), "quality.before.agreement"),
         (changed("init_record", {"hello": 1}), "kind: Field required"),
         (changed("licenses", {"corpus": [1]}), "licenses.corpus"),
     ],
