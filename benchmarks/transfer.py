@@ -7,8 +7,8 @@ The other encoders are compared with the first, seed by seed: mean accuracy of l
 mean difference and its 95% confidence interval (Student's t). A seed is a stratified sample of labels. The probes are
 scored on the other training rows, at most `rows` in all, so that no test row decides about a default. fractions: also
 measure averages of an encoder's weights with the first encoder's, with these fractions of the first, as
-`init_fraction` makes them. sts: a file with columns sentence1, sentence2 and score. tasks: those of benchmarks/tasks.py, which finds
-trec/, subj/ and banking77/ in the folder `data`, or YAML files.
+`init_fraction` makes them. sts: a file with columns sentence1, sentence2 and score. tasks: YAML files, or names of
+benchmarks/tasks.py, which finds trec/, subj/ and banking77/ in the folder `data`.
 Measured values are reused from out/transfer.
 """
 

@@ -102,7 +102,7 @@ def test_configurations_for_your_own_data_have_ten_lines_and_run(number, stage, 
     assert len(text.strip().splitlines()) <= 10
     (workspace / "configs").unlink()
     (workspace / "configs").mkdir()
-    for folder in ("corpus", "pretrain", "finetune", "quality"):
+    for folder in ("corpus", "pretrain", "finetune", "method", "quality"):
         (workspace / "configs" / folder).mkdir()
         for path in (ROOT / "configs" / folder).glob("*.yaml"):
             (workspace / "configs" / folder / path.name).write_text(path.read_text())
