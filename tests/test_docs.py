@@ -98,7 +98,8 @@ def test_example_configurations_are_valid(page, file, text, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     folder = file.rpartition("/")[0]
     if folder == "configs/method":
-        assert load_config(Finetune, ["configs/finetune/sentiment.yaml", file])
+        monkeypatch.setattr(Finetune, "presets", {"method": tmp_path / folder})
+        assert load_config(Finetune, ["configs/finetune/sentiment.yaml", file]).method == "gentle"
     else:
         assert load_config(SCHEMAS[folder], [file])
     if folder == "configs/encoder":

@@ -135,8 +135,9 @@ def merge(base: dict, override: dict, needed: dict[str, set[str]] | None = None)
 def load_config(schema: type[Schema], args: list[str], preset: dict | None = None) -> Schema:
     """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake.
 
-    A key of `schema.presets` adds the file that it names after the YAML files. preset: keys below those of the first
-    YAML file, and above those that it includes.
+    A key of `schema.presets` adds the keys of the file that it names: below those of the YAML file that has it or, as an
+    argument, above those of all YAML files. preset: keys below those of the first YAML file. What a file includes is
+    below all of these.
     """
     fields = schema.choose_schema(read_args(args)).model_fields
     sections = {key: section for key, field in fields.items() if (section := get_section_type(field.annotation))}
@@ -144,24 +145,30 @@ def load_config(schema: type[Schema], args: list[str], preset: dict | None = Non
         key: {"name", *(name for name, field in section.model_fields.items() if field.is_required())}
         for key, section in sections.items()
     }
-    tree = read_args(args, needed, preset)
-    if paths := find_presets(schema, tree):
-        tree = read_args([*filter(is_yaml, args), *paths, *(arg for arg in args if not is_yaml(arg))], needed, preset)
+    files = [arg for arg in args if is_yaml(arg)]
+    below = {} if preset is None else {files[0] if files else "": preset}
+    tree = read_args(args, needed, below)
+    for key, path in find_presets(schema, tree).items():
+        if any(arg.partition("=")[0] == key for arg in args if not is_yaml(arg)):
+            args = [*files, str(path), *(arg for arg in args if not is_yaml(arg))]
+        else:
+            owner = next(file for file in reversed(files) if read_yaml(Path(file)).get(key) == tree[key])
+            below = {**below, owner: merge(below.get(owner, {}), read_yaml(path))}
+        tree = read_args(args, needed, below)
     return validate(schema, tree)
 
 
-def find_presets(schema: type[Section], tree: dict) -> list[str]:
-    """List the files that keys of `schema.presets` name. Raises ConfigError for an unknown name."""
-    paths = []
+def find_presets(schema: type[Section], tree: dict) -> dict[str, Path]:
+    """Return the files that keys of `schema.presets` name, by key. Raises ConfigError for an unknown name."""
+    paths = {}
     for key, folder in schema.presets.items():
         name = tree.get(key)
         if isinstance(name, str) and name not in ("none", "auto"):
-            path = folder / f"{name}.yaml"
-            if not path.is_file():
+            paths[key] = folder / f"{name}.yaml"
+            if not paths[key].is_file():
                 known = sorted(each.stem for each in folder.glob("*.yaml"))
                 others = ", ".join(["auto", *known])
                 raise ConfigError(f"{key}: no {key} {name!r}{suggest(name, known)} (there are: {others})")
-            paths.append(str(path))
     return paths
 
 
@@ -171,13 +178,14 @@ def is_yaml(arg: str) -> bool:
     return arg.endswith((".yaml", ".yml")) and (not equals or "/" in key or os.path.isfile(arg))
 
 
-def read_args(args: list[str], needed: dict[str, set[str]] | None = None, preset: dict | None = None) -> dict:
+def read_args(args: list[str], needed: dict[str, set[str]] | None = None, below: dict[str, dict] | None = None) -> dict:
     """Merge YAML files and `key=value` arguments, left to right. Raises ConfigError for what is neither.
 
     Between files, the order of arguments matters only for equal keys. needed: as in `merge`, for single arguments.
-    preset: keys merged before those of the first file itself, and after those it includes.
+    below: keys merged before those of a file itself, and after those it includes, by file; "": before all arguments.
     """
-    tree, words = {} if any(map(is_yaml, args)) else dict(preset or {}), {}
+    below = below or {}
+    tree, words = dict(below.get("", {})), {}
     for arg in args:
         key, equals, text = arg.partition("=")
         if equals and not is_yaml(arg):
@@ -192,7 +200,7 @@ def read_args(args: list[str], needed: dict[str, set[str]] | None = None, preset
                 inside |= value
                 continue
         elif is_yaml(arg):
-            value, preset = read_yaml(Path(arg), preset=preset), None
+            value = read_yaml(Path(arg), preset=below.get(arg))
         else:
             raise ConfigError(f"{arg}: neither a .yaml file nor key=value")
         tree, words = merge(merge(tree, words, needed), value), {}

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from data.tasks.class_names import choose_class_texts, default_templates, list_class_texts, name_to_words
 from data.tasks.splits import Example
-from engine.config.loader import load_config
+from engine.config.loader import dump_config, load_config
 from engine.errors import ConfigError
 from finetune.__main__ import main
 from finetune.class_texts import weigh_texts
@@ -211,3 +211,17 @@ def test_names_are_trained_on_but_not_counted_as_labels(workspace, tiny, monkeyp
     counts = [json.loads((workspace / f"out/runs/{run}/metrics.json").read_text()) for run in "xy"]
     assert [each["num_train_examples"] for each in counts] == [8, 8]
     assert list(dict.fromkeys(sizes)) == [16, 8], "four texts of each class, and none"
+
+
+def test_a_written_configuration_is_its_own_input(tmp_path):
+    config = load_config(Finetune, [TASK, "encoder=minilm", "method=fewshot", "train.lr=3e-5"])
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(Finetune, [str(tmp_path / "config.yaml")]) == config and config.train.epochs == 40
+
+
+def test_a_method_in_a_file_is_below_its_other_keys(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"include: {ROOT / TASK}\nmethod: fewshot\ntrain: {{epochs: 7}}\n")
+    config = load_config(Finetune, [str(own), "encoder=minilm"])
+    assert (config.train.epochs, config.train.sampling, config.head.name) == (7, "class_balanced", "supcon")
+    assert load_config(Finetune, [str(own), "configs/method/probe.yaml"]).layers.linear_probe
