@@ -135,9 +135,9 @@ def merge(base: dict, override: dict, needed: dict[str, set[str]] | None = None)
 def load_config(schema: type[Schema], args: list[str], preset: dict | None = None) -> Schema:
     """Load a configuration from YAML paths and `key=value` arguments. Raises ConfigError naming every mistake.
 
-    A key of `schema.presets` adds the keys of the file that it names: below those of the YAML file that has it, or above
-    those of all YAML files if it is an argument. preset: keys below those of the first YAML file. What a file includes
-    is below all of these.
+    A key of `schema.presets` adds the keys of the file that it names: below those of the YAML file that has it, or
+    above those of all YAML files if it is an argument. preset: keys below those of the first YAML file. What a file
+    includes is below all of these.
     """
     fields = schema.choose_schema(read_args(args)).model_fields
     sections = {key: section for key, field in fields.items() if (section := get_section_type(field.annotation))}
