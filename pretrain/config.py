@@ -10,7 +10,7 @@ from engine.config.schema import FileName, Fraction, Plugin, PluginName, Section
 from engine.runs.trackers import TrackerName
 from engine.training.settings import Train
 
-DEFAULT_INIT_FRACTION = 0.5  # with init (docs/lab-notebook)
+DEFAULT_INIT_FRACTION = 0.6  # with init (docs/lab-notebook)
 DEFAULT_STEPS = 400
 
 
