@@ -354,9 +354,7 @@ def test_simsiam_stops_the_gradient_of_the_predicted_embedding():
     assert not torch.allclose(gradient, module.projection[0].weight.grad, rtol=1e-2)
 
 
-def test_retrieval_of_held_out_halves(sentiment_files, workspace):
-    from accelerate import Accelerator
-
+def test_retrieval_of_held_out_halves(sentiment_files, workspace, cpu_accelerator):
     from data.corpus.build import build_corpus
     from data.corpus.config import Corpus
     from data.encoders import resolve_encoder
@@ -366,11 +364,11 @@ def test_retrieval_of_held_out_halves(sentiment_files, workspace):
 
     corpus = Corpus(name="c", sources=[{"files": str(sentiment_files / "corpus.txt")}], held_out=0.3)
     folder = build_shards(corpus, build_corpus(corpus), copy_tokenizer("c", resolve_encoder("minilm")), 64)
-    shards, accelerator = Shards(folder, "held_out"), Accelerator(cpu=True)
+    shards = Shards(folder, "held_out")
     pairs = split_halves(shards)
     assert len(pairs) > 30 and all(len(first) == len(second) <= MAX_HALF_TOKENS for first, second in pairs)
     encoder = encoder_from_pretrained(resolve_encoder("minilm"), 64, 0.0, None).eval()
-    metrics = Validator(shards, 8, accelerator, with_head=False, batch_size=7)(encoder)
+    metrics = Validator(shards, 8, cpu_accelerator, with_head=False, batch_size=7)(encoder)
     assert "loss" not in metrics
 
     def embed(tokens: np.ndarray) -> np.ndarray:
@@ -385,7 +383,7 @@ def test_retrieval_of_held_out_halves(sentiment_files, workspace):
     assert abs(metrics["mrr"] - np.mean([1 / rank for rank in ranks])) < 1e-5 and metrics["retrieval_acc@1"] > 0.1
     for parameter in encoder.parameters():
         parameter.data.zero_()
-    collapsed = Validator(shards, 8, accelerator, with_head=False)(encoder)
+    collapsed = Validator(shards, 8, cpu_accelerator, with_head=False)(encoder)
     assert collapsed["retrieval_acc@1"] == 0 and collapsed["uniformity"] == 0 and collapsed["effective_rank"] < 1.01
 
 
