@@ -46,7 +46,7 @@ RENAMED_VALUES = {
 def find_new_key(location: tuple[str | int, ...]) -> str | None:
     """Return the new name of the key at `location`, or None if it was never renamed."""
     plain = [part for part in location if not isinstance(part, int)]
-    if new := RENAMED.get(".".join(plain)):
+    if new := RENAMED.get(".".join(map(str, plain))):
         return new
     leaf = RENAMED.get(f"*.{plain[-1]}") if len(plain) > 1 else None
     return leaf and ".".join([*map(str, location[:-1]), leaf.removeprefix("*.")])
