@@ -17,7 +17,7 @@ def choose_class_texts(
     """
     config = modality.config
     class_texts = modality.list_class_texts(label_names, rows)
-    class_texts = class_names.choose_class_texts(labeled, class_texts, config.class_names.max_shots)
+    class_texts = class_names.limit_class_texts(labeled, class_texts, config.class_names.max_shots)
     if not labeled and (not config.selftrain.rounds or config.selftrain.corpus):
         raise ConfigError("task.num_examples=0: only method=names learns without labels")
     if not labeled and not class_texts:

@@ -10,10 +10,8 @@ from finetune.config import METHODS_FOLDER, Finetune
 
 logger = get_logger(__name__)
 
-MAX_FEWSHOT_SHOTS = (
-    64  # with more labels per class, all layers learn as much from cross-entropy, and validation rows can be used
-)
-MIN_UNLABELED = 200  # texts from which on self-training can pay
+MAX_FEWSHOT_SHOTS = 64  # with more labels per class, some can be spared for validation
+MIN_UNLABELED = 200  # fewer texts add little to the labels
 
 
 class Choice(NamedTuple):

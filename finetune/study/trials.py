@@ -18,6 +18,7 @@ from engine.config.loader import validate
 from engine.config.schema import resumable_keys
 from engine.errors import DataError
 from engine.files import read_json, write_json
+from engine.log import warn_once
 from engine.runs.run import Run, flatten, package_versions
 from engine.training.distributed import make_accelerator as make_accelerator
 from finetune.class_texts import choose_class_texts, weigh_texts
@@ -110,13 +111,21 @@ class Trials:
         """Return the total labels by labels per class; a size that takes every row becomes "all", without repeats."""
         counts: dict[Shots, int] = {}
         for shots in self.config.study.list_shots():
-            if not shots and not self.modality.list_class_texts(self.label_names, self.train):
-                self.skipped["no labels"] = "not measured: the classes have no names made of words"
+            if not shots and not self.learns_without_labels():
+                warn_once(
+                    "note: 0 labels: not measured, because the method or the names of the classes do not allow it"
+                )
                 continue
             count = len(self.sample_train(shots, 0))
             if count not in counts.values():
                 counts["all" if count == len(self.train) else shots] = count
         return counts
+
+    def learns_without_labels(self) -> bool:
+        """Return whether there are names of classes to learn from, and a method that does."""
+        selftrain = self.trial_config(0, 0, 0).selftrain
+        is_possible = selftrain.rounds and not selftrain.corpus
+        return bool(is_possible and self.modality.list_class_texts(self.label_names, self.train))
 
     def sample_train(self, shots: Shots, seed: int) -> list[Example]:
         """Return the labeled examples that every variant is trained on."""
@@ -162,6 +171,8 @@ class Trials:
             values = flatten(config.model_dump(mode="json"))
             pooling = read_pooling(self.encoder_folders[trial.variant])
             inputs += [{key: value for key, value in values.items() if key not in ignored}, pooling]
+        if trial.variant == "probe":
+            inputs += [self.config.class_names.model_dump(mode="json"), self.config.task.descriptions]
         if trial.variant != "tfidf":
             hashes = self.weight_hashes["ours" if trial.variant == "probe" else trial.variant]
             if trial.variant == "random":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import ROOT, error_lines
 from sklearn.linear_model import LogisticRegression
 
-from data.tasks.class_names import choose_class_texts, default_templates, list_class_texts, name_to_words
+from data.tasks.class_names import default_templates, limit_class_texts, list_class_texts, name_to_words
 from data.tasks.splits import Example
+from data.tasks.task import read_task
 from engine.config.loader import dump_config, load_config
 from engine.errors import ConfigError
 from finetune.__main__ import main
@@ -19,6 +21,8 @@ from finetune.config import Finetune
 from finetune.linear_probe import fit_logistic_regression
 from finetune.method import apply_method, choose_method
 from finetune.semi_supervised.self_training import propagate_labels
+from finetune.study.config import Study
+from finetune.study.trials import Trials
 
 TASK = "configs/finetune/sentiment.yaml"
 
@@ -69,7 +73,7 @@ def test_sentences_around_names_are_for_english_text():
 def test_texts_of_a_class_fade_as_labels_come_in(shots, count):
     texts = [Example((f"{label} {number}",), label) for label in "ab" for number in range(4)]
     labeled = [Example((str(number),), "a") for number in range(shots)]
-    chosen = choose_class_texts(labeled, texts, 32)
+    chosen = limit_class_texts(labeled, texts, 32)
     assert [text.texts[0] for text in chosen if text.label == "a"] == [f"a {number}" for number in range(count)]
     assert sum(text.label == "b" for text in chosen) == 4, "a class without a labeled row has all of its texts"
 
@@ -225,3 +229,34 @@ def test_a_method_in_a_file_is_below_its_other_keys(tmp_path):
     config = load_config(Finetune, [str(own), "encoder=minilm"])
     assert (config.train.epochs, config.train.sampling, config.head.name) == (7, "class_balanced", "supcon")
     assert load_config(Finetune, [str(own), "configs/method/probe.yaml"]).layers.linear_probe
+
+
+# ---- the study ----------------------------------------------------------------------------------------------------
+
+
+def make_trials(tiny, *args: str) -> Trials:
+    words = [*RUN, f"encoder={tiny}", "study.shots=[0,4]", "study.seeds=1", *args]
+    config = load_config(Study, words)
+    rows = read_task(config.task, needs_validation=False)
+    return Trials(config, str(tiny), rows, list(range(len(rows["test"]))), Path("out/study"), words)
+
+
+def test_a_study_starts_without_labels_where_it_can(workspace, tiny, capsys):
+    trials = make_trials(tiny)
+    assert list(trials.num_examples_by_shots.values()) == [0, 8]
+    assert [trial.variant for trial in trials.list_trials() if not trial.shots] == ["ours"]
+    for method in ("fewshot", "none"):
+        assert list(make_trials(tiny, f"method={method}").num_examples_by_shots) == [4]
+    rows = (workspace / "rows.jsonl").read_text()
+    (workspace / "rows.jsonl").write_text(rows.replace('"dog"', '"0"').replace('"ship"', '"1"'))
+    trials = make_trials(tiny)
+    assert list(trials.num_examples_by_shots) == [4] and "no labels" not in trials.skipped
+
+
+def test_a_probe_of_other_descriptions_is_another_trial(workspace, tiny):
+    probes = []
+    for args in ([], ["task.descriptions={dog: an animal}"], ["class_names.weight=0"]):
+        trials = make_trials(tiny, *args)
+        (probe,) = (trial for trial in trials.list_trials() if trial.variant == "probe")
+        probes.append(trials.result_path(probe))
+    assert len(set(probes)) == 3
