@@ -11,9 +11,10 @@ from pathlib import Path
 import yaml
 
 from data.corpus.config import CorpusSource
+from data.sources.readers import find_delimiter
 from data.sources.source import get_format, resolve_files
 from data.sources.values import find_value, list_columns
-from data.tasks.columns import find_sentence, find_text, guess_columns, guess_delimiter, read_head, suggest_option
+from data.tasks.columns import find_sentence, find_text, guess_columns, read_head, suggest_option
 from data.tasks.exports import read_export
 from data.tasks.iob import parse_span
 from engine.config.loader import YamlDumper, merge, read_args, validate
@@ -185,7 +186,9 @@ def guess_options(options: dict, rows: list[dict], failure: DataError | None) ->
         return {"format": "csv", "delimiter": "\t"} if len(tabs) == 1 and tabs != {0} else {}
     if name != "csv" or not rows:
         return {}
-    if "delimiter" not in options and (delimiter := guess_delimiter(list(rows[0]))):
+    # A wrong delimiter leaves all but the first of the named columns empty.
+    first = [value for value in rows[0].values() if value != ""] if options.get("columns") else list(rows[0])
+    if "delimiter" not in options and (delimiter := find_delimiter(first)):
         return {"delimiter": delimiter}
     return {"skip_rows": [1, 2]} if ORANGE_TYPES.issuperset(map(str, rows[0].values())) else {}
 
@@ -213,11 +216,13 @@ def show_columns(rows: list[dict]) -> str:
     """Return the columns of a table with their first values."""
     columns = list_columns(rows[0])
 
-    def first(column: str) -> str:
-        value = " ".join(str(find_value(rows[0], column)).split())
-        return value if len(value) <= MAX_SHOWN_CHARS else f"{value[: MAX_SHOWN_CHARS - 3]}..."
+    def shorten(value: object) -> str:
+        text = " ".join(str(value).split())
+        return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 3]}..."
 
-    shown = ", ".join(f"{column} ({first(column)})" for column in columns[:MAX_SHOWN_COLUMNS])
+    shown = ", ".join(
+        f"{shorten(column)} ({shorten(find_value(rows[0], column))})" for column in columns[:MAX_SHOWN_COLUMNS]
+    )
     return f"There are {shown}{', ...' * (len(columns) > MAX_SHOWN_COLUMNS)}"
 
 

@@ -11,6 +11,7 @@ MAX_ROW_BYTES = 2**25
 MAX_GUESS_BYTES = 2**16
 MANY_BYTES = 0.2  # fraction of bytes beyond ASCII from which a text is not in a Western European language
 CHECKED_LINES = 1_000  # after which a file in another encoding is refused, instead of at its end
+NOT_WINDOWS_1252 = b"\x81\x8d\x8f\x90\x9d"  # bytes that it leaves undefined; Latin-1 reads any byte
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -26,13 +27,14 @@ def find_encoding(stream: io.BufferedReader, encoding: str | None) -> str | None
 
 def guess_encoding(content: bytes) -> str:
     """Return the probable encoding of a text that is not UTF-8, for a message."""
-    if sum(byte >= 0x80 for byte in content) < MANY_BYTES * len(content):
-        return "windows-1252"
+    first = content[:MAX_GUESS_BYTES]
+    if sum(byte >= 0x80 for byte in first) < MANY_BYTES * len(first):
+        return "latin-1" if any(byte in content for byte in NOT_WINDOWS_1252) else "windows-1252"
     try:
         from charset_normalizer import from_bytes
     except ImportError:
         return "gbk"
-    best = from_bytes(content).best()
+    best = from_bytes(first).best()
     return {"gb18030": "gbk", "cp932": "shift_jis"}.get(name := best.encoding, name) if best else "gbk"
 
 
@@ -85,7 +87,7 @@ def decode_lines(
             yield line.decode(encoding)
         except UnicodeDecodeError as error:
             if problems is None:
-                guess = guess_encoding(line + stream.peek(MAX_GUESS_BYTES)[:MAX_GUESS_BYTES])
+                guess = guess_encoding(line + stream.read(MAX_ROW_BYTES))
                 raise OptionError(f"{path} line {number}: {error}", "encoding", guess) from None
             num_wrong += 1
             wrong += line[: MAX_GUESS_BYTES - len(wrong)]

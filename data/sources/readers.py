@@ -162,14 +162,21 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
         elif len(values) > len(columns):
             if problems is None:
                 counts = f"{len(values)} values, but {len(columns)} columns are named"
-                if len(columns) == 1 and (others := [mark for mark in DELIMITERS if mark in columns[0]]):
-                    raise OptionError(f"{counts}, {columns[0]!r}", "delimiter", others[0])
+                first = values if file_format.columns else columns
+                if mark := find_delimiter(first):
+                    raise OptionError(f"{counts}, {first[0]!r}", "delimiter", mark)
                 raise ValueError(f"{counts}; quote values that contain a {delimiter!r}, or set delimiter or columns")
             wrong += 1
         else:
             yield dict(zip(columns, values + [""] * (len(columns) - len(values)), strict=True))
     if wrong:
         problems.append(f"{file.path}: {wrong} row{'s' * (wrong > 1)} with more columns than the header, skipped")
+
+
+def find_delimiter(values: list[str]) -> str | None:
+    """Return another delimiter than a comma that the only value of a line contains, or a tab in any of them."""
+    found = (mark for mark in DELIMITERS if mark in values[0] and len(values) == 1)
+    return "\t" if any("\t" in value for value in values) else next(found, None)
 
 
 def iter_json(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:

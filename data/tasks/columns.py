@@ -4,7 +4,7 @@ import re
 from itertools import islice
 
 from data.sources.conll import TAG_PATTERN
-from data.sources.readers import DELIMITERS
+from data.sources.readers import find_delimiter
 from data.sources.source import Source, get_format, iter_located_rows, resolve_files
 from data.sources.values import find_value, list_columns
 from engine.errors import DataError, OptionError, format_argument, suggest
@@ -72,21 +72,17 @@ def guess_columns(rows: list[dict], named_only: bool = False) -> tuple[str | lis
     return text, None if label == text else label
 
 
-def guess_delimiter(columns: list[str]) -> str | None:
-    """Return the delimiter that the name of the only column contains."""
-    inside = [mark for mark in DELIMITERS if len(columns) == 1 and mark in columns[0]]
-    return inside[0] if inside else None
-
-
 def find_sentence(columns: list[str]) -> str | None:
     """Return the column of the sentence that a row with one word belongs to."""
     return next((column for column in columns if SENTENCE_NAME.search(column)), None)
 
 
-def is_data(columns: list[str]) -> bool:
-    """Return whether the names of columns are values, because a file has no header."""
-    is_numbered = columns == [str(number) for number in range(len(columns))]
-    return not is_numbered and any(NUMBER.fullmatch(name) or len(name) > MAX_NAME_CHARS for name in columns)
+def is_data(columns: list[str], rows: list[dict]) -> bool:
+    """Return whether the names of columns are values, because a file has no header: numbers, texts or repeated."""
+    if columns == [str(number) for number in range(len(columns))]:
+        return False
+    is_repeated = any(name and name == row.get(name) for row in rows for name in columns)
+    return is_repeated or any(NUMBER.fullmatch(name) or len(name) > MAX_NAME_CHARS for name in columns)
 
 
 def read_head(source: Source) -> tuple[list[tuple[str, dict]], DataError | None]:
@@ -127,10 +123,10 @@ def suggest_option(source: Source, section: str, missing: dict[str, str], rows: 
     """Return the keys with which a table would have the missing columns, as arguments of the command line."""
     columns = list(rows[0])
     is_csv = not source.hub and get_format(source, resolve_files(source)[0]).name in ("csv", "xlsx")
-    if is_csv and (delimiter := guess_delimiter(columns)):
+    if is_csv and (delimiter := find_delimiter(columns)):
         return format_argument(f"{section}.delimiter", delimiter)
     text, label = guess_columns(rows)
-    if is_csv and not source.columns and is_data(columns):
+    if is_csv and not source.columns and is_data(columns, rows):
         text, label = guess_by_content([dict(zip(columns, columns, strict=True)), *rows])
         names = {text: "text", label: "label"}
         named = [names.get(column, f"column{number}") for number, column in enumerate(columns, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,25 @@ def test_columns_without_a_known_name_are_asked_for_with_their_likely_keys(folde
     args = ["labels=a.csv", "task.train.encoding=windows-1252", "task.text=v2", "task.label=v1"]
     loaded = load_config(TaskFile, expand_labels(args).list_args()).task
     assert [example.label for example in read_examples(loaded, loaded.train)] == ["ham", "spam", "ham"]
+
+
+def test_the_suggested_encoding_reads_the_whole_file(folder):
+    (folder / "a.csv").write_bytes(b"text,label\na \xd1 b,x\n" + b"c d,y\n" * 20_000 + b"e \x81 f,x\n")
+    with pytest.raises(DataError, match="^a.csv line 2: .*; set task.train.encoding=latin-1$"):
+        expand_labels(["labels=a.csv"])
+    loaded = load_config(TaskFile, expand_labels(["labels=a.csv", "task.train.encoding=latin-1"]).list_args()).task
+    assert len(read_examples(loaded, loaded.train)) == 20_002
+
+
+def test_a_table_without_a_header_needs_one_correction(folder):
+    rows = [("ham", "Go, until, jurong point, and the rest of a text"), ("spam", "Free entry; 2 a wkly"), ("ham", "Ok")]
+    (folder / "a.csv").write_text("".join(f"{label}\t{text}\n" for label, text in rows * 4))
+    with pytest.raises(DataError) as caught:
+        expand_labels(["labels=a.csv"])
+    option = re.search(r"probably (\S+) \(a file without a header\)$", str(caught.value)).group(1)
+    assert option == "task.train.columns=[label,text]" and len(str(caught.value)) < 250
+    loaded = load_config(TaskFile, expand_labels(["labels=a.csv", option]).list_args()).task
+    assert [(example.label, *example.texts) for example in read_examples(loaded, loaded.train)] == rows * 4
 
 
 @pytest.mark.parametrize(
