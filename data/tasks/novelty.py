@@ -73,6 +73,14 @@ def score_vectors(vectors: Tensor, tensors: tuple[Tensor, Tensor, Tensor]) -> Te
     return torch.cat([nearest.values.mean(1, keepdim=True), indices], 1)
 
 
+def find_nearest(vectors: np.ndarray, novelty: Novelty) -> list[list[int]]:
+    """Return the nearest training rows of each vector, float32 (inputs, width)."""
+    import torch
+
+    scored = score_vectors(torch.from_numpy(vectors), novelty.to_tensors("cpu"))
+    return [[int(index) for index in row[1:] if index >= 0] for row in scored.tolist()]
+
+
 def fit_novelty(vectors: np.ndarray, hashes: np.ndarray, held_out: np.ndarray) -> Novelty | None:
     """Return what to compare inputs with; None for too few vectors.
 
