@@ -57,9 +57,7 @@ def list_mistakes(
         decisions = problem_type.list_decisions(np.asarray(values), names, config, starts)
         right = problem_type.list_true_keys(example.label)
         if {decision.key for decision in decisions} != right:
-            surest = max(
-                (decision.probability for decision in decisions if decision.key not in right), default=0.0
-            )
+            surest = max((decision.probability for decision in decisions if decision.key not in right), default=0.0)
             words = example.texts[0].split(" ")
             texts = [text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}..." for text in example.texts]
             mistake = {"texts": texts, "label": describe_keys(right, words)}

@@ -8,7 +8,7 @@ The same command resumes an interrupted one. `--help` lists all keys.
 
 import re
 
-from engine.cli import parse_config, run_command
+from engine.cli import is_switch, parse_config, run_command
 from predict.config import Predict
 
 EXAMPLE = "model=out/runs/sentiment file=all.csv precision=0.95"
@@ -17,18 +17,17 @@ EXAMPLE = "model=out/runs/sentiment file=all.csv precision=0.95"
 def quote_texts(args: list[str]) -> list[str]:
     """Return the arguments with `file=X` as a key of the source; what is no argument is marked as a text."""
     result, texts = [], []
-    for number, arg in enumerate(args):
-        is_value = number and re.fullmatch(r"--[\w-]+", args[number - 1]) and not arg.startswith("--")
-        if arg.startswith("--") or is_value:
+    for flag, arg in zip([None, *args], args, strict=False):
+        key = (flag or "")[2:].replace("-", "_")
+        is_value = bool(flag) and flag.startswith("--") and "=" not in flag and not is_switch(Predict, key)
+        if arg.startswith("-") and " " not in arg or is_value:
             result.append(arg)
         elif arg.startswith("file="):
             result.append(f"source.files={quote(arg.removeprefix('file='))}")
         elif re.match(r"[\w.]+=", arg) or arg.endswith((".yaml", ".yml")):
             result.append(arg)
-        elif arg != "-h":
-            texts.append(arg)
         else:
-            result.append(arg)
+            texts.append(arg)
     return [*result, *([f"texts=[{', '.join(map(quote, texts))}]"] if texts else [])]
 
 

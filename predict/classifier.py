@@ -109,4 +109,4 @@ class Classifier(nn.Module):
         if not self.known:
             return output, None, []
         extra = output[..., -NUM_EXTRA:].reshape(-1, NUM_EXTRA)[0]
-        return output[..., :-NUM_EXTRA], float(extra[0]), [int(index) for index in extra[1:] if index >= 0]
+        return output[..., :-NUM_EXTRA], float(extra[0]), [int(index) for index in extra[1:]]

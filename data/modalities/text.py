@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from data.tokens.dataset import TextDataset
 
-NOVELTY_LAYER = 2  # whose states inputs are compared by: 0 are the embeddings (docs/predict.md)
 DEFAULT_MAX_LENGTH = 512  # tokens of a text, for a model without a record
 
 
@@ -88,10 +87,10 @@ class Text(Modality):
         return read
 
     def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
-        """Return the mean of the tokens' states."""
+        """Return the mean of the tokens' states two thirds up the layers (docs/predict.md)."""
         from engine.models.embed import pool
 
-        return pool(states[min(NOVELTY_LAYER, len(states) - 1)].float(), inputs["attention_mask"])
+        return pool(states[2 * (len(states) - 1) // 3].float(), inputs["attention_mask"])
 
     def record_outputs(
         self,

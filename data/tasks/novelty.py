@@ -1,8 +1,7 @@
-"""Find inputs unlike the training rows: the distance to the nearest of them, between vectors of hidden states.
+"""Find inputs unlike the training rows: by the distance to the nearest of them, between vectors of hidden states.
 
-The vectors are centered, reduced by PCA and scaled to the same variance in all directions, so that the few directions
-in which all texts differ do not decide (Mahalanobis distance); the score is the mean distance to the nearest neighbors
-(Ramaswamy et al. 2000; Sun et al. 2022).
+The score is the mean distance to the nearest neighbors (Ramaswamy et al. 2000; Sun et al. 2022), between states of a
+layer in the upper middle: lower ones depend on single words, and the last ones only on what decides between the labels.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from data.tasks.splits import Example, normalize
 if TYPE_CHECKING:
     from torch import Tensor
 
-NUM_NEIGHBORS = 3
-MAX_VECTORS, MAX_COMPONENTS = 1_000, 64
+NUM_DISTANCES = 5  # nearest rows whose mean distance is the score
+NUM_NEIGHBORS = 3  # nearest rows to show
+MAX_VECTORS = 1_000
 EXPECTED_SHARE = 0.02  # of rows like the training rows that are called unlike them
 PREFIX = "novelty_"
 
@@ -36,10 +36,8 @@ class Novelty:
 
     center: np.ndarray
     """Mean of the vectors, float32 (width,)."""
-    projection: np.ndarray
-    """Float32 (width, components)."""
     vectors: np.ndarray
-    """Projected vectors of training rows, float16 (rows, components)."""
+    """Vectors of training rows less the mean, float16 (rows, width)."""
     hashes: np.ndarray
     """`hash_inputs` of these rows, int64 (rows,)."""
     threshold: np.ndarray
@@ -49,28 +47,25 @@ class Novelty:
         """Return the arrays by their name in the file."""
         return {f"{PREFIX}{name}": value for name, value in vars(self).items()}
 
-    def to_tensors(self, device: object) -> tuple[Tensor, Tensor, Tensor]:
-        """Return center, projection and vectors as float32 tensors."""
+    def to_tensors(self, device: object) -> tuple[Tensor, Tensor]:
+        """Return center and vectors as float32 tensors."""
         import torch
 
-        arrays = (self.center, self.projection, self.vectors)
+        arrays = (self.center, self.vectors)
         return tuple(torch.from_numpy(array.astype(np.float32)).to(device) for array in arrays)
 
 
-def score_vectors(vectors: Tensor, tensors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def score_vectors(vectors: Tensor, tensors: tuple[Tensor, Tensor]) -> Tensor:
     """Return the score of each vector and its nearest training rows, float32 (inputs, 1 + NUM_NEIGHBORS).
 
     tensors: as `to_tensors` returns them.
     """
     import torch
 
-    center, projection, known = tensors
-    distances = torch.cdist((vectors - center) @ projection, known, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.topk(min(NUM_NEIGHBORS, len(known)), largest=False)
-    indices = nearest.indices.float()
-    if missing := NUM_NEIGHBORS - indices.shape[1]:
-        indices = torch.cat([indices, indices.new_full((len(indices), missing), -1)], 1)
-    return torch.cat([nearest.values.mean(1, keepdim=True), indices], 1)
+    center, known = tensors
+    distances = torch.cdist(vectors - center, known, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.topk(NUM_DISTANCES, largest=False)
+    return torch.cat([nearest.values.mean(1, keepdim=True), nearest.indices[:, :NUM_NEIGHBORS].float()], 1)
 
 
 def find_nearest(vectors: np.ndarray, novelty: Novelty) -> list[list[int]]:
@@ -78,7 +73,7 @@ def find_nearest(vectors: np.ndarray, novelty: Novelty) -> list[list[int]]:
     import torch
 
     scored = score_vectors(torch.from_numpy(vectors), novelty.to_tensors("cpu"))
-    return [[int(index) for index in row[1:] if index >= 0] for row in scored.tolist()]
+    return [[int(index) for index in row[1:]] for row in scored.tolist()]
 
 
 def fit_novelty(vectors: np.ndarray, hashes: np.ndarray, held_out: np.ndarray) -> Novelty | None:
@@ -88,15 +83,10 @@ def fit_novelty(vectors: np.ndarray, hashes: np.ndarray, held_out: np.ndarray) -
     """
     import torch
 
-    if len(vectors) < 2 * NUM_NEIGHBORS or not len(held_out):
+    if len(vectors) < 2 * NUM_DISTANCES or not len(held_out):
         return None
     center = vectors.mean(0)
-    _, singular, directions = np.linalg.svd((vectors - center).astype(np.float64), full_matrices=False)
-    count = min(MAX_COMPONENTS, len(vectors) // 2, int((singular > 1e-3 * singular[0]).sum()))
-    scales = singular[:count] / np.sqrt(len(vectors))
-    projection = (directions[:count].T / scales).astype(np.float32)
-    projected = ((vectors - center) @ projection).astype(np.float16)
-    novelty = Novelty(center.astype(np.float32), projection, projected, hashes, np.zeros(1, np.float32))
+    novelty = Novelty(center, (vectors - center).astype(np.float16), hashes, np.zeros(1, np.float32))
     scores = score_vectors(torch.from_numpy(held_out), novelty.to_tensors("cpu"))[:, 0].numpy()
     novelty.threshold = np.quantile(scores, [1 - EXPECTED_SHARE]).astype(np.float32)
     return novelty
