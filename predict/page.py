@@ -2,6 +2,7 @@
 
 from engine.html import render
 from predict.summary import Summary
+from predict.why import list_reasons
 
 
 def format_label(label: object, probability: object) -> str:
@@ -37,7 +38,11 @@ def shares_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 def render_page(summary: Summary) -> str:
     """Return the page."""
     doubtful = [
-        [f"{entry['row']:,}", format_label(entry["label"], entry["probability"]), entry["text"]]
+        [
+            f"{entry['row']:,}",
+            format_label(entry["label"], entry["probability"]),
+            [entry["text"], *list_reasons(entry.get("why") or {})],
+        ]
         for entry in summary.doubtful
     ]
     return render(

@@ -28,6 +28,8 @@ class Prediction:
     """Of the class; a list, one for each label; of words, the lowest of all tags; None of a number."""
     unsure: bool | None = None
     unlike: bool | None = None
+    why: dict | None = None
+    """Reasons, as `predict.why` finds them."""
     doubt: float = 0.0
     """From 0, sure, to 1."""
     names: list[str] = field(default_factory=list)
@@ -38,7 +40,7 @@ class Prediction:
 
     def to_columns(self) -> dict[str, Any]:
         """Return the values by column."""
-        return {"label": self.label, "probability": self.probability, "unsure": self.unsure, "unlike": self.unlike}
+        return {name: getattr(self, name) for name in ("label", "probability", "unsure", "unlike", "why")}
 
 
 class Decider:

@@ -28,6 +28,7 @@ from predict.output import Writer
 from predict.predictions import Decider, Prediction
 from predict.rows import Item, Table, iter_texts, open_table, skip
 from predict.summary import PartStatistics, Summary
+from predict.why import Explainer, list_reasons
 
 logger = get_logger(__name__)
 
@@ -84,7 +85,7 @@ class PredictRun:
 
     def name_columns(self, table: Table) -> dict[str, str]:
         """Return the names of the new columns; all start with `predicted_` if the table has one of theirs."""
-        columns = self.decider.list_columns()
+        columns = self.decider.list_columns() + ["why"] * self.config.why
         prefix = ""
         while any(f"{prefix}{name}" in table.all_columns for name in columns):
             prefix += "predicted_"
@@ -156,8 +157,12 @@ class PredictRun:
         """Yield each row with its prediction, in order."""
         self.classifier.place(self.accelerator.device)
         options = (self.accelerator, self.config.batch_size, PART_ROWS)
+        explainer = Explainer(self.classifier) if self.config.why else None
         for item, output in run_stream(self.classifier, items, self.make_inputs, *options):
-            yield item, self.decider.decide(item, output)
+            prediction = self.decider.decide(item, output)
+            if explainer and self.accelerator.is_main_process:
+                prediction.why = explainer.explain(item, prediction)
+            yield item, prediction
 
     def predict_parts(self, num_done: int) -> None:
         """Write the parts from number `num_done` on, and with each its statistics, which make it complete."""
@@ -192,10 +197,14 @@ def predict_texts(config: Predict, classifier: Classifier) -> list[str]:
     inputs = classifier.read([item.example for item in items])
     lines = []
     outputs = run_batches(classifier.place(accelerator.device), inputs, accelerator, config.batch_size)
+    explainer = Explainer(classifier) if config.why else None
     for number, (item, output) in enumerate(zip(items, outputs, strict=True)):
         if classifier.problem_type.labels_words:
             item.first_tokens = inputs.labels[number][1]
-        lines.append(format_line(decider.decide(item, output), item.row["text"]))
+        prediction = decider.decide(item, output)
+        lines.append(format_line(prediction, item.row["text"]))
+        if explainer:
+            lines += [f"    {line}" for line in list_reasons(explainer.explain(item, prediction))]
     return lines
 
 

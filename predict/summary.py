@@ -66,6 +66,7 @@ class PartStatistics:
             "label": prediction.label,
             "probability": prediction.probability,
             "unlike": prediction.unlike,
+            "why": prediction.why,
         }
 
     def to_json(self) -> dict:
