@@ -6,6 +6,8 @@ CONFIG ?= default
 TASK ?= sentiment
 ENCODER ?=
 METHOD ?=
+MODEL ?=
+FILE ?=
 INIT ?=
 RUN ?=
 TEXT ?=
@@ -18,7 +20,7 @@ ARGS ?=
 # A configuration by its name, or by its path.
 yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 
-.PHONY: help data pretrain finetune study evaluate export compare publish bench lint test test-all
+.PHONY: help data pretrain finetune predict study evaluate export compare publish bench lint test test-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -31,6 +33,9 @@ pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [C
 
 finetune: .venv/ready  ## fine-tune it on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
 	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),configs/method/$(METHOD).yaml $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
+
+predict: .venv/ready  ## predict the labels of a file   MODEL=out/runs/sentiment FILE=all.csv [ARGS="precision=0.95 why=true"]
+	@$(PYTHON) -m predict model=$(MODEL) $(if $(FILE),'file=$(FILE)') $(ARGS)
 
 study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)

@@ -7,6 +7,7 @@ from engine.config.help import Keys, group_keys
 from engine.config.schema import Section
 from finetune.config import Finetune
 from finetune.study.config import Study
+from predict.config import Predict
 from pretrain.config import Pretrain
 from pretrain.evaluate.config import Evaluate
 from publish.compare import Compare
@@ -18,6 +19,7 @@ COMMANDS: dict[str, tuple[str, type[Section]]] = {
     "data": ("data", Prepare),
     "pretrain": ("pretrain", Pretrain.choose_schema({})),
     "finetune": ("finetune", Finetune.choose_schema({})),
+    "predict": ("predict", Predict),
     "study": ("finetune.study", Study.choose_schema({})),
     "evaluate": ("pretrain.evaluate", Evaluate),
     "publish": ("publish", Publish),

@@ -11,6 +11,7 @@ from data.corpus.config import CorpusFile, source_licenses
 from data.encoders import base_model_info, read_record
 from data.sampling import take_evenly
 from data.sources.source import display_name
+from data.tasks.confidence import FILENAME as CONFIDENCE_FILENAME, save_confidence
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import DataError
@@ -20,6 +21,7 @@ from engine.models.verify import verify_folder
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
 from finetune.config import Finetune
+from finetune.held_out import HeldOut
 from finetune.modalities import load_modality
 from finetune.training import FineTuneOutput
 from publish.card.card import build_model_card
@@ -42,7 +44,7 @@ class Artifacts:
     test_rows: dict
     accelerator: Accelerator
 
-    def write(self, output: FineTuneOutput, baselines: dict) -> None:
+    def write(self, output: FineTuneOutput, baselines: dict, held_out: HeldOut) -> None:
         """Write all files, then remove the run's checkpoints."""
         folder, model, modality = self.run.folder, output.model, load_modality(self.config)
         problem_type, shared = modality.problem_type, modality.shared
@@ -70,6 +72,7 @@ class Artifacts:
         write_json(folder / "metrics.json", metrics)
         if rows := shared.sample_rows(self.splits["test"], max_length):
             write_json(folder / "test.json", rows)
+        write_json(folder / "mistakes.json", {"mistakes": held_out.mistakes})
         write_text(folder / "report.html", render_run_report(self.run))
         if output.peft_model is not None:
             from finetune.model import adapters
@@ -93,6 +96,8 @@ class Artifacts:
             shared.copy_preprocessor(self.encoder_folder, path)
             remove_foreign_keys(path)
             write_json(path / "record.json", record)
+            arrays = held_out.novelty.to_arrays() if held_out.novelty else {}
+            save_confidence(held_out.confidence, path / CONFIDENCE_FILENAME, arrays)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
             if sample:
                 verify_folder(path, shared.auto_class(problem_type), problem_type.activation, folder / "sample.json")

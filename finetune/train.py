@@ -20,6 +20,7 @@ from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_run_summary
 from finetune.evaluation.test_rows import inspect_test_rows
 from finetune.heads import load_head_file
+from finetune.held_out import collect_held_out
 from finetune.method import resolve_method
 from finetune.modalities import load_modality
 from finetune.semi_supervised.self_training import SelfTrainer
@@ -126,9 +127,10 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     baselines = {}
     if config.baselines:
         baselines = measure_baselines(modality, folder, splits, label_names, train_reference)
+    held_out = collect_held_out(modality, output, splits, label_names, folder, accelerator)
     if accelerator.is_main_process:
         num_available = max(len(rows["train"]), len(splits["train"]))
         artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
-        artifacts.write(output, baselines)
+        artifacts.write(output, baselines, held_out)
         logger.info(format_run_summary(run))
     accelerator.wait_for_everyone()

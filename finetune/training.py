@@ -66,6 +66,8 @@ class FineTuneOutput(NamedTuple):
     """Further results on the test set."""
     peft_model: torch.nn.Module | None = None
     """The model with peft's adapters, if it has any: the same object as `model` until they are merged."""
+    labels: dict[str, np.ndarray | list[np.ndarray]] | None = None
+    """Labels of both, as in the data sets."""
     evaluation: dict | None = None
     """Rows and seconds of evaluations, and texts that were cut at the maximum length, for metrics.json."""
 
@@ -274,4 +276,4 @@ def finetune_model(
     final = postprocess(tuner.problem_type, head, outputs, labels, data.label_names, config.train.load_best)
     tuner.frozen_cache.close()
     results = final.metrics, final.predictions, result, final.details
-    return FineTuneOutput(tuner.model, head, *results, tuner.peft_model, evaluation)
+    return FineTuneOutput(tuner.model, head, *results, tuner.peft_model, labels, evaluation)

@@ -12,6 +12,7 @@ COMMANDS = {
     "data": ("data.__main__", "turn raw text into training data, with a report"),
     "pretrain": ("pretrain.__main__", "pretrain an encoder on unlabeled text"),
     "finetune": ("finetune.__main__", "fine-tune an encoder on a task"),
+    "predict": ("predict.__main__", "predict the labels of a file, or of single texts"),
     "study": ("finetune.study.__main__", "measure how many labels pretraining saves"),
     "evaluate": ("pretrain.evaluate.__main__", "score the frozen embeddings of an encoder"),
     "export": ("publish.export.__main__", "convert a model to ONNX and int8, and measure both"),

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-PACKAGES = ("engine", "data", "pretrain", "finetune", "publish", "headstart")
+PACKAGES = ("engine", "data", "pretrain", "finetune", "predict", "publish", "headstart")
 MAY_IMPORT = {
     "engine": set(),
     "data": {"engine"},
     "pretrain": {"engine", "data", "publish"},
     "finetune": {"engine", "data", "publish"},
+    "predict": {"engine", "data"},
     "publish": {"engine", "data"},
-    "headstart": {"engine", "data", "pretrain", "finetune", "publish"},
+    "headstart": {"engine", "data", "pretrain", "finetune", "predict", "publish"},
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
@@ -28,7 +29,8 @@ ORDER = {
     "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities comparison"
     " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
-    " training artifacts semi_supervised train study __main__",
+    " training held_out artifacts semi_supervised train study __main__",
+    "predict": "config classifier rows output predictions why summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",
 }
@@ -44,6 +46,7 @@ LIGHT = (
     " data.tasks.columns data.tasks.exports data.shortcut"
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
+    " predict.config predict.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"
 ).split()
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from engine.models.embed import Inputs
+
 
 class Modality:
     """One kind of data, as both stages and publishing see it."""
@@ -50,6 +52,27 @@ class Modality:
         for name in self.preprocessor_files:
             if (source / name).is_file():
                 shutil.copy(source / name, target / name)
+
+    def find_columns(self, columns: list[str]) -> str | list[str] | None:
+        """Return the column of the inputs, or the columns, by their names; None if there is none of a known name."""
+        return None
+
+    def read_input(self, row: dict, columns: list[str], problem_type: ProblemType, location: str) -> Example | None:
+        """Return the input in a row, without a label; None if it is empty. Raises DataError naming row and column."""
+        raise NotImplementedError
+
+    def make_reader(
+        self, folder: Path, max_length: int | None, problem_type: ProblemType
+    ) -> Callable[[list[Example]], Inputs]:
+        """Return a function from examples without labels to the inputs of the fine-tuned model in `folder`.
+
+        Inputs of a model that labels words have `labels`, whose second row is the first token of each word, or -1.
+        """
+        raise NotImplementedError
+
+    def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor | None:
+        """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""
+        return None
 
     def record_outputs(
         self,

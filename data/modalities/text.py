@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.encoders import TOKENIZER_FILES
 from data.modalities import Modality
+from data.sources.values import find_value, get_text
+from data.tasks import iob
+from data.tasks.columns import find_text
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.files import read_json, write_json
@@ -15,6 +19,10 @@ from engine.files import read_json, write_json
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from data.tokens.dataset import TextDataset
+
+DEFAULT_MAX_LENGTH = 512  # tokens of a text, for a model without a record
 
 
 class Text(Modality):
@@ -42,6 +50,47 @@ class Text(Modality):
             from engine.models.load import load_tokenizer
 
             write_json(path, {**config, "pad_token": load_tokenizer(target).pad_token})
+
+    def find_columns(self, columns: list[str]) -> str | list[str] | None:
+        """Return the column of the text, or the two of a pair."""
+        return find_text(columns)
+
+    def read_input(self, row: dict, columns: list[str], problem_type: ProblemType, location: str) -> Example | None:
+        """Return the texts of a row; of a model that labels words, its words joined by spaces."""
+        if problem_type.labels_words and len(columns) == 1:
+            if isinstance(find_value(row, columns[0]), list):
+                words = iob.join_words(row, columns[0], location).split(" ")
+            else:
+                words = re.findall(r"\S+", get_text(row, columns[0], location))
+            return Example((" ".join(words),), ("O",) * len(words)) if any(words) else None
+        texts = tuple(get_text(row, column, location) for column in columns)
+        return Example(texts, "") if all(text.strip() for text in texts) else None
+
+    def make_reader(
+        self, folder: Path, max_length: int | None, problem_type: ProblemType
+    ) -> Callable[[list[Example]], TextDataset]:
+        """Return a function that tokenizes; a text without tokens gets one, so that the network can read it."""
+        import numpy as np
+
+        from data.tokens.dataset import ExampleTokenizer
+
+        tokenizer = ExampleTokenizer(folder, max_length or DEFAULT_MAX_LENGTH)
+        words = (problem_type, ["O"]) if problem_type.labels_words else ()
+
+        def read(examples: list[Example]) -> TextDataset:
+            dataset = tokenizer.tokenize(examples, str(folder), *words, allow_empty=True)
+            for name, rows in dataset.fields.items():
+                filler = np.array([1 if name == "attention_mask" else dataset.padding_values[name]], np.int32)
+                dataset.fields[name] = [row if len(row) else filler for row in rows]
+            return dataset
+
+        return read
+
+    def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
+        """Return the mean of the tokens' states two thirds up the layers (docs/predict.md)."""
+        from engine.models.embed import pool
+
+        return pool(states[2 * (len(states) - 1) // 3].float(), inputs["attention_mask"])
 
     def record_outputs(
         self,

@@ -138,3 +138,22 @@ def to_iob2(tags: Iterable[str]) -> tuple[str, ...]:
 def expand_tags(tags: Iterable[str]) -> list[str]:
     """List all tags of the types in `tags` in the order of their ids: O, then B-X and I-X of each type, sorted."""
     return ["O", *(f"{prefix}-{kind}" for kind in sorted({tag[2:] for tag in tags} - {""}) for prefix in "BI")]
+
+
+def find_entities(tags: Iterable[str]) -> list[tuple[str, int, int]]:
+    """List (type, first word, word after the last) of the entities in tags; a tag without a prefix is a type itself.
+
+    An I-X that follows no X starts an entity, as in `to_iob2`.
+    """
+    entities: list[list] = []
+    previous = "O"
+    for index, tag in enumerate([*tags, "O"]):
+        prefix, dash, kind = tag.partition("-")
+        kind = kind if dash and prefix in "BI" else tag
+        continues = kind == previous and not (dash and prefix == "B")
+        if tag != "O" and continues:
+            entities[-1][2] = index + 1
+        elif tag != "O":
+            entities.append([kind, index, index + 1])
+        previous = kind
+    return [tuple(entity) for entity in entities]

@@ -100,6 +100,64 @@ def align_words(text: str, offsets: list[tuple[int, int]]) -> np.ndarray:
     return spans
 
 
+class ExampleTokenizer:
+    """The tokenizer in a folder, for texts of at most `max_length` tokens. Raises DataError if it cannot be loaded."""
+
+    def __init__(self, folder: Path, max_length: int):
+        self.folder = folder
+        try:
+            config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
+        except Exception as error:
+            raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
+        self.tokenizer = load_tokenizer(folder)
+        if (num_embeddings := getattr(config, "vocab_size", None)) and len(self.tokenizer) > num_embeddings:
+            raise DataError(
+                f"{folder}: its tokenizer has {len(self.tokenizer):,} tokens, its network {num_embeddings:,} embeddings"
+            )
+        self.max_length = limit_length(max_length, self.tokenizer, config)
+
+    def tokenize(
+        self,
+        examples: list[Example],
+        description: str,
+        problem_type: ProblemType | None = None,
+        label_names: list[str] | tuple[str, ...] = (),
+        allow_empty: bool = False,
+    ) -> TextDataset:
+        """Tokenize the examples, as `tokenize_examples` does."""
+        tokenizer, word_labels = self.tokenizer, problem_type is not None and problem_type.labels_words
+        if word_labels and not tokenizer.is_fast:
+            raise DataError(f"{self.folder}: its tokenizer returns no character offsets, which word labels need")
+        count, separator = len(examples[0].texts), tokenizer.sep_token or tokenizer.eos_token or "\n"
+        # Tokenizers take one text or a pair.
+        rows = [(separator.join(example.texts),) if count > 2 else example.texts for example in examples]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        options = {"truncation": True, "return_offsets_mapping": word_labels, "max_length": self.max_length}
+        fields, offsets, num_truncated = defaultdict(list), [], 0
+        for start in range(0, len(examples), TOKENIZE_CHUNK_TEXTS):
+            batch = tokenizer(*(column[start : start + TOKENIZE_CHUNK_TEXTS] for column in columns), **options)
+            num_truncated += count_truncated(batch, self.max_length)
+            encoded = dict(batch)
+            offsets += encoded.pop("offset_mapping", [])
+            for name, values in encoded.items():
+                fields[name] += [np.array(row, dtype=np.int32) for row in values]
+        if count > 2:
+            num_special = len(tokenizer(separator * (count - 1))["input_ids"])
+        else:
+            num_special = tokenizer.num_special_tokens_to_add(count == 2)
+        for example, ids in zip(examples, fields["input_ids"], strict=True):
+            if len(ids) <= num_special and not allow_empty:
+                raise DataError(f"{description}: the text {example.texts[0]!r} has no tokens")
+        labels = problem_type.encode_labels(examples, label_names) if problem_type else None
+        if word_labels:
+            words = [align_words(row.texts[0], spans) for row, spans in zip(examples, offsets, strict=True)]
+            labels = [np.vstack(pair) for pair in zip(labels, words, strict=True)]
+        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        special_token_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        values = {name: padding.get(name, 0) for name in fields}
+        return TextDataset(dict(fields), labels, values, special_token_ids, self.max_length, num_truncated)
+
+
 def tokenize_examples(
     examples: list[Example],
     folder: Path,
@@ -114,47 +172,8 @@ def tokenize_examples(
     Labels of words become (3, words): label, first and last token of each word. Raise DataError for a text without
     tokens, unless `allow_empty`, or a tokenizer that cannot be loaded. description: of the examples, for errors.
     """
-    word_labels = problem_type is not None and problem_type.labels_words
-    try:
-        config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
-    except Exception as error:
-        raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
-    tokenizer = load_tokenizer(folder)
-    if word_labels and not tokenizer.is_fast:
-        raise DataError(f"{folder}: its tokenizer returns no character offsets, which word labels need")
-    count, separator = len(examples[0].texts), tokenizer.sep_token or tokenizer.eos_token or "\n"
-    # Tokenizers take one text or a pair.
-    rows = [(separator.join(example.texts),) if count > 2 else example.texts for example in examples]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    if (num_embeddings := getattr(config, "vocab_size", None)) and len(tokenizer) > num_embeddings:
-        raise DataError(
-            f"{folder}: its tokenizer has {len(tokenizer):,} tokens, its network {num_embeddings:,} embeddings"
-        )
-    max_length = limit_length(max_length, tokenizer, config)
-    options = {"truncation": True, "return_offsets_mapping": word_labels, "max_length": max_length}
-    fields, offsets, num_truncated = defaultdict(list), [], 0
-    for start in range(0, len(examples), TOKENIZE_CHUNK_TEXTS):
-        batch = tokenizer(*(column[start : start + TOKENIZE_CHUNK_TEXTS] for column in columns), **options)
-        num_truncated += count_truncated(batch, max_length)
-        encoded = dict(batch)
-        offsets += encoded.pop("offset_mapping", [])
-        for name, values in encoded.items():
-            fields[name] += [np.array(row, dtype=np.int32) for row in values]
-    if count > 2:
-        num_special = len(tokenizer(separator * (count - 1))["input_ids"])
-    else:
-        num_special = tokenizer.num_special_tokens_to_add(count == 2)
-    for example, ids in zip(examples, fields["input_ids"], strict=True):
-        if len(ids) <= num_special and not allow_empty:
-            raise DataError(f"{description}: the text {example.texts[0]!r} has no tokens")
-    labels = problem_type.encode_labels(examples, label_names) if problem_type else None
-    if word_labels:
-        words = [align_words(row.texts[0], spans) for row, spans in zip(examples, offsets, strict=True)]
-        labels = [np.vstack(pair) for pair in zip(labels, words, strict=True)]
-    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    special_token_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    values = {name: padding.get(name, 0) for name in fields}
-    return TextDataset(dict(fields), labels, values, special_token_ids, max_length, num_truncated)
+    tokenizer = ExampleTokenizer(folder, max_length)
+    return tokenizer.tokenize(examples, description, problem_type, label_names, allow_empty)
 
 
 def count_truncated(batch: BatchEncoding, max_length: int) -> int:

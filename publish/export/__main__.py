@@ -72,7 +72,7 @@ def export(config: Export) -> None:
     logging.disable_progress_bar()
     model = onnx.load_model(folder)
     data = benchmark.load_benchmark_data(run_folder, model, config.texts)
-    weights_path = next(folder.glob("*.safetensors"))
+    weights_path = next(folder.glob("model*.safetensors"))
 
     def fill(path: Path) -> None:
         graphs = {"float32": path / "model.onnx"}

@@ -45,11 +45,15 @@ def evaluations_table(log: list[dict[str, float]]) -> tuple[list[str], list[list
 def render_run_report(run: Run) -> str:
     """Return the page of a finished run, read from its folder."""
     metrics = read_json(run.folder / "metrics.json")
-    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config))
+    path = run.folder / "mistakes.json"
+    mistakes = read_json(path)["mistakes"] if path.is_file() else []
+    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), mistakes)
 
 
-def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: str) -> str:
-    """Return the page, from the contents of log.jsonl, metrics.json and config.yaml."""
+def render_report(
+    run_name: str, log: list[dict], metrics: dict, config_yaml: str, mistakes: list[dict] | None = None
+) -> str:
+    """Return the page, from the contents of log.jsonl, metrics.json, config.yaml and mistakes.json."""
     log = flatten_log(log)
     return render(
         "publish/report/run_report.html.j2",
@@ -62,6 +66,7 @@ def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: st
             *(f"{title}: {text}" for title, text in describe_quality(metrics)),
         ],
         training=summarize_training(log),
+        mistakes=mistakes or [],
         charts=metric_charts({run_name: log}),
         evaluations=evaluations_table(log),
         config_yaml=config_yaml,

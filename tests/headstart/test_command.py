@@ -15,6 +15,7 @@ MODULES = {
     "data": "data",
     "pretrain": "pretrain",
     "finetune": "finetune",
+    "predict": "predict",
     "study": "finetune.study",
     "evaluate": "pretrain.evaluate",
     "export": "publish.export",
@@ -71,7 +72,8 @@ def test_a_process_lists_the_commands_and_passes_exit_codes_on(tmp_path):
 def test_the_listing_loads_no_stage():
     script = (
         "import sys; from headstart.__main__ import run_named; run_named([])\n"
-        "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'finetune', 'publish'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'finetune', 'predict', 'publish'}"
+        " & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.endswith("\n[]\n"), result.stdout + result.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from data.sources.values import get_text
 from data.tasks.splits import Example
@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
+
+class Decision(NamedTuple):
+    """One label that a model gives an input."""
+
+    label: str
+    """The class, or the type of an entity."""
+    words: tuple[int, int] | None
+    """First word of an entity, and the one after its last; None for a label of the whole input."""
+    probability: float
+
+    @property
+    def key(self) -> tuple[str, tuple[int, int] | None]:
+        """What makes it right: the label, and the words of an entity."""
+        return self.label, self.words
 
 
 class ProblemType:
@@ -119,6 +134,19 @@ class ProblemType:
     def measure_own_baselines(self, splits: dict[str, list[Example]]) -> dict[str, dict]:
         """Return name and metrics by split of baselines that need no features of the inputs."""
         return {}
+
+    def list_decisions(
+        self, output: np.ndarray, names: list[str], config: dict, first_tokens: np.ndarray | None = None
+    ) -> list[Decision]:
+        """Return what a model decides for one input, from its probabilities; none for a number.
+
+        names: of the outputs. config: the contents of config.json. first_tokens: of each word, -1 for none.
+        """
+        return []
+
+    def list_true_keys(self, label: str | tuple[str, ...] | float) -> set[tuple]:
+        """Return the keys of the decisions that are right for an example with this label."""
+        return {(label, None)}
 
     def card_labels(self, label_names: list[str]) -> list[str]:
         """Return the labels to list in the model card."""

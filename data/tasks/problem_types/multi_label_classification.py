@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.sources.values import get_list, get_scalar
-from data.tasks.problem_types import ProblemType, output_names
+from data.tasks.problem_types import Decision, ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError
@@ -144,6 +144,20 @@ class MultiLabelClassification(ProblemType):
         names = output_names(config)
         thresholds = np.array([config.get("thresholds", {}).get(name, DEFAULT_THRESHOLD) for name in names])
         return [frozenset(np.array(names)[1 / (1 + np.exp(-logits)) >= thresholds].tolist()) for logits in outputs]
+
+    def list_decisions(
+        self, output: np.ndarray, names: list[str], config: dict, first_tokens: np.ndarray | None = None
+    ) -> list[Decision]:
+        """Return the labels with at least their threshold's probability."""
+        thresholds = config.get("thresholds") or {}
+        pairs = zip(names, output.tolist(), strict=True)
+        return [
+            Decision(name, None, value) for name, value in pairs if value >= thresholds.get(name, DEFAULT_THRESHOLD)
+        ]
+
+    def list_true_keys(self, label: tuple[str, ...]) -> set[tuple]:
+        """Return a key for each label."""
+        return {(name, None) for name in label}
 
     def score_predictions(self, predictions: list[frozenset[str]], labels: list) -> float:
         """Compute micro F1."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.sources.values import get_list, get_scalar, missing_value_error
-from data.tasks.problem_types import ProblemType, output_names
+from data.tasks.problem_types import Decision, ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError, suggest
@@ -128,6 +128,13 @@ class SingleLabelClassification(ProblemType):
         """Return the most probable class of each input."""
         names = output_names(config)
         return [names[int(logits.argmax())] for logits in outputs]
+
+    def list_decisions(
+        self, output: np.ndarray, names: list[str], config: dict, first_tokens: np.ndarray | None = None
+    ) -> list[Decision]:
+        """Return the most probable class."""
+        best = int(output.argmax())
+        return [Decision(names[best], None, float(output[best]))]
 
     def score_predictions(self, predictions: list[str], labels: list[str]) -> float:
         """Compute the accuracy."""

@@ -14,7 +14,7 @@ import numpy as np
 from data.sources.values import get_list, get_text, get_value
 from data.tasks import iob
 from data.tasks.columns import find_sentence
-from data.tasks.problem_types import ProblemType, output_names
+from data.tasks.problem_types import Decision, ProblemType, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import ConfigError, DataError, OptionError
@@ -135,6 +135,20 @@ class TokenClassification(ProblemType):
             for logits, tokens in zip(outputs, word_starts, strict=True)
         ]
 
+    def list_decisions(
+        self, output: np.ndarray, names: list[str], config: dict, first_tokens: np.ndarray | None = None
+    ) -> list[Decision]:
+        """Return the entities; the probability of one is the lowest of its words' tags."""
+        tags, probabilities = decode_words(output, names, first_tokens)
+        return [
+            Decision(kind, (start, end), float(min(probabilities[start:end])))
+            for kind, start, end in iob.find_entities(tags)
+        ]
+
+    def list_true_keys(self, label: tuple[str, ...]) -> set[tuple]:
+        """Return a key for each entity."""
+        return {(kind, (start, end)) for kind, start, end in iob.find_entities(label)}
+
     def score_predictions(self, predictions: list[tuple[str, ...]], labels: list) -> float:
         """Compute the F1 of entities."""
         from seqeval.metrics import f1_score
@@ -142,6 +156,16 @@ class TokenClassification(ProblemType):
 
         references, hypotheses = list(map(list, labels)), list(map(list, predictions))
         return float(f1_score(references, hypotheses, mode="strict", scheme=IOB2, zero_division=0))
+
+
+def decode_words(output: np.ndarray, names: list[str], first_tokens: np.ndarray) -> tuple[list[str], list[float]]:
+    """Return the tag of each word and its probability, from (tokens, tags); O with probability 1 without a token."""
+    tags, probabilities = [], []
+    for token in first_tokens.tolist():
+        best = int(output[token].argmax()) if token >= 0 else -1
+        tags.append(names[best] if token >= 0 else "O")
+        probabilities.append(float(output[token, best]) if token >= 0 else 1.0)
+    return tags, probabilities
 
 
 def decode_word_tags(probabilities: np.ndarray, first_tokens: np.ndarray) -> np.ndarray:

@@ -1,0 +1,121 @@
+"""What is kept of a fine-tuned model's results on held-out rows: for predictions later, and the mistakes to read."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from data.sampling import take_evenly
+from data.tasks.confidence import Confidence, count_labels, measure_confidence
+from data.tasks.novelty import MAX_VECTORS, Novelty, find_nearest, fit_novelty, hash_inputs
+from data.tasks.problem_types import ProblemType
+from data.tasks.splits import Example
+from engine.models.embed import run_batches
+from finetune.modalities import Modality
+from finetune.training import FineTuneOutput
+
+MAX_HELD_OUT_VECTORS = 500
+MAX_MISTAKES = 50
+MAX_TEXT_CHARS = 500
+
+
+class PooledStates(nn.Module):
+    """The vectors of inputs, by the modality's `pool_states`."""
+
+    def __init__(self, model: nn.Module, modality: Modality):
+        super().__init__()
+        self.model, self.modality = model, modality
+
+    def predict(self, **inputs: Tensor) -> Tensor:
+        """Return a vector for each input, (inputs, width); without a width if there are none."""
+        states = getattr(self.model(**inputs, output_hidden_states=True), "hidden_states", None)
+        vectors = None if states is None else self.modality.shared.pool_states(states, inputs)
+        return torch.zeros(len(next(iter(inputs.values()))), 0) if vectors is None else vectors
+
+
+class HeldOut(NamedTuple):
+    """Results on held-out rows."""
+
+    confidence: Confidence
+    novelty: Novelty | None
+    mistakes: list[dict]
+    """The surest mistakes on test rows, each with its nearest training rows."""
+
+
+def list_mistakes(
+    modality: Modality, output: FineTuneOutput, test: list[Example], names: list[str]
+) -> list[tuple[int, dict]]:
+    """List (row, {"texts", "label", "predicted", "probability"}) of wrong predictions, the surest first."""
+    problem_type, config, wrong = modality.problem_type, output.model.config.to_dict(), []
+    for row, (example, values) in enumerate(zip(test, output.predictions["test"], strict=True)):
+        if not np.ndim(values):
+            return []
+        starts = output.labels["test"][row][1] if problem_type.labels_words else None
+        decisions = problem_type.list_decisions(np.asarray(values), names, config, starts)
+        right = problem_type.list_true_keys(example.label)
+        if {decision.key for decision in decisions} != right:
+            surest = max((decision.probability for decision in decisions if decision.key not in right), default=0.0)
+            words = example.texts[0].split(" ")
+            texts = [text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}..." for text in example.texts]
+            mistake = {"texts": texts, "label": describe_keys(right, words)}
+            mistake["predicted"] = describe_keys({decision.key for decision in decisions}, words)
+            wrong.append((row, mistake | {"probability": round(surest, 4)}))
+    return sorted(wrong, key=lambda entry: -entry[1]["probability"])[:MAX_MISTAKES]
+
+
+def describe_keys(keys: set[tuple], words: list[str]) -> str:
+    """Return labels as text; entities with their words."""
+    parts = [
+        str(label) if place is None else f"{label}: {' '.join(words[slice(*place)])}"
+        for label, place in sorted(keys, key=lambda key: (key[1] or (0, 0), key[0]))
+    ]
+    return ", ".join(parts) or "none"
+
+
+def collect_held_out(
+    modality: Modality,
+    output: FineTuneOutput,
+    splits: dict[str, list[Example]],
+    label_names: list[str],
+    folder: Path,
+    accelerator: Accelerator,
+) -> HeldOut:
+    """Return the results of a finished model. All processes call it together.
+
+    The held-out rows are the validation rows or, if training used none of their labels, the test rows.
+    """
+    problem_type, config = modality.problem_type, output.model.config.to_dict()
+    split = "validation" if "validation" in output.predictions else "test"
+    tokens = [labels[1] for labels in output.labels[split]] if problem_type.labels_words else None
+    confidence = measure_confidence(
+        problem_type, split, output.predictions[split], splits[split], label_names, config, tokens
+    )
+    confidence.train_counts = count_labels(problem_type, splits["train"], confidence.names)
+    mistakes = list_mistakes(modality, output, splits["test"], label_names)
+    train, novelty = take_evenly(splits["train"], MAX_VECTORS), None
+    if train:
+        module = PooledStates(output.model, modality).to(accelerator.device)
+
+        def embed(examples: list[Example]) -> np.ndarray:
+            inputs = modality.build_dataset(examples, folder, "rows to compare inputs with")
+            return np.stack(run_batches(module, inputs, accelerator, autocast=False))
+
+        vectors = embed(train)
+        if vectors.shape[1]:
+            held_out = embed(take_evenly(splits[split], MAX_HELD_OUT_VECTORS))
+            novelty = fit_novelty(vectors, hash_inputs(train), held_out)
+        if novelty and mistakes:
+            nearest = find_nearest(embed([splits["test"][row] for row, _ in mistakes]), novelty)
+            for (_, mistake), rows in zip(mistakes, nearest, strict=True):
+                mistake["nearest"] = [describe_example(problem_type, train[row]) for row in rows]
+    return HeldOut(confidence, novelty, [mistake for _, mistake in mistakes])
+
+
+def describe_example(problem_type: ProblemType, example: Example) -> dict:
+    """Return {"text", "label"} of a training row."""
+    text = " | ".join(example.texts)
+    label = describe_keys(problem_type.list_true_keys(example.label), example.texts[0].split(" "))
+    return {"text": text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}...", "label": label}

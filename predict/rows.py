@@ -1,0 +1,138 @@
+"""Rows to predict: where they are, their columns, and the inputs in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from data.modalities import Modality
+from data.shortcut import guess_options
+from data.sources.source import Source, display_name, get_format, iter_located_rows, resolve_files
+from data.sources.values import MISSING, find_value, list_columns
+from data.tasks.columns import read_head
+from data.tasks.problem_types import ProblemType
+from data.tasks.splits import Example
+from data.tasks.task import to_list
+from engine.errors import ConfigError, DataError, OptionError, suggest
+
+FILLER = "."  # the network reads it where a row has no text
+
+
+@dataclass
+class Item:
+    """A row and its input."""
+
+    row: dict
+    example: Example
+    is_empty: bool = False
+    """Whether the row has no text; it is kept, without a label."""
+    text: object = None
+    """The value of its first column."""
+    first_tokens: np.ndarray | None = field(default=None, repr=False)
+    """Of each word, if words are labeled, -1 for one without a token."""
+
+
+@dataclass
+class Table:
+    """The rows of a source, and what a first pass over them found."""
+
+    source: Source
+    columns: list[str]
+    """Columns of the inputs."""
+    modality: Modality
+    problem_type: ProblemType
+    all_columns: list[str] = field(default_factory=list)
+    num_rows: int = 0
+
+    def iter_items(self) -> Iterator[Item]:
+        """Yield the rows in order. Raises DataError naming the row and column that cannot be read."""
+        for location, row in iter_located_rows(self.source):
+            example = self.modality.read_input(row, self.columns, self.problem_type, location)
+            value = find_value(row, self.columns[0])
+            if example is None:
+                empty = Example((FILLER,) * len(self.columns), ("O",) if self.problem_type.labels_words else "")
+                yield Item(row, empty, True, value)
+            else:
+                yield Item(row, example, False, value)
+
+    def scan(self) -> None:
+        """Count the rows and list their columns, so that a mistake in the last row is found before the first result.
+
+        Raises DataError for a row that cannot be read, and for a source without rows.
+        """
+        columns: dict[str, None] = {}
+        try:
+            for item in self.iter_items():
+                self.num_rows += 1
+                if not columns.keys() >= item.row.keys():
+                    columns.update(dict.fromkeys(item.row))
+        except OptionError as error:
+            raise error.at("source") from None
+        if not self.num_rows:
+            raise DataError(f"{display_name(self.source)}: no rows")
+        self.all_columns = list(columns)
+
+
+def complete_source(source: Source) -> Source:
+    """Return the source with options that are clear from its first rows, such as a delimiter; lines of plain text."""
+    if source.hub or source.wheel:
+        return source
+    options = source.model_dump(exclude_unset=True)
+    head, failure = read_head(source)
+    options |= guess_options(options, [row for _, row in head], failure)
+    if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
+        options["unit"] = "line"
+    return Source(**options)
+
+
+def find_columns(source: Source, modality: Modality, asked: str | list[str] | None, trained: object) -> list[str]:
+    """Return the columns of the inputs: those asked for, those of the training rows, or those found by name.
+
+    Raises DataError if the first row lacks them, or ConfigError if none are found.
+    """
+    head, failure = read_head(source)
+    if not head:
+        raise (failure.at("source") if isinstance(failure, OptionError) else failure) or DataError(
+            f"{display_name(source)}: no rows"
+        )
+    location, row = head[0]
+    there = list_columns(row)
+    for names in (asked, trained):
+        missing = [name for name in to_list(names or []) if find_value(row, name) is MISSING]
+        if names and not missing:
+            return to_list(names)
+        if names and names == asked:
+            raise DataError(f"{location}: no column {missing[0]!r}{suggest(missing[0], there)}; set text=COLUMN")
+    if found := modality.find_columns(there):
+        return to_list(found)
+    if len(there) == 1:
+        return there
+    shown = ", ".join(there[:12])
+    raise ConfigError(f"text: which column has the {modality.input_noun}? There are {shown}; set text=COLUMN")
+
+
+def open_table(source: Source, modality: Modality, problem_type: ProblemType, asked, trained) -> Table:
+    """Return the table of a source, whose rows have all been read once."""
+    source = complete_source(source)
+    table = Table(source, find_columns(source, modality, asked, trained), modality, problem_type)
+    table.scan()
+    return table
+
+
+def iter_texts(texts: list[str], modality: Modality, problem_type: ProblemType) -> list[Item]:
+    """Return single texts as items; a text is a row with the column `text`."""
+    items = []
+    for number, text in enumerate(texts, 1):
+        example = modality.read_input({"text": text}, ["text"], problem_type, f"text {number}")
+        if example is None:
+            raise ConfigError(f"text {number} is empty")
+        items.append(Item({"text": text}, example, False, text))
+    return items
+
+
+def skip(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """Return the items after the first `count`."""
+    return islice(items, count, None)

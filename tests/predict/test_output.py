@@ -1,0 +1,56 @@
+"""Cells of a CSV, and parts that are joined to a file."""
+
+import csv
+import io
+import json
+
+import pyarrow.parquet
+import pytest
+
+from engine.errors import DataError
+from predict.output import Writer, make_harmless
+
+VALUES = ["plain", "=1+1", "+SUM(A1)", "-cmd", "@x", "\tx", "-3.5", "+1e5", "", "a\nb", 'say "x"', "\ud800"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_what_a_spreadsheet_would_run_gets_an_apostrophe(start):
+    assert make_harmless(f"{start}HYPERLINK(1)") == f"'{start}HYPERLINK(1)"
+    assert make_harmless(f"x{start}1") == f"x{start}1"
+
+
+@pytest.mark.parametrize("number", ["-3", "-3.5", "+1e5", "-.5"])
+def test_numbers_stay(number):
+    assert make_harmless(number) == number
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_csv_parts_are_one_table_with_all_cells(tmp_path, raw):
+    writer = Writer("csv", ["=name", "label"], raw)
+    rows = [{"=name": value, "label": ["a", "b"]} for value in VALUES]
+    writer.write_part(tmp_path / "0", rows[:5])
+    writer.write_part(tmp_path / "1", rows[5:])
+    writer.join([tmp_path / "0", tmp_path / "1"], tmp_path / "all.csv")
+    read = list(csv.reader(io.StringIO((tmp_path / "all.csv").read_bytes().decode(), newline="")))
+    clean = [value.encode("utf-8", "replace").decode() for value in VALUES]
+    expected = clean if raw else [make_harmless(value) for value in clean]
+    assert read[0] == ["=name" if raw else "'=name", "label"]
+    assert [row[0] for row in read[1:]] == expected
+    assert {row[1] for row in read[1:]} == {'["a", "b"]'}
+
+
+def test_json_lines_and_parquet_keep_the_types(tmp_path):
+    rows = [{"a": 1, "b": None, "c": [1, 2]}, {"a": 2, "b": "x", "c": []}, {"a": 3, "b": "y", "c": None}]
+    for name in ("jsonl", "parquet"):
+        writer = Writer(name, ["a", "b", "c"], False)
+        for number, row in enumerate(rows):  # the column b is empty in the first part
+            writer.write_part(tmp_path / f"{number}.{name}", [row])
+        writer.join([tmp_path / f"{number}.{name}" for number in range(3)], tmp_path / f"all.{name}")
+    assert [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()] == rows
+    assert pyarrow.parquet.read_table(tmp_path / "all.parquet").to_pylist() == rows
+
+
+def test_a_column_of_words_and_numbers_fits_in_no_parquet_file(tmp_path):
+    with pytest.raises(DataError, match="column 'a' fits in no Parquet column .*; set format=jsonl"):
+        Writer("parquet", ["a"], False).write_part(tmp_path / "0", [{"a": 1}, {"a": "x"}])
+    assert not list(tmp_path.iterdir())
