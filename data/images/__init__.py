@@ -1,1 +1,1 @@
-"""Pictures: from files to square uint8 arrays, and random views of them."""
+"""Images: read from folders, tables, archives and shards, decoded, deduplicated and stored as squares of pixels."""

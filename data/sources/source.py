@@ -67,7 +67,8 @@ class Source(Section):
     encoding: TextEncoding | None = None
     """Encoding of csv, json, text and conll files, such as windows-1251, gbk or shift_jis; none: UTF-8."""
     delimiter: str | None = None
-    """Column delimiter of a csv; none: a comma, or a tab for .tsv and .tab."""
+    """Column delimiter of a csv, or whitespace for any run of spaces and tabs; none: a comma, or a tab for .tsv and
+    .tab."""
     quotes: bool = True
     """Whether csv values may be enclosed in double quotes; false: a quote is an ordinary character."""
     skip_rows: list[NonNegativeInt] = []
@@ -336,6 +337,7 @@ def iter_hub_rows(source: Source) -> Iterator[dict]:
     options = {"split": source.split, "revision": resolve_revision(source), "streaming": True}
     try:
         rows = datasets.load_dataset(source.hub, source.subset, **options, trust_remote_code=False)
+        rows = rows.decode(False)  # images and sounds as their files have them
         yield from name_classes(rows, find_class_names(rows.features.to_dict() if rows.features else {}))
     except Exception as error:
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
@@ -355,4 +357,4 @@ def get_format(source: Source, path: str) -> FileFormat:
 
 def display_name(source: Source) -> str:
     """Return the name of a source for messages."""
-    return redact_credentials(source.wheel or source.hub or str(source.files))
+    return redact_credentials(str(next(value for key in source.origins if (value := getattr(source, key)))))
