@@ -13,6 +13,7 @@ from tiny_models import InMemoryShards, make_batch, tiny_encoder
 
 from engine.config.schema import Section, list_plugins
 from engine.training.step import Output
+from pretrain.pairs import ViewDataset
 
 OBJECTIVES, HEADS = list_plugins("pretrain.objectives"), list_plugins("finetune.heads")
 LABELS = {
@@ -52,7 +53,7 @@ def test_objective(name):
     plugin = importlib.import_module(f"pretrain.objectives.{name}")
     # With documents this short, spans would be whole documents.
     config = plugin.Config(**({"views": "mask"} if "views" in plugin.Config.model_fields else {}))
-    dataset = plugin.Dataset(config, InMemoryShards(), None)
+    dataset = getattr(plugin, "Dataset", ViewDataset)(config, InMemoryShards(), None)
     objective = plugin.Objective(config, tiny_encoder())
     whole, again, later = (make_batch(dataset, [0, 1, 2], step) for step in (3, 3, 4))
     assert all(whole.inputs[key].equal(again.inputs[key]) for key in whole.inputs), "a pure function of the step"

@@ -24,9 +24,9 @@ MAY_IMPORT = {
 ORDER = {
     "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training"
     " models",
-    "data": "arrays ngrams sampling cache sources encoders tasks corpus tokens config contamination prepare"
+    "data": "arrays ngrams sampling cache sources tasks corpus images encoders tokens config contamination prepare"
     " reference_outputs modalities shortcut __main__",
-    "pretrain": "masking config summary info_nce model views evaluate objectives validation modalities comparison"
+    "pretrain": "masking config summary info_nce model views pairs evaluate objectives validation modalities comparison"
     " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out artifacts semi_supervised train study __main__",

@@ -42,6 +42,7 @@ EXTENSION_TO_FORMAT = {
 
 
 DELIMITERS = ";\t|"  # other than a comma
+MAX_BATCH_BYTES = 2**26  # of the rows of a Parquet file that are read together
 MAX_BYTES_IN_MEMORY = 2**29  # of a compressed Parquet or Arrow file
 
 
@@ -154,6 +155,8 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
     lines = (line for number, line in numbered if number not in (file_format.skip_rows or ()))
     columns, wrong = file_format.columns or None, 0
     delimiter = file_format.delimiter or ("\t" if file_extension(file.path) in (".tsv", ".tab") else ",")
+    if delimiter == "whitespace":
+        lines, delimiter = (f"{' '.join(line.split())}\n" for line in lines), " "
     for values in iter_csv_records(lines, file.path, delimiter, file_format.quotes, problems):
         if not values:
             continue
@@ -296,7 +299,9 @@ def iter_parquet(file: DataFile, file_format: FileFormat, problems: list[str] | 
     import pyarrow.parquet
 
     parquet = pyarrow.parquet.ParquetFile(ensure_seekable(file.stream))
-    yield from iter_batches(parquet.iter_batches(1_000), parquet.schema_arrow.metadata)
+    groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
+    num_rows = MAX_BATCH_BYTES * max(1, parquet.metadata.num_rows) // max(1, sum(g.total_byte_size for g in groups))
+    yield from iter_batches(parquet.iter_batches(min(1_000, max(1, num_rows))), parquet.schema_arrow.metadata)
 
 
 def iter_arrow(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:

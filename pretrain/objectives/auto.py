@@ -10,7 +10,7 @@ from data.tokens.shards import Shards
 from engine.config.schema import Section
 from pretrain.config import DEFAULT_STEPS
 from pretrain.objectives import contrastive, joint, mlm
-from pretrain.views import short_text_fraction
+from pretrain.pairs import short_text_fraction
 
 MAX_SHORT_FRACTION = 0.5  # of the text in documents too short for two spans
 SPANS = {"views": "span", "min_span": 16, "max_span": 48, "max_gap": 2_000}

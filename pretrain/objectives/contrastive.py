@@ -1,24 +1,20 @@
-"""Contrastive learning: pull the two texts of a pair together and push them away from the other texts of the step.
+"""Contrastive learning: pull the two inputs of a pair together and push them away from the other inputs of the step.
 
 InfoNCE (van den Oord et al. 2018) on pooled last hidden states, as in SimCSE (Gao et al. 2021) and DeCLUTR (Giorgi et
 al. 2021). Negatives come from all micro-batches and processes of a step (`engine.training.gradcache`).
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.tokens.shards import Shards
 from engine.errors import ConfigError
-from engine.training.step import MicroBatch, Output
+from engine.training.step import Output
 from pretrain.info_nce import CachedGrads, cached_info_nce
-from pretrain.masking import Masking
 from pretrain.model.base import BaseEncoder
-from pretrain.views import PairDataset, Views
+from pretrain.views import Views
 
 
 class Config(Views):
@@ -34,20 +30,6 @@ class Config(Views):
         if batch_size < 2:
             raise ConfigError("train.batch_size: in-batch negatives need at least 2 pairs per step")
         super().validate_training(batch_size, dropout, max_length)
-
-
-class Dataset(PairDataset):
-    """Pairs of texts, masked with views=mask."""
-
-    def __init__(self, config: Config, shards: Shards, tokenizer_folder: Path):
-        masking = Masking(mask_rate=config.mask_rate) if config.views == "mask" else None
-        super().__init__(config, shards, tokenizer_folder, masking)
-
-    def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
-        """Make a micro-batch as in `pretrain.views`, without the masked tokens to predict."""
-        inputs, num_tokens = super().collate(indices, generators)
-        unused = ("masked_indices", "targets")
-        return MicroBatch({name: inputs[name] for name in inputs if name not in unused}, num_tokens)
 
 
 class Objective(nn.Module):
@@ -70,7 +52,7 @@ class Objective(nn.Module):
         return [{"cached": grads} for grads in cached_info_nce(embedded, self.temperature, self.symmetric)]
 
     def forward(self, group_ids: Tensor, cached: CachedGrads | None = None, **inputs: Tensor) -> Output:
-        """Compute the loss of inputs from `Dataset.collate`; `cached` is needed unless they are the whole step."""
+        """Compute the loss of a micro-batch of pairs; `cached` is needed unless they are the whole step."""
         embeddings, group_ids = self.embed(group_ids, **inputs)
         cached = cached or self.cache_gradients([(embeddings, group_ids)])[0]["cached"]
         return Output(*surrogate_loss(embeddings, cached))

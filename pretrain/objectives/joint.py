@@ -14,7 +14,7 @@ from pretrain.info_nce import CachedGrads
 from pretrain.masking import Masking
 from pretrain.model.encoder import Encoder
 from pretrain.objectives import contrastive
-from pretrain.views import PairDataset
+from pretrain.pairs import PairDataset
 
 
 class Config(contrastive.Config):

@@ -1,7 +1,7 @@
 """Masked language modeling (Devlin et al. 2019). Evaluation always masks 15 %, so that runs are comparable."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class Config(Masking):
 
 class Dataset:
     """Rows of the shards, each masked by its own generator."""
+
+    modality: ClassVar[str] = "text"
 
     def __init__(self, config: Config, shards: Shards, tokenizer_folder: Path | None = None):
         self.config, self.shards = config, shards

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from engine.training.step import Output
 from pretrain.info_nce import embedding_stats
 from pretrain.model.base import BaseEncoder
-from pretrain.objectives import contrastive
 from pretrain.views import Views
 
 
@@ -25,9 +24,6 @@ class Config(Views):
     """simsiam: predict the embedding of a text's other view."""
     predictor_dim: PositiveInt = 64
     """Width of the predictor's bottleneck."""
-
-
-Dataset = contrastive.Dataset
 
 
 class Objective(nn.Module):
@@ -48,7 +44,7 @@ class Objective(nn.Module):
         )
 
     def forward(self, group_ids: Tensor, **inputs: Tensor) -> Output:
-        """Compute the loss of inputs from `Dataset.collate`."""
+        """Compute the loss of a micro-batch of pairs."""
         pooled = self.encoder.embed(group_ids.numel(), **inputs)
         with torch.autocast(pooled.device.type, enabled=False):
             embeddings = self.projection(pooled).unflatten(0, group_ids.shape)

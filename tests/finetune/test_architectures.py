@@ -34,6 +34,7 @@ from finetune.validate_config import validate_config
 from pretrain.model.build import encoder_from_pretrained
 from pretrain.model.encoder import save_encoder
 from pretrain.objectives import contrastive, mlm
+from pretrain.pairs import ViewDataset
 
 NORMAL = ("mpnet", "deberta-v2", "xlm-roberta", "albert", "gpt2", "t5")
 """Tested at every commit; the others with the slow tests."""
@@ -143,8 +144,8 @@ def check_pretraining(folder: Path, workspace: Path) -> str:
     """Check both kinds of objectives, and the saved encoder in plain transformers; return how rows are computed."""
     shards, encoder = InMemoryShards(), encoder_from_pretrained(folder, 32, 0.0, None)
     views = contrastive.Config(min_span=2, max_span=6)
-    for module, config in ((mlm, mlm.Config()), (contrastive, views)):
-        dataset, objective = module.Dataset(config, shards, folder), module.Objective(config, encoder)
+    for module, config, dataset_class in ((mlm, mlm.Config(), mlm.Dataset), (contrastive, views, ViewDataset)):
+        dataset, objective = dataset_class(config, shards, folder), module.Objective(config, encoder)
         loss = objective(**make_batch(dataset, list(range(6))).inputs).loss
         loss.backward()
         assert loss.isfinite() and any(weight.grad is not None for weight in encoder.parameters())

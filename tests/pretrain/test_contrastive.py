@@ -16,8 +16,9 @@ from data.tokens.pairs import PairSource, load_pairs
 from engine.errors import ConfigError, DataError
 from pretrain.info_nce import cached_info_nce, embedding_stats, info_nce
 from pretrain.objectives import contrastive, joint, mlm, simsiam
+from pretrain.pairs import ViewDataset, sample_spans
 from pretrain.validation import MAX_HALF_TOKENS, Validator, split_halves
-from pretrain.views import Views, sample_spans
+from pretrain.views import Views
 
 SHORT = {"min_span": 2, "max_span": 6}
 DIRECTIONS = {True: ((0, 1), (1, 0)), False: ((0, 1),)}
@@ -89,7 +90,7 @@ def test_cached_gradient_equals_that_of_the_plain_loss_for_any_split(monkeypatch
 def make_objective(file, dropout: float = 0.0, **options):
     """Return (objective, dataset) of an objective's file."""
     config, encoder = file.Config(**options), tiny_encoder(dropout=dropout)
-    return file.Objective(config, encoder), file.Dataset(config, InMemoryShards(), None)
+    return file.Objective(config, encoder), getattr(file, "Dataset", ViewDataset)(config, InMemoryShards(), None)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,9 @@ def test_empty_texts_have_a_finite_loss():
     shards.pieces = np.array([[0, 0], [0, 0], [5, 4]])
     for views in ("mask", "dropout"):
         for file in (contrastive, joint, simsiam):
-            inputs = make_batch(file.Dataset(file.Config(views=views), shards, None), [0, 1, 2]).inputs
+            inputs = make_batch(
+                getattr(file, "Dataset", ViewDataset)(file.Config(views=views), shards, None), [0, 1, 2]
+            ).inputs
             output = make_objective(file, views=views)[0](**inputs)
             output.loss.backward()
             assert output.loss.isfinite(), (file.__name__, views)
@@ -255,7 +258,7 @@ def test_the_two_texts_of_a_pair():
     shards = InMemoryShards()
 
     def make_texts(**options):
-        inputs = make_batch(contrastive.Dataset(contrastive.Config(**options), shards, None), list(range(6))).inputs
+        inputs = make_batch(ViewDataset(contrastive.Config(**options), shards, None), list(range(6))).inputs
         ids, document = inputs["input_ids"], inputs["document_ids"]
         return [[ids[document == 2 * pair + kind].tolist() for kind in (0, 1)] for pair in range(6)], inputs[
             "group_ids"
@@ -286,8 +289,8 @@ def test_the_two_texts_of_a_pair():
 
 
 def test_warning_about_a_corpus_of_short_documents():
-    assert "100% of the text" in contrastive.Dataset(contrastive.Config(), InMemoryShards(), None).warning()
-    assert contrastive.Dataset(contrastive.Config(**SHORT), InMemoryShards(), None).warning() == ""
+    assert "100% of the text" in ViewDataset(contrastive.Config(), InMemoryShards(), None).warning()
+    assert ViewDataset(contrastive.Config(**SHORT), InMemoryShards(), None).warning() == ""
 
 
 def write_table(folder, text: str) -> PairSource:
