@@ -18,7 +18,7 @@ from engine.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-NUM_DISTANCES = 5  # nearest rows whose mean distance is the score
+NUM_DISTANCES = 5  # nearest rows; their mean distance is the score
 NUM_NEIGHBORS = 3  # nearest rows to show
 MAX_VECTORS = 1_000
 EXPECTED_SHARE = 0.02  # of rows like the training rows that are called unlike them
