@@ -115,7 +115,7 @@ def find_columns(source: Source, modality: Modality, asked: str | list[str] | No
 
 
 def open_table(source: Source, modality: Modality, problem_type: ProblemType, asked, trained) -> Table:
-    """Return the table of a source, whose rows have all been read once."""
+    """Return the table of a source after a first pass over its rows."""
     source = complete_source(source)
     table = Table(source, find_columns(source, modality, asked, trained), modality, problem_type)
     table.scan()

@@ -66,7 +66,7 @@ class Modality:
     ) -> Callable[[list[Example]], Inputs]:
         """Return a function from examples without labels to the inputs of the fine-tuned model in `folder`.
 
-        Inputs of a model that labels words have `labels`, whose second row is the first token of each word, or -1.
+        Inputs of a model that labels words have `labels`; their second row is the first token of each word, or -1.
         """
         raise NotImplementedError
 

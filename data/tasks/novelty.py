@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.tasks.splits import Example, normalize
+from engine.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NUM_DISTANCES = 5  # nearest rows whose mean distance is the score
+NUM_DISTANCES = 5  # nearest rows; their mean distance is the score
 NUM_NEIGHBORS = 3  # nearest rows to show
 MAX_VECTORS = 1_000
 EXPECTED_SHARE = 0.02  # of rows like the training rows that are called unlike them
@@ -93,8 +94,11 @@ def fit_novelty(vectors: np.ndarray, hashes: np.ndarray, held_out: np.ndarray) -
 
 
 def load_novelty(arrays: dict[str, np.ndarray]) -> Novelty | None:
-    """Return what `to_arrays` returned, None if a file has none of it."""
+    """Return what `to_arrays` returned, None if a file has none of it. Raises DataError if it does not fit together."""
     names = list(Novelty.__dataclass_fields__)
     if not all(f"{PREFIX}{name}" in arrays for name in names):
         return None
-    return Novelty(**{name: arrays[f"{PREFIX}{name}"] for name in names})
+    novelty = Novelty(**{name: arrays[f"{PREFIX}{name}"] for name in names})
+    if novelty.vectors.shape != (len(novelty.hashes), *novelty.center.shape) or len(novelty.hashes) < NUM_DISTANCES:
+        raise DataError(f"the vectors of training rows, {novelty.vectors.shape}, do not fit together")
+    return novelty
