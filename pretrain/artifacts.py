@@ -73,6 +73,7 @@ class Artifacts:
         """
         folder, self.quality = self.run.folder, quality
         metrics = {
+            **({"modality": self.config.modality} if self.config.modality != "text" else {}),
             "eval": result.metrics,
             "steps": result.step,
             "tokens": result.tokens,

@@ -55,6 +55,10 @@ class Modality:
         """Return (metrics to compare before and after training, embeddings of held-out inputs); None: not supported."""
         return {}, None
 
+    def keeps_init(self, quality: dict[str, dict[str, float]]) -> str:
+        """Return why the initial weights are saved instead of the trained ones; usually an empty string."""
+        return ""
+
     def build_record(self, encoder: BaseEncoder, with_head: bool) -> dict:
         """Return what the encoder's record.json holds of its data."""
         return {}
