@@ -86,6 +86,8 @@ class Modality(modalities.Modality):
             raise ConfigError(f"objective.{key}: is for modality=text; views of images are configured by views.*")
         if config.objective.name != "auto":
             config.objective.validate_training(config.train.batch_size, config.dropout, NO_LIMIT)
+        if config.objective.name == "dino" and config.train.sharded:
+            raise ConfigError("train.sharded: dino has a teacher, which is not sharded; leave it out")
         is_normalized = config.init is None and config.model.architecture in BATCH_NORMALIZED
         if is_normalized and config.train.micro_batch_size:
             raise ConfigError(
@@ -138,9 +140,12 @@ class Modality(modalities.Modality):
         torch.manual_seed(config.seed)
         if self.init_folder:
             channels = config.pixels.channels
-            return image_encoder.image_encoder_from_pretrained(self.init_folder, size, channels, config.dropout)
-        processor = Processor(size, *image_encoder.measure_channels(self.train.pixels))
-        return image_encoder.image_encoder_from_config(config.model, processor, config.dropout)
+            args = (self.init_folder, size, channels, config.dropout)
+            self.encoder = image_encoder.image_encoder_from_pretrained(*args)
+        else:
+            processor = Processor(size, *image_encoder.measure_channels(self.train.pixels))
+            self.encoder = image_encoder.image_encoder_from_config(config.model, processor, config.dropout)
+        return self.encoder
 
     def build_dataset(self, objective_file: ModuleType) -> Any:
         """Return the objective's `Dataset`, or two views of each image for an objective without one."""
@@ -149,7 +154,7 @@ class Modality(modalities.Modality):
         if dataset_class := getattr(objective_file, "Dataset", None):
             if dataset_class.modality != "images":
                 raise ConfigError(f"objective.name: {self.config.objective.name} is for modality=text")
-            self.dataset = dataset_class(self.config.objective, self.train, self.config.views)
+            self.dataset = dataset_class(self.config.objective, self.train, self.config.views, self.encoder)
         else:
             self.dataset = ImageViewDataset(self.train, self.config.views)
         return self.dataset

@@ -66,13 +66,40 @@ class ImageEncoder(BaseEncoder):
         states = self.model(pixel_values=images, **options).last_hidden_state
         return states.flatten(2).mT if states.ndim == 4 else states
 
-    def embed(self, num_inputs: int, pixels: Tensor, view_params: Tensor) -> Tensor:
-        """Return the embeddings of all views, float32 (num_inputs, width), those of a row after each other."""
-        return self.embed_images(self.make_views(pixels, view_params))
+    def embed(self, num_inputs: int, pixels: Tensor, view_params: Tensor, size: int | None = None) -> Tensor:
+        """Return the embeddings of all views, float32 (num_inputs, width), those of a row after each other.
+
+        size: of the views, by default that of the pictures.
+        """
+        return self.embed_images(self.make_views(pixels, view_params, size))
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Return the embeddings of normalized images, float32 (images, width)."""
         return self.states(images).float().mean(1)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the patches of a transformer on patches; 1 for other networks."""
+        has_patches = hasattr(getattr(self.model, "embeddings", None), "cls_token")
+        return self.model.config.patch_size if has_patches else 1
+
+    def patch_states(self, images: Tensor, kept: Tensor) -> Tensor:
+        """Return the last hidden states of some patches, (images, kept, width); others are dropped before the layers.
+
+        images: normalized; kept: int64 (images, kept), indices of patches. Needs a transformer on patches.
+        """
+        num_patches = (images.shape[-1] // self.patch_size) ** 2
+
+        def select(module: nn.Module, args: tuple, tokens: Tensor) -> Tensor:
+            others = torch.arange(tokens.shape[1] - num_patches, device=kept.device).expand(len(kept), -1)
+            indices = torch.cat([others, kept + others.shape[1]], 1)
+            return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[2]))
+
+        hook = self.model.embeddings.register_forward_hook(select)
+        try:
+            return self.states(images)[:, -kept.shape[1] :]
+        finally:
+            hook.remove()
 
     def hidden_matrices(self) -> set[nn.Parameter]:
         """Return the weights of the linear layers, for Muon."""
