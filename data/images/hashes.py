@@ -14,8 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_BITS = 6  # different bits of a copy's hash
-MIN_CORRELATION = 0.98  # of the pixels of two copies, scaled to COMPARED_SIZE
+MAX_BITS = 8  # different bits of a copy's hash
+MAX_DIFFERENCE, MIN_CONTRAST = 0.1, 10.0  # of gray pixels, relative to their standard deviation, which is at least this
 COMPARED_SIZE = 32
 BLOCK_PAIRS = 2**22  # compared at once
 
@@ -67,13 +67,18 @@ def find_close(hashes: np.ndarray, others: np.ndarray | None = None, max_bits: i
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
-    """Return standardized gray pixels for comparison, float32 (COMPARED_SIZE ** 2,), of uint8 (size, size, channels)."""
+    """Return gray pixels of mean 0, float32 (COMPARED_SIZE ** 2,), of uint8 pixels (size, size, channels)."""
     from PIL import Image
 
-    size, gray = (COMPARED_SIZE, COMPARED_SIZE), Image.fromarray(pixels.mean(-1).astype(np.uint8))
-    values = np.asarray(gray.resize(size, Image.Resampling.BOX), np.float32).ravel()
-    values = values - values.mean()
-    return values / max(np.sqrt(np.square(values).sum()), 1e-6)
+    gray = Image.fromarray(pixels.mean(-1).astype(np.uint8))
+    values = np.asarray(gray.resize((COMPARED_SIZE, COMPARED_SIZE), Image.Resampling.BOX), np.float32).ravel()
+    return values - values.mean()
+
+
+def is_copy(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two images, from `shrink`, differ by little of their contrast."""
+    contrast = max(one.std() * other.std(), MIN_CONTRAST**2)
+    return bool(np.square(one - other).mean() <= MAX_DIFFERENCE**2 * contrast)
 
 
 def find_copies(
@@ -99,7 +104,7 @@ def find_copies(
         return shrunk[side, index]
 
     same = 0 if others is None else 1
-    keep = [float(get(0, one) @ get(same, other)) >= MIN_CORRELATION for one, other in pairs.tolist()]
+    keep = [is_copy(get(0, one), get(same, other)) for one, other in pairs.tolist()]
     return pairs[np.array(keep, dtype=bool)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from data.cache import fingerprint, get_or_build, read_manifest
 from data.images import hashes
 from data.images.config import ImageCorpus
-from data.images.sources import SourceImage, fingerprint_inputs, iter_images
-from data.images.store import REASONS, Dropped, PixelShards as PixelShards, PixelWriter, decode_images
+from data.images.sources import fingerprint_inputs, iter_images
+from data.images.store import REASONS, CountedImages, Dropped, PixelImage, PixelShards, PixelWriter, decode_images
 from data.images.task import TestImages, read_test_images
 from data.sources.source import display_name
 from engine.errors import DataError
@@ -61,44 +62,36 @@ def build_corpus(folder: Path, corpus: ImageCorpus, size: int, channels: int, ex
 
     Images are first written as they come, then those that are kept are copied to their split.
     """
-    dropped, seen, num_read = Dropped(), set(), 0
-    locations: list[str] = []
-
-    def count(images: Iterator[SourceImage]) -> Iterator[SourceImage]:
-        nonlocal num_read
-        for image in images:
-            if corpus.max_images is not None and num_read >= corpus.max_images:
-                return
-            num_read += 1
-            yield image
-
+    dropped, seen, locations = Dropped(), set(), []
+    every = CountedImages(image for source in corpus.sources for image in iter_images(source))
     with PixelWriter(folder / "all") as writer:
-        for source in corpus.sources:
-            for location, image in decode_images(count(iter_images(source)), size, channels, corpus.min_size, dropped):
-                if image.key in seen and corpus.deduplicate != "none":
-                    dropped.add("duplicates", location)
-                    continue
-                seen.add(image.key)
-                writer.add(*image[:3])
-                locations.append(location)
+        for location, image in decode_images(
+            islice(every, corpus.max_images), size, channels, corpus.min_size, dropped
+        ):
+            if image.key in seen and corpus.deduplicate != "none":
+                dropped.add("duplicates", location)
+                continue
+            seen.add(image.key)
+            writer.add(image)
+            locations.append(location)
     write_json(folder / "manifest.json", {"size": size, "channels": channels})  # replaced when the folder is finished
     whole = PixelShards(folder, "all")
     is_kept = np.ones(len(whole), dtype=bool)
-    for images in excluded:
-        for index in find_excluded(whole, images):
-            if is_kept[index]:
-                dropped.add("test_images", locations[index])
-                is_kept[index] = False
-    if corpus.deduplicate == "near":
-        for index in np.flatnonzero(hashes.find_duplicates(whole.hashes, whole.pixels, is_kept)):
-            dropped.add("near_duplicates", locations[index])
+
+    def drop(reason: str, indices: Iterable[int]) -> None:
+        for index in filter(is_kept.__getitem__, indices):
+            dropped.add(reason, locations[index])
             is_kept[index] = False
+
+    for images in excluded:
+        drop("test_images", find_excluded(whole, images))
+    if corpus.deduplicate == "near":
+        drop("near_duplicates", np.flatnonzero(hashes.find_duplicates(whole.hashes, whole.pixels, is_kept)).tolist())
     split_pixels(folder, whole, is_kept, corpus.held_out)
-    names = ", ".join(map(display_name, corpus.sources))
     if not is_kept.any():
-        reasons = "; ".join(dropped.describe()) or "there are none"
-        raise DataError(f"{names}: no images to learn from: {reasons}")
-    summary = dropped.summarize(num_read, int(is_kept.sum()))
+        names, reasons = ", ".join(map(display_name, corpus.sources)), "; ".join(dropped.describe())
+        raise DataError(f"{names}: no images to learn from: {reasons or 'there are none'}")
+    summary = dropped.summarize(every.count, int(is_kept.sum()))
     return {"size": size, "channels": channels, "summary": summary, "dropped": dropped.describe()}
 
 
@@ -115,6 +108,6 @@ def split_pixels(folder: Path, whole: PixelShards, is_kept: np.ndarray, held_out
     with PixelWriter(folder / "train") as train, PixelWriter(folder / "held_out") as rest:
         for index in np.flatnonzero(is_kept).tolist():
             writer = rest if is_held_out(whole.keys[index], held_out) else train
-            writer.add(whole.keys[index], int(whole.hashes[index]), whole.pixels[index])
+            writer.add(PixelImage(whole.keys[index], int(whole.hashes[index]), whole.pixels[index]))
     whole.__dict__.pop("pixels", None)
     shutil.rmtree(folder / "all")

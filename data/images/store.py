@@ -40,7 +40,7 @@ class PixelImage(NamedTuple):
     difference_hash: int
     pixels: np.ndarray
     """uint8 (size, size, channels)."""
-    columns: dict
+    columns: dict | None = None
 
 
 class Dropped:
@@ -69,6 +69,21 @@ class Dropped:
         return lines
 
 
+class CountedImages:
+    """Iterator of images that counts them."""
+
+    def __init__(self, images: Iterator[SourceImage]):
+        self.images, self.count = images, 0
+
+    def __iter__(self) -> CountedImages:
+        return self
+
+    def __next__(self) -> SourceImage:
+        image = next(self.images)
+        self.count += 1
+        return image
+
+
 def decode_images(
     images: Iterable[SourceImage], size: int, channels: int, min_size: int, dropped: Dropped
 ) -> Iterator[tuple[str, PixelImage]]:
@@ -91,7 +106,7 @@ class PixelWriter:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.num_images, self.stack = folder, 0, ExitStack()
+        self.folder, self.stack = folder, ExitStack()
 
     def __enter__(self) -> PixelWriter:
         self.pixels, self.hashes = (
@@ -103,12 +118,11 @@ class PixelWriter:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stack.close()
 
-    def add(self, key: str, difference_hash: int, pixels: np.ndarray) -> None:
+    def add(self, image: PixelImage) -> None:
         """Append an image."""
-        self.pixels.write(np.ascontiguousarray(pixels).tobytes())
-        self.hashes.write(np.uint64(difference_hash).tobytes())
-        self.keys.write(f"{key}\n")
-        self.num_images += 1
+        self.pixels.write(np.ascontiguousarray(image.pixels).tobytes())
+        self.hashes.write(np.uint64(image.difference_hash).tobytes())
+        self.keys.write(f"{image.key}\n")
 
 
 class PixelShards:

@@ -69,37 +69,28 @@ def prepare_rows(name: str, source: ImageSource, pixels: Pixels) -> Path:
         return get_or_build("pixels", name, inputs, lambda folder: build_rows(folder, source, pixels))
 
 
+def to_json(value: object) -> str:
+    """Return a value of a row that JSON has no form for as text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def build_rows(folder: Path, source: ImageSource, pixels: Pixels) -> dict:
     """Write the rows of a source to `folder`, each distinct image once; return the manifest."""
     from data.images.sources import iter_images
-    from data.images.store import MIN_SIDE, Dropped, PixelWriter, decode_images
+    from data.images.store import MIN_SIDE, CountedImages, Dropped, PixelWriter, decode_images
 
-    dropped, seen, num_rows, num_read = Dropped(), set(), 0, 0
-
-    def count(images):
-        nonlocal num_read
-        for image in images:
-            num_read += 1
-            yield image
-
+    dropped, seen, num_rows, images = Dropped(), set(), 0, CountedImages(iter_images(source))
     with PixelWriter(folder / "rows") as writer, open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
-        images = decode_images(count(iter_images(source)), pixels.size, pixels.channels, MIN_SIDE, dropped)
-        for location, image in images:
+        for location, image in decode_images(images, pixels.size, pixels.channels, MIN_SIDE, dropped):
             if image.key not in seen:
                 seen.add(image.key)
-                writer.add(*image[:3])
+                writer.add(image)
             row = {"key": image.key, "location": location, "columns": image.columns}
-            file.write(
-                json.dumps(
-                    row,
-                    default=lambda value: value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value),
-                )
-                + "\n"
-            )
+            file.write(json.dumps(row, default=to_json) + "\n")
             num_rows += 1
     if not num_rows:
         raise DataError(f"{display_name(source)}: no images: {'; '.join(dropped.describe()) or 'there are none'}")
-    summary = dropped.summarize(num_read, num_rows) | {"duplicates": num_rows - len(seen)}
+    summary = dropped.summarize(images.count, num_rows) | {"duplicates": num_rows - len(seen)}
     return {**pixels.model_dump(), "summary": summary, "dropped": dropped.describe()}
 
 
