@@ -41,16 +41,19 @@ class ImageEncoder(BaseEncoder):
         super().__init__(model, 0, new_parameters)
         self.processor = processor
         self.can_interpolate = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-        self.width = self.probe().shape[-1]
+        self.width = self.probe(processor.size).shape[-1]
 
     @torch.no_grad()
-    def probe(self) -> Tensor:
-        """Return the states of one empty picture, (1, positions, width)."""
-        was_training, size = self.training, self.processor.size
+    def probe(self, size: int) -> Tensor:
+        """Return the states of one empty picture, (1, positions, width). Raises DataError if it cannot be read."""
+        was_training = self.training
         self.eval()
         device = next(self.model.parameters()).device
         try:
             return self.states(torch.zeros(1, len(self.processor.mean), size, size, device=device))
+        except Exception as error:
+            kind = self.model.config.model_type
+            raise DataError(f"{kind}: cannot read pictures of {size} x {size} pixels ({first_line(error)})") from None
         finally:
             self.train(was_training)
 
@@ -164,7 +167,7 @@ def shape_options(shape: "ImageModel", size: int) -> dict:
         return {
             "width_coefficient": width / 1280,
             "depth_coefficient": layers / 16,
-            "hidden_dim": 1280,
+            "hidden_dim": width,
             "image_size": size,
         }
     sizes, depths = [width // 8, width // 4, width // 2, width], [layers // STAGES] * STAGES
@@ -179,11 +182,7 @@ def prepare_image_encoder(
     """Set dropout, except in config.json, and try the network. Raises DataError if it does not read these pictures."""
     model.to(memory_format=torch.channels_last)
     replace_dropout(model, lambda name: dropout)
-    try:
-        return ImageEncoder(model, processor, new_parameters)
-    except Exception as error:
-        kind, size = model.config.model_type, processor.size
-        raise DataError(f"{kind}: cannot read pictures of {size} x {size} pixels ({first_line(error)})") from None
+    return ImageEncoder(model, processor, new_parameters)
 
 
 def save_image_encoder(encoder: ImageEncoder, folder: Path, record: dict, card: str) -> None:

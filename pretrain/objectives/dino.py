@@ -89,6 +89,8 @@ class Objective(nn.Module):
         super().__init__()
         self.encoder, self.config, patch = encoder, config, encoder.patch_size
         self.local_size = max(patch, encoder.processor.size // 2 // patch * patch)
+        if config.local_views:
+            encoder.probe(self.local_size)
         self.head = Head(encoder.width, config.prototypes)
         self.teacher = nn.ModuleList([copy.deepcopy(encoder), copy.deepcopy(self.head)]).requires_grad_(False)
         self.register_buffer("center", torch.zeros(config.prototypes))
