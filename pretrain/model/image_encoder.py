@@ -63,6 +63,7 @@ class ImageEncoder(BaseEncoder):
 
     def states(self, images: Tensor) -> Tensor:
         """Return the last hidden states, (images, positions, width), of normalized images."""
+        # Faster on a CPU. The weights stay contiguous, as the optimizer's state is after a checkpoint is loaded.
         images = images.contiguous(memory_format=torch.channels_last)
         is_other_size = self.can_interpolate and images.shape[-1] != self.model.config.image_size
         options = {"interpolate_pos_encoding": True} if is_other_size else {}
@@ -180,7 +181,6 @@ def prepare_image_encoder(
     model: PreTrainedModel, processor: Processor, new_parameters: frozenset[str], dropout: float
 ) -> ImageEncoder:
     """Set dropout, except in config.json, and try the network. Raises DataError if it does not read these pictures."""
-    model.to(memory_format=torch.channels_last)
     replace_dropout(model, lambda name: dropout)
     return ImageEncoder(model, processor, new_parameters)
 

@@ -76,8 +76,9 @@ class Head(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return outputs float32 (inputs, prototypes) of embeddings (inputs, width)."""
-        projected = F.normalize(self.projection(embeddings).float(), dim=-1)
-        return F.linear(projected, F.normalize(self.prototypes.float(), dim=-1))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            projected = F.normalize(self.projection(embeddings), dim=-1)
+            return projected @ F.normalize(self.prototypes, dim=-1).T
 
 
 class Objective(nn.Module):
