@@ -30,7 +30,7 @@ pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [C
 	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 finetune: .venv/ready  ## fine-tune it on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
-	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),configs/method/$(METHOD).yaml $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
+	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),method=$(METHOD) $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)

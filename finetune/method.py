@@ -6,7 +6,7 @@ from typing import NamedTuple
 from data.tasks.splits import Example, sample_examples
 from engine.config.loader import load_config, merge, read_yaml, validate
 from engine.log import get_logger
-from finetune.config import METHODS_FOLDER, Finetune
+from finetune.config import Finetune
 
 logger = get_logger(__name__)
 
@@ -72,7 +72,7 @@ def apply_method(config: Finetune, method: str | None, args: Sequence[str] = ())
     """
     if method is None:
         return config.model_copy(update={"method": None})
-    changes = preset = read_yaml(METHODS_FOLDER / f"{method}.yaml")
+    changes = preset = read_yaml(type(config).presets["method"] / f"{method}.yaml")
     if args:
         changes = select(load_config(type(config), [*args, "method=none"], preset).model_dump(mode="json"), preset)
     return validate(type(config), merge(config.model_dump(mode="json"), changes | {"method": method}))

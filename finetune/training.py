@@ -95,7 +95,7 @@ class FineTuner:
         self.head = self.head_file.Head(config.head, self.network, self.problem_type)
         self.head.set_label_stats(self.inputs["train"].labels[: self.num_labeled])
         self.fits_last_layer = getattr(self.head_file, "FITS_LAST_LAYER", False)
-        if not self.fits_last_layer:
+        if not self.fits_last_layer or self.network.needs_standardization:
             self.standardize_on_sample()
         constant, self.peft_model = self.network.constant, None
         if config.adapter.name != "none":

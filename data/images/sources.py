@@ -68,7 +68,7 @@ def iter_images(source: ImageSource) -> Iterator[SourceImage]:
         yield from iter_table(source)
         return
     for image in images:
-        if all(str(image.columns.get(column)) == value for column, value in source.where.items()):
+        if source.matches(image.columns.get):
             yield image
 
 

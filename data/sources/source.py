@@ -7,7 +7,7 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -85,8 +85,8 @@ class Source(Section):
     """XML element that is one row; each column is the text of all elements of one name inside it."""
     field: str | None = None
     """Dotted name of the value in a JSON object that holds the rows; none: found by its form."""
-    where: WordMapping = {}
-    """Keep only rows with these values, {column: value}."""
+    where: WordMapping | dict[str, list[str]] = {}
+    """Keep only rows with these values, {column: value}, or {column: [value, other value]}."""
     non_empty: list[str] = []
     """Keep only rows with a value in each of these columns."""
     rename: dict[str, str] = {}
@@ -113,6 +113,13 @@ class Source(Section):
                 "a wheel is NAME==VERSION and needs sha256 and member; a SHA-256 has 64 hexadecimal digits"
             )
         return self
+
+    def matches(self, get_value: Callable[[str], object]) -> bool:
+        """Return whether a row, of which `get_value` returns a column's value, has the values of `where`."""
+        return all(
+            str(get_value(column)) in ([values] if isinstance(values, str) else values)
+            for column, values in self.where.items()
+        )
 
 
 def resolve_files(source: Source) -> list[str]:
@@ -273,7 +280,7 @@ def filter_rows(source: Source, rows: Iterable[dict], name: str) -> Iterator[tup
         for column in source.where:
             if find_value(row, column) is MISSING:
                 raise DataError(f"{location}: no column {column!r}{suggest(column, list_columns(row))}")
-        is_match = all(str(find_value(row, column)) == value for column, value in source.where.items())
+        is_match = source.matches(lambda column, row=row: find_value(row, column))
         if is_match and not any(is_empty(find_value(row, column)) for column in source.non_empty):
             if source.rename:
                 nested = {new: find_value(row, old) for old, new in source.rename.items() if old not in row}

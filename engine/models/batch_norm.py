@@ -1,11 +1,12 @@
-"""Batch normalization on stored statistics, where weights were brought: an input's output depends on no other input."""
+"""Batch normalization by stored statistics alone, so that an image's outputs and gradients depend on no other image."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Keep every batch normalization of a model in evaluation mode, also after `train()`; scale and shift train."""
+    """Make every batch normalization of a model use its stored statistics, also in training; they never change."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.eval().train = lambda mode=True, module=module: module
+            module.eval()
+            module.train = lambda mode=True, module=module: module

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from data.tasks.problem_types import ProblemType
 from engine.errors import DataError
+from engine.log import get_logger
+from engine.models.load import check_encoder_weights, load_pretrained
 from finetune.model.layerwise import split_layers
+
+logger = get_logger(__name__)
+
+POSTPROCESS_KEYS = ("calibration", "thresholds", "label_scale")  # that fine-tuning adds to a model's configuration
 
 
 class NoCache:
@@ -28,6 +35,7 @@ class Network:
     def __init__(self, model: PreTrainedModel, constant: Iterable[nn.Parameter] = (), num_layers: int | None = None):
         self.model, self.constant = model, list(constant)
         self.num_layers = len(split_layers(model)) if num_layers is None else num_layers
+        self.needs_standardization = False  # also where the last layer is fitted after training
 
     def embed_and_classify(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (embeddings, float32 (inputs, width); outputs, float32 (inputs, outputs))."""
@@ -70,6 +78,38 @@ def get_last_linear(model: PreTrainedModel) -> nn.Linear:
         if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels:
             return module
     raise DataError(f"the head of {model.config.model_type} does not end in a linear layer")
+
+
+def label_settings(problem_type: ProblemType, label_names: list[str]) -> dict:
+    """Return the keys of a model's configuration that follow from its labels."""
+    settings = {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+    if problem_type.transformers_problem_type:
+        settings["problem_type"] = problem_type.transformers_problem_type
+    return settings
+
+
+def load_with_new_head(
+    folder: Path, auto_class: str, purpose: str, config: PreTrainedConfig, old_names: list[str]
+) -> PreTrainedModel:
+    """Load the weights in `folder`, without the output layer of a classifier of other labels than `config` has.
+
+    old_names: the labels that the folder's output layer has, if it has one. Raises DataError if it cannot be loaded.
+    """
+    model, missing = load_pretrained(folder, auto_class, purpose, config=config, ignore_mismatched_sizes=True)
+    layer = get_last_linear(model)
+    name = next(name for name, module in model.named_modules() if module is layer)
+    head = {f"{name}.{parameter}" for parameter, _ in layer.named_parameters()}
+    check_encoder_weights(folder, model, missing - head)
+    if not head <= missing and old_names != list(config.id2label.values()):
+        for parameter in layer.parameters():
+            parameter._is_hf_initialized = False  # transformers skips weights with this mark
+        model._init_weights(layer)
+        logger.info(f"note: {folder} has the labels {', '.join(old_names[:3])}, ...; its output layer is replaced")
+    return model
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from data.encoders import describe_lost_modules, read_pooling
 from data.modalities.text import MODALITY
@@ -17,15 +17,14 @@ from engine.kernels.dropout import replace_dropout
 from engine.log import get_logger, warn_once
 from engine.models import LOAD_KWARGS
 from engine.models.embed import pool
-from engine.models.load import check_encoder_weights, is_decoder, load_pretrained, load_tokenizer
+from engine.models.load import is_decoder, load_tokenizer
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
 from finetune.model.layerwise import split_layers
-from finetune.model.network import Network, get_last_linear
+from finetune.model.network import POSTPROCESS_KEYS, Network, label_settings, load_with_new_head
 
 logger = get_logger(__name__)
 
-POSTPROCESS_KEYS = ("calibration", "thresholds", "label_scale")  # that fine-tuning adds to a model's configuration
 FIRST_TOKEN_POOLING = {"eurobert": "bos"}
 """Names of the pooling of the first token in the configuration of an architecture, where it is not cls."""
 POOLER_SCALE = 0.1  # scales the mean vector to where tanh is nearly linear, before a last layer is fitted on it
@@ -68,13 +67,7 @@ def load_model(
     folder: Path, problem_type: ProblemType, label_names: list[str], dropout: float, random_init: bool, use_mean: bool
 ) -> PreTrainedModel:
     """Load transformers' model for the problem type on the encoder in `folder`. Raise DataError if it cannot."""
-    settings = {
-        "num_labels": len(label_names),
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-    }
-    if problem_type.transformers_problem_type:
-        settings["problem_type"] = problem_type.transformers_problem_type
+    settings = label_settings(problem_type, label_names)
     auto_class, purpose = MODALITY.auto_class(problem_type), problem_type.name.replace("_", " ")
     try:
         config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
@@ -93,26 +86,6 @@ def load_model(
     attention.use_fast_attention(model)
     # Dropout of attention weights gains nothing here and rules out the fast attention.
     replace_dropout(model, lambda name: 0.0 if ".self." in name else dropout)
-    return model
-
-
-def load_with_new_head(
-    folder: Path, auto_class: str, purpose: str, config: PreTrainedConfig, old_names: list[str]
-) -> PreTrainedModel:
-    """Load the weights in `folder`, without the output layer of a classifier of other labels than `config` has.
-
-    old_names: the labels that the folder's output layer has, if it has one. Raises DataError if it cannot be loaded.
-    """
-    model, missing = load_pretrained(folder, auto_class, purpose, config=config, ignore_mismatched_sizes=True)
-    layer = get_last_linear(model)
-    name = next(name for name, module in model.named_modules() if module is layer)
-    head = {f"{name}.{parameter}" for parameter, _ in layer.named_parameters()}
-    check_encoder_weights(folder, model, missing - head)
-    if not head <= missing and old_names != list(config.id2label.values()):
-        for parameter in layer.parameters():
-            parameter._is_hf_initialized = False  # transformers skips weights with this mark
-        model._init_weights(layer)
-        logger.info(f"note: {folder} has the labels {', '.join(old_names[:3])}, ...; its output layer is replaced")
     return model
 
 

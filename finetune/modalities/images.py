@@ -1,0 +1,123 @@
+"""Fine-tuning on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from data.images.task import ImageStore, ImageTask
+from data.images.views import Area, Views
+from data.tasks.splits import Example
+from engine.config.schema import Fraction
+from engine.errors import ConfigError
+from finetune import modalities
+from finetune.config import METHODS_FOLDER, Finetune
+
+if TYPE_CHECKING:
+    import numpy as np
+    from accelerate import Accelerator
+
+    from data.images.dataset import ImageDataset
+    from finetune.model.image_network import ImageNetwork
+
+BASELINE_SIZE = 16  # pixels of a side of the images of the linear baseline
+
+
+class Augment(Views):
+    """Random views of training images, different at every visit; none where all are off."""
+
+    min_area: Area = 0.8
+    """Minimum fraction of the image's area in a view; 1: the whole image."""
+    aspect_ratio: Annotated[float, Field(ge=1, le=4)] = 1.1
+    """Maximum ratio of a crop's sides, which are stretched to a square."""
+    color_prob: Fraction = 0.0
+    """Fraction of the views with another brightness, contrast, saturation and hue."""
+    gray_prob: Fraction = 0.0
+    """Fraction of the views without color."""
+
+
+class Config(Finetune):
+    """Fine-tune an encoder on a task of images with few labels."""
+
+    task: ImageTask
+    """The labeled rows."""
+    augment: Augment = Augment()
+    """Augmentation of the training images."""
+
+    presets: ClassVar[dict[str, Path]] = {"method": METHODS_FOLDER / "images"}
+
+
+class Modality(modalities.Modality):
+    """Pixels, and image networks."""
+
+    linear_baseline = "pixels", f"{BASELINE_SIZE} x {BASELINE_SIZE} pixels"
+
+    def validate_config(self) -> None:
+        """Raise ConfigError for settings that are for text."""
+        config = self.config
+        if self.problem_type.labels_words:
+            raise ConfigError("task.problem_type: token_classification is for the words of a text")
+        if config.tapt.steps or config.selftrain.corpus:
+            key = "tapt.steps" if config.tapt.steps else "selftrain.corpus"
+            raise ConfigError(f"{key}: only for text; leave it out")
+        if not config.task.num_examples and config.method != "names":
+            raise ConfigError("task.num_examples=0: images have no texts of their classes to learn from; give 1 or more")
+
+    @cached_property
+    def store(self) -> ImageStore:
+        """The pixels of the task's images."""
+        return ImageStore(self.config.task)
+
+    def build_dataset(
+        self, examples: list[Example], folder: Path, description: str, label_names: list[str] | None = None
+    ) -> ImageDataset:
+        """Find the examples' images."""
+        from data.images.dataset import ImageDataset
+        from data.images.processor import read_processor
+
+        labels = None if label_names is None else self.problem_type.encode_labels(examples, label_names)
+        return ImageDataset(self.store.find(examples), read_processor(folder), labels)
+
+    def get_augmentation(self) -> Callable | None:
+        """Return the configured augmentation."""
+        augment = self.config.augment
+        if augment.min_area == augment.max_area == 1 and not any(
+            (augment.horizontal_flip, augment.vertical_flip, augment.color_prob, augment.gray_prob)
+        ):
+            return None
+        from data.images.dataset import augment_images
+
+        return partial(augment_images, settings=augment)
+
+    def build_network(self, folder: Path, label_names: list[str], random_init: bool) -> ImageNetwork:
+        """Return the encoder in `folder` with a new last layer."""
+        from finetune.model.image_network import build_image_network
+
+        return build_image_network(folder, self.problem_type, label_names, self.config.dropout, random_init)
+
+    def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], np.ndarray]:
+        """Return a function from examples to standardized pixels of small images, float32 (examples, pixels)."""
+        from data.images.baseline import PixelFeatures
+
+        return PixelFeatures(self.store, BASELINE_SIZE).fit(examples)
+
+    def embed(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
+        """Return each image's pooled vector, computed in float32."""
+        import numpy as np
+
+        from engine.models.embed import run_batches
+        from finetune.model.image_network import load_embedder
+
+        dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
+        embedder = load_embedder(folder).to(accelerator.device)
+        return np.stack(run_batches(embedder, dataset, accelerator, autocast=False))
+
+    def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
+        """Return {"num_rows", "exact", "near"} of the examples with images that are, or are copies of, others."""
+        from data.images.overlap import count_overlaps, match_images
+
+        return count_overlaps(match_images(self.store, examples, others))

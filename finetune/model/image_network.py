@@ -1,0 +1,67 @@
+"""Image classifiers: plain transformers models with a new last layer on an image encoder."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from data.modalities.images import MODALITY
+from data.tasks.problem_types import ProblemType
+from engine.errors import DataError, first_line
+from engine.kernels.dropout import replace_dropout
+from engine.models import LOAD_KWARGS
+from engine.models.batch_norm import freeze_batch_norm
+from finetune.model.network import POSTPROCESS_KEYS, Network, label_settings, load_with_new_head
+
+
+class ImageNetwork(Network):
+    """An image model whose batch normalization uses its stored statistics."""
+
+    def __init__(self, model: PreTrainedModel, is_random: bool):
+        super().__init__(model)
+        self.needs_standardization = is_random
+
+    @torch.no_grad()
+    def standardize(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Set the statistics of batch normalization on these images, where the weights are random."""
+        layers = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if not (layers and self.needs_standardization):
+            return
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum, layer.training = None, True  # None: the mean over all batches
+        for inputs in batches:
+            self.model(**inputs)
+        for layer in layers:
+            layer.training = False
+
+
+def load_model(folder: Path, problem_type: ProblemType, label_names: list[str], random_init: bool) -> PreTrainedModel:
+    """Load transformers' image classifier on the encoder in `folder`. Raise DataError if it cannot."""
+    auto_class, purpose = MODALITY.auto_class(problem_type), problem_type.name.replace("_", " ")
+    try:
+        old_names = list(AutoConfig.from_pretrained(folder, **LOAD_KWARGS).id2label.values())
+        config = AutoConfig.from_pretrained(folder, **label_settings(problem_type, label_names), **LOAD_KWARGS)
+        for key in POSTPROCESS_KEYS:
+            config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
+        random_model = getattr(transformers, auto_class).from_config(config) if random_init else None
+    except Exception as error:
+        raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None
+    return random_model or load_with_new_head(folder, auto_class, purpose, config, old_names)
+
+
+def build_image_network(
+    folder: Path, problem_type: ProblemType, label_names: list[str], dropout: float, random_init: bool = False
+) -> ImageNetwork:
+    """Return a classifier of images on the encoder in `folder`. Raise DataError if it cannot be loaded.
+
+    dropout: before the last layer; inside the encoder, with its few trained steps, it costs accuracy.
+    """
+    model = load_model(folder, problem_type, label_names, random_init)
+    base = {f"{name}." for name, module in model.named_children() if module is model.base_model}
+    replace_dropout(model, lambda name: 0.0 if name.startswith(tuple(base)) else dropout)
+    freeze_batch_norm(model)
+    return ImageNetwork(model.to(memory_format=torch.channels_last), random_init)
