@@ -44,6 +44,7 @@ LIGHT = (
     " engine.runs.trackers data.config data.__main__ data.sources.source data.sources.readers data.tasks.task"
     " data.tasks.columns data.tasks.exports data.shortcut"
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
+    " pretrain.modalities.images"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"
 ).split()
