@@ -113,5 +113,5 @@ def pretrain(config: Pretrain) -> None:
             result.metrics = validator(encoder)
 
     if accelerator.is_main_process:
-        artifacts.finish(result, quality)
+        artifacts.finish(result, quality, modality.draw_gallery(encoder, objective))
     accelerator.wait_for_everyone()

@@ -26,7 +26,7 @@ ORDER = {
     "data": "arrays ngrams sampling cache sources tasks corpus images encoders tokens config contamination prepare"
     " reference_outputs modalities shortcut __main__",
     "pretrain": "masking config summary info_nce model views pairs image_views evaluate objectives validation"
-    " image_validation image_probe modalities comparison"
+    " image_validation image_probe image_gallery modalities comparison"
     " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training artifacts semi_supervised train study __main__",

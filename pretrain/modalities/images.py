@@ -19,7 +19,7 @@ from pretrain import modalities
 from pretrain.config import Pretrain
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pretrain.model.image_encoder import ImageEncoder
 
@@ -212,6 +212,13 @@ class Modality(modalities.Modality):
                 "base": base_model_info(self.config.init, self.init_folder),
             },
         }
+
+    def draw_gallery(self, encoder: ImageEncoder, objective: nn.Module) -> list[tuple[str, list[list[str]]]]:
+        """Return training images with two views, held-out ones with their neighbors, and reconstructions."""
+        from pretrain.image_gallery import draw_gallery
+
+        with self.validator.statistics(encoder):
+            return draw_gallery(encoder, objective, self.dataset, self.held_out)
 
     def save_encoder(self, encoder: ImageEncoder, folder: Path, record: dict, card: str, with_head: bool) -> None:
         """Write a folder that plain transformers and sentence-transformers load."""

@@ -63,7 +63,8 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, encoder: ImageEncoder):
         super().__init__()
-        self.encoder, dim, self.patch = encoder, config.decoder_dim, encoder.patch_size
+        self.encoder, self.mask_ratio = encoder, config.mask_ratio
+        dim, self.patch = config.decoder_dim, encoder.patch_size
         num_patches = count_patches(encoder)
         self.input = nn.Linear(encoder.width, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
@@ -90,6 +91,20 @@ class Objective(nn.Module):
         is_hidden = torch.ones_like(errors).scatter(1, kept, 0.0)
         return Output((errors * is_hidden).sum(), is_hidden.sum())
 
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (images with hidden patches black, images with them predicted) of normalized images, for a person.
+
+        The brightness and contrast of a hidden patch, which are not predicted, are those of the image.
+        """
+        patches, count = to_patches(images, self.patch), round((1 - self.mask_ratio) * len(self.positions))
+        kept = torch.linspace(0, 1, len(self.positions), device=images.device).mul(7_919).frac().argsort()[:count]
+        kept = kept.sort().values.expand(len(images), -1)
+        mean, std = patches.mean((1, 2), keepdim=True), patches.std(-1, keepdim=True).mean(1, keepdim=True)
+        restored, index = self.predict(images, kept) * std + mean, kept[..., None].expand(-1, -1, patches.shape[2])
+        hidden = torch.full_like(patches, float(patches.min()))
+        parts = [base.scatter(1, index, patches.gather(1, index)) for base in (hidden, restored)]
+        return tuple(from_patches(each, self.patch, images.shape) for each in parts)
+
     def after_step(self, step: int) -> None:
         """Do nothing."""
 
@@ -106,6 +121,13 @@ def to_patches(images: Tensor, patch: int) -> Tensor:
     """Cut images (images, channels, size, size) into patches (images, patches, patch * patch * channels), by rows."""
     parts = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
     return parts.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def from_patches(patches: Tensor, patch: int, shape: torch.Size) -> Tensor:
+    """Put patches together again to images of a shape: the inverse of `to_patches`."""
+    grid = shape[-1] // patch
+    parts = patches.unflatten(2, (patch, patch, shape[1])).unflatten(1, (grid, grid))
+    return parts.permute(0, 5, 1, 3, 2, 4).reshape(shape)
 
 
 def position_embeddings(grid: int, dim: int) -> Tensor:

@@ -41,6 +41,10 @@ def test_a_killed_run_resumes_bit_for_bit(folder, architecture, objective):
     whole = run_module(*args, "run=whole", cwd=folder)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert "images per second" in whole.stdout and "retrieval" in whole.stdout
+    report = (folder / "out/runs/whole/report.html").read_text()
+    assert 30 < report.count("data:image/png") <= 64 and "two views of it" in report
+    assert ("the reconstruction" in report) == (objective == "mae")
+    assert not any(b"data:image" in path.read_bytes() for path in (folder / "out/runs/whole/encoder").iterdir())
     for kill_at in (4, 16):
         process = start_module(*args, "run=killed", cwd=folder)
         while not (folder / f"out/runs/killed/step-{kill_at:06d}").is_dir() and process.poll() is None:
