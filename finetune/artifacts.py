@@ -48,8 +48,8 @@ class Artifacts:
         """Write all files, then remove the run's checkpoints."""
         folder, model, modality = self.run.folder, output.model, load_modality(self.config)
         problem_type, shared = modality.problem_type, modality.shared
-        max_length = getattr(self.config, "max_length", None)
-        kind = {"problem_type": problem_type.name, "report_metrics": problem_type.report_metrics}
+        names = modality.list_report_metrics(output.metrics["test"])
+        kind = {"problem_type": problem_type.name, "report_metrics": names}
         if shared.name != "text":
             kind["modality"] = shared.name
         result = {
@@ -70,7 +70,7 @@ class Artifacts:
             **result,
         }
         write_json(folder / "metrics.json", metrics)
-        if rows := shared.sample_rows(self.splits["test"], max_length):
+        if rows := modality.sample_rows(self.splits["test"]):
             write_json(folder / "test.json", rows)
         write_json(folder / "mistakes.json", {"mistakes": held_out.mistakes})
         write_text(folder / "report.html", render_run_report(self.run))
@@ -79,9 +79,11 @@ class Artifacts:
 
             adapters.save_adapter(output.peft_model, folder)
             adapters.merge_adapters(output.peft_model)
-        inputs = [example.texts for example in take_evenly(self.splits["test"])]
-        sample = shared.record_outputs(
-            model, self.encoder_folder, inputs, max_length, lambda output: problem_type.activate(output.logits[0])
+        sample = modality.record_outputs(
+            model,
+            self.encoder_folder,
+            take_evenly(self.splits["test"]),
+            lambda output: problem_type.activate(output.logits[0]),
         )
         if sample:
             if not hasattr(model.config, "label_scale"):
@@ -93,7 +95,7 @@ class Artifacts:
 
         def fill(path: Path) -> None:
             model.save_pretrained(path)
-            shared.copy_preprocessor(self.encoder_folder, path)
+            modality.copy_preprocessor(self.encoder_folder, path)
             remove_foreign_keys(path)
             write_json(path / "record.json", record)
             arrays = held_out.novelty.to_arrays() if held_out.novelty else {}

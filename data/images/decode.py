@@ -49,12 +49,23 @@ def decode(content: bytes) -> Image:
                 if width * height > MAX_PIXELS:
                     raise DataError(f"{width} x {height} pixels, over {MAX_PIXELS / 1e6:g} million")
                 image.load()
-                return simplify(ImageOps.exif_transpose(image))
+                upright = simplify(ImageOps.exif_transpose(image))
         except (DataError, KeyboardInterrupt):
             raise
         except Exception as error:  # Pillow's readers raise many types
-            known = type(error).__name__ != "UnidentifiedImageError"
-            raise DataError(first_line(error) if known else "not an image of a known format") from None
+            raise DataError(describe_problem(error)) from None
+    upright.info = {}  # EXIF data, among others
+    return upright
+
+
+def describe_problem(error: Exception) -> str:
+    """Describe an error of Pillow."""
+    kind = type(error).__name__
+    if kind == "DecompressionBombError":
+        return f"over {MAX_PIXELS / 1e6:g} million pixels"
+    if kind == "UnidentifiedImageError":
+        return "not an image of a known format"
+    return first_line(error) if isinstance(error, OSError) else "broken"
 
 
 def simplify(image: Image) -> Image:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_BITS = 8  # different bits of a copy's hash
-MAX_DIFFERENCE, MIN_CONTRAST = 0.1, 10.0  # of gray pixels, relative to their standard deviation, which is at least this
-COMPARED_SIZE = 32
+MAX_DIFFERENCE, MIN_CONTRAST = (
+    0.12,
+    10.0,
+)  # of gray pixels, relative to their standard deviation, which is at least this
+COMPARED_SIZE = 8
 BLOCK_PAIRS = 2**22  # compared at once
 
 
@@ -31,7 +34,8 @@ def difference_hash(image: Image) -> int:
     """Return the difference hash, 64 bits."""
     from PIL import Image
 
-    pixels = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    # Without rounding to whole shades, which would make the bits of a smooth sky random.
+    pixels = np.asarray(image.convert("L").convert("F").resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes(), "big")
 
 

@@ -17,10 +17,14 @@ def match_images(store: ImageStore, examples: list[Example], others: list[Exampl
     if examples and others:
         pairs = hashes.find_close(store.read_hashes(examples), store.read_hashes(others))
         firsts, seconds = np.unique(pairs[:, 0]), np.unique(pairs[:, 1])
-        pixels = [store.read_pixels([rows[index] for index in indices]) if len(indices) else np.zeros(0)
-                  for rows, indices in ((examples, firsts), (others, seconds))]
+        pixels = [
+            store.read_pixels([rows[index] for index in indices]) if len(indices) else np.zeros(0)
+            for rows, indices in ((examples, firsts), (others, seconds))
+        ]
         shrunk = [[hashes.shrink(each) for each in part] for part in pixels]
-        for first, second in zip(np.searchsorted(firsts, pairs[:, 0]), np.searchsorted(seconds, pairs[:, 1]), strict=True):
+        for first, second in zip(
+            np.searchsorted(firsts, pairs[:, 0]), np.searchsorted(seconds, pairs[:, 1]), strict=True
+        ):
             if hashes.is_copy(shrunk[0][first], shrunk[1][second]):
                 matches[firsts[first]] = NEAR
     matches[[example.texts[0] in keys for example in examples]] = EXACT

@@ -8,13 +8,17 @@ by the pooling mean or cls, or its logits after the function softmax, sigmoid or
 transformers (and peft for an adapter). engine.models.verify runs it outside the project.
 """
 
+import base64
+import io
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import torch
 import transformers
-from transformers import AutoTokenizer
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer
 
 
 def load_model(folder: pathlib.Path, auto_class: str) -> tuple[torch.nn.Module, set[str]]:
@@ -44,6 +48,20 @@ OUTPUTS = {
 }
 
 
+def tokenize(folder: pathlib.Path, sample: dict) -> Iterator[dict]:
+    """Yield the network's inputs for each text of a sample."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    for texts in sample["texts"]:
+        yield tokenizer(*texts, truncation=True, max_length=sample["max_length"], return_tensors="pt")
+
+
+def read_images(folder: pathlib.Path, sample: dict) -> Iterator[dict]:
+    """Yield the network's inputs for each image of a sample, a PNG file in base64."""
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    for content in sample["images"]:
+        yield processor(Image.open(io.BytesIO(base64.b64decode(content))), return_tensors="pt")
+
+
 @torch.no_grad()
 def check(folder_name: str, auto_class: str, output_name: str, sample_path: str = "") -> dict:
     """Return the largest difference from the sample, relative to values above 1, and the missing weights."""
@@ -53,10 +71,9 @@ def check(folder_name: str, auto_class: str, output_name: str, sample_path: str 
     model, missing = load_model(folder, auto_class)
     max_difference = 0.0
     if sample_path:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         sample = json.loads(pathlib.Path(sample_path).read_text(encoding="utf-8"))
-        for texts, expected in zip(sample["texts"], map(torch.tensor, sample["outputs"]), strict=True):
-            inputs = tokenizer(*texts, truncation=True, max_length=sample["max_length"], return_tensors="pt")
+        all_inputs = (read_images if "images" in sample else tokenize)(folder, sample)
+        for inputs, expected in zip(all_inputs, map(torch.tensor, sample["outputs"]), strict=True):
             output, difference = OUTPUTS[output_name](model(**inputs)).float(), float("inf")
             if output.shape == expected.shape:
                 relative = (output - expected).abs() / expected.abs().clamp(min=1)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from data import modalities
 from data.tasks.splits import Example
 from finetune.config import Finetune
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class Modality:
@@ -54,6 +59,25 @@ class Modality:
         rows: all training rows, which are read without their labels.
         """
         return []
+
+    def record_outputs(
+        self, model: PreTrainedModel, folder: Path, examples: list[Example], output_fn: Callable[[object], Tensor]
+    ) -> dict | None:
+        """Return a few inputs and `output_fn` of the model's output for each, to verify copies; None: not supported."""
+        inputs, max_length = [example.texts for example in examples], getattr(self.config, "max_length", None)
+        return self.shared.record_outputs(model, folder, inputs, max_length, output_fn)
+
+    def sample_rows(self, examples: list[Example]) -> dict | None:
+        """Return labeled rows to evaluate exported models on; None: not supported."""
+        return self.shared.sample_rows(examples, getattr(self.config, "max_length", None))
+
+    def copy_preprocessor(self, source: Path, target: Path) -> None:
+        """Copy the files of the encoder's tokenizer or image processor to a model folder."""
+        self.shared.copy_preprocessor(source, target)
+
+    def list_report_metrics(self, metrics: dict) -> tuple[str, ...]:
+        """List the metrics of the table, of those on the test set."""
+        return self.problem_type.report_metrics
 
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""

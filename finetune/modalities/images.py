@@ -11,6 +11,7 @@ from pydantic import Field
 
 from data.images.task import ImageStore, ImageTask
 from data.images.views import Area, Views
+from data.sampling import take_evenly
 from data.tasks.splits import Example
 from engine.config.schema import Fraction
 from engine.errors import ConfigError
@@ -20,6 +21,8 @@ from finetune.config import METHODS_FOLDER, Finetune
 if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
     from data.images.dataset import ImageDataset
     from finetune.model.image_network import ImageNetwork
@@ -65,7 +68,9 @@ class Modality(modalities.Modality):
             key = "tapt.steps" if config.tapt.steps else "selftrain.corpus"
             raise ConfigError(f"{key}: only for text; leave it out")
         if not config.task.num_examples and config.method != "names":
-            raise ConfigError("task.num_examples=0: images have no texts of their classes to learn from; give 1 or more")
+            raise ConfigError(
+                "task.num_examples=0: images have no texts of their classes to learn from; give 1 or more"
+            )
 
     @cached_property
     def store(self) -> ImageStore:
@@ -115,6 +120,40 @@ class Modality(modalities.Modality):
         dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
         embedder = load_embedder(folder).to(accelerator.device)
         return np.stack(run_batches(embedder, dataset, accelerator, autocast=False))
+
+    def record_outputs(
+        self, model: PreTrainedModel, folder: Path, examples: list[Example], output_fn: Callable[[object], Tensor]
+    ) -> dict:
+        """Return {"images", "outputs"}: PNG files in base64, and `output_fn` of the model's output for each."""
+        import torch
+
+        from data.images.reference_outputs import encode_images
+
+        dataset, outputs = self.build_dataset(examples, folder, f"task {self.config.task.name}"), []
+        model.eval().float().cpu()
+        for index in range(len(examples)):
+            with torch.no_grad():
+                outputs.append(output_fn(model(**dataset.get_inputs([index]))).float().tolist())
+        return {"images": encode_images(self.store.read_pixels(examples)), "outputs": outputs}
+
+    def sample_rows(self, examples: list[Example]) -> dict:
+        """Return {"images", "labels", "total_rows"}."""
+        from data.images.reference_outputs import MAX_TEST_ROWS, encode_images
+
+        rows = take_evenly(examples, MAX_TEST_ROWS)
+        images = encode_images(self.store.read_pixels(rows))
+        return {"images": images, "labels": [row.label for row in rows], "total_rows": len(examples)}
+
+    def copy_preprocessor(self, source: Path, target: Path) -> None:
+        """Write an image processor of the encoder's mean and standard deviation, for the size that was trained on."""
+        from data.images.processor import read_processor, write_processor
+
+        write_processor(target, read_processor(source)._replace(size=self.config.task.pixels.size))
+
+    def list_report_metrics(self, metrics: dict) -> tuple[str, ...]:
+        """List the metrics of the table; with one of two classes per image, the area under the ROC curve too."""
+        is_single, names = self.problem_type.has_single_class, self.problem_type.report_metrics
+        return (*names, "auroc") if is_single and "auroc" in metrics else names
 
     def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
         """Return {"num_rows", "exact", "near"} of the examples with images that are, or are copies of, others."""

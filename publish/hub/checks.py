@@ -26,7 +26,7 @@ CONFIDENCE_FILE = "confidence.safetensors"  # results on held-out rows and vecto
 ALLOWED_FILES = f"""README.md LICENSE* record.json config.json generation_config.json {STUDY_PLOT}
 {CONFIDENCE_FILE}
 model.safetensors model-*-of-*.safetensors model.safetensors.index.json
-tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
+preprocessor_config.json tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
 vocab.txt vocab.json merges.txt vocab.bpe bpe.codes spiece.model spm.model
 tokenizer.model sentencepiece.model sentencepiece.bpe.model
 modules.json sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json

@@ -1,5 +1,7 @@
 """Report of a run, out/runs/NAME/report.html: a self-contained HTML page."""
 
+from collections.abc import Sequence
+
 from engine.config.loader import dump_config
 from engine.files import read_json
 from engine.html import render
@@ -42,16 +44,16 @@ def evaluations_table(log: list[dict[str, float]]) -> tuple[list[str], list[list
     return ["step", *(name.partition("/")[2] for name in names)], rows
 
 
-def render_run_report(run: Run) -> str:
-    """Return the page of a finished run, read from its folder."""
+def render_run_report(run: Run, gallery: Sequence = ()) -> str:
+    """Return the page of a finished run, read from its folder; gallery: (title, rows of images as data URLs)."""
     metrics = read_json(run.folder / "metrics.json")
     path = run.folder / "mistakes.json"
     mistakes = read_json(path)["mistakes"] if path.is_file() else []
-    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), mistakes)
+    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), mistakes, gallery)
 
 
 def render_report(
-    run_name: str, log: list[dict], metrics: dict, config_yaml: str, mistakes: list[dict] | None = None
+    run_name: str, log: list[dict], metrics: dict, config_yaml: str, mistakes: Sequence = (), gallery: Sequence = ()
 ) -> str:
     """Return the page, from the contents of log.jsonl, metrics.json, config.yaml and mistakes.json."""
     log = flatten_log(log)
@@ -66,8 +68,9 @@ def render_report(
             *(f"{title}: {text}" for title, text in describe_quality(metrics)),
         ],
         training=summarize_training(log),
-        mistakes=mistakes or [],
+        mistakes=mistakes,
         charts=metric_charts({run_name: log}),
         evaluations=evaluations_table(log),
         config_yaml=config_yaml,
+        gallery=gallery,
     )
