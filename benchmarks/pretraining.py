@@ -10,7 +10,8 @@ of 8 rows per step and with ours. Utilization is relative to the rate at which t
 of 4,096, measured between the turns in the contender's precision, and counts only the products that a step needs: ours
 projects masked tokens only onto the vocabulary and computes its last layer for them alone, run_mlm does so for all
 tokens. Other contenders by name: `ours compile as run_mlm, 64 rows`, and on a GPU `ours undivided as run_mlm, 64
-rows`, with one document per row. Writes its section of benchmarks/RESULTS.md.
+rows`, with one document per row. Writes its section of benchmarks/RESULTS.md. `python benchmarks/pretraining.py images`
+is benchmarks/image_pretraining.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 from collections.abc import Callable
 
+import image_pretraining
 import results
 import turns
 
@@ -128,6 +130,8 @@ def main(args: list[str]) -> None:
     """Run the benchmark, or with `worker` one contender."""
     if args[:1] == ["worker"]:
         return run_worker(args[1], args[2:])
+    if args[:1] == ["images"]:
+        return image_pretraining.main(args[1:])
     import peer
     import torch
 

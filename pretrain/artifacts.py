@@ -66,13 +66,14 @@ class Artifacts:
             self.save_encoder(folder, result)
             self.push_job.start(["publish.hub.push_checkpoint", f"folder={folder}", f"repo={self.config.push_to}"])
 
-    def finish(self, result: TrainResult, quality: dict[str, dict[str, float]]) -> None:
+    def finish(self, result: TrainResult, quality: dict[str, dict[str, float]], gallery: list) -> None:
         """Write metrics, sample outputs, encoder folder and report, and print the summary.
 
-        quality: the metrics before and after training, of `compare_with_init`.
+        quality: the metrics before and after training, of `compare_with_init`; gallery: images of the report.
         """
         folder, self.quality = self.run.folder, quality
         metrics = {
+            **({"modality": self.config.modality} if self.config.modality != "text" else {}),
             "eval": result.metrics,
             "steps": result.step,
             "tokens": result.tokens,
@@ -89,7 +90,7 @@ class Artifacts:
             if sample:
                 pooling = read_record(temp).get("pooling") or "mean"
                 verify_folder(temp, "AutoModel", pooling, folder / "sample.json")
-        write_text(folder / "report.html", render_run_report(self.run))
+        write_text(folder / "report.html", render_run_report(self.run, gallery))
         logger.info(format_summary(self.run))
         if pushed := self.push_job.wait():
             logger.info(f"  pushed          {pushed}")

@@ -5,13 +5,14 @@ from itertools import pairwise
 from data.modalities import load_modality
 from engine.files import read_json
 from engine.runs.run import Run
-from publish.card.card import describe_quality
+from publish.card.card import describe_quality, describe_views
 
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 REPORTED_METRICS = (
     ("loss", "held-out loss", "15 % masked, always the same"),
-    ("retrieval_acc@1", "retrieval", "of held-out texts' second halves among {num_candidates:,}"),
+    ("retrieval_acc@1", "retrieval", "of {views} among {num_candidates:,}"),
 )
+EXAMPLE_TASKS = {"text": "sentiment", "images": "solar"}
 
 
 def sparkline(values: list[float], width: int = 48) -> str:
@@ -28,7 +29,9 @@ def format_summary(run: Run) -> str:
     log, metrics, encoder = run.read_log(), read_json(run.folder / "metrics.json"), run.folder / "encoder"
     losses = [entry["loss"] for entry in log if entry["loss"] is not None]
     evals = [(entry["step"], entry["eval"]) for entry in log if "eval" in entry]
-    unit = load_modality(run.config.modality).unit
+    modality = load_modality(run.config.modality)
+    unit, views = modality.unit, describe_views(modality.name)
+    task = EXAMPLE_TASKS.get(modality.name, "mine")
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
     lines = ["", f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"]
     last = evals[-1][1]
@@ -37,7 +40,7 @@ def format_summary(run: Run) -> str:
             values = [f"{values[name]:.3f} (step {step})" for step, values in evals[-4:]]
             if run.config.init_fraction:  # the saved mean with init's weights is evaluated after the last step
                 values.append(f"{metrics['eval'][name]:.3f} (as saved)")
-            lines.append(f"  {title:<15} " + "  ".join(values) + "   " + meaning.format(**last))
+            lines.append(f"  {title:<15} " + "  ".join(values) + "   " + meaning.format(views=views, **last))
     lines += [f"  {title:<15} {text}" for title, text in describe_quality(metrics)]
     lines += [
         f"  {unit + ' seen':<15} {metrics['tokens']:,} in {metrics['steps']:,} steps, {minutes} min {seconds:02d} s",
@@ -47,4 +50,4 @@ def format_summary(run: Run) -> str:
     report = run.folder / "report.html"
     if report.is_file():
         lines.append(f"  report          {report}")
-    return "\n".join([*lines, "", f"  next            make finetune TASK=sentiment ENCODER={encoder}"])
+    return "\n".join([*lines, "", f"  next            make finetune TASK={task} ENCODER={encoder}"])

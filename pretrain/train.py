@@ -107,7 +107,11 @@ def pretrain(config: Pretrain) -> None:
             initial.interpolate(config.init_fraction)
             result.metrics = validator(encoder)
         quality = compare_with_init(modality, encoder, initial)
+        if reason := modality.keeps_init(quality):
+            logger.info(f"  {reason}")
+            initial.interpolate(1.0)
+            result.metrics = validator(encoder)
 
     if accelerator.is_main_process:
-        artifacts.finish(result, quality)
+        artifacts.finish(result, quality, modality.draw_gallery(encoder, objective))
     accelerator.wait_for_everyone()

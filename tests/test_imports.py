@@ -25,7 +25,8 @@ ORDER = {
     " models",
     "data": "arrays ngrams sampling cache sources tasks corpus images encoders tokens config contamination prepare"
     " reference_outputs modalities shortcut __main__",
-    "pretrain": "masking config summary info_nce model views pairs evaluate objectives validation modalities comparison"
+    "pretrain": "masking config summary info_nce model views pairs image_views evaluate objectives validation"
+    " image_validation image_probe image_gallery modalities comparison"
     " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training artifacts semi_supervised train study __main__",
@@ -43,6 +44,7 @@ LIGHT = (
     " engine.runs.trackers data.config data.__main__ data.sources.source data.sources.readers data.tasks.task"
     " data.tasks.columns data.tasks.exports data.shortcut"
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
+    " pretrain.modalities.images"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"
 ).split()

@@ -15,7 +15,7 @@ from pretrain.config import Pretrain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pretrain.model.base import BaseEncoder
 
@@ -55,9 +55,17 @@ class Modality:
         """Return (metrics to compare before and after training, embeddings of held-out inputs); None: not supported."""
         return {}, None
 
+    def keeps_init(self, quality: dict[str, dict[str, float]]) -> str:
+        """Return why the initial weights are saved instead of the trained ones; usually an empty string."""
+        return ""
+
     def build_record(self, encoder: BaseEncoder, with_head: bool) -> dict:
         """Return what the encoder's record.json holds of its data."""
         return {}
+
+    def draw_gallery(self, encoder: BaseEncoder, objective: nn.Module) -> list[tuple[str, list[list[str]]]]:
+        """Return sections of images for the run's report, as (title, rows of data URLs); empty: none."""
+        return []
 
     def record_outputs(self, encoder: BaseEncoder) -> dict | None:
         """Return embeddings of a few held-out inputs, to verify copies of the encoder; None: not supported."""

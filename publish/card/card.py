@@ -22,6 +22,7 @@ from publish.card.results import (
     describe_evaluation as describe_evaluation,
     describe_quality as describe_quality,
     describe_test_rows as describe_test_rows,
+    describe_views as describe_views,
     metric_title as metric_title,
 )
 

@@ -159,11 +159,19 @@ def describe_quality(metrics: dict) -> list[tuple[str, str]]:
         lines.append(("general quality", ", ".join(general)))
     if "retrieval_acc@1" in pairs:
         candidates = f"among {after.get('num_candidates', 0):,}"
-        own = f"retrieval of held-out texts' second halves {candidates} {texts['retrieval_acc@1']}"
+        own = f"retrieval of {describe_views(metrics.get('modality', 'text'))} {candidates} {texts['retrieval_acc@1']}"
         lines.append(("own corpus", own))
+    probed = [(name.partition("@")[2], text) for name, text in texts.items() if name.startswith("probe_auroc@")]
+    if probed:
+        lines.append(("probe", "AUROC on validation rows " + "; ".join(f"at {n} labels {text}" for n, text in probed)))
     if has_lost_quality(pairs):
         lines.append(("warning", LOST_QUALITY))
     return lines
+
+
+def describe_views(modality: str) -> str:
+    """Return what an input of a modality is matched with in retrieval, in a sentence."""
+    return "held-out texts' second halves" if modality == "text" else "other views of held-out inputs"
 
 
 def has_lost_quality(pairs: dict[str, tuple[float, float]]) -> bool:

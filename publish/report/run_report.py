@@ -1,5 +1,7 @@
 """Report of a run, out/runs/NAME/report.html: a self-contained HTML page."""
 
+from collections.abc import Sequence
+
 from engine.config.loader import dump_config
 from engine.files import read_json
 from engine.html import render
@@ -42,13 +44,13 @@ def evaluations_table(log: list[dict[str, float]]) -> tuple[list[str], list[list
     return ["step", *(name.partition("/")[2] for name in names)], rows
 
 
-def render_run_report(run: Run) -> str:
-    """Return the page of a finished run, read from its folder."""
+def render_run_report(run: Run, gallery: Sequence = ()) -> str:
+    """Return the page of a finished run, read from its folder; gallery: (title, rows of images as data URLs)."""
     metrics = read_json(run.folder / "metrics.json")
-    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config))
+    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), gallery)
 
 
-def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: str) -> str:
+def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: str, gallery: Sequence = ()) -> str:
     """Return the page, from the contents of log.jsonl, metrics.json and config.yaml."""
     log = flatten_log(log)
     return render(
@@ -65,4 +67,5 @@ def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: st
         charts=metric_charts({run_name: log}),
         evaluations=evaluations_table(log),
         config_yaml=config_yaml,
+        gallery=gallery,
     )

@@ -321,4 +321,4 @@ def test_keys_of_another_modality_are_refused(toy):
     assert process.returncode == 2 and output.startswith("max_length: no such key"), output
     process = start("pretrain", "modality=sounds", "run=no")
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and output == "modality: no 'sounds' (there are: text, vectors)\n", output
+    assert process.returncode == 2 and output == "modality: no 'sounds' (there are: images, text, vectors)\n", output

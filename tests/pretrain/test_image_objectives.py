@@ -1,0 +1,235 @@
+"""Pretraining on images: objectives, batch statistics, the saved folder, collapse."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_images import ARCHITECTURES, InMemoryPixels, image_dataset, tiny_image_encoder
+from tiny_models import make_batch
+
+from data.images.views import Views
+from engine.errors import ConfigError
+from engine.training.preflight import activation_bytes
+from pretrain.image_validation import ImageValidator
+from pretrain.image_views import ImageViewDataset
+from pretrain.model.batch_statistics import computed_statistics, list_batch_norms
+from pretrain.model.image_encoder import image_encoder_from_pretrained, normalized, save_image_encoder
+from pretrain.objectives import contrastive, dino, mae, simsiam
+from pretrain.objectives.mae import to_patches
+
+OBJECTIVES = {contrastive: {"projection_dim": 8}, simsiam: {}, mae: {"decoder_dim": 32}, dino: {"prototypes": 16}}
+
+
+def make_objective(file, architecture: str = "vit", **options):
+    """Return (objective, its data set), with the same weights at every call."""
+    encoder, config = tiny_image_encoder(architecture), file.Config(**OBJECTIVES[file], **options)
+    torch.manual_seed(1)
+    return file.Objective(config, encoder), image_dataset(file, encoder, config)
+
+
+def gradients(objective, parts: list[dict]) -> list[torch.Tensor]:
+    """Return the gradients of a step made of these micro-batches."""
+    objective.train()
+    if hasattr(objective, "cache_gradients"):
+        cached = objective.cache_gradients([objective.embed(**part) for part in parts])
+        parts = [part | more for part, more in zip(parts, cached, strict=True)]
+    outputs = [objective(**part) for part in parts]
+    (sum(output.loss for output in outputs) / sum(output.count for output in outputs)).backward()
+    return [each.grad.clone() for each in objective.parameters() if each.grad is not None]
+
+
+@pytest.mark.parametrize("architecture", ["convnextv2", "vit", "dinov2"])
+@pytest.mark.parametrize("file", OBJECTIVES)
+def test_the_gradient_is_the_same_however_a_batch_is_cut(file, architecture):
+    if file is mae and architecture == "convnextv2":
+        pytest.skip("mae needs a transformer on patches")
+    results = []
+    for sizes in ([8], [2, 2, 2, 2], [5, 3]):
+        objective, dataset = make_objective(file, architecture)
+        rows = np.split(np.arange(8), np.cumsum(sizes)[:-1])
+        results.append(gradients(objective, [make_batch(dataset, part.tolist(), 3).inputs for part in rows]))
+        objective.after_step(0)
+    largest = max(gradient.abs().max() for gradient in results[0])
+    assert largest > 0 and len({len(result) for result in results}) == 1
+    for others in results[1:]:
+        pairs = zip(results[0], others, strict=True)
+        assert max((one - other).abs().max() for one, other in pairs) < 1e-5 * largest
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_learns(architecture):
+    objective, dataset = make_objective(simsiam, architecture)
+    inputs, optimizer = make_batch(dataset, list(range(8))).inputs, torch.optim.AdamW(objective.parameters(), 1e-3)
+    losses = []
+    for _ in range(6):
+        loss = objective.train()(**inputs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.01 and all(np.isfinite(losses))
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "efficientnet"])
+def test_batch_statistics_of_a_new_network_never_move(cpu_accelerator, architecture):
+    objective, dataset = make_objective(contrastive, architecture)
+    before = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    inputs = make_batch(dataset, [0, 1]).inputs
+    activation_bytes(objective.train(), inputs, cpu_accelerator)
+    objective(**inputs | {"view_params": inputs["view_params"] * torch.nan})
+    validator = ImageValidator(InMemoryPixels(6), InMemoryPixels(6), cpu_accelerator)
+    metrics = validator(objective.encoder.eval())
+    assert np.isfinite(metrics["mrr"]) and metrics["num_candidates"] == 6
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in objective.named_buffers())
+
+
+def test_computed_statistics_are_those_of_the_current_weights():
+    """Of the first layer, compared with means over all positions; those of other weights are others."""
+    encoder, pixels = tiny_image_encoder("resnet").eval(), InMemoryPixels(8).pixels
+    images, first = normalized(encoder, pixels, torch.device("cpu")), list_batch_norms(encoder.model)[0]
+    convolution = encoder.model.embedder.embedder.convolution
+    with torch.no_grad():
+        for _ in range(2):
+            with computed_statistics(encoder.model, list(images.split(4))):
+                outputs = convolution(images)
+                assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+                halves = torch.stack([half.var((0, 2, 3)) for half in outputs.split(4)]).mean(0)
+                assert torch.allclose(first.running_var, halves, rtol=1e-4)
+                states = encoder.embed_images(images)
+                assert torch.allclose(encoder.embed_images(images[:1]), states[:1], atol=1e-5)
+            convolution.weight.mul_(2)
+    assert not first.running_mean.any() and not first.training
+
+
+def test_batch_normalization_of_brought_weights_stays_on_its_statistics(tmp_path, cpu_accelerator):
+    encoder = tiny_image_encoder("resnet")
+    save_image_encoder(encoder, tmp_path / "encoder", {"kind": "encoder"}, "# card\n")
+    loaded = image_encoder_from_pretrained(tmp_path / "encoder", 32, 3, 0.0)
+    before = copy.deepcopy(loaded.state_dict())
+    loaded.train()
+    batch = make_batch(ImageViewDataset(InMemoryPixels(), Views()), [0, 1, 2]).inputs
+    batch.pop("group_ids")
+    whole = loaded.embed(6, **batch)
+    alone = loaded.embed(2, **{name: tensor[1:2] for name, tensor in batch.items()})
+    assert torch.allclose(whole[2:4], alone, atol=1e-5), "an image's output depends on no other image"
+    whole.sum().backward()
+    assert list_batch_norms(loaded)[0].weight.grad.abs().sum() > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
+    assert not loaded.new_parameters and loaded.processor == encoder.processor
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_saved_folder_loads_everywhere_with_the_same_embeddings(tmp_path, architecture):
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    encoder, images = tiny_image_encoder(architecture).eval(), InMemoryPixels(3).pixels
+    with torch.no_grad():
+        expected = encoder.embed_images(normalized(encoder, images, torch.device("cpu")))
+    folder = tmp_path / "encoder"
+    save_image_encoder(encoder, folder, {"kind": "encoder"}, "# card\n")
+    pictures = [Image.fromarray(image) for image in images]
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    inputs = processor(pictures, return_tensors="pt")
+    with torch.no_grad():
+        model = AutoModel.from_pretrained(folder, use_safetensors=True)
+        states = model.eval()(**inputs).last_hidden_state
+        states = states.flatten(2).mT if states.ndim == 4 else states
+        assert torch.allclose(states.mean(1), expected, atol=1e-4)
+        classifier = AutoModelForImageClassification.from_pretrained(folder, num_labels=3, use_safetensors=True)
+        assert classifier.eval()(**inputs).logits.shape == (3, 3)
+    embedded = SentenceTransformer(str(folder), device="cpu").encode(pictures, convert_to_tensor=True)
+    assert torch.allclose(embedded, expected, atol=1e-4)
+
+
+def test_mae_reads_the_visible_patches_alone():
+    objective, dataset = make_objective(mae, "dinov2")
+    objective.eval()
+    batch = make_batch(dataset, [0, 1, 2]).inputs
+    assert dataset.num_patches == 16 and batch["kept"].shape == (3, 4) and batch["view_params"].shape[1] == 1
+    images = objective.encoder.make_views(batch["pixels"], batch["view_params"])
+    patches, kept = to_patches(images, 8), batch["kept"]
+    with torch.no_grad():
+        predicted = objective.predict(images, kept)
+        hidden = next(index for index in range(16) if index not in kept[0])
+        row, column = divmod(hidden, 4)
+        changed = images.clone()
+        changed[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 3
+        assert torch.allclose(objective.predict(changed, kept), predicted, atol=1e-5)
+        row, column = divmod(int(kept[0, 0]), 4)
+        changed[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 3
+        assert not torch.allclose(objective.predict(changed, kept)[0], predicted[0], atol=1e-3)
+        output, losses = objective(**batch), []
+    for image in range(3):
+        for patch in set(range(16)) - set(kept[image].tolist()):
+            row, column = divmod(patch, 4)
+            pixels = images[image, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].permute(1, 2, 0).flatten()
+            assert torch.equal(pixels, patches[image, patch])
+            target = (pixels - pixels.mean()) / (pixels.var() + 1e-6).sqrt()
+            losses.append((predicted[image, patch] - target).square().mean())
+    assert output.count == len(losses) == 36 and torch.allclose(output.loss, sum(losses), rtol=1e-4)
+
+
+def test_mae_of_a_network_without_patches_is_one_line():
+    with pytest.raises(ConfigError, match=r"^objective.name: mae needs a transformer on patches .* resnet is not$"):
+        mae.Objective(mae.Config(), tiny_image_encoder("resnet"))
+
+
+def test_the_teacher_of_dino_follows_the_network_unless_an_update_is_left_out():
+    objective, dataset = make_objective(dino, "vit")
+    parts = [make_batch(dataset, [row], 0).inputs for row in range(4)]
+
+    def step(is_bad: bool) -> tuple[dict, dict]:
+        before = copy.deepcopy(objective.state_dict())
+        objective.zero_grad()
+        objective.train()
+        loss = sum(objective(**part).loss for part in parts)
+        (loss * torch.nan if is_bad else loss).backward()
+        if not is_bad:
+            with torch.no_grad():
+                for weight in [*objective.encoder.parameters(), *objective.head.parameters()]:
+                    if weight.grad is not None:
+                        weight -= 0.1 * weight.grad
+        objective.after_step(0)
+        return before, objective.state_dict()
+
+    before, after = step(is_bad=True)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    encoder, head = copy.deepcopy(objective.teacher)
+    outputs = torch.cat([head(encoder.embed(2, part["pixels"], part["view_params"])) for part in parts])
+    before, after = step(is_bad=False)
+    name = "encoder.model.embeddings.patch_embeddings.projection.weight"
+    teacher = name.replace("encoder.", "teacher.0.", 1)
+    assert torch.allclose(after[teacher], 0.99 * before[teacher] + 0.01 * after[name], atol=1e-6)
+    assert not torch.equal(after[teacher], before[teacher])
+    assert torch.allclose(after["center"], 0.1 * outputs.mean(0), atol=1e-5) and after["center"].abs().sum() > 0.05
+    assert not any(weight.requires_grad for weight in objective.teacher.parameters())
+
+
+def test_a_collapse_is_reported_in_one_line(cpu_accelerator, caplog, capsys):
+    encoder = tiny_image_encoder("convnextv2").eval()
+    validator = ImageValidator(InMemoryPixels(10), InMemoryPixels(4), cpu_accelerator)
+    validator(encoder)
+    assert "collapse" not in capsys.readouterr().out + caplog.text
+    with torch.no_grad():
+        for weight in encoder.model.encoder.stages[-1].parameters():
+            weight.zero_()
+    for _ in range(2):
+        assert validator(encoder)["effective_rank"] < 0.1
+    printed = capsys.readouterr()
+    lines = [line for line in (printed.out + printed.err).splitlines() if "collapse" in line]
+    assert len(lines) == 1 and "effective rank fell from" in lines[0]
+
+
+def test_collate_is_a_pure_function_of_rows_and_step():
+    for file in OBJECTIVES:
+        _, dataset = make_objective(file)
+        whole, again, later = (make_batch(dataset, [0, 1, 2], step).inputs for step in (3, 3, 4))
+        part = make_batch(dataset, [1], 3).inputs
+        assert all(torch.equal(whole[name], again[name]) for name in whole), file
+        assert all(torch.equal(whole[name][1:2], part[name]) for name in whole), file
+        assert not torch.equal(whole["view_params"], later["view_params"]), file
