@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from data.sampling import take_evenly
 from data.tasks.confidence import Confidence, count_labels, measure_confidence
 from data.tasks.novelty import MAX_VECTORS, Novelty, find_nearest, fit_novelty, hash_inputs
-from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.models.embed import run_batches
 from finetune.modalities import Modality
@@ -48,7 +47,7 @@ class HeldOut(NamedTuple):
 def list_mistakes(
     modality: Modality, output: FineTuneOutput, test: list[Example], names: list[str]
 ) -> list[tuple[int, dict]]:
-    """List (row, {"texts", "label", "predicted", "probability"}) of wrong predictions, the surest first."""
+    """List (row, {"text" or "image", "label", "predicted", "probability"}) of wrong predictions, the surest first."""
     problem_type, config, wrong = modality.problem_type, output.model.config.to_dict(), []
     for row, (example, values) in enumerate(zip(test, output.predictions["test"], strict=True)):
         if not np.ndim(values):
@@ -59,11 +58,12 @@ def list_mistakes(
         if {decision.key for decision in decisions} != right:
             surest = max((decision.probability for decision in decisions if decision.key not in right), default=0.0)
             words = example.texts[0].split(" ")
-            texts = [text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}..." for text in example.texts]
-            mistake = {"texts": texts, "label": describe_keys(right, words)}
-            mistake["predicted"] = describe_keys({decision.key for decision in decisions}, words)
-            wrong.append((row, mistake | {"probability": round(surest, 4)}))
-    return sorted(wrong, key=lambda entry: -entry[1]["probability"])[:MAX_MISTAKES]
+            predicted = describe_keys({decision.key for decision in decisions}, words)
+            mistake = {"label": describe_keys(right, words), "predicted": predicted, "probability": round(surest, 4)}
+            wrong.append((row, mistake))
+    wrong = sorted(wrong, key=lambda entry: -entry[1]["probability"])[:MAX_MISTAKES]
+    shown = modality.show([test[row] for row, _ in wrong], MAX_TEXT_CHARS) if wrong else []
+    return [(row, mistake | content) for (row, mistake), content in zip(wrong, shown, strict=True)]
 
 
 def describe_keys(keys: set[tuple], words: list[str]) -> str:
@@ -110,12 +110,13 @@ def collect_held_out(
         if novelty and mistakes:
             nearest = find_nearest(embed([splits["test"][row] for row, _ in mistakes]), novelty)
             for (_, mistake), rows in zip(mistakes, nearest, strict=True):
-                mistake["nearest"] = [describe_example(problem_type, train[row]) for row in rows]
+                mistake["nearest"] = describe_examples(modality, [train[row] for row in rows])
     return HeldOut(confidence, novelty, [mistake for _, mistake in mistakes])
 
 
-def describe_example(problem_type: ProblemType, example: Example) -> dict:
-    """Return {"text", "label"} of a training row."""
-    text = " | ".join(example.texts)
-    label = describe_keys(problem_type.list_true_keys(example.label), example.texts[0].split(" "))
-    return {"text": text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}...", "label": label}
+def describe_examples(modality: Modality, examples: list[Example]) -> list[dict]:
+    """Return {"text" or "image", "label"} of training rows."""
+    keys = [modality.problem_type.list_true_keys(example.label) for example in examples]
+    labels = [describe_keys(right, example.texts[0].split(" ")) for right, example in zip(keys, examples, strict=True)]
+    shown = modality.show(examples, MAX_TEXT_CHARS) if examples else []
+    return [{**content, "label": label} for content, label in zip(shown, labels, strict=True)]

@@ -79,6 +79,11 @@ class Modality:
         """List the metrics of the table, of those on the test set."""
         return self.problem_type.report_metrics
 
+    def show(self, examples: list[Example], max_chars: int) -> list[dict[str, str]]:
+        """Return {"text"}, at most `max_chars` long, or {"image"}, a data URL, of each example, for the run's page."""
+        texts = [" | ".join(example.texts) for example in examples]
+        return [{"text": text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."} for text in texts]
+
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""
         return None

@@ -7,6 +7,7 @@ from engine.files import read_json
 from engine.html import render
 from engine.runs.run import Run
 from publish.card.results import describe_evaluation, describe_quality, describe_test_rows, metric_title
+from publish.report.confusion import confusion_chart
 from publish.report.runs import flatten_log, format_number, metric_charts, summarize_training
 
 
@@ -68,6 +69,7 @@ def render_report(
             *(f"{title}: {text}" for title, text in describe_quality(metrics)),
         ],
         training=summarize_training(log),
+        confusion=confusion_chart(metrics["confusion_matrix"]) if metrics.get("confusion_matrix") else "",
         mistakes=mistakes,
         charts=metric_charts({run_name: log}),
         evaluations=evaluations_table(log),

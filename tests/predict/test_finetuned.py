@@ -73,7 +73,7 @@ def test_mistakes_and_their_nearest_training_rows_are_in_the_report(folder):
     run = folder / "out/runs/with"
     mistakes = json.loads((run / "mistakes.json").read_text())["mistakes"]
     rows = {
-        tuple(texts): label
+        texts[0]: label
         for texts, label in zip(
             *(json.loads((run / "test.json").read_text())[key] for key in ("texts", "labels")), strict=True
         )
@@ -84,7 +84,7 @@ def test_mistakes_and_their_nearest_training_rows_are_in_the_report(folder):
         (m["probability"] for m in mistakes), reverse=True
     )
     for mistake in mistakes:
-        assert rows[tuple(mistake["texts"])] == mistake["label"] != mistake["predicted"]
+        assert rows[mistake["text"]] == mistake["label"] != mistake["predicted"]
         assert len(mistake["nearest"]) == 3
     page = (run / "report.html").read_text()
     assert "Mistakes on test rows" in page and page.count("<summary>") == len(mistakes) + 1
