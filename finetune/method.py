@@ -1,10 +1,12 @@
 """The choice of a method for `method=auto`: by the labels per class, and by what else there is to learn from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from data.tasks.splits import Example, sample_examples
 from engine.config.loader import load_config, merge, read_yaml, validate
+from engine.files import read_json
 from engine.log import get_logger
 from finetune.config import Finetune
 
@@ -22,10 +24,13 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_method(config: Finetune, num_labels: int, num_classes: int, num_unlabeled: int) -> Choice:
+def choose_method(
+    config: Finetune, num_labels: int, num_classes: int, num_unlabeled: int, has_decoder: bool = False
+) -> Choice:
     """Choose the method for a task's sample of labels.
 
-    num_labels: labeled training rows; num_unlabeled: texts that may be used without a label.
+    num_labels: labeled training rows; num_unlabeled: texts that may be used without a label; has_decoder: whether the
+    encoder is part of an encoder-decoder.
     """
     if not config.task.load_problem_type().has_single_class:
         return Choice(None, "the few-label methods are for one class per text")
@@ -44,25 +49,32 @@ def choose_method(config: Finetune, num_labels: int, num_classes: int, num_unlab
     size = f"{shots:.3g} labels per class"
     if shots > MAX_FEWSHOT_SHOTS:
         return Choice("layerwise", size)
+    if has_decoder:
+        return Choice("layerwise", f"{size}, but the few-label methods are for encoders without a decoder")
     if config.unlabeled and num_unlabeled >= MIN_UNLABELED:
         return Choice("selftrain", f"{size}, and {num_unlabeled:,} texts without a label")
     return Choice("fewshot", size)
 
 
 def resolve_method(
-    config: Finetune, rows: dict[str, list[Example]], label_names: list[str], args: Sequence[str]
+    config: Finetune, folder: Path, rows: dict[str, list[Example]], label_names: list[str], args: Sequence[str]
 ) -> Finetune:
     """Return the configuration with the settings of the method that method=auto chooses for these rows.
 
-    args: as for `apply_method`.
+    folder: of the encoder. args: as for `apply_method`.
     """
     if config.method != "auto":
         return config
     num_rows, task = len(rows["train"]), config.task
     num_labels = len(sample_examples(rows["train"], task.num_examples, config.seed, task.shots))
-    choice = choose_method(config, num_labels, len(label_names), num_rows - num_labels)
+    choice = choose_method(config, num_labels, len(label_names), num_rows - num_labels, has_decoder(folder))
     logger.info(f"  method  {choice.method or 'settings as they are'}: {choice.reason}")
     return apply_method(config, choice.method, args)
+
+
+def has_decoder(folder: Path) -> bool:
+    """Return whether the network in a folder is an encoder-decoder."""
+    return bool(read_json(folder / "config.json").get("is_encoder_decoder"))
 
 
 def apply_method(config: Finetune, method: str | None, args: Sequence[str] = ()) -> Finetune:

@@ -91,7 +91,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         folder = resolve_encoder(encoder)
         rows = read_task(config.task, needs_validation=config.train.load_best and config.method != "auto")
     label_names = list_label_names(config.task, rows)
-    config = resolve_method(config, rows, label_names, args)
+    config = resolve_method(config, folder, rows, label_names, args)
     splits = sample_splits(config, rows)
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(

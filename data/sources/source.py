@@ -39,7 +39,15 @@ def check_encoding(name: str) -> str:
     return name
 
 
+def check_delimiter(delimiter: str) -> str:
+    """Return the delimiter of a csv, a tab also for a backslash and a t. Raises ValueError for several."""
+    if len(delimiter) > 1 and delimiter != "\\t":
+        raise ValueError(f"{delimiter!r} is more than one character")
+    return delimiter.replace("\\t", "\t")
+
+
 TextEncoding = Annotated[str, AfterValidator(check_encoding)]
+Delimiter = Annotated[str, AfterValidator(check_delimiter)]
 
 
 class Source(Section):
@@ -66,7 +74,7 @@ class Source(Section):
     """Format of the files; none: by extension."""
     encoding: TextEncoding | None = None
     """Encoding of csv, json, text and conll files, such as windows-1251, gbk or shift_jis; none: UTF-8."""
-    delimiter: str | None = None
+    delimiter: Delimiter | None = None
     """Column delimiter of a csv, or whitespace for any run of spaces and tabs; none: a comma, or a tab for .tsv and
     .tab."""
     quotes: bool = True

@@ -23,6 +23,8 @@ from engine.errors import ConfigError, first_line, list_siblings, suggest
 PYDANTIC_TYPE_NAME = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
 
 MAX_NODES, MAX_MISTAKES = 20_000, 100
+YAML_MARKS = "|>#-,:*&!%@`?"
+"""Characters with a meaning in YAML; an argument that is one of them alone, such as a delimiter, is that character."""
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -190,7 +192,8 @@ def read_args(args: list[str], needed: dict[str, set[str]] | None = None, below:
         key, equals, text = arg.partition("=")
         if equals and not is_yaml(arg):
             *sections, leaf = key.split(".")
-            value = {leaf: parse_yaml(text, key)}
+            is_mark = len(text) == 1 and text in YAML_MARKS
+            value = {leaf: text if is_mark else parse_yaml(text, key)}
             if sections or not isinstance(value[leaf], dict):
                 inside = words
                 for section in sections:

@@ -113,5 +113,5 @@ def build_text_network(
             mean_pooling.add_mean_pooling_layer(model)
         else:
             kind = model.config.model_type
-            logger.info(f"note: the head of {kind} reads one token, but this encoder was trained with mean pooling")
+            logger.info(f"note: the head of {kind} reads one token, not the mean of all")
     return TextNetwork(model)

@@ -24,7 +24,7 @@ from engine.training.distributed import make_accelerator as make_accelerator
 from finetune.class_texts import choose_class_texts, weigh_texts
 from finetune.config import Finetune
 from finetune.evaluation.baselines import reference_encoder
-from finetune.method import apply_method, choose_method
+from finetune.method import apply_method, choose_method, has_decoder
 from finetune.modalities import load_modality
 from finetune.semi_supervised.self_training import SelfTrainer
 from finetune.study import baselines
@@ -155,7 +155,8 @@ class Trials:
         tree["task"] |= sample
         config = validate(Finetune, tree)
         if config.method == "auto":
-            choice = choose_method(config, num_examples, len(self.label_names), 0)
+            is_part = has_decoder(self.encoder_folders["ours"])
+            choice = choose_method(config, num_examples, len(self.label_names), 0, is_part)
             preset = apply_method(self.config, choice.method, self.args).model_dump(mode="json", exclude={"study"})
             tree |= {key: preset[key] for key in preset.keys() - {"run", "encoder", "seed", "task", "baselines"}}
             tree["train"] = tree["train"] | {"load_best": False}

@@ -19,7 +19,7 @@ from finetune.__main__ import main
 from finetune.class_texts import weigh_texts
 from finetune.config import Finetune
 from finetune.linear_probe import fit_logistic_regression
-from finetune.method import apply_method, choose_method
+from finetune.method import apply_method, choose_method, has_decoder
 from finetune.semi_supervised.self_training import propagate_labels
 from finetune.study.config import Study
 from finetune.study.trials import Trials
@@ -114,6 +114,14 @@ def test_the_method_follows_labels_and_text():
     assert choose(8) == choose(128) == "selftrain"
     assert choose(128, 20) == choose(128, 5_000, "unlabeled=false") == "fewshot"
     assert choose(4_000) == "layerwise"
+
+
+def test_an_encoder_with_a_decoder_has_a_method_that_works_with_it(tmp_path):
+    config = load_config(Finetune, [TASK, "encoder=minilm"])
+    for is_part, method in ((True, "layerwise"), (False, "selftrain")):
+        (tmp_path / "config.json").write_text(json.dumps({"is_encoder_decoder": is_part}))
+        choice = choose_method(config, 32, 4, 5_000, has_decoder(tmp_path))
+        assert choice.method == method and ("decoder" in choice.reason) == is_part
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from data.tasks.columns import guess_columns
 from data.tasks.task import Example, Task, read_examples
 from engine.config.loader import load_config
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 from finetune.config import Finetune
 
 ROWS = [("ham", "Go until jurong point"), ("spam", "Free entry in 2 a wkly comp"), ("ham", "Ok lar, joking wif u oni")]
@@ -87,3 +87,17 @@ def test_columns_are_found_by_name(row, expected):
 def test_columns_are_guessed_by_their_content():
     rows = [{"n": str(number), "a": "xy"[number % 2], "b": f"some words {number}"} for number in range(20)]
     assert guess_columns(rows) == ("b", "a")
+
+
+@pytest.mark.parametrize("mark", ["|", "#", "\\t", ";", ":"])
+def test_a_delimiter_is_given_as_it_is(tmp_path, mark):
+    path = tmp_path / "a.csv"
+    character = "\t" if mark == "\\t" else mark
+    path.write_text("\n".join(character.join(row) for row in [("text", "label"), *ROWS]))
+    args = ["task.name=t", f"task.train.files={path}", "run=r", f"task.train.delimiter={mark}"]
+    task = load_config(Finetune, args).task
+    assert [(example.label, *example.texts) for example in read_examples(task, task.train)] == [
+        (text, label) for label, text in ROWS
+    ]
+    with pytest.raises(ConfigError, match="task.train.delimiter: '::' is more than one character"):
+        load_config(Finetune, [*args, "task.train.delimiter='::'"])
