@@ -40,8 +40,8 @@ def check_encoding(name: str) -> str:
 
 
 def check_delimiter(delimiter: str) -> str:
-    """Return the delimiter of a csv, a tab also for a backslash and a t. Raises ValueError for several."""
-    if len(delimiter) > 1 and delimiter != "\\t":
+    """Return the delimiter of a csv, a tab also for a backslash and a t. Raises ValueError for other words."""
+    if len(delimiter) > 1 and delimiter not in ("\\t", "whitespace"):
         raise ValueError(f"{delimiter!r} is more than one character")
     return delimiter.replace("\\t", "\t")
 
