@@ -42,7 +42,8 @@ import tasks
 TRIALS_FILE = Path(__file__).parent / "fewshot_trials.jsonl"
 TASKS = ("sentiment", "spam", "subj", "trec", "tweets", "elections", "sections", "descriptions")
 CONTENDERS = ("setfit", "setfit_templates", "auto", "auto_unlabeled")
-ZERO_CONTENDERS = ("name", "setfit_templates", "auto_unlabeled")
+COLUMNS = ("name", "setfit_templates", "setfit", "auto", "auto_unlabeled", "probe", "plain", "fewshot", "selftrain")
+SECTION = "Few labels and names of classes, compared with SetFit"
 METHODS = {"plain": "full"}
 PEERS = ("setfit", "setfit_templates")
 PAIRS_PER_EXAMPLE = 20
@@ -159,25 +160,51 @@ def read_trials() -> dict[tuple, dict]:
     return {(each["contender"], each["task"], each["shots"], each["seed"]): each for each in map(json.loads, lines)}
 
 
-def results_table(trials: dict[tuple, dict], contenders: tuple[str, ...], shots: int) -> list[str]:
-    """Return the rows of one number of labels per class, over the seeds that all contenders have, with their mean."""
-    rows, means = [], []
-    for task in sorted({key[1] for key in trials if key[2] == shots}):
-        seeds = [{key[3] for key in trials if key[:3] == (contender, task, shots)} for contender in contenders]
-        if common := sorted(set.intersection(*seeds)):
-            runs = [[trials[contender, task, shots, seed] for seed in common] for contender in contenders]
-            means.append(
-                [[np.mean([run[key] for run in each]) for key in ("accuracy", "train_seconds")] for each in runs]
-            )
-            rows.append([task, shots, len(common), *format_cells(means[-1])])
-    if means:
-        rows.append([f"**mean of {len(means)}**", shots, "", *format_cells(np.mean(means, axis=0))])
-    return ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+def results_table(trials: dict[tuple, dict], shots: int, columns: list[str]) -> list[list[str]]:
+    """Return the rows of one number of labels per class, with the mean of the tasks."""
+    tasks_run = sorted({key[1] for key in trials if key[2] == shots})
+    means: dict[tuple[str, str], np.ndarray] = {}
+    rows = []
+    for task in tasks_run:
+        runs = {name: [trial for key, trial in trials.items() if key[:3] == (name, task, shots)] for name in columns}
+        num_seeds, cells = max(map(len, runs.values())), []
+        for name, each in runs.items():
+            if each:
+                means[name, task] = np.mean([[run["accuracy"], run["train_seconds"]] for run in each], axis=0)
+            fewer = f" ({len(each)} seed{'s' * (len(each) > 1)})" * (len(each) < num_seeds)
+            cells.append(format_cell(means.get((name, task))) + fewer * bool(each))
+        rows.append([task, str(shots), str(num_seeds), *cells])
+    in_all = [all((name, task) in means for task in tasks_run) for name in columns]
+    cells = [
+        format_cell(np.mean([means[name, task] for task in tasks_run], axis=0) if complete else None)
+        for name, complete in zip(columns, in_all, strict=True)
+    ]
+    return [*rows, [f"**mean of {len(tasks_run)}**", str(shots), "", *cells]]
 
 
-def format_cells(values) -> list[str]:
-    """Return the accuracies and the seconds of contenders, (contenders, 2)."""
-    return [*(f"{accuracy:.3f}" for accuracy, _ in values), ", ".join(f"{seconds:.0f}" for _, seconds in values)]
+def format_cell(values: np.ndarray | None) -> str:
+    """Return (accuracy, seconds) as text."""
+    return "" if values is None else f"{values[0]:.3f}, {values[1]:.0f} s"
+
+
+def compare_with_setfit(trials: dict[tuple, dict], shots: int) -> list[str]:
+    """Return sentences on the differences from SetFit, paired by task and seed."""
+    sentences = []
+    for contender in COLUMNS:
+        pairs = [
+            (key[1], 100 * (trial["accuracy"] - trials[PEERS[0], *key[1:]]["accuracy"]))
+            for key, trial in trials.items()
+            if key[0] == contender not in PEERS and key[2] == shots and (PEERS[0], *key[1:]) in trials
+        ]
+        by_task = {task: np.array([gain for other, gain in pairs if other == task]) for task, _ in pairs}
+        if by_task:
+            gains = np.array([values.mean() for values in by_task.values()])
+            half = results.half_interval(gains)
+            worst = min(by_task, key=lambda task: by_task[task].mean())
+            interval = f"[{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}]"
+            lowest = f"lowest {worst}, {by_task[worst].mean():+.1f}"
+            sentences.append(f"{contender} {gains.mean():+.1f} {interval} over {len(gains)} tasks, {lowest}")
+    return sentences
 
 
 def main(args: list[str]) -> None:
@@ -213,26 +240,18 @@ def main(args: list[str]) -> None:
 
 
 def write_results(trials: dict[tuple, dict]) -> None:
-    """Write the tables."""
-    lines = []
-    for contenders, of_zero in ((ZERO_CONTENDERS, True), (CONTENDERS, False)):
-        header = ["task", "labels per class", "seeds", *contenders, "seconds of training"]
-        body = [
-            row
-            for shots in sorted({key[2] for key in trials})
-            if (shots == 0) == of_zero
-            for row in results_table(trials, contenders, shots)
-        ]
-        if body:
-            lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *body, ""]
+    """Write the table, and the differences from SetFit."""
+    sizes = sorted({key[2] for key in trials})
+    columns = [name for name in COLUMNS if any(key[0] == name for key in trials)]
+    rows = [row for shots in sizes for row in results_table(trials, shots, columns)]
+    table = results.markdown_table(["task", "labels per class", "seeds", *columns], rows)
+    lines = [f"- {shots}: {'; '.join(compared)}" for shots in sizes if (compared := compare_with_setfit(trials, shots))]
     machines = "; ".join(sorted({each["machine"] for each in trials.values()}))
-    text = "\n".join(lines) + "\n1 thread per trial."
-    results.write_section(
-        "Few labels and names of classes, compared with SetFit",
-        "python benchmarks/fewshot.py data=FOLDER",
-        text,
-        machines,
+    text = (
+        f"{table}\n\nTest accuracy, and seconds of training on one thread.\n\nPoints above SetFit by labels per class,"
+        " paired by task and seed, with the 95% interval over tasks:\n\n" + "\n".join(lines)
     )
+    results.write_section(SECTION, "python benchmarks/fewshot.py data=FOLDER", text, machines)
     print(text)
 
 
