@@ -12,7 +12,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
-from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_located_rows
+from data.sources.source import (
+    FOLDER_COLUMN,
+    Source,
+    display_name,
+    fingerprint_inputs as source_inputs,
+    iter_located_rows,
+    name_folder,
+    resolve_files,
+)
 from data.sources.values import MISSING, find_value
 from data.tasks.columns import describe_missing, read_head
 from data.tasks.exports import read_export
@@ -252,6 +260,8 @@ def fingerprint_inputs(task: Task) -> dict:
     """Return the inputs of a fingerprint of the task's rows, whatever the number of examples used."""
     sources = {split: getattr(task, split) for split in ("train", "validation", "test") if getattr(task, split)}
     inputs = task.model_dump(mode="json", exclude={"num_examples", "shots", "descriptions"})
+    if task.label == FOLDER_COLUMN:  # a renamed folder is another label
+        inputs["folders"] = [name_folder(path) for source in sources.values() for path in resolve_files(source)]
     return inputs | {split: source_inputs(source) for split, source in sources.items()}
 
 
