@@ -12,7 +12,7 @@ import yaml
 
 from data.corpus.config import CorpusSource
 from data.sources.readers import find_delimiter
-from data.sources.source import get_format, resolve_files
+from data.sources.source import FOLDER_COLUMN, get_format, name_folder, resolve_files
 from data.sources.values import find_value, list_columns
 from data.tasks.columns import find_sentence, find_text, guess_columns, read_head, suggest_option
 from data.tasks.exports import read_export
@@ -104,6 +104,7 @@ def expand_labels(args: list[str]) -> Shortcut | None:
     options = {"files": path, **(own.get("train") or {})}
     rows, failure = read_rows(options, "task.train")
     text, label = guess_columns(rows, named_only=True)
+    label = label or (FOLDER_COLUMN if options.get("unit") == "document" else None)
     text, label = own.get("text", text), own.get("label", label)
     questions = [str(failure)] if failure else []
     if not text or not label or not isinstance(label, list) and text == label:
@@ -176,14 +177,20 @@ def read_rows(options: dict, section: str) -> tuple[list[dict], DataError | None
 
 
 def guess_options(options: dict, rows: list[dict], failure: DataError | None) -> dict:
-    """Return the delimiter of a table, its format in a file for plain text, and the header lines of Orange to skip."""
+    """Return the delimiter of a table, its format in a file for plain text, and the header lines of Orange to skip.
+
+    Plain text in several folders has a document in each file.
+    """
     if isinstance(failure, OptionError) and failure.key == "delimiter":
         return {"delimiter": failure.value}
     name = find_format(options)
     if name == "text" and "format" not in options:
         lines = [str(row["text"]) for _, row in read_head(validate(CorpusSource, {**options, "unit": "line"}))[0]]
         tabs = {line.count("\t") for line in lines}
-        return {"format": "csv", "delimiter": "\t"} if len(tabs) == 1 and tabs != {0} else {}
+        if len(tabs) == 1 and tabs != {0}:
+            return {"format": "csv", "delimiter": "\t"}
+        folders = {name_folder(path) for path in resolve_files(validate(CorpusSource, options))}
+        return {"unit": "document"} if len(folders) > 1 else {}
     if name != "csv" or not rows:
         return {}
     # A wrong delimiter leaves all but the first of the named columns empty.

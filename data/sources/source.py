@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from data.cache import OUTPUT_DIR, cached_file_hash, dry_run, fingerprint, get_or_build
-from data.sources.archives import archive_of, list_members
+from data.sources.archives import archive_of, list_members, name_inside
 from data.sources.readers import EXTENSION_TO_FORMAT, DataFile, FileFormat, file_extension
 from data.sources.values import MISSING, find_class_names, find_value, is_empty, list_columns, name_classes
 from data.sources.warc import require_packages
@@ -28,6 +28,10 @@ from engine.sanitize import redact_credentials
 MAX_GROUP_ROWS = 100_000
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
+
+
+FOLDER_COLUMN = "folder"
+"""Column of a text file's rows: the name of its folder, which is its label where each class has a folder."""
 
 
 def check_encoding(name: str) -> str:
@@ -269,7 +273,11 @@ def iter_located_rows(source: Source) -> Iterator[tuple[str, dict]]:
         name = source.wheel or redact_credentials(path)
         try:
             with DataFile(path) as file:
-                yield from filter_rows(source, file.iter_rows(get_format(source, path)), name)
+                file_format = get_format(source, path)
+                rows = file.iter_rows(file_format)
+                if file_format.name == "text":
+                    rows = ({**row, FOLDER_COLUMN: name_folder(path)} for row in rows)
+                yield from filter_rows(source, rows, name)
         except (DataError, GeneratorExit):
             raise
         except Exception as error:
@@ -368,6 +376,11 @@ def get_format(source: Source, path: str) -> FileFormat:
         require_packages(path)
     keys = ("encoding", "delimiter", "skip_rows", "unit", "element", "quotes", "columns", "sheet", "field")
     return FileFormat(name, **{key: getattr(source, key) for key in keys})
+
+
+def name_folder(path: str) -> str:
+    """Return the name of the folder that a file is in, also in an archive."""
+    return name_inside(path).replace(os.sep, "/").rpartition("/")[0].rpartition("/")[2]
 
 
 def display_name(source: Source) -> str:

@@ -12,7 +12,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
-from data.sources.source import Source, display_name, fingerprint_inputs as source_inputs, iter_located_rows
+from data.sources.source import (
+    FOLDER_COLUMN,
+    Source,
+    display_name,
+    fingerprint_inputs as source_inputs,
+    iter_located_rows,
+    name_folder,
+    resolve_files,
+)
 from data.sources.values import MISSING, find_value
 from data.tasks.columns import describe_missing, read_head
 from data.tasks.exports import read_export
@@ -104,7 +112,10 @@ class Task(Section):
 
     def fingerprint_source(self, source: Source) -> dict:
         """Return what determines the rows of a source."""
-        return source_inputs(source)
+        inputs = source_inputs(source)
+        if self.label == FOLDER_COLUMN:  # a renamed folder is another label
+            inputs["folders"] = [name_folder(path) for path in resolve_files(source)]
+        return inputs
 
 
 def to_list(columns: str | list[str]) -> list[str]:

@@ -26,9 +26,11 @@ from engine.models import LOAD_WEIGHTS_KWARGS
 from engine.models.embed import pool
 from engine.models.foreign import reject_references
 from engine.models.load import load_tokenizer
+from engine.models.positions import max_positions
 from engine.runs.record import read_record
 from publish.export.predictions import EMBEDDING
 
+MAX_TOKENS = 8_192  # of a text, if the network has no limit
 BLOCK_SIZE = 64  # weights per scale
 TRACE_TEXTS = ("a film to remember", "Nothing in it is new, and that is all there is to say of it.")
 
@@ -125,14 +127,20 @@ def silence_exporters() -> Iterator[None]:
 def export_onnx(model: LoadedModel) -> onnx_ir.Model:
     """Return the graph; its inputs are those of the tokenizer, int64 (texts, tokens). Raises DataError if it cannot."""
     texts = dict(model.tokenizer(list(TRACE_TEXTS), padding=True, return_tensors="pt"))
-    axes = {0: Dim("texts", min=1), 1: Dim("tokens", min=2, max=model.config.get("max_position_embeddings", 8192))}
-    options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts})
+    max_tokens = max_positions(model.module.model.config) or MAX_TOKENS
     with silence_exporters():
-        try:
-            graph = OnnxExporter().export(model.module, texts, config=options).program
-        except Exception as error:
+        # An architecture may have another graph for two tokens, as that of relative positions.
+        for min_tokens in (2, 3):
+            axes = {0: Dim("texts", min=1), 1: Dim("tokens", min=min_tokens, max=max_tokens)}
+            options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts})
+            try:
+                graph = OnnxExporter().export(model.module, texts, config=options).program
+                break
+            except Exception as error:
+                failure = error
+        else:
             kind = model.config.get("model_type")
-            raise DataError(f"{kind}: transformers cannot export this architecture ({first_line(error)})") from None
+            raise DataError(f"{kind}: transformers cannot export this architecture ({first_line(failure)})")
         # Otherwise each node holds the stack trace that made it, with the paths of this machine.
         ClearMetadataAndDocStringPass()(graph)
     names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens"), strict=True))

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 from data.shortcut import expand_labels, expand_text, name_run
-from data.tasks.task import TaskFile, read_examples
+from data.tasks.task import TaskFile, fingerprint_inputs, read_examples
 from engine.config.loader import load_config
 from engine.errors import DataError
 
@@ -82,6 +82,21 @@ def test_columns_without_a_known_name_are_asked_for_with_their_likely_keys(folde
     args = ["labels=a.csv", "task.train.encoding=windows-1252", "task.text=v2", "task.label=v1"]
     loaded = load_config(TaskFile, expand_labels(args).list_args()).task
     assert [example.label for example in read_examples(loaded, loaded.train)] == ["ham", "spam", "ham"]
+
+
+def test_a_folder_for_each_class_needs_no_more(folder):
+    for name in ("x/1", "x/2", "y/1"):
+        (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mine" / f"{name}.txt").write_text(f"Text {name}.\n\nIts end.\n")
+    loaded = load_config(TaskFile, expand_labels(["labels=mine"]).list_args()).task
+    assert [(example.label, example.texts[0][:8]) for example in read_examples(loaded, loaded.train)] == [
+        *(("x", "Text x/1"), ("x", "Text x/2"), ("y", "Text y/1"))
+    ]
+    before = fingerprint_inputs(loaded)
+    (folder / "mine" / "y").rename(folder / "mine" / "z")
+    assert fingerprint_inputs(loaded) != before
+    with pytest.raises(DataError, match="which column has the label"):
+        expand_labels(["labels=mine/x"])
 
 
 def test_the_suggested_encoding_reads_the_whole_file(folder):
