@@ -11,7 +11,6 @@ from data.corpus.config import CorpusFile, source_licenses
 from data.encoders import base_model_info, read_record
 from data.sampling import take_evenly
 from data.sources.source import display_name
-from data.tasks.confidence import FILENAME as CONFIDENCE_FILENAME, save_confidence
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import DataError
@@ -98,8 +97,7 @@ class Artifacts:
             modality.copy_preprocessor(self.encoder_folder, path)
             remove_foreign_keys(path)
             write_json(path / "record.json", record)
-            arrays = held_out.novelty.to_arrays() if held_out.novelty else {}
-            save_confidence(held_out.confidence, path / CONFIDENCE_FILENAME, arrays)
+            held_out.save(path)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
             if sample:
                 verify_folder(path, shared.auto_class(problem_type), problem_type.activation, folder / "sample.json")

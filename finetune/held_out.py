@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.sampling import take_evenly
-from data.tasks.confidence import Confidence, count_labels, measure_confidence
+from data.tasks.confidence import FILENAME, Confidence, count_labels, measure_confidence, save_confidence
 from data.tasks.novelty import MAX_VECTORS, Novelty, find_nearest, fit_novelty, hash_inputs
 from data.tasks.splits import Example
 from engine.models.embed import run_batches
@@ -42,6 +42,10 @@ class HeldOut(NamedTuple):
     novelty: Novelty | None
     mistakes: list[dict]
     """The surest mistakes on test rows, each with its nearest training rows."""
+
+    def save(self, folder: Path) -> None:
+        """Write the results, without the mistakes, which are text, to a model's folder."""
+        save_confidence(self.confidence, folder / FILENAME, self.novelty.to_arrays() if self.novelty else {})
 
 
 def list_mistakes(
