@@ -170,13 +170,13 @@ class Modality(modalities.Modality):
 
     def keeps_init(self, quality: dict[str, dict[str, float]]) -> str:
         """Return why the initial weights are to be kept, or an empty string: training did not gain on the probe."""
-        before, after = (
-            [value for name, value in quality.get(when, {}).items() if name.startswith("probe_")]
-            for when in ("before", "after")
-        )
-        if not before or sum(after) > sum(before):
+        if not self.probe:
             return ""
-        return f"pretraining gained nothing on {self.config.probe.task}; the weights of {self.config.init} are kept"
+        has_gained, gain = self.probe.describe_gain()
+        if has_gained:
+            return ""
+        task, init = self.config.probe.task, self.config.init
+        return f"pretraining gained nothing on {task} ({gain}); the weights of {init} are kept"
 
     def build_record(self, encoder: ImageEncoder, with_head: bool) -> dict:
         """Return the manifest of the pixels, licenses and pooling."""
