@@ -20,6 +20,7 @@ from engine.models.verify import verify_folder
 from engine.runs.run import Run, package_versions
 from engine.system import hardware
 from finetune.config import Finetune
+from finetune.evaluation.mistakes import describe_mistakes
 from finetune.modalities import load_modality
 from finetune.training import FineTuneOutput
 from publish.card.card import build_model_card
@@ -70,7 +71,8 @@ class Artifacts:
         write_json(folder / "metrics.json", metrics)
         if rows := modality.sample_rows(self.splits["test"]):
             write_json(folder / "test.json", rows)
-        write_text(folder / "report.html", render_run_report(self.run))
+        mistakes = describe_mistakes(modality, self.splits["test"], output.predictions["test"], self.label_names)
+        write_text(folder / "report.html", render_run_report(self.run, mistakes=mistakes))
         if output.peft_model is not None:
             from finetune.model import adapters
 

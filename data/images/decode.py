@@ -65,7 +65,7 @@ def describe_problem(error: Exception) -> str:
         return f"over {MAX_PIXELS / 1e6:g} million pixels"
     if kind == "UnidentifiedImageError":
         return "not an image of a known format"
-    return first_line(error) if isinstance(error, OSError) else "broken"
+    return first_line(error) if isinstance(error, OSError) and not error.__cause__ else "broken"
 
 
 def simplify(image: Image) -> Image:

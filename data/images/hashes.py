@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_BITS = 8  # different bits of a copy's hash
-MAX_DIFFERENCE, MIN_CONTRAST = (
-    0.12,
-    10.0,
-)  # of gray pixels, relative to their standard deviation, which is at least this
+MAX_DIFFERENCE, MIN_CONTRAST = (0.12, 10.0)  # of gray pixels, relative to their standard deviation, at least this
 COMPARED_SIZE = 8
 BLOCK_PAIRS = 2**22  # compared at once
 

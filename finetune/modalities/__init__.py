@@ -79,6 +79,10 @@ class Modality:
         """List the metrics of the table, of those on the test set."""
         return self.problem_type.report_metrics
 
+    def show(self, examples: list[Example]) -> list[dict[str, str]]:
+        """Return {"text"} or {"image"}, a data URL, of each example, for the page of a run."""
+        return [{"text": "\n".join(example.texts)} for example in examples]
+
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""
         return None

@@ -155,6 +155,12 @@ class Modality(modalities.Modality):
         is_single, names = self.problem_type.has_single_class, self.problem_type.report_metrics
         return (*names, "auroc") if is_single and "auroc" in metrics else names
 
+    def show(self, examples: list[Example]) -> list[dict[str, str]]:
+        """Return {"image"}, a data URL, of each example."""
+        from data.images.reference_outputs import encode_images
+
+        return [{"image": f"data:image/png;base64,{png}"} for png in encode_images(self.store.read_pixels(examples))]
+
     def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
         """Return {"num_rows", "exact", "near"} of the examples with images that are, or are copies of, others."""
         from data.images.overlap import count_overlaps, match_images

@@ -1,6 +1,7 @@
 """Image classifiers: plain transformers models with a new last layer on an image encoder."""
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from engine.errors import DataError, first_line
 from engine.kernels.dropout import replace_dropout
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
+from engine.models.load import load_pretrained
 from finetune.model.network import POSTPROCESS_KEYS, Network, label_settings, load_with_new_head
 
 
@@ -37,6 +39,25 @@ class ImageNetwork(Network):
             self.model(**inputs)
         for layer in layers:
             layer.training = False
+
+
+class ImageEmbedder(nn.Module):
+    """Pools an image encoder's last hidden states, as pretraining does, to embeddings, float32 (images, width)."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Return the embeddings of the images of one batch."""
+        states = self.model(pixel_values=pixel_values).last_hidden_state.float()
+        return states.mean((2, 3)) if states.ndim == 4 else states.mean(1)
+
+
+@cache
+def load_embedder(folder: Path) -> ImageEmbedder:
+    """Return the encoder in `folder`, which a study uses for many trials."""
+    return ImageEmbedder(load_pretrained(folder, "AutoModel", "images")[0].eval())
 
 
 def load_model(folder: Path, problem_type: ProblemType, label_names: list[str], random_init: bool) -> PreTrainedModel:
@@ -64,4 +85,4 @@ def build_image_network(
     base = {f"{name}." for name, module in model.named_children() if module is model.base_model}
     replace_dropout(model, lambda name: 0.0 if name.startswith(tuple(base)) else dropout)
     freeze_batch_norm(model)
-    return ImageNetwork(model.to(memory_format=torch.channels_last), random_init)
+    return ImageNetwork(model, random_init)

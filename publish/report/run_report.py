@@ -7,7 +7,10 @@ from engine.files import read_json
 from engine.html import render
 from engine.runs.run import Run
 from publish.card.results import describe_evaluation, describe_quality, describe_test_rows, metric_title
+from publish.report.confusion import confusion_chart
 from publish.report.runs import flatten_log, format_number, metric_charts, summarize_training
+
+MAX_TEXT_CHARS = 400  # of a mistake's text
 
 
 def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
@@ -44,13 +47,23 @@ def evaluations_table(log: list[dict[str, float]]) -> tuple[list[str], list[list
     return ["step", *(name.partition("/")[2] for name in names)], rows
 
 
-def render_run_report(run: Run, gallery: Sequence = ()) -> str:
-    """Return the page of a finished run, read from its folder; gallery: (title, rows of images as data URLs)."""
+def render_run_report(run: Run, gallery: Sequence = (), mistakes: Sequence[dict] = ()) -> str:
+    """Return the page of a finished run, read from its folder.
+
+    gallery: (title, rows of images as data URLs); mistakes: as `finetune.evaluation.mistakes` describes them.
+    """
     metrics = read_json(run.folder / "metrics.json")
-    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), gallery)
+    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), gallery, mistakes)
 
 
-def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: str, gallery: Sequence = ()) -> str:
+def render_report(
+    run_name: str,
+    log: list[dict],
+    metrics: dict,
+    config_yaml: str,
+    gallery: Sequence = (),
+    mistakes: Sequence[dict] = (),
+) -> str:
     """Return the page, from the contents of log.jsonl, metrics.json and config.yaml."""
     log = flatten_log(log)
     return render(
@@ -68,4 +81,7 @@ def render_report(run_name: str, log: list[dict], metrics: dict, config_yaml: st
         evaluations=evaluations_table(log),
         config_yaml=config_yaml,
         gallery=gallery,
+        confusion=confusion_chart(metrics["confusion_matrix"]) if metrics.get("confusion_matrix") else "",
+        mistakes=mistakes,
+        max_text_chars=MAX_TEXT_CHARS,
     )

@@ -107,17 +107,18 @@ task:
 
 
 def test_weights_of_init_are_kept_unless_a_probe_gains(folder):
-    """A probe on a trivial task scores 1 before and after, so that nothing is gained."""
+    """With a learning rate that changes no score, so that nothing is gained; the weights are those of init exactly."""
     write_task(folder)
     first = run_module("pretrain", *ARGS, "run=first", "objective.name=simsiam", "train.steps=4", cwd=folder)
     assert first.returncode == 0, first.stdout + first.stderr
     args = ["init=out/runs/first/encoder", "objective.name=simsiam", "probe={task: task.yaml, shots: [16], seeds: 2}"]
-    args += ["train.steps=8", "train.average_fraction=0"]
+    args += ["train.steps=8", "train.average_fraction=0", "train.lr=1e-12"]
     second = run_module("pretrain", *ARGS, "run=second", *args, cwd=folder)
     assert second.returncode == 0, second.stdout + second.stderr
     metrics = json.loads((folder / "out/runs/second/metrics.json").read_text())
-    assert metrics["quality"]["before"]["probe_auroc@16"] == 1.0
-    assert "gained nothing on task.yaml" in second.stdout and "at 16 labels 1.000 before" in second.stdout
+    quality = metrics["quality"]
+    assert quality["before"]["probe_auroc@16"] == quality["after"]["probe_auroc@16"] > 0.9
+    assert "gained nothing on task.yaml (+0.000 AUROC" in second.stdout and "AUROC on validation rows" in second.stdout
     one, other = (load_file(folder / f"out/runs/{run}/encoder/model.safetensors") for run in ("first", "second"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
