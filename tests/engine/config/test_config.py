@@ -392,7 +392,10 @@ FILES = {
     ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "wiki-summaries", "your-text"},
     ("encoder", BuiltInEncoder): {"minilm"},
     ("finetune", Finetune): {"imdb", "mesh", "ratings", "sentiment", "spam", "topics", "your-entities", "your-task"},
-    ("pretrain", Pretrain): {"base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"},
+    ("pretrain", Pretrain): {
+        *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"),
+        *("images", "images-scratch", "vit", "your-images"),
+    },
 }
 
 
