@@ -53,4 +53,4 @@ def test_reviews_corpus(workspace):
 
 
 def test_built_in_encoders(workspace):
-    assert list_built_in() == ["minilm"] and read_pooling(resolve_encoder("minilm")) == "mean"
+    assert list_built_in() == ["efficientnet-lite0", "minilm"] and read_pooling(resolve_encoder("minilm")) == "mean"
