@@ -58,17 +58,9 @@ class Artifacts:
             "steps": output.train_result.step,
             "seconds": round(output.train_result.seconds, 1),
         }
-        metrics = {
-            **output.metrics,
-            **output.details,
-            **kind,
-            "baselines": baselines,
-            "task": self.config.task.name,
-            "encoder": self.config.encoder,
-            "num_train_examples": len(self.splits["train"]),
-            **result,
-        }
-        write_json(folder / "metrics.json", metrics)
+        details = {**output.details, **kind, "baselines": baselines, "task": self.config.task.name}
+        details |= {"encoder": self.config.encoder, "num_train_examples": len(self.splits["train"]), **result}
+        write_json(folder / "metrics.json", {**output.metrics, **details})
         if rows := modality.sample_rows(self.splits["test"]):
             write_json(folder / "test.json", rows)
         write_json(folder / "mistakes.json", {"mistakes": held_out.mistakes})
