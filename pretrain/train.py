@@ -98,9 +98,8 @@ def pretrain(config: Pretrain) -> None:
     callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate=lambda: validator(encoder))
     options = TrainerOptions(config.seed, f"pretrain {config.run}", sharded=config.train.sharded)
     options.unit = modality.shared.unit
-    result = Trainer(
-        objective, optimizer, make_batches(modality), config.train, run, accelerator, callbacks, options
-    ).fit()
+    batches, train = make_batches(modality), config.train
+    result = Trainer(objective, optimizer, batches, train, run, accelerator, callbacks, options).fit()
     quality = {}
     if initial:
         if config.init_fraction:

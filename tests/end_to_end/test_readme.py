@@ -16,6 +16,8 @@ from engine.cli import parse_config
 from engine.config.loader import load_config
 from finetune.config import Finetune
 from finetune.study.config import Study
+from predict.__main__ import quote_texts
+from predict.config import Predict
 from pretrain.config import Pretrain
 from pretrain.evaluate.config import Evaluate
 from publish.compare import Compare
@@ -30,6 +32,7 @@ SCHEMAS = {
     "pretrain.evaluate": Evaluate,
     "finetune": Finetune,
     "finetune.study": Study,
+    "predict": Predict,
     "publish": Publish,
     "publish.compare": Compare,
     "publish.export": Export,
@@ -74,6 +77,7 @@ def test_make_commands_parse(command, tmp_path, monkeypatch):
     if "-m" in line and "pytest" not in line:
         module = line[line.index("-m") + 1]
         args = line[line.index("-m") + 2 :]
+        args = quote_texts(args) if module == "predict" else args
         shortcut = SHORTCUTS[module](args) if module in SHORTCUTS else None
         assert parse_config(
             SCHEMAS[module], shortcut.list_args() if shortcut else args, module, "", POSITIONAL.get(module)
@@ -83,7 +87,18 @@ def test_make_commands_parse(command, tmp_path, monkeypatch):
 
 def test_every_target_of_the_makefile_with_a_schema_is_shown():
     shown = {command.split()[1] for command in COMMANDS}
-    assert shown >= {"data", "pretrain", "finetune", "study", "evaluate", "publish", "export", "compare", "test"}
+    assert shown >= {
+        "data",
+        "pretrain",
+        "finetune",
+        "predict",
+        "study",
+        "evaluate",
+        "publish",
+        "export",
+        "compare",
+        "test",
+    }
 
 
 def test_the_quickstart_shows_both_commands_with_their_output():
