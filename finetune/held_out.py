@@ -29,10 +29,11 @@ class PooledStates(nn.Module):
         self.model, self.modality = model, modality
 
     def predict(self, **inputs: Tensor) -> Tensor:
-        """Return a vector for each input, (inputs, width); without a width if there are none."""
+        """Return a vector for each input, (inputs, width); without a width if the model has no hidden states."""
         states = getattr(self.model(**inputs, output_hidden_states=True), "hidden_states", None)
-        vectors = None if states is None else self.modality.shared.pool_states(states, inputs)
-        return torch.zeros(len(next(iter(inputs.values()))), 0) if vectors is None else vectors
+        if states is None:
+            return torch.zeros(len(next(iter(inputs.values()))), 0)
+        return self.modality.shared.pool_states(states, inputs)
 
 
 class HeldOut(NamedTuple):
@@ -100,7 +101,7 @@ def collect_held_out(
     confidence.train_counts = count_labels(problem_type, splits["train"], confidence.names)
     mistakes = list_mistakes(modality, output, splits["test"], label_names)
     train, novelty = take_evenly(splits["train"], MAX_VECTORS), None
-    if train:
+    if train and modality.shared.pools_states:
         module = PooledStates(output.model, modality).to(accelerator.device)
 
         def embed(examples: list[Example]) -> np.ndarray:

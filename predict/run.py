@@ -109,7 +109,8 @@ class PredictRun:
             if summary.get("fingerprint") == self.fingerprint:
                 logger.info(f"{path} is finished.")
                 return Summary.from_json(summary)
-            if not self.config.overwrite:
+            # A file next to this command's parts is its own: it was stopped after joining them.
+            if not (self.config.overwrite or self.has_parts()):
                 raise ConfigError(f"output: {path} is there, by another command; choose another, or overwrite=true")
         num_done = self.prepare_parts() if is_main else 0
         num_done = broadcast_object_list([num_done])[0] if self.accelerator.num_processes > 1 else num_done
@@ -131,15 +132,19 @@ class PredictRun:
 
         write_text(self.output.sibling(".html"), render_page(summary))
 
+    def has_parts(self) -> bool:
+        """Return whether there are parts, and of this command."""
+        mark = self.output.parts / "fingerprint.json"
+        return mark.is_file() and read_json(mark).get("fingerprint") == self.fingerprint
+
     def prepare_parts(self) -> int:
         """Return the number of complete parts; remove those of another command."""
         parts = self.output.parts
-        mark = parts / "fingerprint.json"
-        if parts.is_dir() and not (mark.is_file() and read_json(mark).get("fingerprint") == self.fingerprint):
+        if parts.is_dir() and not self.has_parts():
             logger.info(f"note: {parts} is of other rows, another model or other settings; starting again")
             shutil.rmtree(parts)
         parts.mkdir(parents=True, exist_ok=True)
-        write_json(mark, {"fingerprint": self.fingerprint})
+        write_json(parts / "fingerprint.json", {"fingerprint": self.fingerprint})
         number = 0
         while (parts / f"part-{number:06}.json").is_file():
             number += 1

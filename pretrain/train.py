@@ -96,9 +96,8 @@ def pretrain(config: Pretrain) -> None:
     if config.train.compile:
         encoder.compile_layers()
     callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate=lambda: validator(encoder))
-    options = TrainerOptions(config.seed, f"pretrain {config.run}", sharded=config.train.sharded)
-    options.unit = modality.shared.unit
-    batches, train = make_batches(modality), config.train
+    batches, train, unit = make_batches(modality), config.train, modality.shared.unit
+    options = TrainerOptions(config.seed, f"pretrain {config.run}", sharded=train.sharded, unit=unit)
     result = Trainer(objective, optimizer, batches, train, run, accelerator, callbacks, options).fit()
     quality = {}
     if initial:

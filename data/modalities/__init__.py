@@ -38,6 +38,8 @@ class Modality:
     """Template with the usage of an encoder, for its card; empty: the card has none."""
     preprocessor_files: ClassVar[tuple[str, ...]] = ()
     """Files of the tokenizer or the image processor in an encoder folder."""
+    pools_states: ClassVar[bool] = False
+    """Whether `pool_states` makes vectors to compare inputs by."""
 
     def auto_class(self, problem_type: ProblemType) -> str:
         """Return the name of the class of transformers that loads a fine-tuned model."""
@@ -70,9 +72,9 @@ class Modality:
         """
         raise NotImplementedError
 
-    def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor | None:
+    def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""
-        return None
+        raise NotImplementedError
 
     def record_outputs(
         self,

@@ -31,7 +31,7 @@ class Text(Modality):
     name = input_noun = "text"
     inputs_noun, unit = "texts", "tokens"
     encoder_task, usage_template = "sentence-similarity", "publish/card/text_usage.md"
-    preprocessor_files = TOKENIZER_FILES
+    preprocessor_files, pools_states = TOKENIZER_FILES, True
 
     def auto_class(self, problem_type: ProblemType) -> str:
         """Return transformers' classifier of sequences or of tokens."""
