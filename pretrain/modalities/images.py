@@ -52,7 +52,7 @@ class Config(Pretrain):
     views: Views = Views()
     """The random views of an image that objectives compare."""
     probe: Probe = Probe()
-    """With init, whose weights are kept unless training gains on it."""
+    """With init: its weights are kept unless training gains on this task."""
 
 
 class Modality(modalities.Modality):

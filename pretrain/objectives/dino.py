@@ -110,9 +110,11 @@ class Objective(nn.Module):
         outputs = self.head(embeddings).unflatten(0, (rows, 2))
         with torch.no_grad():
             encoder, head = self.teacher
-            taught = head(encoder.embed(2 * rows, pixels, view_params)).unflatten(0, (rows, 2))
-            self.outputs.append(torch.cat([taught.flatten(0, 1).sum(0), taught.new_full((1,), 2 * rows)]))
-            targets = ((taught - self.center) / config.teacher_temperature).softmax(-1)
+            teacher_outputs = head(encoder.embed(2 * rows, pixels, view_params)).unflatten(0, (rows, 2))
+            self.outputs.append(
+                torch.cat([teacher_outputs.flatten(0, 1).sum(0), teacher_outputs.new_full((1,), 2 * rows)])
+            )
+            targets = ((teacher_outputs - self.center) / config.teacher_temperature).softmax(-1)
         if local_params is not None:
             count = local_params.shape[1]
             local = self.head(self.encoder.embed(count * rows, pixels, local_params, self.local_size))
