@@ -35,6 +35,23 @@ class ModelConfig(Section):
     """Maximum text length of the model, in tokens."""
 
 
+class ImageModel(Section):
+    """The shape of a new image model; with `init`, the shape is that of the existing encoder."""
+
+    architecture: Literal["resnet", "convnextv2", "efficientnet", "vit", "dinov2"] = "resnet"
+    """resnet: fast on a CPU (He et al. 2015); efficientnet: Tan and Le 2019; convnextv2: convolutions without batch
+    normalization (Woo et al. 2023); vit, dinov2: transformers on patches (Dosovitskiy et al. 2021, Oquab et al.
+    2023)."""
+    layers: PositiveInt = 4
+    """Number of layers; those of convolutional networks are in four stages, as many in each."""
+    hidden_size: PositiveInt = 256
+    """Width of embeddings; the stages of a convolutional network have an eighth, a quarter, a half, and all of it."""
+    attention_heads: PositiveInt = 4
+    """Attention heads per layer of a transformer; must divide hidden_size."""
+    patch_size: PositiveInt = 4
+    """Side of the patches, in pixels, that transformers and convnextv2 read."""
+
+
 class PretrainTrain(Train):
     """Training loop settings, including those only of pretraining."""
 

@@ -30,6 +30,7 @@ class ImageProbe:
         self.pixels = store.read_pixels([*train, *validation])
         self.labels = np.array([str(example.label) for example in [*train, *validation]])
         self.num_train, position = len(train), {id(example): index for index, example in enumerate(train)}
+        self.measured: list[np.ndarray] = []
         self.samples = {
             count: [[position[id(row)] for row in sample_examples(train, count, seed)] for seed in range(seeds)]
             for count in shots
@@ -46,7 +47,17 @@ class ImageProbe:
         scores = {
             count: [self.auroc(features, sample) for sample in samples] for count, samples in self.samples.items()
         }
+        self.measured.append(np.concatenate(list(scores.values())))
         return {f"probe_auroc@{count}": float(np.mean(values)) for count, values in scores.items()}
+
+    def describe_gain(self) -> tuple[bool, str]:
+        """Return (whether the last measurement is above the first by more than a standard error, both in words).
+
+        The differences are paired, one for each sample of training labels.
+        """
+        gains = self.measured[-1] - self.measured[0]
+        error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+        return bool(gains.mean() > error), f"{gains.mean():+.3f} AUROC, standard error {error:.3f}"
 
     def auroc(self, features: np.ndarray, sample: list[int]) -> float:
         """Return the AUROC on the validation rows of a regression trained on a sample; of several classes, the mean."""

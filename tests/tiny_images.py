@@ -11,7 +11,7 @@ import torch
 
 from data.images.processor import Processor
 from data.images.views import Views
-from pretrain.modalities.images import ImageModel
+from pretrain.config import ImageModel
 from pretrain.model.image_encoder import ImageEncoder, image_encoder_from_config
 
 ARCHITECTURES = ("resnet", "convnextv2", "efficientnet", "vit", "dinov2")

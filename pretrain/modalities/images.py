@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
@@ -16,7 +16,7 @@ from engine.config.schema import Section
 from engine.errors import ConfigError
 from engine.log import get_logger
 from pretrain import modalities
-from pretrain.config import Pretrain
+from pretrain.config import ImageModel, Pretrain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,23 +27,6 @@ logger = get_logger(__name__)
 
 NO_LIMIT = 10**9  # of the length of a text
 BATCH_NORMALIZED = ("resnet", "efficientnet")
-
-
-class ImageModel(Section):
-    """The shape of a new image model; with `init`, the shape is that of the existing encoder."""
-
-    architecture: Literal["resnet", "convnextv2", "efficientnet", "vit", "dinov2"] = "resnet"
-    """resnet: fast on a CPU (He et al. 2015); efficientnet: Tan and Le 2019; convnextv2: convolutions without batch
-    normalization (Woo et al. 2023); vit, dinov2: transformers on patches (Dosovitskiy et al. 2021, Oquab et al.
-    2023)."""
-    layers: PositiveInt = 4
-    """Number of layers; those of convolutional networks are in four stages, as many in each."""
-    hidden_size: PositiveInt = 256
-    """Width of embeddings; the stages of a convolutional network have an eighth, a quarter, a half, and all of it."""
-    attention_heads: PositiveInt = 4
-    """Attention heads per layer of a transformer; must divide hidden_size."""
-    patch_size: PositiveInt = 4
-    """Side of the patches, in pixels, that transformers and convnextv2 read."""
 
 
 class Probe(Section):
@@ -187,13 +170,13 @@ class Modality(modalities.Modality):
 
     def keeps_init(self, quality: dict[str, dict[str, float]]) -> str:
         """Return why the initial weights are to be kept, or an empty string: training did not gain on the probe."""
-        before, after = (
-            [value for name, value in quality.get(when, {}).items() if name.startswith("probe_")]
-            for when in ("before", "after")
-        )
-        if not before or sum(after) > sum(before):
+        if not self.probe:
             return ""
-        return f"pretraining gained nothing on {self.config.probe.task}; the weights of {self.config.init} are kept"
+        has_gained, gain = self.probe.describe_gain()
+        if has_gained:
+            return ""
+        task, init = self.config.probe.task, self.config.init
+        return f"pretraining gained nothing on {task} ({gain}); the weights of {init} are kept"
 
     def build_record(self, encoder: ImageEncoder, with_head: bool) -> dict:
         """Return the manifest of the pixels, licenses and pooling."""

@@ -6,7 +6,6 @@ The folder loads with plain `AutoModel`, `AutoImageProcessor`, `AutoModelForImag
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,11 +22,9 @@ from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
 from engine.models.foreign import remove_foreign_keys
 from engine.models.load import load_pretrained
+from pretrain.config import ImageModel
 from pretrain.model.base import BaseEncoder
 from pretrain.model.batch_statistics import list_batch_norms, use_batch_statistics
-
-if TYPE_CHECKING:
-    from pretrain.modalities.images import ImageModel
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 2_000, 250
 STAGES = 4
@@ -142,7 +139,7 @@ def image_encoder_from_pretrained(folder: Path, size: int, channels: int, dropou
     return prepare_image_encoder(model, read_processor(folder)._replace(size=size), frozenset(), dropout)
 
 
-def image_encoder_from_config(shape: "ImageModel", processor: Processor, dropout: float) -> ImageEncoder:
+def image_encoder_from_config(shape: ImageModel, processor: Processor, dropout: float) -> ImageEncoder:
     """Build an encoder with random weights. Raises ConfigError for an impossible shape."""
     logging.set_verbosity_error()
     options = shape_options(shape, processor.size) | {"num_channels": len(processor.mean)}
@@ -151,7 +148,7 @@ def image_encoder_from_config(shape: "ImageModel", processor: Processor, dropout
     return prepare_image_encoder(model, processor, frozenset(name for name, _ in model.named_parameters()), dropout)
 
 
-def shape_options(shape: "ImageModel", size: int) -> dict:
+def shape_options(shape: ImageModel, size: int) -> dict:
     """Return the configuration of a new network in transformers' terms. Raises ConfigError for an impossible shape."""
     width, layers, patch = shape.hidden_size, shape.layers, shape.patch_size
     if shape.architecture in ("vit", "dinov2"):

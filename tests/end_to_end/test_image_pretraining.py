@@ -6,9 +6,11 @@ import json
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from helpers import run_module, start_module
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_images import draw_images, write_idx
 
@@ -79,3 +81,63 @@ def test_impossible_combinations_are_one_line(folder):
         assert result.returncode == 2 and len(result.stderr.strip().splitlines()) <= 2, result.stderr
         assert result.stderr.startswith(message), result.stderr
         assert not (folder / "out/runs/no").exists()
+
+
+def write_task(folder) -> None:
+    """Write a task of bright and dark pictures."""
+    random = np.random.default_rng(1)
+    for label in ("bright", "dark"):
+        (folder / "labeled" / label).mkdir(parents=True)
+        for number in range(60):
+            low = 120 if label == "bright" else 0
+            pixels = random.integers(low, low + 120, (32, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "labeled" / label / f"{number}.png")
+    (folder / "task.yaml").write_text(TASK)
+
+
+TASK = """
+task:
+  name: shades
+  modality: images
+  train: {folder: labeled}
+  label: label
+  validation_fraction: 0.3
+  pixels: {size: 32, channels: 1}
+"""
+
+
+def test_weights_of_init_are_kept_unless_a_probe_gains(folder):
+    """With a learning rate that changes no score, so that nothing is gained; the weights are those of init exactly."""
+    write_task(folder)
+    first = run_module("pretrain", *ARGS, "run=first", "objective.name=simsiam", "train.steps=4", cwd=folder)
+    assert first.returncode == 0, first.stdout + first.stderr
+    args = ["init=out/runs/first/encoder", "objective.name=simsiam", "probe={task: task.yaml, shots: [16], seeds: 2}"]
+    args += ["train.steps=8", "train.average_fraction=0", "train.lr=1e-12"]
+    second = run_module("pretrain", *ARGS, "run=second", *args, cwd=folder)
+    assert second.returncode == 0, second.stdout + second.stderr
+    metrics = json.loads((folder / "out/runs/second/metrics.json").read_text())
+    quality = metrics["quality"]
+    assert quality["before"]["probe_auroc@16"] == quality["after"]["probe_auroc@16"] > 0.9
+    assert "gained nothing on task.yaml (+0.000 AUROC" in second.stdout and "AUROC on validation rows" in second.stdout
+    one, other = (load_file(folder / f"out/runs/{run}/encoder/model.safetensors") for run in ("first", "second"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_new_encoder_is_saved_with_statistics_of_the_averaged_weights(folder):
+    """Recomputed from the saved weights, in this process."""
+    args = ("objective.name=simsiam", "train.precision=float32")
+    done = run_module("pretrain", *ARGS, "run=new", *args, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    weights = load_file(folder / "out/runs/new/encoder/model.safetensors")
+    last = load_file(folder / "out/runs/new/step-000024/model.safetensors")
+    average = load_file(folder / "out/runs/new/step-000024/average.safetensors")
+    convolution, mean = "embedder.embedder.convolution.weight", "embedder.embedder.normalization.running_mean"
+    assert torch.equal(weights[convolution], average[f"encoder.model.{convolution}"])
+    assert not torch.equal(weights[convolution], last[f"encoder.model.{convolution}"])
+    assert not last[f"encoder.model.{mean}"].any(), "buffers do not move in training"
+    pixels = next((folder / "out/pixels").glob("*/train/pixels.bin"))
+    images = np.fromfile(pixels, np.uint8).reshape(-1, 1, 32, 32).astype(np.float32) / 255
+    processor = json.loads((folder / "out/runs/new/encoder/preprocessor_config.json").read_text())
+    images = (images - processor["image_mean"][0]) / processor["image_std"][0]
+    states = torch.nn.functional.conv2d(torch.from_numpy(images), weights[convolution], stride=2, padding=3)
+    assert torch.allclose(weights[mean], states.mean((0, 2, 3)), atol=1e-4)

@@ -14,6 +14,7 @@ from tiny_models import make_batch
 from data.images.views import Views
 from engine.errors import ConfigError
 from engine.training.preflight import activation_bytes
+from pretrain.image_probe import ImageProbe
 from pretrain.image_validation import ImageValidator
 from pretrain.image_views import ImageViewDataset
 from pretrain.model.batch_statistics import computed_statistics, list_batch_norms
@@ -233,3 +234,12 @@ def test_collate_is_a_pure_function_of_rows_and_step():
         assert all(torch.equal(whole[name], again[name]) for name in whole), file
         assert all(torch.equal(whole[name][1:2], part[name]) for name in whole), file
         assert not torch.equal(whole["view_params"], later["view_params"]), file
+
+
+def test_a_gain_of_the_probe_is_above_its_standard_error():
+    probe = ImageProbe.__new__(ImageProbe)
+    for differences, expected in (([0.02, 0.03, 0.01], True), ([0.05, -0.06, 0.02], False), ([0.0, 0.0], False)):
+        probe.measured = [np.full(len(differences), 0.8), 0.8 + np.array(differences)]
+        assert probe.describe_gain()[0] == expected
+    probe.measured = [np.array([0.5, 0.5]), np.array([0.6, 0.8])]
+    assert probe.describe_gain() == (True, "+0.200 AUROC, standard error 0.100")

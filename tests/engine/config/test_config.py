@@ -395,11 +395,14 @@ FILES = {
         *("imdb", "mesh", "ratings", "sentiment", "solar", "spam", "topics"),
         *("your-entities", "your-images", "your-task"),
     },
-    ("pretrain", Pretrain): {"base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"},
+    ("pretrain", Pretrain): {
+        *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"),
+        *("images", "images-scratch", "vit", "your-images"),
+    },
 }
 
-NOT_COMPLETE = {("finetune", "default"), ("finetune", "images"), ("corpus", "solar")}
-"""Files that others include; `python -m data` prepares corpora of text alone."""
+NOT_COMPLETE = {("finetune", "default"), ("finetune", "images")}
+"""Files that others include."""
 
 
 @pytest.mark.parametrize("folder, schema", FILES)
