@@ -360,7 +360,7 @@ def iter_hub_rows(source: Source) -> Iterator[dict]:
     options = {"split": source.split, "revision": resolve_revision(source), "streaming": True}
     try:
         rows = datasets.load_dataset(source.hub, source.subset, **options, trust_remote_code=False)
-        rows = rows.decode(False)  # images and sounds as their files have them
+        rows = rows.decode(False) if rows.features else rows  # images and sounds as their files have them
         yield from name_classes(rows, find_class_names(rows.features.to_dict() if rows.features else {}))
     except Exception as error:
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None

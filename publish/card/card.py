@@ -92,7 +92,10 @@ def describe_task(record: dict) -> str:
     listed = ", ".join(names[:MAX_LABELS_LISTED])
     if len(names) > MAX_LABELS_LISTED:
         listed += f" and {len(names) - MAX_LABELS_LISTED:,} more"
-    text, in_code = problem_type.card_description.replace("{input}", modality.input_noun), "`{labels}`"
+    article = "An" if modality.input_noun[0] in "aeiou" else "A"
+    text = problem_type.card_description.replace("A {input}", f"{article} {{input}}")
+    text = text.replace("a {input}", f"{article.lower()} {{input}}")
+    text, in_code = text.replace("{input}", modality.input_noun), "`{labels}`"
     return text.replace(in_code, code_span(listed)) if in_code in text else text.format(labels=escape_markdown(listed))
 
 

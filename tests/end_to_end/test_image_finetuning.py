@@ -87,7 +87,7 @@ def test_a_folder_of_class_folders_becomes_a_model(folder):
     assert "the same network from random weights" in output and "16 x 16 pixels + logistic regression" in output
     assert metrics["test_rows"]["overlap"]["num_rows"] == metrics["test"]["n"] == 12
     run = folder / "out/runs/whole"
-    assert "image classifier with the labels `circle, square`" in (run / "model/README.md").read_text()
+    assert "An image classifier with the labels circle, square." in (run / "model/README.md").read_text()
     names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "record.json"}
     assert {path.name for path in (run / "model").iterdir()} == names
     assert not any(b"PNG" in path.read_bytes() for path in (run / "model").iterdir()), "no image is published"
