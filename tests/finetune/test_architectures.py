@@ -227,4 +227,5 @@ def test_usual_architectures(model_type, workspace, cpu_accelerator):
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 def test_every_architecture(model_type, workspace, cpu_accelerator):
-    assert try_uses(model_type, workspace, cpu_accelerator, [*USES, EXPORT]) == documented_uses()[model_type]
+    documented = {use: cell for use, cell in documented_uses()[model_type].items() if cell != "?"}
+    assert try_uses(model_type, workspace, cpu_accelerator, list(documented)) == documented
