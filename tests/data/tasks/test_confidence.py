@@ -87,6 +87,20 @@ def test_corrected_shares_find_a_rare_class_where_counting_does_not():
     assert low[1] <= shares[1] <= high[1] and low[1] < 0.1 < high[1] and high[1] - low[1] < 0.2
 
 
+def test_a_bias_of_the_model_is_corrected_before():
+    rng = np.random.default_rng(0)
+
+    def bias(probabilities):  # a model that overrates the second class
+        odds = probabilities * [1, 6]
+        return odds / odds.sum(1, keepdims=True)
+
+    held_labels = np.repeat([0, 1], 500)
+    held_out = bias(sample_class_probabilities(rng, held_labels))
+    probabilities = bias(sample_class_probabilities(rng, (rng.uniform(size=4_000) < 0.1).astype(int)))
+    shares, _, _ = estimate_shares(probabilities, held_out, held_labels)
+    assert abs(shares[1] - 0.1) < 0.03 < abs(fit_shares(probabilities, np.array([0.5, 0.5]))[1] - 0.1)
+
+
 def test_shares_are_a_fixed_point():
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet(np.ones(4), 200)
