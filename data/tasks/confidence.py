@@ -93,9 +93,10 @@ def measure_confidence(
         kept = np.linspace(0, len(labels) - 1, rows).astype(int)  # rows are sorted by label
         found.probabilities = np.array(outputs, np.float32)[kept]
         found.labels = labels[kept].astype(np.int32)
-    elif not problem_type.card_labels(label_names) or problem_type.activation == "none":
-        targets = problem_type.encode_labels(list(examples), label_names)
-        found.errors = np.abs(np.ravel(outputs) - np.ravel(targets)).astype(np.float32)
+    elif problem_type.activation == "none":
+        targets = np.ravel(problem_type.encode_labels(list(examples), label_names))
+        if targets.shape == np.ravel(outputs).shape:
+            found.errors = np.abs(np.ravel(outputs) - targets).astype(np.float32)
     return found
 
 

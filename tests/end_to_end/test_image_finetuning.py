@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from data.images.processor import Processor, write_processor
+from data.tasks.confidence import FILENAME
 
 CLASSES = {"circle": "ellipse", "square": "rectangle"}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -88,7 +89,7 @@ def test_a_folder_of_class_folders_becomes_a_model(folder):
     assert metrics["test_rows"]["overlap"]["num_rows"] == metrics["test"]["n"] == 12
     run = folder / "out/runs/whole"
     assert "An image classifier with the labels circle, square." in (run / "model/README.md").read_text()
-    names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "record.json"}
+    names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "record.json"} | {FILENAME}
     assert {path.name for path in (run / "model").iterdir()} == names
     assert not any(b"PNG" in path.read_bytes() for path in (run / "model").iterdir()), "no image is published"
     classify = pipeline("image-classification", str(run / "model"))
