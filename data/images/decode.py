@@ -1,6 +1,6 @@
 """Decode images from untrusted bytes, and scale them to squares of pixels.
 
-Only formats whose readers Pillow has of its own are opened, and only the first frame. EXIF data turns the image and is
+Only formats that Pillow reads by itself are opened, and only the first frame. EXIF data turns the image and is
 then dropped. Every problem is a DataError with a short reason.
 """
 

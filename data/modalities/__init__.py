@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
+from engine.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,8 +70,9 @@ class Modality:
         """Return a function from examples without labels to the inputs of the fine-tuned model in `folder`.
 
         Inputs of a model that labels words have `labels`; their second row is the first token of each word, or -1.
+        Raises DataError where predictions are not supported.
         """
-        raise NotImplementedError
+        raise DataError(f"{folder}: it reads {self.inputs_noun}, of which there are no predictions yet")
 
     def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""

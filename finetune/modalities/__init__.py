@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data import modalities
 from data.tasks.splits import Example
+from engine.errors import ConfigError
 from finetune.config import Finetune
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ class Modality:
     build_network(folder, label_names, random_init) -> Network       the encoder with a new last layer
     fit_features(examples)                    function from examples to the features of the linear baseline
     embed(examples, folder, accelerator)      embeddings without fine-tuning, float32 (examples, width), for a study
-    check_contamination(rows, record, drop_training, drop_corpus)    counts of test rows that occur elsewhere, for a
-                                              study's report, and the indices of those to measure
 
     They raise DataError for an example or a folder that cannot be read.
     """
@@ -83,6 +82,15 @@ class Modality:
         """Return {"text"}, at most `max_chars` long, or {"image"}, a data URL, of each example, for the run's page."""
         texts = [" | ".join(example.texts) for example in examples]
         return [{"text": text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."} for text in texts]
+
+    def check_contamination(
+        self, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
+    ) -> tuple[dict, list[int]]:
+        """Return (counts of test rows that occur elsewhere, for a study's report; indices of those to measure).
+
+        Raises ConfigError where a study is not supported.
+        """
+        raise ConfigError(f"task.modality: there is no study of {self.shared.inputs_noun} yet")
 
     def get_augmentation(self) -> Callable | None:
         """Return the augmentation that `get_batch` of a data set takes, or None."""

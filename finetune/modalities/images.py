@@ -88,10 +88,12 @@ class Modality(modalities.Modality):
         return ImageDataset(self.store.find(examples), read_processor(folder), labels)
 
     def get_augmentation(self) -> Callable | None:
-        """Return the configured augmentation."""
+        """Return the configured augmentation; none for a linear probe, which reads each image once."""
         augment = self.config.augment
-        if augment.min_area == augment.max_area == 1 and not any(
-            (augment.horizontal_flip, augment.vertical_flip, augment.color_prob, augment.gray_prob)
+        if (
+            self.config.layers.linear_probe
+            or augment.min_area == augment.max_area == 1
+            and not any((augment.horizontal_flip, augment.vertical_flip, augment.color_prob, augment.gray_prob))
         ):
             return None
         from data.images.dataset import augment_images

@@ -20,7 +20,7 @@ from finetune.model.network import POSTPROCESS_KEYS, Network, label_settings, lo
 
 
 class ImageNetwork(Network):
-    """An image model whose batch normalization uses its stored statistics."""
+    """An image model, with batch normalization by its stored statistics."""
 
     def __init__(self, model: PreTrainedModel, is_random: bool):
         super().__init__(model)

@@ -100,7 +100,7 @@ class Modality(modalities.Modality):
         return fingerprints | ({"init": hash_weights(self.init_folder)} if self.init_folder else {})
 
     def resolve_objective(self) -> Config:
-        """Choose contrastive learning if no objective is given, the best of what was measured, and log it."""
+        """Choose contrastive learning if no objective is given, and log it."""
         if self.config.objective.name == "auto":
             from pretrain.config import DEFAULT_STEPS
             from pretrain.objectives import contrastive

@@ -33,7 +33,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes whose header has this size."""
+    """Return a PNG of a few bytes with this size in its header."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
