@@ -12,9 +12,10 @@ from pydantic import PositiveInt
 
 from engine.cli import parse_config, run_command
 from engine.config.schema import Section
-from engine.errors import ConfigError, first_line, suggest
+from engine.errors import ConfigError, DataError, first_line, suggest
 from engine.files import read_json, write_folder, write_json
 from engine.log import get_logger
+from engine.runs.record import read_record
 from engine.runs.run import RUNS_FOLDER, package_versions
 
 logger = get_logger(__name__)
@@ -58,6 +59,8 @@ def export(config: Export) -> None:
     if missing:
         raise ConfigError(f"to: {', '.join(missing)} not installed; pip install {' '.join(REQUIRED_PACKAGES)}")
     run_folder, folder = find_model_folder(config.run)
+    if (modality := read_record(folder).get("modality", "text")) != "text":
+        raise DataError(f"{folder}: it reads {modality}, and only models of text are exported")
     import onnx_ir
     from transformers.utils import logging
 

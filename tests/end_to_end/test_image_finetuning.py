@@ -99,6 +99,12 @@ def test_a_folder_of_class_folders_becomes_a_model(folder):
     buffers = {name: value for name, value in load_file(run / "model/model.safetensors").items() if "running" in name}
     before = load_file(folder / "resnet/model.safetensors")
     assert buffers and all(value.equal(before[name.removeprefix("resnet.")]) for name, value in buffers.items())
+    for args, message in (
+        (["predict", "model=out/runs/whole", "a text"], "out/runs/whole/model: it reads images, of which"),
+        (["publish.export", "run=out/runs/whole"], "out/runs/whole/model: it reads images, and only models of text"),
+    ):
+        result = run_module(*args, cwd=folder)
+        assert result.returncode == 2 and result.stderr.startswith(message), result.stderr
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
