@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
 from publish.export.onnx import LoadedModel
 from publish.export.predictions import EMBEDDING, word_start_tokens
@@ -61,12 +61,22 @@ def torch_backend(model: LoadedModel) -> Backend:
 
 
 def onnx_backend(path: Path, threads: int) -> Backend:
-    """Return a function that computes the output of the graph in a file, (texts, ...), with onnxruntime on the CPU."""
+    """Return a function that computes the output of the graph in a file, (texts, ...), with onnxruntime on the CPU.
+
+    Raises DataError, also when called, for a graph that onnxruntime cannot run.
+    """
     options = SessionOptions()
     options.intra_op_num_threads = threads
     session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names, output = [node.name for node in session.get_inputs()], session.get_outputs()[0].name
-    return lambda inputs: session.run([output], {name: inputs[name] for name in names})[0]
+
+    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        try:
+            return session.run([output], {name: inputs[name] for name in names})[0]
+        except Exception as error:  # the classes of onnxruntime have no common one
+            raise DataError(f"{path.name}: onnxruntime cannot run this graph ({first_line(error)})") from None
+
+    return run
 
 
 def encode(model: LoadedModel, data: BenchmarkData, indices: list[int]) -> dict[str, np.ndarray]:

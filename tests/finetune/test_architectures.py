@@ -125,7 +125,7 @@ def check_model(folder: Path, output: FineTuneOutput, workspace: Path) -> None:
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(workspace / "model").eval()
     with torch.no_grad():
         together = loaded(**batch).logits.softmax(-1)
-    assert torch.allclose(together, torch.tensor(sample["outputs"]), atol=1e-5), "the same in a padded batch"
+    assert torch.allclose(together, torch.tensor(sample["outputs"]), atol=1e-4), "the same in a padded batch"
 
 
 def check_heads(model_type: str, workspace: Path) -> None:
@@ -227,5 +227,5 @@ def test_usual_architectures(model_type, workspace, cpu_accelerator):
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 def test_every_architecture(model_type, workspace, cpu_accelerator):
-    documented = {use: cell for use, cell in documented_uses()[model_type].items() if cell != "?"}
+    documented = documented_uses()[model_type]
     assert try_uses(model_type, workspace, cpu_accelerator, list(documented)) == documented
