@@ -41,7 +41,7 @@ def test_config_has_the_name_of_the_file_and_a_description_of_each_field(module)
     assert issubclass(plugin.Config, Section) and plugin.__doc__
     assert get_args(plugin.Config.model_fields["name"].annotation) == (module.rsplit(".", 1)[1],)
     assert all(field.description for field in plugin.Config.model_fields.values())
-    assert len(inspect.getsource(plugin).splitlines()) <= 145, "an objective or a head has about 100 lines"
+    assert len(inspect.getsource(plugin).splitlines()) <= 130, "an objective or a head has about 100 lines"
 
 
 def check_sum(parts: list[Output], whole: Output, rtol: float) -> None:

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from data.images.shards import PixelShards
 from data.images.views import Views, draw_view_params
@@ -21,8 +20,8 @@ from engine.training.step import MicroBatch, Output
 from pretrain.image_views import ImageViewDataset
 from pretrain.info_nce import embedding_stats
 from pretrain.model.image_encoder import ImageEncoder
+from pretrain.model.prototype_head import PrototypeHead
 
-HIDDEN, BOTTLENECK = 512, 128  # widths of the head
 CENTER_MOMENTUM = 0.9
 
 
@@ -66,21 +65,6 @@ class Dataset(ImageViewDataset):
         return MicroBatch(inputs, num_images)
 
 
-class Head(nn.Module):
-    """Cosines of a projected embedding with each prototype."""
-
-    def __init__(self, width: int, prototypes: int):
-        super().__init__()
-        self.projection = nn.Sequential(nn.Linear(width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, BOTTLENECK))
-        self.prototypes = nn.Parameter(torch.randn(prototypes, BOTTLENECK))
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Return outputs float32 (inputs, prototypes) of embeddings (inputs, width)."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            projected = F.normalize(self.projection(embeddings), dim=-1)
-            return projected @ F.normalize(self.prototypes, dim=-1).T
-
-
 class Objective(nn.Module):
     """Cross-entropy of the outputs for all views with the teacher's for another, averaged by image; their number."""
 
@@ -92,7 +76,7 @@ class Objective(nn.Module):
         self.local_size = max(patch, encoder.processor.size // 2 // patch * patch)
         if config.local_views:
             encoder.probe(self.local_size)
-        self.head = Head(encoder.width, config.prototypes)
+        self.head = PrototypeHead(encoder.width, config.prototypes)
         self.teacher = nn.ModuleList([copy.deepcopy(encoder), copy.deepcopy(self.head)]).requires_grad_(False)
         self.register_buffer("center", torch.zeros(config.prototypes))
         self.outputs: list[Tensor] = []

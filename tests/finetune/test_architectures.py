@@ -125,7 +125,8 @@ def check_model(folder: Path, output: FineTuneOutput, workspace: Path) -> None:
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(workspace / "model").eval()
     with torch.no_grad():
         together = loaded(**batch).logits.softmax(-1)
-    assert torch.allclose(together, torch.tensor(sample["outputs"]), atol=1e-4), "the same in a padded batch"
+    tolerance = 1e-4 if model.config.model_type == "convbert" else 1e-5  # measured: slightly above 1e-5
+    assert torch.allclose(together, torch.tensor(sample["outputs"]), atol=tolerance), "the same in a padded batch"
 
 
 def check_heads(model_type: str, workspace: Path) -> None:
