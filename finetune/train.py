@@ -34,13 +34,17 @@ logger = get_logger(__name__)
 MIN_CLASS_BALANCED_BATCH = 16  # enough for every example to have positives and negatives, however few labels there are
 
 
-def find_latest_encoder() -> str:
-    """Return the newest encoder folder in out/runs, except task-adapted ones. Raise ConfigError if there is none."""
+def find_latest_encoder(modality: str) -> str:
+    """Return the newest encoder folder of a modality in out/runs, except task-adapted ones.
+
+    Raise ConfigError if there is none.
+    """
     records = RUNS_FOLDER.glob("*/encoder/record.json")
-    records = [path for path in records if not (path.parents[1] / TASK_FILENAME).is_file()]
-    if not records:
-        raise ConfigError("encoder: none given and none in out/runs; run make pretrain first, or give encoder=minilm")
-    return str(sorted(records, key=lambda path: path.stat().st_mtime)[-1].parent)
+    for path in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
+        is_adapted = (path.parents[1] / TASK_FILENAME).is_file()
+        if not is_adapted and read_record(path.parent).get("modality", "text") == modality:
+            return str(path.parent)
+    raise ConfigError("encoder: none given and none in out/runs; run make pretrain first, or give encoder=minilm")
 
 
 def resolve_config(config: Finetune, encoder: str, folder: Path, num_examples: int) -> Finetune:
@@ -87,7 +91,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     validate_config(config)
     accelerator = make_accelerator(config.train.precision)
     with accelerator.main_process_first():
-        encoder = config.encoder or find_latest_encoder()
+        encoder = config.encoder or find_latest_encoder(config.task.modality)
         folder = resolve_encoder(encoder)
         rows = read_task(config.task, needs_validation=config.train.load_best and config.method != "auto")
     label_names = list_label_names(config.task, rows)

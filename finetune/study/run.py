@@ -52,7 +52,7 @@ def run_study(config: Study, args: list[str]) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     validate_study(config)
-    encoder = config.encoder or find_latest_encoder()
+    encoder = config.encoder or find_latest_encoder(config.task.modality)
     rows = read_task(config.task, needs_validation=False)
     record = read_record(resolve_encoder(encoder))
     drops = [value == "drop" for value in (config.study.contamination, config.study.corpus_contamination)]

@@ -388,17 +388,18 @@ def test_task_adaptive_pretraining_uses_the_splits_of_fine_tuning(workspace, mon
     assert load_config(TaskFile, ["out/runs/x-adapted/task.yaml"]).load_splits() == read_task(config.task)
 
 
-def test_the_latest_encoder_is_never_a_task_adapted_one(workspace, monkeypatch):
+def test_the_latest_encoder_is_of_the_modality_and_never_a_task_adapted_one(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
-    for number, name in enumerate(("default", "x-adapted")):
+    for number, name in enumerate(("default", "x-adapted", "pictures")):
         record = Path("out/runs") / name / "encoder" / "record.json"
         record.parent.mkdir(parents=True)
-        record.write_text("{}")
+        record.write_text('{"modality": "images"}' if name == "pictures" else "{}")
         os.utime(record, (number, number))
     Path("out/runs/x-adapted/task.yaml").touch()
-    assert train.find_latest_encoder() == "out/runs/default/encoder", (
+    assert train.find_latest_encoder("text") == "out/runs/default/encoder", (
         "a run with tapt finds the same encoder when it is resumed"
     )
+    assert train.find_latest_encoder("images") == "out/runs/pictures/encoder"
 
 
 def test_the_reference_encoder_has_none_of_our_pretraining(workspace, monkeypatch):
