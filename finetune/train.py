@@ -10,6 +10,7 @@ from data.encoders import read_record, resolve_encoder
 from data.tasks.splits import Example
 from data.tasks.task import check_split, list_label_names, read_task, sample_examples
 from engine.errors import ConfigError
+from engine.files import read_json
 from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER, Run
 from engine.training.distributed import make_accelerator
@@ -42,7 +43,7 @@ def find_latest_encoder(modality: str) -> str:
     records = RUNS_FOLDER.glob("*/encoder/record.json")
     for path in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
         is_adapted = (path.parents[1] / TASK_FILENAME).is_file()
-        if not is_adapted and read_record(path.parent).get("modality", "text") == modality:
+        if not is_adapted and read_json(path).get("modality", "text") == modality:
             return str(path.parent)
     raise ConfigError("encoder: none given and none in out/runs; run make pretrain first, or give encoder=minilm")
 
