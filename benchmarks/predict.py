@@ -1,7 +1,7 @@
 """Measure predictions: speed against transformers' pipeline, and what precision, `unlike` and shares are worth.
 
-    python benchmarks/predict.py speed [rows=10000]
-    python benchmarks/predict.py precision|unlike|shares [data=FOLDER] [seeds=5]
+    python benchmarks/predict.py speed [rows=100000] [data=FOLDER]
+    python benchmarks/predict.py precision|unlike|shares|memory|kills [data=FOLDER] [seeds=5]
 
 Models are fine-tuned on minilm with 500 labels, once each, in out/runs/bench-predict-TASK-SEED.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import csv
 import itertools
 import random
+import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +36,8 @@ PAIRS = [
 """Task that a model is trained on, and the task of foreign texts."""
 PAIR_ROWS = 200
 NUM_RANDOM_SETS = 20
+TURN_ROWS, PEER_ROWS = 10_240, 2_048
+MAX_CHARS = 512  # the pipeline fails on longer texts, which it does not truncate
 
 
 def train_model(task: str, seed: int, data: str) -> str:
@@ -48,21 +52,23 @@ def train_model(task: str, seed: int, data: str) -> str:
 
 def predict_texts(run: str, texts: list[str], precision: float | None = None) -> list:
     """Return the predictions of a run's model, each with its `score` of novelty."""
-    from engine.models.embed import run_stream
+    from engine.models.embed import BATCH_SIZE, run_stream
     from engine.training.distributed import make_accelerator
     from predict.classifier import Classifier
+    from predict.mixed_precision import predict_inputs
     from predict.predictions import Decider
     from predict.rows import iter_texts
+    from predict.run import PART_ROWS
 
     classifier = Classifier(run)
-    decider, accelerator = Decider(classifier, precision), make_accelerator("float32")
+    decider, accelerator = Decider(classifier, precision), make_accelerator("native")
     items = iter_texts(texts, classifier.modality, classifier.problem_type)
-    stream = run_stream(
-        classifier.place(accelerator.device),
-        items,
-        lambda part: classifier.read([item.example for item in part]),
-        accelerator,
-    )
+    classifier.place(accelerator.device)
+
+    def run_part(part: list) -> list:
+        return predict_inputs(classifier, classifier.read([item.example for item in part]), accelerator, BATCH_SIZE)
+
+    stream = run_stream(items, run_part, PART_ROWS)
     found = []
     for item, output in stream:
         prediction = decider.decide(item, output)
@@ -149,60 +155,150 @@ def measure_shares(data: str) -> None:
     write("Shares of classes", "shares", f"{note}\n\n{results.markdown_table(header, lines)}")
 
 
+def read_sentences(rows: int, data: str) -> list[str]:
+    """Return the texts of seven tasks, those of `topics` as sentences, in a random order and as often as needed."""
+    texts = []
+    for name in ("sentiment", "subj", "tweets", "trec", "banking77", "spam", "topics"):
+        for row in itertools.chain(*tasks.read_splits(name, data).values()):
+            texts += re.split(r"(?<=[.!?])\s+", row.texts[0]) if name == "topics" else [row.texts[0]]
+    texts = [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= MAX_CHARS]
+    texts *= -(-rows // len(texts))
+    random.Random(0).shuffle(texts)
+    return texts[:rows]
+
+
 def measure_speed(rows: int, data: str) -> None:
-    """Predict the same rows by the command and by transformers' pipeline, in turns of a part."""
+    """Predict files by the command, and some of their rows by transformers' pipeline, in turns."""
     import shutil
 
+    import torch
     from transformers import pipeline
 
     from engine.training.distributed import make_accelerator
     from predict.classifier import Classifier
     from predict.config import Predict
-    from predict.run import PART_ROWS, PredictRun
+    from predict.run import PredictRun
 
-    run = train_model("sentiment", 0, data)
-    splits = [tasks.read_splits(name, data)[split] for name in ("sentiment", "subj") for split in ("train", "test")]
-    texts = [row.texts[0] for rows_ in splits for row in rows_]
-    random.Random(0).shuffle(texts)
-    texts = texts[:rows]
-    folder, seconds = results.ROOT / "out" / "benchmarks" / "predict", {"predict": [], "sorted": [], "unsorted": []}
+    run, texts = train_model("sentiment", 0, data), read_sentences(rows, data)
+    folder, rates = results.ROOT / "out" / "benchmarks" / "predict", {"predict": [], "sorted": [], "unsorted": []}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    classifier, accelerator = Classifier(run, 512), make_accelerator("float32")
+    classifier, accelerator = Classifier(run, 512), make_accelerator("native")
     classify = pipeline("text-classification", str(classifier.folder), batch_size=64, trust_remote_code=False)
-    labels, same = {}, 0
-    for start in range(0, len(texts), PART_ROWS):
-        part = texts[start : start + PART_ROWS]
+    same = compared = 0
+    for start in range(0, len(texts), TURN_ROWS):
+        part = texts[start : start + TURN_ROWS]
         path, output = folder / f"{start}.csv", folder / f"labels-{start}.csv"
         with open(path, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["text"], *([text] for text in part)])
-        clock = time.process_time()
+        clock = time.perf_counter()
         config = Predict(model=run, source={"files": str(path)}, output=str(output), raw=True)
         PredictRun(config, classifier, accelerator).run()
-        seconds["predict"].append(time.process_time() - clock)
-        for name, ordered in (("sorted", sorted(part, key=len)), ("unsorted", part)):
-            clock = time.process_time()
+        rates["predict"].append(len(part) / (time.perf_counter() - clock))
+        peer_texts, labels = part[:PEER_ROWS], {}
+        for name, ordered in (("sorted", sorted(peer_texts, key=len)), ("unsorted", peer_texts)):
+            clock = time.perf_counter()
             found = classify(ordered)
-            seconds[name].append(time.process_time() - clock)
+            rates[name].append(len(ordered) / (time.perf_counter() - clock))
             labels |= dict(zip(ordered, (row["label"] for row in found), strict=True))
         with open(output, encoding="utf-8", newline="") as file:
-            same += sum(row["label"] == labels[row["text"]] for row in csv.DictReader(file))
-        print(start, {name: f"{values[-1]:.1f}" for name, values in seconds.items()}, same, flush=True)
-    full = [index for index, _ in enumerate(seconds["predict"]) if (index + 1) * PART_ROWS <= len(texts)]
+            pairs = [(row["label"], labels[row["text"]]) for row in csv.DictReader(file) if row["text"] in labels]
+        same, compared = same + sum(one == other for one, other in pairs), compared + len(pairs)
+        print(start, {name: f"{values[-1]:.0f}" for name, values in rates.items()}, same, compared, flush=True)
     lines = []
     for name, title in (
         ("predict", "`make predict`, file to file"),
         ("sorted", "pipeline, texts sorted by length"),
         ("unsorted", "pipeline, texts as they come"),
     ):
-        rates = [PART_ROWS / seconds[name][index] for index in full]
-        ratios = [seconds[name][index] / seconds["predict"][index] for index in full]
+        ratios = [ours / theirs for ours, theirs in zip(rates["predict"], rates[name], strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        lines.append([title, f"{statistics.median(rates):.0f}", spread])
-    table = results.markdown_table(["contender", "rows per CPU second", "CPU seconds, by those of `predict`"], lines)
-    note = f"{len(texts):,} sentences of 27 tokens in turns of {PART_ROWS:,}, one core, minilm, float32."
-    note += f" {same:,} of {len(texts):,} labels are the same. Medians, with the range over turns."
+        lines.append([title, f"{statistics.median(rates[name]):.0f}", spread])
+    table = results.markdown_table(["contender", "rows/s", "rows/s of `predict`, by its own"], lines)
+    note = f"{len(texts):,} short texts by `predict`, in turns of {TURN_ROWS:,}, and {PEER_ROWS:,} of each turn by the"
+    note += f" others; minilm, {torch.get_num_threads()} threads, {accelerator.mixed_precision}."
+    note += f" {same:,} of {compared:,} labels are the same. Medians, with the range over turns."
     write("Predicting a file", f"speed rows={rows}", f"{note}\n\n{table}")
+
+
+def make_tiny_model() -> Path:
+    """Return the folder of a classifier of one small layer with random weights, and minilm's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from data.encoders import resolve_encoder
+
+    folder = results.ROOT / "out" / "benchmarks" / "predict" / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), id2label={0: "no", 1: "yes"}, initializer_range=0.5, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(rows: int, data: str) -> Path:
+    """Write a table of short texts, and return its path."""
+    path = results.ROOT / "out" / "benchmarks" / "predict" / f"{rows}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["number", "text"], *enumerate(read_sentences(rows, data))])
+    return path
+
+
+def make_command(rows: int, data: str, name: str) -> tuple[list[str], Path]:
+    """Return a command that predicts rows with the tiny model, and the file that it writes."""
+    output = results.ROOT / "out" / "benchmarks" / "predict" / f"{name}.csv"
+    args = [f"model={make_tiny_model()}", f"file={write_rows(rows, data)}", f"output={output}", "overwrite=true"]
+    output.unlink(missing_ok=True)
+    return [sys.executable, "-m", "predict", *args], output
+
+
+def measure_memory(data: str, rows: int = 1_000_000) -> None:
+    """Predict a million rows in a process of its own; report its time and memory."""
+    command, output = make_command(rows, data, "million")
+    clock = time.perf_counter()
+    subprocess.run(command, cwd=results.ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - clock
+    with open(output, encoding="utf-8", newline="") as file:
+        numbers = [int(row["number"]) for row in csv.DictReader(file)]
+    if numbers != list(range(rows)):
+        raise SystemExit("rows are missing")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    body = f"{rows:,} short texts, a network of one small layer: {seconds:.0f} s, {rows / seconds:,.0f} rows/s,"
+    write(
+        "Predicting a million rows", "memory", f"{body} {peak:.2f} GiB of memory at most. All rows are there, in order."
+    )
+
+
+def measure_kills(data: str, kills: int = 20, rows: int = 100_000) -> None:
+    """Kill a command at random moments, resume it each time, and compare its file with that of an undisturbed one."""
+    command, output = make_command(rows, data, "whole")
+    clock = time.perf_counter()
+    subprocess.run(command, cwd=results.ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds, rng, done = time.perf_counter() - clock, random.Random(0), 0
+    whole, moments = output.read_bytes(), []
+    command, output = make_command(rows, data, "killed")
+    parts = output.with_name(f".{output.name}.parts")
+    while done < kills:
+        process = subprocess.Popen(command, cwd=results.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(0, seconds))
+            if output.read_bytes() != whole:
+                raise SystemExit(f"after {done} kills, the file differs")
+            output.unlink()  # the command ended before its kill: again from the start
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            done += 1
+            moments.append(len(list(parts.glob("part-*.json"))))
+    subprocess.run(command, cwd=results.ROOT, check=True, stdout=subprocess.DEVNULL)
+    if output.read_bytes() != whole:
+        raise SystemExit(f"after {done} kills, the file differs")
+    inside = sum(bool(moment) for moment in moments)
+    body = f"{rows:,} rows, {kills} times SIGKILL at a random moment, {inside} of them between two parts:"
+    write("Killed predictions", "kills", f"{body} the same file, byte for byte.")
 
 
 def read_test(task: str, data: str) -> tuple[list[str], list[str]]:
@@ -236,10 +332,12 @@ def write(title: str, command: str, body: str) -> None:
 
 def main(args: list[str]) -> None:
     """Run the benchmarks that are named."""
-    options, names = results.parse_options(args, data="", seeds="5", rows="10000")
+    options, names = results.parse_options(args, data="", seeds="5", rows="100000")
     data = str(Path(options["data"]).resolve()) if options["data"] else ""
     benchmarks = {
         "speed": lambda: measure_speed(int(options["rows"]), data),
+        "memory": lambda: measure_memory(data),
+        "kills": lambda: measure_kills(data),
         "precision": lambda: measure_precision(data, int(options["seeds"])),
         "unlike": lambda: measure_unlike(data),
         "shares": lambda: measure_shares(data),

@@ -99,7 +99,8 @@ class Classifier(nn.Module):
         if not self.known:
             return values
         states = output.hidden_states if output.get("hidden_states") is not None else output.encoder_hidden_states
-        extra = score_vectors(self.modality.pool_states(states, inputs), self.known)
+        with torch.autocast(values.device.type, enabled=False):
+            extra = score_vectors(self.modality.pool_states(states, inputs).float(), self.known)
         if values.ndim == 3:
             extra = extra[:, None].expand(-1, values.shape[1], -1)
         return torch.cat([values, extra], -1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
@@ -24,6 +25,7 @@ from engine.runs.progress import Progress
 from engine.training.distributed import make_accelerator
 from predict.classifier import Classifier
 from predict.config import EXTENSIONS, OutputFormat, Predict
+from predict.mixed_precision import predict_inputs
 from predict.output import Writer
 from predict.predictions import Decider, Prediction
 from predict.rows import Item, Table, iter_texts, open_table, skip
@@ -96,6 +98,7 @@ class PredictRun:
         config = self.config.model_dump(mode="json", exclude={"source", "output", "overwrite", "num_doubtful", "texts"})
         folder = self.classifier.folder
         inputs = {"rows": fingerprint_inputs(self.table.source), "columns": self.writer.columns, "part": PART_ROWS}
+        inputs["precision"] = self.accelerator.mixed_precision
         settings = read_json(folder / "config.json")
         return fingerprint([config, inputs, settings, hash_weights(folder), self.output.format])
 
@@ -161,9 +164,13 @@ class PredictRun:
     def iter_predictions(self, items: Iterator[Item]) -> Iterator[tuple[Item, Prediction]]:
         """Yield each row with its prediction, in order."""
         self.classifier.place(self.accelerator.device)
-        options = (self.accelerator, self.config.batch_size, PART_ROWS)
+        options = (self.accelerator, self.config.batch_size)
         explainer = Explainer(self.classifier) if self.config.why else None
-        for item, output in run_stream(self.classifier, items, self.make_inputs, *options):
+
+        def run(part: list[Item]) -> list[np.ndarray]:
+            return predict_inputs(self.classifier, self.make_inputs(part), *options)
+
+        for item, output in run_stream(items, run, PART_ROWS):
             prediction = self.decider.decide(item, output)
             if explainer and self.accelerator.is_main_process:
                 prediction.why = explainer.explain(item, prediction)
@@ -195,13 +202,11 @@ class PredictRun:
 
 def predict_texts(config: Predict, classifier: Classifier) -> list[str]:
     """Return a line for each text: its label and probability."""
-    from engine.models.embed import run_batches
-
-    decider, accelerator = Decider(classifier, config.precision), make_accelerator("float32")
+    decider, accelerator = Decider(classifier, config.precision), make_accelerator(config.dtype)
     items = iter_texts(config.texts, classifier.modality, classifier.problem_type)
     inputs = classifier.read([item.example for item in items])
     lines = []
-    outputs = run_batches(classifier.place(accelerator.device), inputs, accelerator, config.batch_size)
+    outputs = predict_inputs(classifier.place(accelerator.device), inputs, accelerator, config.batch_size)
     explainer = Explainer(classifier) if config.why else None
     for number, (item, output) in enumerate(zip(items, outputs, strict=True)):
         if classifier.problem_type.labels_words:
@@ -239,7 +244,7 @@ def predict(config: Predict) -> None:
     if config.texts:
         logger.info("\n".join(predict_texts(config, classifier)))
         return
-    accelerator = make_accelerator("float32")
+    accelerator = make_accelerator(config.dtype)
     run = PredictRun(config, classifier, accelerator)
     summary = run.run()
     if accelerator.is_main_process:

@@ -24,7 +24,6 @@ from engine.runs.progress import Progress
 from engine.training.distributed import gather_list, shard_list
 
 BATCH_SIZE = 64
-STREAM_WINDOW = 4_096  # inputs of a stream that are sorted by length together
 
 
 class Inputs(Protocol):
@@ -119,17 +118,12 @@ def run_batches(
 
 
 def run_stream(
-    module: nn.Module,
-    items: Iterable,
-    make_inputs: Callable[[list], Inputs],
-    accelerator: Accelerator,
-    batch_size: int = BATCH_SIZE,
-    window: int = STREAM_WINDOW,
+    items: Iterable, run: Callable[[list], list[np.ndarray]], window: int
 ) -> Iterator[tuple[object, np.ndarray]]:
-    """Yield (item, `module.predict` of it) for each item, in order, with no more than `window` items in memory.
+    """Yield (item, output) for each item, in order, with no more than `window` items in memory.
 
-    make_inputs: turns a list of items into a data set of inputs.
+    run: returns the outputs of a list of items, as `run_batches` does.
     """
     iterator = iter(items)
     while part := list(islice(iterator, window)):
-        yield from zip(part, run_batches(module, make_inputs(part), accelerator, batch_size), strict=True)
+        yield from zip(part, run(part), strict=True)

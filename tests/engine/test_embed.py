@@ -45,7 +45,10 @@ def test_a_stream_is_read_one_window_at_a_time():
             consumed.append(value)
             yield value
 
-    stream = run_stream(module, items(), Lengths, Accelerator(cpu=True), batch_size=2, window=4)
+    def run(part):
+        return run_batches(module, Lengths(part), Accelerator(cpu=True), batch_size=2)
+
+    stream = run_stream(items(), run, window=4)
     first = next(stream)
     assert first[0] == 10 and int(first[1]) == 20 and len(consumed) == 4
     assert [(item, int(output)) for item, output in stream] == [(value, 2 * value) for value in range(9, 0, -1)]

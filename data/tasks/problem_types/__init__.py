@@ -144,6 +144,10 @@ class ProblemType:
         """
         return []
 
+    def list_thresholds(self, config: dict) -> np.ndarray:
+        """Return the probability of each output from which a label is given; config: the contents of config.json."""
+        raise NotImplementedError(f"{self.name} has no thresholds")
+
     def list_true_keys(self, label: str | tuple[str, ...] | float) -> set[tuple]:
         """Return the keys of the decisions that are right for an example with this label."""
         return {(label, None)}

@@ -141,19 +141,20 @@ class MultiLabelClassification(ProblemType):
         self, outputs: list[np.ndarray], config: dict, word_starts: list | None = None
     ) -> list[frozenset[str]]:
         """Return the labels of each input with at least their threshold's probability."""
-        names = output_names(config)
-        thresholds = np.array([config.get("thresholds", {}).get(name, DEFAULT_THRESHOLD) for name in names])
+        names, thresholds = output_names(config), self.list_thresholds(config)
         return [frozenset(np.array(names)[1 / (1 + np.exp(-logits)) >= thresholds].tolist()) for logits in outputs]
 
     def list_decisions(
         self, output: np.ndarray, names: list[str], config: dict, first_tokens: np.ndarray | None = None
     ) -> list[Decision]:
         """Return the labels with at least their threshold's probability."""
+        triples = zip(names, output.tolist(), self.list_thresholds(config), strict=True)
+        return [Decision(name, None, value) for name, value, threshold in triples if value >= threshold]
+
+    def list_thresholds(self, config: dict) -> np.ndarray:
+        """Return the threshold of each label."""
         thresholds = config.get("thresholds") or {}
-        pairs = zip(names, output.tolist(), strict=True)
-        return [
-            Decision(name, None, value) for name, value in pairs if value >= thresholds.get(name, DEFAULT_THRESHOLD)
-        ]
+        return np.array([thresholds.get(name, DEFAULT_THRESHOLD) for name in output_names(config)])
 
     def list_true_keys(self, label: tuple[str, ...]) -> set[tuple]:
         """Return a key for each label."""
