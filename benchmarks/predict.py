@@ -227,9 +227,10 @@ def make_tiny_model() -> Path:
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     from data.encoders import resolve_encoder
+    from engine.models import LOAD_KWARGS
 
     folder = results.ROOT / "out" / "benchmarks" / "predict" / "tiny"
-    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("minilm"), **LOAD_KWARGS)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(tokenizer), id2label={0: "no", 1: "yes"}, initializer_range=0.5, **sizes)

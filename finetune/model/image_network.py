@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from data.modalities.images import MODALITY
 from data.tasks.problem_types import ProblemType
 from engine.errors import DataError, first_line
+from engine.kernels.depthwise import use_float32_depthwise
 from engine.kernels.dropout import replace_dropout
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
@@ -84,5 +85,6 @@ def build_image_network(
     model = load_model(folder, problem_type, label_names, random_init)
     base = {f"{name}." for name, module in model.named_children() if module is model.base_model}
     replace_dropout(model, lambda name: 0.0 if name.startswith(tuple(base)) else dropout)
+    use_float32_depthwise(model)
     freeze_batch_norm(model)
     return ImageNetwork(model, random_init)
