@@ -89,7 +89,8 @@ def measure_precision(data: str, seeds: int) -> None:
         lines.append([f"{task}, seed {seed}", f"{right.mean():.3f}", f"{reached:.3f}", f"{answered.mean():.3f}"])
         print(lines[-1], flush=True)
     for task in ("topics", "sentiment"):
-        reached, answered = (np.mean([row[column] for row in totals if row[0] == task]) for column in (1, 2))
+        # Without a sure row, there is no precision.
+        reached, answered = (np.nanmean([row[column] for row in totals if row[0] == task]) for column in (1, 2))
         lines.append([f"{task}, mean", "", f"{reached:.3f}", f"{answered:.3f}"])
     table = results.markdown_table(["model", "accuracy", "precision of the sure rows", "share of sure rows"], lines)
     note = f"Asked for a precision of {PRECISION}; the test rows were not used. {describe_models()}"

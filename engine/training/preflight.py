@@ -52,7 +52,11 @@ def check_disk(folder: Path, module: nn.Module, train: Train) -> str:
 
 
 def activation_bytes(module: nn.Module, inputs: dict[str, Tensor], accelerator: Accelerator) -> int:
-    """Return the bytes that a forward pass saves for the backward pass, without the weights."""
+    """Return the bytes that a forward pass saves for the backward pass, without the weights.
+
+    Compiled layers run uncompiled: compiled for these few rows, they would be compiled once more, and for any number of
+    rows, at the first step.
+    """
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     sizes: dict[int, int] = {}
 
@@ -62,7 +66,8 @@ def activation_bytes(module: nn.Module, inputs: dict[str, Tensor], accelerator: 
             sizes[storage.data_ptr()] = max(sizes.get(storage.data_ptr(), 0), storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor), accelerator.autocast():
+    hooks = torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor)
+    with torch.compiler.set_stance("force_eager"), hooks, accelerator.autocast():
         module(**inputs)
     return sum(sizes.values())
 

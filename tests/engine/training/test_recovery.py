@@ -348,6 +348,27 @@ def test_activation_bytes_counts_what_autograd_saves():
     assert sizes == [2 * 4 * (8 + 16), 4 * 4 * (8 + 16)]
 
 
+def test_measuring_memory_compiles_nothing():
+    from accelerate import Accelerator
+
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> torch.fx.GraphModule:
+        compiled.append(inputs)
+        return graph
+
+    class Tanh(torch.nn.Module):
+        def forward(self, input):
+            return input.tanh()
+
+    module = Tanh()
+    module.compile(backend=backend)
+    preflight.activation_bytes(module, {"input": torch.zeros(2, 8)}, Accelerator(cpu=True))
+    assert not compiled
+    module(input=torch.zeros(4, 8))
+    assert len(compiled) == 1
+
+
 def test_a_dry_run_writes_nothing(workspace, sentiment_files, capsys, monkeypatch):
     def dry_run(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(
