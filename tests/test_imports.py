@@ -24,8 +24,8 @@ MAY_IMPORT = {
 ORDER = {
     "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training"
     " models",
-    "data": "arrays ngrams sampling cache sources tasks corpus images encoders tokens config contamination prepare"
-    " reference_outputs modalities shortcut __main__",
+    "data": "arrays csv_cells ngrams sampling cache sources tasks corpus images encoders tokens config contamination"
+    " prepare reference_outputs modalities shortcut __main__",
     "pretrain": "masking config summary info_nce model views pairs image_views evaluate objectives validation"
     " image_validation image_probe image_gallery modalities comparison"
     " artifacts validate_config train __main__",
