@@ -26,8 +26,9 @@ class Row(NamedTuple):
 
     example: Example | None
     """None for a row without text; a label of "" for one without a label."""
-    role: Role | None = None
-    """None for a row without the column, which is for training."""
+    role: Role = "train"
+    has_role: bool = False
+    """Whether it has the column of roles."""
     is_answer: bool = False
     """Whether it is an answer of labels.csv."""
 
@@ -64,10 +65,15 @@ def lacks_answer(row: dict) -> bool:
     return is_answer(row) and row["answer"] != "label"
 
 
-def read_role(row: dict, column: str, location: str) -> Role | None:
-    """Return the role of a row, train for an empty cell, None without the column. Raises DataError for others."""
-    if find_value(row, column) is MISSING:
-        return None
+def has_column(row: dict, column: str | None) -> bool:
+    """Return whether there is a column of this name."""
+    return column is not None and find_value(row, column) is not MISSING
+
+
+def read_role(row: dict, column: str | None, location: str) -> Role:
+    """Return the role of a row, train for an empty cell or without the column. Raises DataError for others."""
+    if not has_column(row, column):
+        return "train"
     role = get_scalar(row, column, location).strip().lower()
     if role and role not in ROLES:
         raise DataError(f"{location}: {role!r} in column {column!r} is not a role{suggest(role, ROLES)}")

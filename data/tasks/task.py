@@ -22,6 +22,7 @@ from data.sources.values import MISSING, find_value
 from data.tasks.answers import (
     ROLES,
     Row,
+    has_column,
     is_answer,
     keep_last_answers,
     lacks_answer,
@@ -30,7 +31,7 @@ from data.tasks.answers import (
     without_texts_of,
 )
 from data.tasks.columns import describe_missing, read_head
-from data.tasks.exports import read_export
+from data.tasks.exports import export_text, read_export
 from data.tasks.label_checks import check_labels, check_split as check_split, count_rows
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
@@ -147,7 +148,7 @@ def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tu
     allow_empty = task.problem_type in ("multi_label_classification", "token_classification")
 
     def read(row: dict) -> dict | None:
-        found = read_export(row, allow_empty)
+        found = export_text(row) if section == "task.unlabeled" else read_export(row, allow_empty)
         return restore_cells(found) if found is not None else None
 
     head, failure = read_head(source)
@@ -198,8 +199,8 @@ def label_row(
     """Return the inputs of a row with its label and its role. Raises DataError naming the row and column at fault."""
     is_unlabeled = split == "unlabeled" or problem_type.lacks_label(row, task.label) or lacks_answer(row)
     label = "" if is_unlabeled else problem_type.parse_label(row, task, location)
-    role = read_role(row, task.role, location) if task.role and split in ("train", "unlabeled") else None
-    return Row(Example(inputs, label), role, is_answer(row))
+    column = task.role if split in ("train", "unlabeled") else None
+    return Row(Example(inputs, label), read_role(row, column, location), has_column(row, column), is_answer(row))
 
 
 class SourceRows(NamedTuple):
@@ -235,12 +236,12 @@ def read_source(task: Task, source: Source, split: str = "train") -> SourceRows:
     if not rows:
         selected = f" where {source.where}" if source.where else ""
         raise DataError(f"{location}: no rows{' with text' * bool(num_empty)}{selected}")
-    if task.role and split == "train" and not any(row.role for row in rows):
+    if task.role and split == "train" and not any(row.has_role for row in rows):
         raise DataError(f"{location}: no column {task.role!r}; set task.role to the column of roles, or to none")
     rows = keep_last_answers(rows)
     found = {(is_labeled, role): [] for is_labeled in (True, False) for role in ROLES}
     for row in rows:
-        found[row.has_label, row.role or "train"].append(row.example)
+        found[row.has_label, row.role].append(row.example)
     labeled, measure = (drop_repeated(found[True, role]) if task.deduplicate else found[True, role] for role in ROLES)
     if split != "unlabeled":
         if not labeled and not measure:
