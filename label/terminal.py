@@ -41,8 +41,8 @@ def shorten(text: str, limit: int) -> str:
 class Terminal:
     """One session in a terminal. Keys are read from `source`, and all else is printed."""
 
-    def __init__(self, session: Session, source: TextIO = sys.stdin, out: TextIO = sys.stdout):
-        self.session, self.source, self.out = session, source, out
+    def __init__(self, session: Session, source: TextIO | None = None, out: TextIO | None = None):
+        self.session, self.source, self.out = session, source or sys.stdin, out or sys.stdout
         self.shows_suggestion, self.message = session.suggest, ""
 
     def print(self, text: str = "", end: str = "\n") -> None:
