@@ -132,20 +132,21 @@ def labels_by_text(items: list[Item], classes: list[str]) -> dict[str, str]:
     return {item.text: chosen.choice(classes) for item in items}
 
 
-def test_a_hundred_rows_by_keys(make_session, browser):
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_rows_by_the_keys_of_a_browser(make_session, browser, count):
     """By digits, Enter for right suggestions, u and x, and taken back; all texts and classes are hostile."""
     classes = [f"class {number} {HOSTILE[:number]}".strip() for number in range(1, 13)]
-    items = [Item(n, f"{n} {HOSTILE}", "measure" if n % 4 == 3 else "train", "spread") for n in range(110)]
+    items = [Item(n, f"{n} {HOSTILE}", "measure" if n % 4 == 3 else "train", "spread") for n in range(count + 10)]
     expected = labels_by_text(items, classes)
     for item in items[::5]:
         item.suggestion, item.probability = expected[item.text], 0.5
-    session = make_session(items, classes, num_answers=100)
+    session = make_session(items, classes, num_answers=count)
     with served(session) as client:
         browser.open(client.server.address)
         browser.wait_for("state && state.item.id === 0")
         assert browser.evaluate("document.querySelectorAll('#text img, #text script, #classes img').length") == 0
         assert HOSTILE in browser.evaluate("document.getElementById('text').textContent")
-        for number, item in enumerate(items[:100]):
+        for number, item in enumerate(items[:count]):
             label = expected[item.text]
             keys = f"{classes.index(label) + 1:02}"
             if number % 10 == 7:  # a wrong key first
@@ -166,16 +167,16 @@ def test_a_hundred_rows_by_keys(make_session, browser):
             "document.body.innerText"
         )
         own = [url for url in browser.requests if url.startswith(client.server.address)]
-        assert len(own) > 100 and {url.rpartition("/")[2] for url in set(browser.requests) - set(own)} <= {
+        assert len(own) > count and {url.rpartition("/")[2] for url in set(browser.requests) - set(own)} <= {
             "favicon.ico"
         }
         browser.press("Enter")
         browser.wait_for("state === null")
         assert client.server.pages.finished.wait(5)
     answers = session.store.answers
-    assert {text: answers[text].label for text in answers} == {item.text: expected[item.text] for item in items[:100]}
+    assert {text: answers[text].label for text in answers} == {item.text: expected[item.text] for item in items[:count]}
     rows = read_rows(session.store.path)
-    assert len(rows) == 120 and all(float(row["seconds"]) >= 0 for row in rows)
+    assert len(rows) == count + count // 5 and all(float(row["seconds"]) >= 0 for row in rows)
 
 
 def test_names_clusters_and_the_switch_by_keys(make_session, browser):
