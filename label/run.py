@@ -38,8 +38,8 @@ def find_task_file(name: str) -> Path:
 def load_task(path: Path) -> Task:
     """Return the task of a fine-tuning YAML. Raises ConfigError for one whose labels a key cannot give."""
     schema = TaskFile
-    task = (read_args([str(path)]).get("task") or {}) if path else {}
-    if isinstance(task, dict) and task.get("modality") == "images":
+    section = read_args([str(path)]).get("task")
+    if isinstance(section, dict) and section.get("modality") == "images":
         from data.images.task import ImageTaskFile
 
         schema = ImageTaskFile

@@ -141,7 +141,9 @@ def to_list(columns: str | list[str]) -> list[str]:
 
 
 def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tuple[str, dict]]:
-    """Yield (location, row) with `text` and `label` of an annotation tool's export; count what is not annotated.
+    """Yield (location, row) with `text` and `label` of an annotation tool's export, an empty one if not annotated.
+
+    Where an empty label is one too, rows that are not annotated are left out and counted.
 
     Raises DataError for missing columns, with the keys that would read the table.
     """
@@ -164,10 +166,12 @@ def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tu
             raise describe_missing(source, section, exported[0][0], missing, rows)
     if failure:
         raise failure.at(section) if isinstance(failure, OptionError) else failure
-    num_left_out = 0
+    num_left_out, may_be_empty = 0, task.load_problem_type().lacks_label({"label": ""}, "label")
     try:
         for location, row in iter_located_rows(source):
             found = read(row)
+            if found is None and may_be_empty:
+                found = export_text(row) | dict.fromkeys(to_list(task.label), "")
             num_left_out += found is None
             if found is not None:
                 yield location, found
