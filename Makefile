@@ -13,6 +13,7 @@ RUN ?=
 TEXT ?=
 LABELS ?=
 RUNS ?=
+N ?=
 REPO ?=
 PRIVATE ?=
 ARGS ?=
@@ -20,7 +21,7 @@ ARGS ?=
 # A configuration by its name, or by its path.
 yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 
-.PHONY: help data pretrain finetune predict study evaluate export compare publish bench lint test test-all
+.PHONY: help data pretrain label finetune predict study evaluate export compare publish bench lint test test-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -30,6 +31,9 @@ data: .venv/ready  ## raw text to shards, with a report   [CORPUS=reviews] [INIT
 
 pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200"]
 	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
+
+label: .venv/ready  ## label texts or images by keys, in the browser   TASK=my-labels, or FILE=texts.csv   [N=64] [ARGS="terminal=true"]
+	@$(PYTHON) -m label $(if $(filter-out file undefined,$(origin TASK)),task=$(TASK)) $(if $(FILE),'file=$(FILE)') $(if $(N),num_answers=$(N)) $(ARGS)
 
 finetune: .venv/ready  ## fine-tune it on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
 	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),method=$(METHOD) $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)

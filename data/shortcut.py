@@ -14,6 +14,7 @@ from data.corpus.config import CorpusSource
 from data.sources.readers import find_delimiter
 from data.sources.source import FOLDER_COLUMN, get_format, name_folder, resolve_files
 from data.sources.values import find_value, list_columns
+from data.tasks.answers import is_answer
 from data.tasks.columns import find_sentence, find_text, guess_columns, read_head, suggest_option
 from data.tasks.exports import read_export
 from data.tasks.iob import parse_span
@@ -115,6 +116,8 @@ def expand_labels(args: list[str]) -> Shortcut | None:
         options["group_by"] = find_sentence([column for column in list_columns(rows[0]) if column not in (text, label)])
         rows, _ = read_rows(options, "task.train")
     task = {"name": name, "problem_type": guess_problem_type(rows, text, label), "train": options}
+    if is_answer(rows[0]):
+        task["role"] = "role"
     if task["problem_type"] == "token_classification":  # the settings for tags, instead of those for classes
         files = [file.replace(DEFAULT_TASK, "configs/finetune/your-entities.yaml") for file in files]
     return Shortcut(files, merge({"run": name, "task": {**task, "text": text, "label": label}}, given))

@@ -7,6 +7,7 @@ from engine.config.help import Keys, group_keys
 from engine.config.schema import Section
 from finetune.config import Finetune
 from finetune.study.config import Study
+from label.config import Label
 from predict.config import Predict
 from pretrain.config import Pretrain
 from pretrain.evaluate.config import Evaluate
@@ -18,6 +19,7 @@ PAGE = Path(__file__).parent / "configuration.md"
 COMMANDS: dict[str, tuple[str, type[Section]]] = {
     "data": ("data", Prepare),
     "pretrain": ("pretrain", Pretrain.choose_schema({})),
+    "label": ("label", Label),
     "finetune": ("finetune", Finetune.choose_schema({})),
     "predict": ("predict", Predict),
     "study": ("finetune.study", Study.choose_schema({})),

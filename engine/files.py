@@ -99,17 +99,23 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def write_text(path: Path, content: str) -> None:
-    """Write a text file atomically."""
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a file that then replaces `path`; nothing is left of it after an error."""
     temp = temporary_path(path)
     try:
-        temp.write_text(content, encoding="utf-8")
+        yield temp
         fsync(temp)
         os.replace(temp, path)
-    except BaseException:
+    finally:
         temp.unlink(missing_ok=True)
-        raise
     fsync(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temp:
+        temp.write_text(content, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:

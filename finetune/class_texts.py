@@ -1,6 +1,4 @@
-"""The classes' own texts in training: which of them, and with what weight."""
-
-import numpy as np
+"""The classes' own texts in training."""
 
 from data.tasks import class_names
 from data.tasks.splits import Example
@@ -27,14 +25,3 @@ def choose_class_texts(
             " task.descriptions={class: text, ...}"
         )
     return class_texts
-
-
-def weigh_texts(labels: np.ndarray, num_labeled: int, class_weight: float) -> np.ndarray | None:
-    """Return the weights of texts, (texts,), or None if all are labeled.
-
-    1 for the first `num_labeled` texts, and `class_weight` for all others of a class together. labels: class ids.
-    """
-    if len(labels) == num_labeled:
-        return None
-    of_classes = labels[num_labeled:]
-    return np.concatenate([np.ones(num_labeled), class_weight / np.bincount(of_classes)[of_classes]])

@@ -163,7 +163,7 @@ class Finetune(Section):
     """File of configs/method to load too; auto: one chosen by the labels per class and the unlabeled text, below the
     settings of your own; none: the settings as they are."""
     unlabeled: bool = True
-    """Whether method=auto may use the training rows that are not sampled as unlabeled text."""
+    """Whether method=auto may use the training rows that are not sampled, or have no label, as unlabeled text."""
     head: Plugin("finetune.heads", "classification") = {}
     """Head on the encoder; its default name follows from task.problem_type."""
     dropout: Fraction = 0.1

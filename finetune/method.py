@@ -61,11 +61,11 @@ def resolve_method(
 ) -> Finetune:
     """Return the configuration with the settings of the method that method=auto chooses for these rows.
 
-    folder: of the encoder. args: as for `apply_method`.
+    folder: of the encoder. rows: by split, and `unlabeled`. args: as for `apply_method`.
     """
     if config.method != "auto":
         return config
-    num_rows, task = len(rows["train"]), config.task
+    num_rows, task = len(rows["train"]) + len(rows["unlabeled"]), config.task
     num_labels = len(sample_examples(rows["train"], task.num_examples, config.seed, task.shots))
     choice = choose_method(config, num_labels, len(label_names), num_rows - num_labels, has_decoder(folder))
     logger.info(f"  method  {choice.method or 'settings as they are'}: {choice.reason}")

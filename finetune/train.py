@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from data.cache import fingerprint
 from data.encoders import read_record, resolve_encoder
 from data.tasks.splits import Example
-from data.tasks.task import check_split, list_label_names, read_task, sample_examples
+from data.tasks.task import check_split, fingerprint_inputs, list_label_names, read_all, sample_examples
 from engine.errors import ConfigError
 from engine.files import read_json
 from engine.log import get_logger
@@ -94,9 +95,10 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     with accelerator.main_process_first():
         encoder = config.encoder or find_latest_encoder(config.task.modality)
         folder = resolve_encoder(encoder)
-        rows = read_task(config.task, needs_validation=config.train.load_best and config.method != "auto")
+        needs_validation = config.train.load_best and config.method != "auto"
+        rows, unlabeled = read_all(config.task, needs_validation)
     label_names = list_label_names(config.task, rows)
-    config = resolve_method(config, folder, rows, label_names, args)
+    config = resolve_method(config, folder, rows | {"unlabeled": unlabeled}, label_names, args)
     splits = sample_splits(config, rows)
     if config.train.batch_size < accelerator.num_processes:
         raise ConfigError(
@@ -109,19 +111,21 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     config = resolve_config(config, encoder, folder, len(splits["train"]))
     run = Run(config, config.run, accelerator.is_main_process)
     if (run.folder / "model").is_dir() and (run.folder / "metrics.json").is_file():
+        run.compare(labels=fingerprint(fingerprint_inputs(config.task)))
         logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return
 
     modality = load_modality(config)
-    class_texts = choose_class_texts(modality, splits["train"], rows["train"], label_names)
+    all_rows = rows["train"] + unlabeled
+    class_texts = choose_class_texts(modality, splits["train"], all_rows, label_names)
     data = TaskData(splits, label_names, class_texts=class_texts)
-    test_rows = inspect_test_rows(modality, splits, label_names) if accelerator.is_main_process else {}
+    test_rows = inspect_test_rows(modality, config.task, splits, label_names) if accelerator.is_main_process else {}
     if test_rows.get("overlap", {}).get("exact"):  # before the time is spent; the result has the line in any case
         logger.info("\n".join(f"  {line}" for line in describe_test_rows({"test_rows": test_rows})))
 
     def train(folder: Path, run: Run, title: str, random_init: bool = False) -> FineTuneOutput:
         if config.selftrain.rounds:
-            return SelfTrainer(folder, config, rows["train"], data, run, accelerator, title, random_init).train()
+            return SelfTrainer(folder, config, all_rows, data, run, accelerator, title, random_init).train()
         return finetune_model(folder, config, data, run, accelerator, title, random_init)
 
     def train_reference(folder: Path, title: str, random_init: bool) -> dict:

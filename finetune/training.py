@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from data.cache import fingerprint
 from data.encoders import hash_weights
 from data.sampling import class_balanced_batch, length_grouped_batch, row_generator, shard_batch, take_evenly
+from data.tasks.label_propagation import weigh_texts
+from data.tasks.linear_probe import fit_logistic_regression
 from data.tasks.task import Example, fingerprint_inputs
 from engine.errors import ConfigError, DataError, UserError, first_line
 from engine.models.embed import BATCH_SIZE, Subset, run_batches
@@ -22,7 +24,6 @@ from engine.training.optimizers import adamw
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions, TrainResult
 from finetune import linear_probe
-from finetune.class_texts import weigh_texts
 from finetune.config import Finetune
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import load_head_file
@@ -220,7 +221,7 @@ class FineTuner:
         c = None if cross_validate else 1 / np.square(features).sum(1).mean()
         weights = weigh_texts(inputs.labels, self.num_labeled, self.config.class_names.weight)
         has_bias, seed = get_last_linear(self.model).bias is not None, self.config.seed
-        classifier = linear_probe.fit_logistic_regression(features, inputs.labels, seed, c, weights, has_bias)
+        classifier = fit_logistic_regression(features, inputs.labels, seed, c, weights, has_bias)
         linear_probe.copy_to_last_layer(classifier, self.model)
         self.head.eval()
         return TrainResult(0, int(inputs.lengths.sum()), time.monotonic() - start, {})

@@ -6,74 +6,12 @@ renames it, so that a file of this name is always whole.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from data.csv_cells import csv_lines, to_json
 from engine.errors import DataError, first_line
-from engine.files import fsync, temporary_path
+from engine.files import atomic_path
 from predict.config import OutputFormat
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""First characters of a cell that a spreadsheet may run as a formula."""
-
-
-def make_harmless(cell: str) -> str:
-    """Return a cell that no spreadsheet runs: an apostrophe comes before what starts a formula, but not a number."""
-    if not cell.startswith(FORMULA_STARTS):
-        return cell
-    try:
-        float(cell)
-        return cell
-    except ValueError:
-        return f"'{cell}"
-
-
-def to_json(value: Any) -> str:
-    """Return a value as JSON; dates and the like as text, half of a surrogate pair as a question mark."""
-
-    def other_to_text(value: object) -> str:
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-    text = json.dumps(value, ensure_ascii=False, default=other_to_text)
-    return text.encode("utf-8", "replace").decode()
-
-
-def to_cell(value: Any, raw: bool) -> str:
-    """Return a value as a cell of a CSV: lists and objects as JSON, nothing as an empty cell."""
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    text = to_json(value) if isinstance(value, (list, dict)) else str(value)
-    text = text.encode("utf-8", "replace").decode()
-    return text if raw or not isinstance(value, str) else make_harmless(text)
-
-
-def csv_lines(rows: Iterable[list], raw: bool) -> str:
-    """Return rows as lines of a CSV."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([to_cell(value, raw) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for a file that then replaces `path`; nothing is left of it after an error."""
-    temp = temporary_path(path)
-    try:
-        yield temp
-        fsync(temp)
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
-    fsync(path.parent)
 
 
 class Writer:

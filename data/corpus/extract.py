@@ -97,7 +97,7 @@ class BucketReader:
             return get_text(row, source.text, location), get_scalar(row, source.id, location) if source.id else None
 
         if source.task:
-            rows = load_config(TaskFile, [source.task]).load_splits()["train"]
+            rows = load_config(TaskFile, [source.task]).load_training_texts()
             yield from ((text, None) for example in rows for text in example.texts)
         elif source.hub:
             yield from map(read, sources.iter_located_rows(source))

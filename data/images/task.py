@@ -16,7 +16,8 @@ import numpy as np
 from data.cache import dry_run, get_or_build, read_manifest
 from data.images.config import ImageSource, Pixels
 from data.sources.source import display_name
-from data.tasks.task import Example, Task, read_task
+from data.tasks.answers import Row
+from data.tasks.task import Example, Task, label_row, read_task
 from engine.config.loader import load_config
 from engine.config.schema import Section
 from engine.errors import DataError
@@ -36,6 +37,8 @@ class ImageTask(Task):
     """Validation rows, used for checkpoint selection and calibration."""
     test: ImageSource | None = None
     """Test rows, used only for the final evaluation."""
+    unlabeled: ImageSource | None = None
+    """Images without labels, besides the training rows with an empty label: for self-training, and to label."""
     text: Literal["image"] = "image"
     """Not used: the column of the images is that of each source, `image`."""
     pixels: Pixels = Pixels()
@@ -43,15 +46,15 @@ class ImageTask(Task):
 
     added_later: ClassVar[tuple[str, ...]] = (*Task.added_later, "text")
 
-    def iter_examples(self, source: ImageSource, split: str) -> Iterator[Example | None]:
-        """Yield the examples of a source; images that cannot be read are left out, named and counted."""
+    def iter_rows(self, source: ImageSource, split: str) -> Iterator[Row]:
+        """Yield the rows of a source; images that cannot be read are left out, named and counted."""
         problem_type = self.load_problem_type()
         folder = prepare_rows(self.name, source, self.pixels)
         for line in read_manifest(folder)["dropped"]:
             warn_once(line)
         for row in read_rows(folder):
             columns, location = problem_type.prepare_row(row["columns"], self, row["location"]), row["location"]
-            yield Example((row["key"],), problem_type.parse_label(columns, self, location))
+            yield label_row(problem_type, self, columns, (row["key"],), location, split)
 
     def fingerprint_source(self, source: ImageSource) -> dict:
         """Return what determines the rows of a source."""
@@ -113,7 +116,7 @@ class ImageStore:
     def __init__(self, task: ImageTask):
         from data.images.store import PixelShards
 
-        sources = [source for source in (task.train, task.validation, task.test) if source]
+        sources = [source for source in (task.train, task.validation, task.test, task.unlabeled) if source]
         self.shards = [PixelShards(prepare_rows(task.name, source, task.pixels), "rows") for source in sources]
         self.places = {key: (shards, index) for shards in reversed(self.shards) for key, index in shards.index.items()}
 

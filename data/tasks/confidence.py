@@ -68,8 +68,9 @@ def measure_confidence(
     ids = {name: index for index, name in enumerate(names)}
     temperature, is_class = 1.0, problem_type.has_single_class
     labels = problem_type.encode_labels(list(examples), label_names) if is_class else np.zeros(0, np.int32)
-    if is_class and split == "test":  # no temperature was fitted during training
-        temperature = calibration.fit_temperature(list(outputs), labels)
+    known = np.flatnonzero(labels < len(names))  # not of test rows with a class that no training row has
+    if is_class and split == "test" and len(known):  # no temperature was fitted during training
+        temperature = calibration.fit_temperature([outputs[row] for row in known], labels[known])
         outputs = list(calibration.apply_temperature(list(outputs), temperature))
     decided: list[tuple[int, float, bool]] = []
     for row, (output, example) in enumerate(zip(outputs, examples, strict=True)):
@@ -89,8 +90,8 @@ def measure_confidence(
         np.array(columns[2], bool),
     )
     if is_class:
-        rows = min(len(labels), max(1, MAX_PROBABILITIES // len(names)))
-        kept = np.linspace(0, len(labels) - 1, rows).astype(int)  # rows are sorted by label
+        rows = min(len(known), max(1, MAX_PROBABILITIES // len(names)))
+        kept = known[np.linspace(0, len(known) - 1, rows).astype(int)]  # rows are sorted by label
         found.probabilities = np.array(outputs, np.float32)[kept]
         found.labels = labels[kept].astype(np.int32)
     elif problem_type.activation == "none":

@@ -22,8 +22,25 @@ def read_export(row: dict, allow_empty: bool) -> Found:
             found = read(row)
             if found is None or not (found["label"] or found["label"] == 0 or allow_empty):
                 return None
-            return {**found, **row, **{name: found[name] for name in ("text", "label") if found[name] is not None}}
+            return {
+                **get_metadata(row),
+                **found,
+                **row,
+                **{name: found[name] for name in ("text", "label") if found[name] is not None},
+            }
     return row
+
+
+def export_text(row: dict) -> dict:
+    """Return a row with the column `text` if it is a tool's, annotated or not; any other row as it is."""
+    fields = next((row[key] for key in ("data", "fields") if isinstance(row.get(key), dict)), None)
+    text = only_text(fields) if fields else row["data"] if isinstance(row.get("data"), str) else None
+    return row if text is None else {**get_metadata(row), **(fields or {}), **row, "text": text}
+
+
+def get_metadata(row: dict) -> dict:
+    """Return what a tool kept of the columns of a row that are neither text nor label, such as its role."""
+    return next((row[key] for key in ("metadata", "meta") if isinstance(row.get(key), dict)), {})
 
 
 def only_text(fields: dict) -> object:

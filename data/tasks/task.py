@@ -1,14 +1,11 @@
 """Labeled tasks: configuration, and rows read into training, validation and test examples.
 
 `read_task(task)` returns {"train": [...], "validation": [...], "test": [...]}, lists of `Example`; the labels are those
-of `task.problem_type`, a file in `data.tasks.problem_types`.
+of `task.problem_type`, a file in `data.tasks.problem_types`. `read_all` returns the rows without a label too.
 """
 
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
@@ -22,20 +19,27 @@ from data.sources.source import (
     resolve_files,
 )
 from data.sources.values import MISSING, find_value
+from data.tasks.answers import (
+    ROLES,
+    Row,
+    has_column,
+    is_answer,
+    keep_last_answers,
+    lacks_answer,
+    read_role,
+    restore_cells,
+    without_texts_of,
+)
 from data.tasks.columns import describe_missing, read_head
-from data.tasks.exports import read_export
+from data.tasks.exports import export_text, read_export
+from data.tasks.label_checks import check_labels, check_split as check_split, count_rows
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
 from engine.config.schema import FileName, PluginName, Section, WordMapping
-from engine.errors import DataError, OptionError, suggest
+from engine.errors import DataError, OptionError
 from engine.log import warn_once
 
 MAX_LABELS = 10_000
-TOO_FEW_ROWS = {
-    "validation": "train.load_best=false (or METHOD=fewshot) uses none",
-    "test": "task.test.files=FILE names some",
-}
-MISSING_WORDS = {"", "-", "n/a", "nan", "null"}
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
 
 
@@ -54,6 +58,11 @@ class Task(Section):
     """Validation rows, used for checkpoint selection and calibration."""
     test: Source | None = None
     """Test rows, used only for the final evaluation."""
+    unlabeled: Source | None = None
+    """Texts without labels, besides the training rows with an empty label: for self-training, and to label."""
+    role: str | None = None
+    """Column of the training rows with their role: `measure`, the test rows unless `test` names some, which were drawn
+    at random and are never trained on; all others are for training."""
     test_holds_train: bool = False
     """Whether the test source includes the training rows; each of them is then removed from it once."""
     validation_fraction: SplitFraction = 0.125
@@ -67,6 +76,8 @@ class Task(Section):
     label_names: WordMapping = {}
     """Names of the labels in the file, or a list, by number; none: the labels themselves. With several labels per row,
     others are ignored."""
+    classes: list[str] = []
+    """The classes, in order; a label that is none of them is an error. None: those of the training rows."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Separator of multiple labels written as one string."""
     descriptions: dict[str, str | list[str]] = {}
@@ -81,7 +92,10 @@ class Task(Section):
     require_text: bool = False
     """Whether a row without text is an error; false: such rows are left out and counted."""
 
-    added_later: ClassVar[tuple[str, ...]] = ("label_separator", "modality", "descriptions", "require_text")
+    added_later: ClassVar[tuple[str, ...]] = (
+        *("label_separator", "modality", "descriptions", "require_text"),
+        *("unlabeled", "role", "classes"),
+    )
 
     @field_validator("label")
     @classmethod
@@ -101,12 +115,15 @@ class Task(Section):
         """Return the problem type."""
         return load_problem_type(self.problem_type)
 
-    def iter_examples(self, source: Source, split: str) -> Iterator[Example | None]:
-        """Yield the examples of a source, and None for a row without text. Raises DataError naming what is at fault."""
+    def iter_rows(self, source: Source, split: str) -> Iterator[Row]:
+        """Yield the rows of a source. Raises DataError naming what is at fault.
+
+        split: that the source is of; of `unlabeled`, labels are not read.
+        """
         problem_type, section = self.load_problem_type(), f"task.{split}"
         for location, row in iter_annotated_rows(self, source, section):
             try:
-                yield read_example(problem_type, self, row, location)
+                yield read_row(problem_type, self, row, location, split)
             except OptionError as error:
                 raise error.at(section) from None
 
@@ -124,15 +141,24 @@ def to_list(columns: str | list[str]) -> list[str]:
 
 
 def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tuple[str, dict]]:
-    """Yield (location, row) with `text` and `label` of an annotation tool's export; count what is not annotated.
+    """Yield (location, row) with `text` and `label` of an annotation tool's export, an empty one if not annotated.
+
+    Where an empty label is one too, rows that are not annotated are left out and counted.
 
     Raises DataError for missing columns, with the keys that would read the table.
     """
-    head, failure = read_head(source)
     allow_empty = task.problem_type in ("multi_label_classification", "token_classification")
-    exported = [(location, found) for location, row in head if (found := read_export(row, allow_empty)) is not None]
+
+    def read(row: dict) -> dict | None:
+        found = export_text(row) if section == "task.unlabeled" else read_export(row, allow_empty)
+        return restore_cells(found) if found is not None else None
+
+    head, failure = read_head(source)
+    exported = [(location, found) for location, row in head if (found := read(row)) is not None]
     if exported:
-        rows, keys = [row for _, row in exported], {"task.text": to_list(task.text), "task.label": to_list(task.label)}
+        rows, keys = [row for _, row in exported], {"task.text": to_list(task.text)}
+        if section != "task.unlabeled":
+            keys["task.label"] = to_list(task.label)
         missing = {
             column: key for key, names in keys.items() for column in names if find_value(rows[0], column) is MISSING
         }
@@ -140,10 +166,12 @@ def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tu
             raise describe_missing(source, section, exported[0][0], missing, rows)
     if failure:
         raise failure.at(section) if isinstance(failure, OptionError) else failure
-    num_left_out = 0
+    num_left_out, may_be_empty = 0, task.load_problem_type().lacks_label({"label": ""}, "label")
     try:
         for location, row in iter_located_rows(source):
-            found = read_export(row, allow_empty)
+            found = read(row)
+            if found is None and may_be_empty:
+                found = export_text(row) | dict.fromkeys(to_list(task.label), "")
             num_left_out += found is None
             if found is not None:
                 yield location, found
@@ -153,62 +181,124 @@ def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tu
         warn_once(f"{display_name(source)}: {count_rows(num_left_out)} not annotated or rejected, left out")
 
 
-def count_rows(number: int) -> str:
-    """Return the number of rows in words."""
-    return f"{number:,} row{'s' * (number > 1)}"
+def read_row(problem_type: ProblemType, task: Task, row: dict, location: str, split: str) -> Row:
+    """Return a row of a source. Raises DataError naming the row and column at fault.
 
-
-def read_example(problem_type: ProblemType, task: Task, row: dict, location: str) -> Example | None:
-    """Return the example in a row, None for one without text. Raises DataError naming the row and column at fault."""
-    row, columns = problem_type.prepare_row(row, task, location), to_list(task.text)
+    split: that the source is of.
+    """
+    row = problem_type.prepare_row(row, task, location) if split != "unlabeled" else row
+    columns = to_list(task.text)
     texts = problem_type.read_texts(row, columns, location)
     if empty := [column for column, text in zip(columns, texts, strict=True) if not text.strip()]:
         if task.require_text:
             way_out = "task.require_text=false leaves such rows out"
             raise DataError(f"{location}: no text in column {empty[0]!r}; {way_out}")
-        return None
-    return Example(texts, problem_type.parse_label(row, task, location))
+        return Row(None)
+    return label_row(problem_type, task, row, texts, location, split)
 
 
-def read_examples(task: Task, source: Source, split: str = "train") -> list[Example]:
-    """Read the examples of one source. Raises DataError naming the row, column or label at fault.
+def label_row(
+    problem_type: ProblemType, task: Task, row: dict, inputs: tuple[str, ...], location: str, split: str
+) -> Row:
+    """Return the inputs of a row with its label and its role. Raises DataError naming the row and column at fault."""
+    is_unlabeled = split == "unlabeled" or problem_type.lacks_label(row, task.label) or lacks_answer(row)
+    label = "" if is_unlabeled else problem_type.parse_label(row, task, location)
+    column = task.role if split in ("train", "unlabeled") else None
+    return Row(Example(inputs, label), read_role(row, column, location), has_column(row, column), is_answer(row))
+
+
+class SourceRows(NamedTuple):
+    """The rows of one source."""
+
+    labeled: list[Example]
+    measure: list[Example]
+    """Labeled rows with this role."""
+    unlabeled: list[Example]
+    """Rows with an empty label."""
+
+
+def read_source(task: Task, source: Source, split: str = "train") -> SourceRows:
+    """Read the rows of one source. Raises DataError naming the row, column or label at fault.
 
     Rows without text are left out and counted, or an error with `require_text`. split: that the source is of.
     """
-    location, examples, seen, labels = display_name(source), [], set(), set()
+    location, rows, labels = display_name(source), [], set()
     num_empty = 0
-    for example in task.iter_examples(source, split):
-        if example is None:
+    for row in task.iter_rows(source, split):
+        if row.example is None:
             num_empty += 1
             continue
-        text = normalize(example.texts)
-        if not task.deduplicate or text not in seen:
-            examples.append(example)
-            labels.update(examples[-1].label_names)
-        seen.add(text)
+        rows.append(row)
+        labels.update(row.example.label_names)
         if len(labels) > MAX_LABELS:
             raise DataError(
-                f"{location}: over {MAX_LABELS:,} different labels in the first {len(examples):,} rows of column"
+                f"{location}: over {MAX_LABELS:,} different labels in the first {len(rows):,} rows of column"
                 f" {task.label!r}; set task.label to the column of the classes, or task.problem_type=regression"
             )
     if num_empty:
         warn_once(f"{location}: {count_rows(num_empty)} without text left out")
-    if not examples:
+    if not rows:
         selected = f" where {source.where}" if source.where else ""
         raise DataError(f"{location}: no rows{' with text' * bool(num_empty)}{selected}")
-    return examples
+    if task.role and split == "train" and not any(row.has_role for row in rows):
+        raise DataError(f"{location}: no column {task.role!r}; set task.role to the column of roles, or to none")
+    rows = keep_last_answers(rows)
+    found = {(is_labeled, role): [] for is_labeled in (True, False) for role in ROLES}
+    for row in rows:
+        found[row.has_label, row.role].append(row.example)
+    labeled, measure = (drop_repeated(found[True, role]) if task.deduplicate else found[True, role] for role in ROLES)
+    if split != "unlabeled":
+        if not labeled and not measure:
+            raise DataError(f"{location}: none of {count_rows(len(rows))} has a label in column {task.label!r}")
+        report_without_label(location, *(len(found[False, role]) for role in ROLES), split)
+    return SourceRows(labeled, measure, found[False, "train"])
+
+
+def drop_repeated(examples: list[Example]) -> list[Example]:
+    """Return the first example of each text."""
+    return list({normalize(example.texts): example for example in reversed(examples)}.values())[::-1]
+
+
+def report_without_label(location: str, num_train: int, num_measure: int, split: str) -> None:
+    """Log the number of rows without a label, those for training and those to measure by."""
+    if num_train:
+        use = "read as unlabeled text" if split == "train" else "left out"
+        warn_once(f"{location}: {count_rows(num_train)} without a label {use}")
+    if num_measure:
+        warn_once(f"{location}: {count_rows(num_measure)} to measure by without a label left out")
+
+
+def read_examples(task: Task, source: Source, split: str = "train") -> list[Example]:
+    """Read the labeled rows of one source, as `read_source` does."""
+    found = read_source(task, source, split)
+    return found.labeled + found.measure
 
 
 def read_task(task: Task, needs_validation: bool = True) -> dict[str, list[Example]]:
-    """Read and split all rows, whatever their order. Raises DataError when there is nothing to learn.
+    """Read and split the labeled rows, whatever their order. Raises DataError when there is nothing to learn.
 
     needs_validation: whether it is an error if the rows are too few to split off validation rows.
     """
-    train = read_examples(task, task.train)
-    num_rows = len(train)
+    return read_all(task, needs_validation)[0]
+
+
+def read_all(task: Task, needs_validation: bool = True) -> tuple[dict[str, list[Example]], list[Example]]:
+    """Return the splits as `read_task` does, and the texts that no split has, without a label."""
+    train, measure, unlabeled = read_source(task, task.train)
+    num_rows = len(train) + len(measure)
     if task.test:
         test = read_examples(task, task.test, "test")
         test = subtract(test, train) if task.test_holds_train else test
+        if measure:
+            found = f"{display_name(task.train)}: {count_rows(len(measure))} to measure by"
+            warn_once(f"{found} left out, because task.test names the test rows")
+    elif task.role:
+        test = measure
+        if not measure:
+            raise DataError(
+                f"{display_name(task.train)}: no labeled row has the role measure in column {task.role!r}, so nothing"
+                " measures the model; label some, or set task.test.files=FILE, or task.role=none to split some off"
+            )
     else:
         test, train = split_off(train, task.test_fraction)
     if task.validation:
@@ -218,48 +308,9 @@ def read_task(task: Task, needs_validation: bool = True) -> dict[str, list[Examp
         validation, train = split_off(train, task.validation_fraction * num_rows / max(1, len(train)))
     splits = {"train": train, "validation": validation, "test": test}
     check_labels(task, splits, num_rows, needs_validation)
-    return splits
-
-
-def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int, needs_validation: bool) -> None:
-    """Raise DataError when labels are constant, missing from the training rows, or a split is empty."""
-    location = display_name(task.train)
-    known = task.load_problem_type().known_labels(task, splits["train"], location)
-    if alike := find_similar_labels(known):
-        shown = "; ".join(" and ".join(map(ascii, group)) for group in alike[:5])
-        warn_once(f"{location}: different labels that look alike, or like a missing value: {shown}")
-    for split in ("validation", "test"):
-        if needs_validation or split == "test":
-            check_split(task, split, splits[split], num_rows)
-        unseen = Counter(name for example in splits[split] for name in example.label_names if name not in known)
-        for label, count in unseen.items():
-            raise DataError(
-                f"{display_name(getattr(task, split) or task.train)}: label {label!r} ({count} {split} row"
-                f"{'s' * (count > 1)}) does not occur in the training rows{suggest(label, known)}"
-            )
-
-
-def check_split(task: Task, split: str, examples: list[Example], num_rows: int) -> None:
-    """Raise DataError if none of the `num_rows` rows could be split off for this split."""
-    if not examples:
-        raise DataError(
-            f"{display_name(task.train)}: {num_rows} rows are too few to split off {split} rows; {TOO_FEW_ROWS[split]}"
-        )
-
-
-def find_similar_labels(labels: Iterable[str]) -> list[list[str]]:
-    """Return groups of labels equal but for case, quotes, Unicode form, invisible characters or the zeros of a number.
-
-    A label such as nan or null, by which programs mean a missing one, is a group of its own.
-    """
-    groups: dict[str | float, list[str]] = {}
-    for label in sorted(labels):
-        key = "".join(each for each in unicodedata.normalize("NFKC", label) if unicodedata.category(each) != "Cf")
-        key = " ".join(key.strip("\"' ").casefold().split())
-        with suppress(ValueError):
-            key = key if key in MISSING_WORDS else float(key)
-        groups.setdefault(key, []).append(label)
-    return [group for key, group in groups.items() if len(group) > 1 or key in MISSING_WORDS]
+    if task.unlabeled:
+        unlabeled = unlabeled + read_source(task, task.unlabeled, "unlabeled").unlabeled
+    return splits, without_texts_of(unlabeled, [*train, *validation, *test, *measure])
 
 
 def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
@@ -270,7 +321,8 @@ def list_label_names(task: Task, splits: dict[str, list[Example]]) -> list[str]:
 
 def fingerprint_inputs(task: Task) -> dict:
     """Return the inputs of a fingerprint of the task's rows, whatever the number of examples used."""
-    sources = {split: getattr(task, split) for split in ("train", "validation", "test") if getattr(task, split)}
+    splits = ("train", "validation", "test", "unlabeled")
+    sources = {split: getattr(task, split) for split in splits if getattr(task, split)}
     inputs = task.model_dump(mode="json", exclude={"num_examples", "shots", "descriptions"})
     return inputs | {split: task.fingerprint_source(source) for split, source in sources.items()}
 
@@ -283,7 +335,12 @@ class TaskFile(Section):
 
     def load_splits(self) -> dict[str, list[Example]]:
         """Read the task's rows in the splits that fine-tuning uses."""
-        return read_task(self.task)
+        return read_task(self.task, needs_validation=False)
+
+    def load_training_texts(self) -> list[Example]:
+        """Read the training rows, and the texts without a label."""
+        splits, unlabeled = read_all(self.task, needs_validation=False)
+        return splits["train"] + unlabeled
 
     def fingerprint_inputs(self) -> dict:
         """Return the inputs of a fingerprint of those rows."""

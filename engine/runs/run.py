@@ -65,18 +65,21 @@ class Run:
                 f"Choose another name, run={self.name}-2, or continue anyway with allow_changes=true."
             )
 
+    def compare(self, **fingerprints: str) -> None:
+        """Raise ConfigError if the run was started with other data, unless `allow_changes` is set."""
+        path = self.folder / "fingerprints.json"
+        old = read_json(path) if path.is_file() else {}
+        if changed := [name for name in fingerprints if old.get(name, fingerprints[name]) != fingerprints[name]]:
+            self.changes |= {name: [old[name], fingerprints[name]] for name in changed}
+            self.reject(f"another {' and '.join(changed)}")
+
     def start(self, **fingerprints: str) -> None:
         """Make and lock the folder and save the resolved configuration; call it after all input checks.
 
         fingerprints: of the training data, by name (text, tokenizer, labels). Raises ConfigError if the run was started
         with others, another process uses it, or it cannot be written.
         """
-        path = self.folder / "fingerprints.json"
-        if path.is_file():
-            old = read_json(path)
-            if changed := [name for name in fingerprints if old.get(name, fingerprints[name]) != fingerprints[name]]:
-                self.changes |= {name: [old[name], fingerprints[name]] for name in changed}
-                self.reject(f"another {' and '.join(changed)}")
+        self.compare(**fingerprints)
         if not self.is_main or self.config.train.dry_run:
             return check_writable(self.folder)
         try:
@@ -85,7 +88,7 @@ class Run:
             if self.changes:
                 self.save_changes({"step": None, "keys": self.changes})
             write_text(self.folder / "config.yaml", dump_config(self.config))
-            write_json(path, fingerprints)
+            write_json(self.folder / "fingerprints.json", fingerprints)
         except OSError as error:
             if is_disk_full(error):
                 raise

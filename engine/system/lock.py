@@ -11,10 +11,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 from engine.errors import ConfigError
 
 
-def acquire(folder: Path, name: str = ".lock") -> BaseFileLock:
+def acquire(folder: Path, name: str = ".lock", locked: Path | None = None, way_out: str | None = None) -> BaseFileLock:
     """Lock a folder while the returned lock is referenced, if the file system can. Raises ConfigError with the owner.
 
-    name: of the lock file. The same process can lock a folder again.
+    name: of the lock file. locked: what is locked instead of the whole folder. way_out: how to go on without it. The
+    same process can lock a folder again.
     """
     path = folder / name
     # Raises OSError if the folder cannot be written. A link is not followed, since the file is overwritten below.
@@ -24,7 +25,8 @@ def acquire(folder: Path, name: str = ".lock") -> BaseFileLock:
         lock.acquire()
     except Timeout:
         owner = describe_owner(path.read_text(encoding="utf-8"))
-        raise ConfigError(f"{folder}: in use by {owner}.\nWait, or choose another name: run={folder.name}-2.") from None
+        way_out = way_out or f"choose another name: run={folder.name}-2"
+        raise ConfigError(f"{locked or folder}: in use by {owner}.\nWait, or {way_out}.") from None
     except OSError:  # no locks on this file system
         return lock
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

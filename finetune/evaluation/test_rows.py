@@ -1,7 +1,8 @@
 """What limits the metrics on the test rows: labels that none of them has, and rows that are also trained on."""
 
+from data.tasks.label_checks import count_unseen
 from data.tasks.problem_types import ProblemType
-from data.tasks.task import Example
+from data.tasks.task import Example, Task
 from finetune.modalities import Modality
 
 
@@ -14,10 +15,19 @@ def list_absent_labels(
     return [name for name in problem_type.card_labels(label_names) if name in trained - tested]
 
 
-def inspect_test_rows(modality: Modality, splits: dict[str, list[Example]], label_names: list[str]) -> dict:
-    """Return {"absent_labels", "overlap"}; overlap: {"num_rows", "exact", "near"}, or {} if it is not counted."""
+def inspect_test_rows(modality: Modality, task: Task, splits: dict[str, list[Example]], label_names: list[str]) -> dict:
+    """Return {"absent_labels", "overlap"}; overlap: {"num_rows", "exact", "near"}, or {} if it is not counted.
+
+    Also, if there are any, {"unseen_labels": {class: test rows}} of classes that no training row has; and
+    {"random": True} for rows that were drawn at random to measure by.
+    """
     train, test = splits["train"], splits["test"]
-    return {
+    found: dict = {}
+    if modality.problem_type.has_single_class and (unseen := count_unseen(test, label_names)):
+        found["unseen_labels"] = dict(unseen.most_common())
+    if task.role and not task.test:
+        found["random"] = True
+    return found | {
         "absent_labels": list_absent_labels(modality.problem_type, train, test, label_names),
         "overlap": modality.count_overlap(test, train + splits.get("validation", [])),
     }

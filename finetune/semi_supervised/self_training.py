@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from sklearn.linear_model import LogisticRegression
 
 from data.cache import fingerprint
 from data.corpus.build import build_corpus
 from data.corpus.config import CorpusFile
 from data.corpus.documents import iter_documents
+from data.tasks.label_propagation import NAMES_C, propagate_labels, select_most_confident, weigh_texts
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
@@ -30,15 +30,10 @@ from engine.files import write_json
 from engine.models.embed import run_batches
 from engine.runs.run import Run
 from finetune import linear_probe
-from finetune.class_texts import weigh_texts
 from finetune.config import Finetune
 from finetune.modalities import load_modality
 from finetune.semi_supervised import documents
 from finetune.training import FineTuneOutput, TaskData, finetune_model
-
-NUM_PASSES = 6  # of the regression over the unlabeled texts
-NAMES_C = 10.0  # with many classes, a stronger regularization follows the more frequent ones
-FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # of the texts of each class that the first and the last pass train on
 
 
 def sample_unlabeled(rows: list[Example], labeled: list[Example], count: int, seed: int) -> list[Example]:
@@ -47,52 +42,6 @@ def sample_unlabeled(rows: list[Example], labeled: list[Example], count: int, se
     unlabeled = [row for row in rows if id(row) not in used and all(any(map(str.isalnum, text)) for text in row.texts)]
     order = np.random.Generator(np.random.Philox(key=[seed, 2**35])).permutation(len(unlabeled))
     return [unlabeled[index] for index in order[:count]]
-
-
-def select_most_confident(
-    probabilities: np.ndarray, top_fraction: float, min_confidence: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (indices, classes) of the most confident `top_fraction` of the texts of each predicted class.
-
-    probabilities: (texts, classes). At least one text of every predicted class, but none below `min_confidence`.
-    """
-    predictions, confidence, selected = probabilities.argmax(1), probabilities.max(1), []
-    for class_id in np.unique(predictions):
-        indices = np.flatnonzero(predictions == class_id)
-        indices = indices[np.argsort(-confidence[indices], kind="stable")]
-        indices = indices[: max(1, round(top_fraction * len(indices)))]
-        selected.append(indices[confidence[indices] >= min_confidence])
-    selected = np.concatenate(selected)
-    return selected, predictions[selected]
-
-
-def propagate_labels(
-    labeled_features: np.ndarray,
-    labels: np.ndarray,
-    unlabeled_features: np.ndarray,
-    labeled_fraction: float,
-    weights: np.ndarray | None = None,
-    c: float = 1.0,
-) -> np.ndarray:
-    """Return class probabilities of unlabeled texts by a regression that takes in more of them at each pass.
-
-    features: (texts, width); labels: class ids; weights: of the labeled texts, None if equal. The labeled texts have at
-    least `labeled_fraction` of a pass's weight. c: inverse regularization strength of the passes.
-    """
-    weights = np.ones(len(labels)) if weights is None else weights
-    scale = np.sqrt(np.square(labeled_features).sum(1).mean())
-    labeled_features, unlabeled_features = labeled_features / scale, unlabeled_features / scale
-    model = LogisticRegression(C=10, max_iter=2_000).fit(labeled_features, labels, weights)
-    for fraction in np.linspace(FIRST_FRACTION, LAST_FRACTION, NUM_PASSES):
-        indices, classes = select_most_confident(model.predict_proba(unlabeled_features), fraction)
-        factor = max(1.0, labeled_fraction / (1 - labeled_fraction) * len(indices) / weights.sum())
-        all_weights = np.concatenate([factor * weights, np.ones(len(indices))])
-        features = np.concatenate([labeled_features, unlabeled_features[indices]])
-        targets = np.concatenate([labels, model.classes_[classes]])
-        model = LogisticRegression(C=c, max_iter=2_000).fit(features, targets, all_weights)
-    probabilities = np.zeros((len(unlabeled_features), labels.max() + 1))
-    probabilities[:, model.classes_] = model.predict_proba(unlabeled_features)
-    return probabilities
 
 
 PredictFn = Callable[..., np.ndarray]

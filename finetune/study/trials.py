@@ -12,6 +12,7 @@ import numpy as np
 
 from data.cache import cached_file_hash, fingerprint
 from data.encoders import read_pooling, read_record, resolve_encoder
+from data.tasks.label_propagation import weigh_texts
 from data.tasks.metrics import classification_metrics
 from data.tasks.task import Example, fingerprint_inputs, list_label_names, sample_examples
 from engine.config.loader import validate
@@ -21,7 +22,7 @@ from engine.files import read_json, write_json
 from engine.log import warn_once
 from engine.runs.run import Run, flatten, package_versions
 from engine.training.distributed import make_accelerator as make_accelerator
-from finetune.class_texts import choose_class_texts, weigh_texts
+from finetune.class_texts import choose_class_texts
 from finetune.config import Finetune
 from finetune.evaluation.baselines import reference_encoder
 from finetune.method import apply_method, choose_method, has_decoder

@@ -20,6 +20,7 @@ METRIC_TITLES_AND_HUB_NAMES = {
     "retrieval_acc@1": ("retrieval accuracy@1", "accuracy"),
 }
 MAX_LABELS = 20  # listed in one line
+MIN_WIDTH_SHOWN = 0.1  # of an interval of the accuracy, below which it is not described in words
 MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics may be too high
 MAX_STS_LOSS = 0.005  # of pretraining, above which it has lost general quality
 MIN_AGREEMENT = 0.9  # with the initial encoder, below which it has, where no STS is measured
@@ -127,9 +128,44 @@ def describe_truncated(metrics: dict) -> list[str]:
     return [f"cut at {evaluation['max_length']:,} tokens: {', '.join(counts)} texts"] if counts else []
 
 
+def interval_width(accuracy: float, num_rows: int) -> float:
+    """Return the width of the interval of an accuracy."""
+    low, high = confidence_interval("accuracy", accuracy, num_rows)
+    return high - low
+
+
+def count_more_rows(accuracy: float, num_rows: int) -> int:
+    """Return how many more test rows halve the interval of an accuracy, if it stays the same."""
+    more, half = num_rows, interval_width(accuracy, num_rows) / 2
+    while interval_width(accuracy, num_rows + more) > half:
+        more += 1
+    return more
+
+
+def describe_interval(metrics: dict) -> list[str]:
+    """Describe how well the test rows measure the accuracy of one class per input, if that is little known.
+
+    metrics: or the record. Rows that were drawn at random for it are always described.
+    """
+    test = metrics.get("metrics", metrics).get("test", {})
+    if metrics.get("problem_type") != "single_label_classification" or not test.get("n"):
+        return []
+    accuracy, num_rows, is_random = test["accuracy"], test["n"], metrics.get("test_rows", {}).get("random", False)
+    low, high = confidence_interval("accuracy", accuracy, num_rows)
+    if not is_random and high - low < MIN_WIDTH_SHOWN:
+        return []
+    rows = f"{num_rows:,} {'random ' * is_random}row{'s' * (num_rows > 1)}"
+    more = f"{count_more_rows(accuracy, num_rows):,} more would halve that"
+    return [f"measured on {rows}: {100 * low:.0f} to {100 * high:.0f}%; {more}"]
+
+
 def describe_test_rows(metrics: dict) -> list[str]:
     """Describe the labels without a test row, and the rows also trained on or cut. metrics: or the record."""
-    lines, test_rows = [], metrics.get("test_rows", {})
+    lines, test_rows = describe_interval(metrics), metrics.get("test_rows", {})
+    if unseen := test_rows.get("unseen_labels"):
+        shown = ", ".join(f"{name} ({count:,})" for name, count in list(unseen.items())[:MAX_LABELS])
+        more = f" and {len(unseen) - MAX_LABELS:,} more" if len(unseen) > MAX_LABELS else ""
+        lines.append(f"counted as errors, because no training row has their class: test rows of {shown}{more}")
     if absent := test_rows.get("absent_labels"):
         more = f" and {len(absent) - MAX_LABELS:,} more" if len(absent) > MAX_LABELS else ""
         lines.append(f"no test row of: {', '.join(absent[:MAX_LABELS])}{more}")

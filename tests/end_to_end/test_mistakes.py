@@ -117,7 +117,7 @@ def test_invalid_sources(pretrain, workspace):
         ("", [], "rows.csv: no rows"),
         ("good,yes\n" * 9, [], "rows.csv: every row has the label 'yes'; a classifier needs at least two classes"),
         (GOOD + ",yes\n", ["task.require_text=true"], "rows.csv row 41: no text in column 'text'"),
-        (GOOD + "words,\n", [], "rows.csv row 41: no label in column 'label'"),
+        ("words,\nmore,\n", [], "rows.csv: none of 2 rows has a label in column 'label'"),
         (GOOD, ["task.num_examples=500"], "task.num_examples=500: only 32 training rows; give a smaller number or all"),
         (GOOD, ["task.num_examples=1"], "task.num_examples=1: fewer than the 2 classes; give 2 or more"),
         (
@@ -135,9 +135,9 @@ def test_fine_tuning_mistakes(finetune, rows, args, expected):
 
 
 def test_a_label_missing_from_the_training_rows(finetune, workspace):
-    (workspace / "test.csv").write_text("text,label\nwords,yess\nwords,yes\n")
+    (workspace / "test.csv").write_text("text,label\nwords,Yes\nwords,yes\n")
     assert finetune(GOOD, "task.test.files=test.csv") == [
-        "test.csv: label 'yess' (1 test row) does not occur in the training rows (nearest: yes)"
+        "test.csv: label 'Yes' (1 test row) does not occur in the training rows (nearest: yes)"
     ]
 
 

@@ -1,14 +1,12 @@
-"""Class names in training: their texts, weights, the method without labels, and the choice of a method."""
+"""Class names in training: their texts, the method without labels, and the choice of a method."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import ROOT, error_lines
-from sklearn.linear_model import LogisticRegression
 
 from data.tasks.class_names import default_templates, limit_class_texts, list_class_texts, name_to_words
 from data.tasks.splits import Example
@@ -16,11 +14,8 @@ from data.tasks.task import read_task
 from engine.config.loader import dump_config, load_config
 from engine.errors import ConfigError
 from finetune.__main__ import main
-from finetune.class_texts import weigh_texts
 from finetune.config import Finetune
-from finetune.linear_probe import fit_logistic_regression
 from finetune.method import apply_method, choose_method, has_decoder
-from finetune.semi_supervised.self_training import propagate_labels
 from finetune.study.config import Study
 from finetune.study.trials import Trials
 
@@ -76,29 +71,6 @@ def test_texts_of_a_class_fade_as_labels_come_in(shots, count):
     chosen = limit_class_texts(labeled, texts, 32)
     assert [text.texts[0] for text in chosen if text.label == "a"] == [f"a {number}" for number in range(count)]
     assert sum(text.label == "b" for text in chosen) == 4, "a class without a labeled row has all of its texts"
-
-
-def test_weights_equal_repeated_rows():
-    generator = np.random.default_rng(0)
-    features, labels = generator.normal(size=(12, 5)), np.array([0, 1, 2] * 2 + [0, 1, 2, 0, 1, 2])
-    weights = weigh_texts(labels, 6, 4.0)
-    assert weights.tolist() == [1.0] * 6 + [2.0] * 6 and weigh_texts(labels, 12, 4.0) is None
-    repeated = np.concatenate([np.arange(12), np.arange(6, 12)])
-    expected = LogisticRegression(C=2.0, max_iter=2_000).fit(features[repeated], labels[repeated])
-    actual = fit_logistic_regression(features, labels, 0, 2.0, weights)
-    assert np.allclose(actual.coef_, expected.coef_, atol=1e-3)
-
-
-def test_names_alone_find_clusters():
-    generator = np.random.default_rng(0)
-    centers = np.eye(4)[:3]
-    labels = generator.integers(3, size=300)
-    # The names point away from the clusters, but each is nearest to its own.
-    names = centers + 0.6 * np.roll(centers, 1, axis=0)
-    features = centers[labels] + 0.35 * generator.normal(size=(300, 4))
-    nearest = (features @ names.T).argmax(1)
-    spread = propagate_labels(names, np.arange(3), features, 0.1, np.full(3, 4.0), 10.0).argmax(1)
-    assert (spread == labels).mean() > (nearest == labels).mean() + 0.03
 
 
 # ---- the choice of a method ---------------------------------------------------------------------------------------

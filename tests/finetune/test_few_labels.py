@@ -156,37 +156,11 @@ def test_augmentation_keeps_at_least_one_token():
 # ---- self-training --------------------------------------------------------------------------------------------------
 
 
-def test_the_most_confident_of_each_class_are_selected():
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.7, 0.3], [0.45, 0.55], [0.1, 0.9]])
-    indices, classes = self_training.select_most_confident(probabilities, 0.5)
-    assert dict(zip(indices.tolist(), classes.tolist(), strict=True)) == {0: 0, 2: 0, 5: 1}
-    indices, _ = self_training.select_most_confident(probabilities, 1.0, min_confidence=0.75)
-    assert sorted(indices.tolist()) == [0, 2, 5]
-
-
 def test_unlabeled_texts_exclude_the_labeled_rows():
     rows = [Example((f"text {number}",), "yes") for number in range(20)]
     sample = self_training.sample_unlabeled(rows, rows[:5], 10, seed=1)
     assert len(sample) == 10 and not {id(row) for row in sample} & {id(row) for row in rows[:5]}
     assert len(self_training.sample_unlabeled(rows, rows[:5], 100, seed=1)) == 15
-
-
-def test_label_propagation_beats_the_nearest_labeled_text():
-    rng = np.random.default_rng(0)
-    centers = rng.normal(size=(3, 16)) * 2
-    true = rng.integers(3, size=600)
-    unlabeled = centers[true] + rng.normal(size=(600, 16))
-    labels = np.array([0, 1, 2])
-    features = centers + 1.5 * rng.normal(size=(3, 16))
-    nearest = np.square(unlabeled[:, None] - features[None]).sum(-1).argmin(1)
-    predictions = self_training.propagate_labels(features, labels, unlabeled, 0.25).argmax(1)
-    assert (predictions == true).mean() > max(0.9, (nearest == true).mean())
-
-
-def test_a_class_without_labels_keeps_its_column():
-    unlabeled = np.eye(4)[[0, 0, 2, 2, 3]]
-    probabilities = self_training.propagate_labels(np.eye(4)[[0, 2]], np.array([0, 2]), unlabeled, 0.25)
-    assert probabilities.shape == (5, 3) and (probabilities[:, 1] == 0).all()
 
 
 # ---- documents ------------------------------------------------------------------------------------------------------

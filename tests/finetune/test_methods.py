@@ -21,6 +21,7 @@ from tiny_training import run_training, train_settings
 from transformers import AutoModel, AutoTokenizer, BertConfig, ModernBertConfig
 
 from data.encoders import resolve_encoder
+from data.tasks.linear_probe import fit_logistic_regression
 from data.tasks.problem_types.single_label_classification import PROBLEM_TYPE as SINGLE_LABEL
 from data.tasks.task import Example
 from data.tokens.dataset import tokenize_examples
@@ -490,12 +491,12 @@ def test_the_linear_probe_predicts_what_sklearn_predicts(encoders, label_names):
     model = build_text_network(encoders / "bert", SINGLE_LABEL, None, list(label_names), 0.1).model
     features, labels = rng.normal(size=(60, 32)).astype(np.float32), np.arange(60) % len(label_names)
     features[:, 0] += labels
-    solution = linear_probe.fit_logistic_regression(features, labels, 0)
+    solution = fit_logistic_regression(features, labels, 0)
     linear_probe.copy_to_last_layer(solution, model)
     outputs = linear_probe.get_last_linear(model)(torch.from_numpy(features)).softmax(-1).detach().numpy()
     assert np.abs(outputs - solution.predict_proba(features)).max() < 1e-5
     assert (outputs.argmax(-1) == labels).mean() > 0.5
-    single = linear_probe.fit_logistic_regression(features[:3], np.arange(3) % len(label_names), 0)
+    single = fit_logistic_regression(features[:3], np.arange(3) % len(label_names), 0)
     assert single.C == 1, "one text of a class allows no cross-validation"
 
 

@@ -14,6 +14,7 @@ from headstart.__main__ import COMMANDS, run_named
 MODULES = {
     "data": "data",
     "pretrain": "pretrain",
+    "label": "label",
     "finetune": "finetune",
     "predict": "predict",
     "study": "finetune.study",
@@ -72,7 +73,7 @@ def test_a_process_lists_the_commands_and_passes_exit_codes_on(tmp_path):
 def test_the_listing_loads_no_stage():
     script = (
         "import sys; from headstart.__main__ import run_named; run_named([])\n"
-        "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'finetune', 'predict', 'publish'}"
+        "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'label', 'finetune', 'predict', 'publish'}"
         " & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)

@@ -7,8 +7,9 @@ import json
 import pyarrow.parquet
 import pytest
 
+from data.csv_cells import make_harmless
 from engine.errors import DataError
-from predict.output import Writer, make_harmless
+from predict.output import Writer
 
 VALUES = ["plain", "=1+1", "+SUM(A1)", "-cmd", "@x", "\tx", "-3.5", "+1e5", "", "a\nb", 'say "x"', "\ud800"]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from data.sources.values import get_text
+from data.sources.values import MISSING, find_value, get_text, is_empty
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError
@@ -93,6 +93,10 @@ class ProblemType:
         """Return the texts of a row. Raises DataError naming the row and column at fault."""
         return tuple(get_text(row, column, location) for column in columns)
 
+    def lacks_label(self, row: dict, column: str | list[str]) -> bool:
+        """Return whether a row has no label: an empty cell, unless that is a label too."""
+        return False
+
     def known_labels(self, task: Section, train: list[Example], location: str) -> set[str]:
         """Return the labels that other splits may have. Raises DataError if there is nothing to learn."""
         if len({frozenset(example.label_names) or example.label for example in train}) < 2:
@@ -105,7 +109,8 @@ class ProblemType:
 
     def list_label_names(self, task: Section, present: set[str]) -> list[str]:
         """List the names of the model's outputs. present: the labels of the training rows."""
-        return [name for name in dict.fromkeys(task.label_names.values()) if name in present] or sort_labels(present)
+        names = dict.fromkeys([*task.classes, *task.label_names.values()])
+        return [name for name in names if name in present] or sort_labels(present)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Apply the activation to logits, (..., outputs)."""
@@ -159,6 +164,12 @@ class ProblemType:
     def agreement(self, predictions: list, reference: list) -> float | None:
         """Compute the fraction of equal predictions; None for predictions that are never exactly equal."""
         return sum(one == other for one, other in zip(predictions, reference, strict=True)) / len(predictions)
+
+
+def has_empty_cell(row: dict, column: str) -> bool:
+    """Return whether a row has nothing in a column; not for a row without the column."""
+    value = find_value(row, column)
+    return value is not MISSING and is_empty(value)
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:

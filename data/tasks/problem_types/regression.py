@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.sources.values import get_scalar
-from data.tasks.problem_types import ProblemType
+from data.tasks.problem_types import ProblemType, has_empty_cell
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError
@@ -35,6 +35,10 @@ class Regression(ProblemType):
 for text, number in zip(sys.argv[1:], outputs[:, 0]):
     print(f"{number * scale['std'] + scale['mean']:.4f}  {text}")
 """
+
+    def lacks_label(self, row: dict, column: str) -> bool:
+        """Return whether the cell of the number is empty."""
+        return has_empty_cell(row, column)
 
     def parse_label(self, row: dict, task: Section, location: str) -> float:
         """Return the number of a row; `label_names` may map words to numbers."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.sources.values import get_list, get_scalar, missing_value_error
-from data.tasks.problem_types import Decision, ProblemType, output_names
+from data.tasks.problem_types import Decision, ProblemType, has_empty_cell, output_names
 from data.tasks.splits import Example
 from engine.config.schema import Section
 from engine.errors import DataError, suggest
@@ -34,6 +34,10 @@ class SingleLabelClassification(ProblemType):
     print(f"{config['id2label'][str(probabilities.argmax())]}  {probabilities.max():.3f}  {text}")
 """
 
+    def lacks_label(self, row: dict, column: str) -> bool:
+        """Return whether the cell of the class is empty."""
+        return has_empty_cell(row, column)
+
     def parse_label(self, row: dict, task: Section, location: str) -> str:
         """Return the class of a row, which may be a list of one."""
         labels = get_list(row, task.label, location)
@@ -43,7 +47,7 @@ class SingleLabelClassification(ProblemType):
             raise DataError(f"{location}: column {task.label!r} holds a list; set task.problem_type to {kinds}")
         if not label:
             raise missing_value_error(location, "label", task.label)
-        if task.label_names and label not in task.label_names:
+        if task.label_names and label not in task.label_names and label not in task.label_names.values():
             raise DataError(
                 f"{location}: label {label!r} has no name in task.label_names{suggest(label, task.label_names)}"
             )
@@ -54,8 +58,9 @@ class SingleLabelClassification(ProblemType):
         return f"every row has the label {label!r}; a classifier needs at least two classes"
 
     def encode_labels(self, examples: list[Example], label_names: list[str]) -> np.ndarray:
-        """Return class ids, int64 (inputs,)."""
-        ids = {name: index for index, name in enumerate(label_names)}
+        """Return class ids, int64 (inputs,); of classes that are no output, higher ones, which nothing predicts."""
+        names = dict.fromkeys([*label_names, *(example.label for example in examples)])
+        ids = {name: index for index, name in enumerate(names)}
         return np.array([ids[example.label] for example in examples], dtype=np.int64)
 
     def loss(self, logits: Tensor, labels: Tensor, **options: object) -> Tensor:
@@ -106,7 +111,7 @@ class SingleLabelClassification(ProblemType):
         """Return {"confusion_matrix": {"label_names", "counts"}}, rows are true classes; {} for too many classes."""
         from sklearn.metrics import confusion_matrix
 
-        if len(label_names) > MAX_CONFUSION_CLASSES:
+        if len(label_names) > MAX_CONFUSION_CLASSES or not (labels < len(label_names)).any():
             return {}
         counts = confusion_matrix(labels, np.argmax(predictions, 1), labels=range(len(label_names)))
         return {"confusion_matrix": {"label_names": label_names, "counts": counts.tolist()}}

@@ -8,7 +8,7 @@ import pytest
 
 from data.sources.source import Source
 from data.tasks.exports import read_export
-from data.tasks.task import Example, Task, read_examples
+from data.tasks.task import Example, Task, read_examples, read_source
 from engine.errors import DataError
 
 TEXT = "Anna in Rome."
@@ -116,7 +116,7 @@ def test_spans_of_several_words_and_lists_as_text(tmp_path):
     assert tagged(tmp_path / "a.jsonl") == [Example(("in New York",), ("O", "B-place", "I-place"))]
 
 
-def test_rows_that_are_not_annotated_are_counted(tmp_path, caplog, monkeypatch):
+def test_rows_that_are_not_annotated_are_counted_and_unlabeled_text(tmp_path, caplog, monkeypatch):
     import logging
 
     monkeypatch.setattr(logging.getLogger("headstart"), "propagate", True)
@@ -125,7 +125,12 @@ def test_rows_that_are_not_annotated_are_counted(tmp_path, caplog, monkeypatch):
     path.write_text(json.dumps(rows))
     task = Task(name="t", train={"files": str(path)})
     assert [example.label for example in read_examples(task, task.train)] == ["good", "bad"]
-    assert f"{path}: 2 rows not annotated or rejected, left out" in caplog.text
+    assert f"{path}: 2 rows without a label read as unlabeled text" in caplog.text
+    assert len(read_source(task, task.train).unlabeled) == 2
+    spans = Task(name="t", train={"files": str(path)}, problem_type="token_classification")
+    path.write_text(json.dumps([label_studio([span(0, 4, "person")]), {**label_studio(), "annotations": []}]))
+    read_examples(spans, spans.train)
+    assert f"{path}: 1 row not annotated or rejected, left out" in caplog.text
 
 
 def test_words_that_are_rows_need_the_column_of_their_sentence(tmp_path):

@@ -206,10 +206,12 @@ def test_samples_too_large_or_too_small_are_refused():
             "{0} row 2: no text in column 'text'; task.require_text=false leaves such rows out",
         ),
         ([(" ", "x"), ("", "y")], {}, "{0}: no rows with text"),
+        ([("a", ""), ("b", " ")], {}, "{0}: none of 2 rows has a label in column 'label'"),
+        ([("a", "x"), ("b", "z")], {"classes": ["x", "y"]}, "{0}: label 'z' is not in task.classes (there are: x, y)"),
         (
-            [("a", "x"), ("b", "")],
-            {},
-            "{0} row 2: no label in column 'label'; task.train.non_empty=[label] leaves such rows out",
+            [("a", "x"), ("b", "y")],
+            {"role": "rolle"},
+            "{0}: no column 'rolle'; set task.role to the column of roles, or to none",
         ),
         (
             [("a", "pos"), ("b", "nag")],
@@ -231,17 +233,22 @@ def test_samples_too_large_or_too_small_are_refused():
         ),
         (
             [(f"t{number}", "xy"[number % 2]) for number in range(40)],
-            {"test": [("a", "x"), ("b", "yy"), ("c", "yy")]},
-            "{1}: label 'yy' (2 test rows) does not occur in the training rows (nearest: y)",
+            {"test": [("a", "x"), ("b", "Y"), ("c", "Y")]},
+            "{1}: label 'Y' (2 test rows) does not occur in the training rows (there are: x, y)",
+        ),
+        (
+            [(f"t{number}", "xy"[number % 2]) for number in range(40)],
+            {"validation": [("a", "x"), ("b", "yy"), ("c", "yy")], "test": [("a", "x")]},
+            "{2}: label 'yy' (2 validation rows) does not occur in the training rows (nearest: y)",
         ),
     ],
 )
 def test_invalid_rows_are_reported(tmp_path, rows, keys, message):
-    if "test" in keys:
-        keys = {**keys, "test": write(tmp_path / "test.csv", keys["test"])}
+    for split in keys.keys() & {"test", "validation"}:
+        keys = {**keys, split: write(tmp_path / f"{split}.csv", keys[split])}
     with pytest.raises(DataError) as caught:
         splits_of(tmp_path, rows, **keys)
-    assert str(caught.value) == message.format(tmp_path / "rows.csv", tmp_path / "test.csv")
+    assert str(caught.value) == message.format(*(tmp_path / f"{name}.csv" for name in ("rows", "test", "validation")))
 
 
 def test_a_where_that_matches_no_rows_is_reported(tmp_path):

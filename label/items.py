@@ -1,0 +1,192 @@
+"""The rows to label, in order: of the queue that explore writes, or of a source in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.cache import OUTPUT_DIR
+from data.sources.source import Source, display_name, iter_located_rows
+from data.sources.values import get_text, list_columns
+from data.tasks.answers import ROLES, Role, is_queued, restore_cells
+from data.tasks.columns import find_text
+from data.tasks.exports import export_text
+from data.tasks.splits import normalize, permute
+from data.tasks.task import Task, to_list
+from engine.errors import ConfigError, DataError
+from label.config import Label
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NO_CLUSTER = "-1"
+
+
+@dataclass
+class Item:
+    """A row to label."""
+
+    id: int
+    """Position among the rows."""
+    text: str
+    """The text, the texts of a pair joined by a line, or the path of an image."""
+    role: Role = "train"
+    reason: str = "random"
+    """Why the row is here: spread, uncertain, suspect or random."""
+    cluster: str = ""
+    suggestion: str = ""
+    probability: float | None = None
+    """Of the suggestion."""
+    load: Callable[[], Image] | None = None
+    """Decodes the image; None for a text."""
+
+
+def queue_path(config: Label, name: str) -> Path | None:
+    """Return the path of the queue, None if there is none. Raises ConfigError for one that is given and missing."""
+    if config.queue:
+        if not Path(config.queue).is_file():
+            raise ConfigError(f"queue: {config.queue} does not exist; make explore writes it")
+        return Path(config.queue)
+    path = OUTPUT_DIR / "explore" / name / "queue.csv"
+    return path if path.is_file() and not config.source else None
+
+
+def read_number(text: str) -> float | None:
+    """Return a number in a cell, None if it is empty or none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def read_queue(path: Path, column: str) -> list[Item]:
+    """Return the rows of a queue. Raises DataError for a file that is none."""
+    items = []
+    for location, row in iter_located_rows(Source(files=str(path), format="csv")):
+        if column not in row or not is_queued(row):
+            raise DataError(f"{location}: no queue of make explore: it has no column of {column}, role and reason")
+        row = restore_cells(row)
+        cluster = "" if row["cluster"] in ("", NO_CLUSTER) else row["cluster"]
+        probability = read_number(row["suggestion_probability"])
+        role = row["role"] if row["role"] in ROLES else "train"
+        number = row.get("id", "")
+        found = Item(int(number) if number.isdecimal() else len(items), row[column], role, row["reason"], cluster)
+        found.suggestion, found.probability = row["suggestion"], probability
+        items.append(found)
+    return items
+
+
+def draw(texts: list[str], fraction: float, seed: int) -> list[Item]:
+    """Return texts in random order; at even distances, this fraction of them is to measure by."""
+    items = []
+    for rank, position in enumerate(permute(len(texts), seed, 0)):
+        is_measured = int((rank + 1) * fraction) > int(rank * fraction)
+        items.append(Item(position, texts[position], "measure" if is_measured else "train"))
+    return items
+
+
+def iter_texts(source: Source) -> Iterator[str]:
+    """Yield the texts of a source, of the column `text` or of the one found by name.
+
+    Raises ConfigError if there is none of a known name.
+    """
+    column = None
+    for location, row in iter_located_rows(source):
+        row = restore_cells(export_text(row))
+        if column is None:
+            there = list_columns(row)
+            column = find_text(there) or (there[0] if len(there) == 1 else None)
+            if not isinstance(column, str):
+                shown = ", ".join(there[:12])
+                raise ConfigError(
+                    f"{location}: which column has the text? There are {shown}; set rename: {{COLUMN: text}}"
+                )
+        if (text := get_text(row, column, location)).strip():
+            yield text
+
+
+def read_texts(sources: list[Source]) -> list[str]:
+    """Return the different texts of sources, in order."""
+    texts: dict[str, str] = {}
+    for source in sources:
+        for text in iter_texts(source):
+            texts.setdefault(normalize((text,)), text)
+    return list(texts.values())
+
+
+def list_sources(config: Label, task: Task | None, labels: Path) -> list[Source]:
+    """Return the sources with the texts to label: the one given, or those of the task but for the answers.
+
+    Raises ConfigError if there are none.
+    """
+    if config.source:
+        return [config.source]
+    sources = [task.unlabeled] if task and task.unlabeled else []
+    if task and task.train.files and not getattr(task.train, "folder", None):
+        names = to_list(task.train.files)
+        others = [name for name in names if Path(name).resolve() != labels.resolve()]
+        sources += [task.train.model_copy(update={"files": others})] if others else []
+    elif task:
+        sources.append(task.train)
+    if not sources:
+        raise ConfigError(
+            "nothing to label: run make explore first, or give texts, file=texts.csv, or as task.unlabeled.files"
+        )
+    return sources
+
+
+def read_images(sources: list[Source]) -> tuple[list[str], dict[str, Callable]]:
+    """Return the paths of images, and the function that loads each. Raises DataError for images without a path."""
+    from data.images.sources import iter_images, resolve_path
+
+    loaders: dict[str, Callable] = {}
+    for source in sources:
+        for image in iter_images(source):
+            inside = image.columns.get("path")
+            path = str(Path(source.folder) / inside) if source.folder and inside else inside
+            if path and not source.folder:
+                path = resolve_path(image.location.partition(" (")[0], path)
+            if not path or not Path(path).is_file():
+                raise DataError(f"{display_name(source)}: only images in files of their own can be labeled")
+            loaders[path] = image.load
+    return list(loaders), loaders
+
+
+def read_items(config: Label, task: Task | None, name: str, labels: Path) -> list[Item]:
+    """Return the rows to label, in order, each text once. Raises ConfigError or DataError if there are none."""
+    is_images = task is not None and task.modality == "images"
+    column, path = "image" if is_images else "text", queue_path(config, name)
+    loaders: dict[str, Callable] = {}
+    if path:
+        items = read_queue(path, column)
+        if is_images:
+            loaders = {item.text: image_loader(item.text) for item in items}
+    elif is_images:
+        paths, loaders = read_images(list_sources(config, task, labels))
+        items = draw(paths, config.measure_fraction, config.seed)
+    else:
+        items = draw(read_texts(list_sources(config, task, labels)), config.measure_fraction, config.seed)
+    for item in items:
+        item.load = loaders.get(item.text)
+    items = list({item.text: item for item in reversed(items)}.values())[::-1]
+    if not items:
+        raise DataError(f"{path or 'the sources'}: no text to label")
+    return items
+
+
+def image_loader(path: str) -> Callable[[], Image]:
+    """Return the function that decodes an image file."""
+    from functools import partial
+
+    from data.images.sources import load_file
+
+    return partial(load_file, partial(open, path, "rb"))
+
+
+def describe_order(items: list[Item], path: Path | None) -> str:
+    """Return where the rows come from, in words."""
+    num_measured = sum(item.role == "measure" for item in items)
+    where = f"in the order of {path}" if path else "in random order"
+    return f"{len(items):,} rows {where}, {num_measured:,} of them drawn at random to measure by"

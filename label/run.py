@@ -1,0 +1,187 @@
+"""Label the rows of a task: read them, show them one by one, and describe the result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from data.cache import OUTPUT_DIR
+from data.shortcut import name_run
+from data.sources.source import display_name
+from data.tasks.task import Task, TaskFile, to_list
+from engine.config.loader import load_config, read_args
+from engine.errors import ConfigError, list_siblings, suggest
+from engine.log import get_logger
+from label.config import Label
+from label.export import EXTENSIONS, export_items
+from label.items import describe_order, queue_path, read_items
+from label.nearest import Nearest, load_vectors
+from label.session import Session, modified_at
+from label.store import AnswerFile
+
+logger = get_logger(__name__)
+
+TASK_FOLDER, LABELS_FOLDER = Path("configs/finetune"), Path("labels")
+COLUMNS = {"text": "text", "label": "label", "role": "role"}
+"""Keys of a task and the columns of labels.csv that they must name."""
+
+
+def find_task_file(name: str) -> Path:
+    """Return the YAML file of a task. Raises ConfigError with the nearest name."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else TASK_FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = [Path(each).stem for each in list_siblings(TASK_FOLDER / "x.yaml", "*.yaml")]
+        raise ConfigError(f"task: {path} does not exist{suggest(path.stem, known)}")
+    return path
+
+
+def load_task(path: Path) -> Task:
+    """Return the task of a fine-tuning YAML. Raises ConfigError for one whose labels a key cannot give."""
+    schema = TaskFile
+    section = read_args([str(path)]).get("task")
+    if isinstance(section, dict) and section.get("modality") == "images":
+        from data.images.task import ImageTaskFile
+
+        schema = ImageTaskFile
+    task = load_config(schema, [str(path)]).task
+    if task.problem_type != "single_label_classification":
+        raise ConfigError(f"task.problem_type: labeling gives one class to each text, not {task.problem_type}")
+    return task
+
+
+def choose_labels(config: Label, task: Task | None, name: str) -> Path:
+    """Return the path of the answers: the file given, or one that task.train reads, or labels/NAME.csv."""
+    default = LABELS_FOLDER / f"{name}.csv"
+    if config.labels:
+        return Path(config.labels)
+    files = [Path(file) for file in to_list(task.train.files or [])] if task else []
+    if default in files or len(files) != 1 or files[0].suffix != ".csv":
+        return default
+    return files[0] if not files[0].is_file() or has_answers(files[0]) else default
+
+
+def has_answers(path: Path) -> bool:
+    """Return whether a CSV is one of answers, by its header."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline().strip().split(",")
+    return {"label", "role", "time", "answer"} <= set(header)
+
+
+def check_reading(task: Task, labels: Path) -> list[str]:
+    """Return what the task must name so that it reads the answers: key: value."""
+    expected = {key: column for key, column in COLUMNS.items() if key != "text" or task.modality == "text"}
+    lacking = [f"{key}: {column}" for key, column in expected.items() if getattr(task, key) != column]
+    files = [Path(file).resolve() for file in to_list(task.train.files or [])]
+    if labels.resolve() not in files:
+        lacking.append(f"train: {{files: {labels}}}")
+    return lacking
+
+
+def list_classes(task: Task | None) -> list[str]:
+    """Return the classes that the task names, in order."""
+    if task is None:
+        return []
+    return list(dict.fromkeys([*task.classes, *task.label_names.values(), *task.descriptions]))
+
+
+def list_descriptions(task: Task | None) -> dict[str, str]:
+    """Return the first description of each class."""
+    found = task.descriptions if task else {}
+    return {name: text if isinstance(text, str) else "; ".join(text[:1]) for name, text in found.items()}
+
+
+def name_labels(config: Label, task: Task | None) -> str:
+    """Return the name of the task, or of the file with the texts. Raises ConfigError without both."""
+    if task:
+        return task.name
+    if config.source is None:
+        raise ConfigError("give a task, task=NAME, or texts, file=texts.csv")
+    files = config.source.files
+    return name_run(files[0] if isinstance(files, list) else files or display_name(config.source))
+
+
+def open_session(config: Label, task: Task | None, name: str) -> tuple[Session, Path | None]:
+    """Return the session and the path of the queue."""
+    labels, queue = choose_labels(config, task, name), queue_path(config, name)
+    items = read_items(config, task, name, labels)
+    is_images = task is not None and task.modality == "images"
+    store = AnswerFile(labels, "image" if is_images else "text")
+    texts = list(dict.fromkeys([*(item.text for item in items), *store.answers]))
+    vectors = load_vectors(queue.parent if queue else None, [item.id for item in items])
+    nearest = (
+        None
+        if is_images and vectors is None
+        else Nearest([i.text for i in items] if vectors is not None else texts, vectors)
+    )
+    session = Session(
+        items,
+        store,
+        list_classes(task),
+        config.num_answers,
+        list_descriptions(task),
+        config.suggest,
+        nearest.find if nearest else lambda text, labeled: [],
+        modified_at(queue),
+    )
+    return session, queue
+
+
+def label(config: Label) -> None:
+    """Run the command. Raises ConfigError or DataError for mistakes, before anything is asked."""
+    path = find_task_file(config.task) if config.task else None
+    task = load_task(path) if path else None
+    name = name_labels(config, task)
+    if config.export:
+        export(config, task, name)
+        return
+    session, queue = open_session(config, task, name)
+    lacking = check_reading(task, session.store.path) if task else []
+    if lacking:
+        logger.warning(f"{path}: to train on the answers, task needs  {',  '.join(lacking)}")
+    logger.info(f"label {name}: {describe_order(session.items, queue)}")
+    try:
+        show(config, session, name)
+    finally:
+        logger.info(f"\n  {session.store.path}: {session.describe_progress()}")
+    logger.info(f"  next    {next_command(config, path, session.store.path)}")
+
+
+def show(config: Label, session: Session, name: str) -> None:
+    """Label in the terminal or the browser. Raises ConfigError for a port that is taken."""
+    if config.terminal:
+        from label.terminal import Terminal
+
+        Terminal(session).run()
+        return
+    from label.server import Pages, serve
+
+    def announce(address: str) -> None:
+        logger.info(f"  open    {address}\n  (the address is secret; Ctrl-C ends, and every answer is in the file)")
+
+    try:
+        serve(Pages(session, f"Label {name}"), config.port, announce)
+    except OSError as error:
+        raise ConfigError(f"port: {config.port} cannot be used ({os.strerror(error.errno or 0)})") from None
+
+
+def next_command(config: Label, path: Path | None, labels: Path) -> str:
+    """Return the command that trains on the answers."""
+    if path is None:
+        return f"make finetune LABELS={labels}"
+    return f"make finetune TASK={path.stem if path.parent == TASK_FOLDER else path}"
+
+
+def export(config: Label, task: Task | None, name: str) -> None:
+    """Write the rows without an answer for an annotation tool."""
+    labels = choose_labels(config, task, name)
+    items = read_items(config, task, name, labels)
+    column = "image" if task is not None and task.modality == "images" else "text"
+    if labels.is_file():
+        answered = AnswerFile(labels, column).answers
+        items = [item for item in items if item.text not in answered]
+    extension = EXTENSIONS[config.export]
+    path = Path(config.output or OUTPUT_DIR / "label" / f"{name}-{config.export}.{extension}")
+    export_items(items, config.export, column, config.suggest, path)
+    logger.info(
+        f"  {len(items):,} rows for {config.export} in {path}; task.train reads what it exports (docs/label.md)"
+    )

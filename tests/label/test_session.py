@@ -1,0 +1,255 @@
+"""Sessions of labeling: keys in the terminal, order, clusters, nearest rows, and files for other tools."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import error_lines
+from PIL import Image
+from tiny_labels import CLASSES, make_items, read_rows, write_queue
+
+from data.tasks.task import Task, TaskFile, read_all
+from engine.config.loader import load_config
+from label.__main__ import main
+from label.config import Label
+from label.items import Item, draw, read_items
+from label.nearest import Nearest
+from label.run import open_session
+from label.session import RefusedError
+from label.terminal import Terminal
+
+
+def run_keys(session, keys: str) -> str:
+    """Return what the terminal prints for these keys."""
+    out = io.StringIO()
+    Terminal(session, io.StringIO(keys), out).run()
+    return out.getvalue()
+
+
+def answers_of(session) -> dict[str, str]:
+    return {text: answer.label or answer.answer for text, answer in session.store.answers.items()}
+
+
+def test_keys_of_the_terminal(make_session):
+    items = make_items(9)
+    for item in items[4:7]:
+        item.suggestion, item.probability = "plant", 0.6
+    session = make_session(items)
+    shown = run_keys(session, "1ux" + "2" + "y" + "nmetal\n" + "zz" + "3s1q")
+    assert answers_of(session) == {
+        "text number 0": "animal",
+        "text number 1": "unsure",
+        "text number 2": "skip",
+        "text number 3": "plant",
+        "text number 4": "stone",
+        "text number 5": "animal",
+    }
+    assert session.classes == [*CLASSES, "metal"] and "Enter or y plant" in shown and "4 metal" in shown
+    assert [row["answer"] for row in read_rows(session.store.path)].count("undo") == 2
+    assert session.store.answers["text number 3"].role == "measure"
+
+
+def test_more_than_nine_classes_have_two_digits(make_session):
+    session = make_session(make_items(4), [f"class {n}" for n in range(1, 13)])
+    shown = run_keys(session, "12" + "99" + "0x" + "01q")
+    assert answers_of(session) == {"text number 0": "class 12", "text number 1": "class 1"}
+    assert "01 class 1" in shown and "no class has the key 99" in shown
+
+
+def test_no_key_of_the_terminal_runs_what_a_text_holds(make_session):
+    session = make_session([Item(0, "red \x1b[31m\x07 text \u202e")])
+    assert "\x1b" not in run_keys(session, "q") and "\x07" not in run_keys(session, "q")
+
+
+def test_a_suggestion_is_no_answer_and_not_shown_on_rows_to_measure_by(make_session):
+    items = [Item(0, "a", "measure", suggestion="plant"), Item(1, "b", suggestion="plant"), Item(2, "c")]
+    session = make_session(items)
+    shown = run_keys(session, "yyuq")
+    assert shown.count("Enter or y plant") == 1 and answers_of(session) == {"a": "unsure"}
+    assert "plant" not in run_keys(make_session(items, [], suggest=False), "q").partition("b\n")[2]
+
+
+def test_a_cluster_is_labeled_at_once_after_it_is_confirmed(make_session):
+    items = make_items(12)
+    for item in items:
+        item.cluster = str(item.id % 2)
+    session = make_session(items)
+    run_keys(session, "c2nq")
+    assert not session.store.answers, "not confirmed"
+    run_keys(session, "c2yq")
+    expected = {item.text: "plant" for item in items if item.cluster == "0" and item.role == "train"}
+    assert answers_of(session) == expected and len(expected) == 6 and len(session.steps) == 1
+    assert len({row["time"] for row in read_rows(session.store.path)}) == 1
+    with pytest.raises(RefusedError, match="the cluster has changed"):
+        session.answer_cluster(session.current().id, "plant", 99)
+    session.undo()
+    assert not session.store.answers and session.current().id == 0
+
+
+def test_an_answer_about_another_row_is_refused(make_session):
+    session = make_session(make_items(3))
+    session.answer(0, "label", "plant")
+    for wrong in ((0, "label", "plant"), (1, "maybe", ""), (1, "label", "  "), (1, "label", "x" * 101)):
+        with pytest.raises(RefusedError):
+            session.answer(*wrong)
+    assert answers_of(session) == {"text number 0": "plant"}
+
+
+def test_a_session_goes_on_where_it_ended_and_ends_after_the_answers_asked_for(make_session):
+    first = make_session(make_items(10), num_answers=3)
+    run_keys(first, "1111111")
+    assert len(answers_of(first)) == 3 and first.current() is None
+    second = make_session(make_items(10), num_answers=3)
+    assert second.current().id == 3 and second.progress()["labeled"] == 3 and second.progress()["answered"] == 0
+    run_keys(second, "22z22q")
+    assert len(answers_of(second)) == 6
+
+
+def test_suspect_labels_are_shown_again_with_the_label_they_have(make_session):
+    session = make_session([Item(0, "old", "measure")])
+    run_keys(session, "1")
+    time.sleep(0.01)
+    later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))
+    session = make_session([Item(0, "old", "train", "suspect"), Item(1, "new")], queue_time=later)
+    shown = run_keys(session, "2")
+    assert "labeled as animal, is that right?" in shown and answers_of(session) == {"old": "plant"}
+    assert session.store.answers["old"].role == "measure", "rows to measure by stay that"
+
+
+def test_the_queue_gives_the_order_and_without_it_rows_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("".join(f"line number {n}\n\n" for n in range(40)) + "LINE number  3\n")
+    config = Label(source={"files": "texts.txt"})
+    items = read_items(config, None, "texts", Path("labels/texts.csv"))
+    assert items == read_items(config, None, "texts", Path("x")) and len(items) == 40
+    assert sum(item.role == "measure" for item in items) == 10 and [item.id for item in items] != list(range(40))
+    assert [item.role for item in draw(["a"] * 8, 0.25, 0)] == (["train"] * 3 + ["measure"]) * 2
+    queued = make_items(5)
+    queued[1].text, queued[2].cluster, queued[2].suggestion, queued[2].probability = "=SUM(A1)", "7", "plant", 0.25
+    write_queue(Path("out/explore/mine/queue.csv"), queued)
+    assert read_items(Label(), None, "mine", Path("x")) == queued
+
+
+def test_a_tasks_own_rows_without_a_label_are_labeled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text("body,label\n" + "".join(f"text {n},{'ab'[n % 2] * (n < 20)}\n" for n in range(60)))
+    files = {"files": ["data.csv", "labels/t.csv"], "rename": {"body": "text"}}
+    task = Task(name="t", train=files, role="role", classes=["a", "b"])
+    session, _ = open_session(Label(num_answers=None), task, "t")
+    assert session.store.path == Path("labels/t.csv") and session.classes == ["a", "b"]
+    assert {item.text for item in session.items} >= {f"text {n}" for n in range(20, 60)}
+    random.seed(0)
+    while item := session.current():
+        session.answer(item.id, "label", "ab"[int(item.text[5:]) % 2])
+    splits, unlabeled = read_all(task, needs_validation=False)
+    assert sum(map(len, splits.values())) == 60 and not unlabeled
+    assert {example.texts[0] for example in splits["test"]} == {i.text for i in session.items if i.role == "measure"}
+
+
+def test_images_are_labeled_by_their_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(16):
+        Image.new("RGB", (24, 20), (number * 15, 90, 10)).save(f"photos/{number}.png")
+    Path("task.yaml").write_text(
+        "task: {name: p, modality: images, role: role, label: label, train: {files: labels/p.csv},"
+        " unlabeled: {folder: photos}, pixels: {size: 16}}\n"
+    )
+    from label.run import load_task
+
+    task = load_task(Path("task.yaml"))
+    session, _ = open_session(Label(num_answers=None), task, "p")
+    assert sorted(item.text for item in session.items) == sorted(f"photos/{n}.png" for n in range(16))
+    while item := session.current():
+        session.answer(item.id, "label", "even" if int(Path(item.text).stem) % 2 == 0 else "odd")
+    splits, unlabeled = read_all(task, needs_validation=False)
+    assert sum(map(len, splits.values())) == 16 and len(splits["test"]) == 4 and not unlabeled
+
+
+def test_the_nearest_rows_are_those_of_the_largest_similarity():
+    texts = ["red apples and pears", "green apples", "blue sky today", "the sky is blue", "nothing in common 7"]
+    found = Nearest(texts).find("blue apples", texts[:4])
+    assert set(found) == set(texts[:4]) - {texts[0]} or len(found) == 3
+    assert Nearest(texts).find(texts[2], texts[:4])[0] == texts[3] and not Nearest(texts).find("zzz", texts)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(5, 8)).astype(np.float16)
+    unit = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
+    scores = unit[1:] @ unit[0]
+    expected = [texts[1 + row] for row in np.argsort(-scores) if scores[row] > 0][:3]
+    assert Nearest(texts, vectors).find(texts[0], [*texts[1:], "unknown"]) == expected
+
+
+@pytest.mark.parametrize("tool", ["label-studio", "doccano", "argilla"])
+def test_a_tool_gets_the_queue_and_its_export_is_read(tool, tmp_path, monkeypatch, capsys):
+    """The annotations are added as each tool does; suggestions are never labels, and none is on rows to measure by."""
+    monkeypatch.chdir(tmp_path)
+    items = make_items(24)
+    for item in items:
+        item.suggestion, item.probability = "plant", 0.5
+    write_queue(Path("out/explore/mine/queue.csv"), items)
+    Path("mine.yaml").write_text("task: {name: mine, train: {files: labels/mine.csv}, role: role}\n")
+    main(["mine.yaml", f"export={tool}", "output=tool.json" if tool != "doccano" else "output=tool.jsonl"])
+    assert "24 rows for" in capsys.readouterr().out
+    path = Path("tool.jsonl" if tool == "doccano" else "tool.json")
+    text = path.read_text()
+    records = [json.loads(line) for line in text.splitlines()] if tool == "doccano" else json.loads(text)
+    assert text.count("plant") == (0 if tool == "doccano" else 18)
+    for number, record in enumerate(records):
+        label = "ab"[number % 2]
+        if tool == "label-studio":
+            result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
+            record["annotations"] = [{"result": [result]}]
+        elif tool == "doccano":
+            record["label"] = [label]
+        else:
+            record["responses"] = {"label": [{"value": label, "status": "submitted"}]}
+    path.write_text("\n".join(map(json.dumps, records)) if tool == "doccano" else json.dumps(records))
+    splits, _ = read_all(Task(name="t", train={"files": str(path)}, role="role"), needs_validation=False)
+    assert {example.texts[0] for example in splits["test"]} == {i.text for i in items if i.role == "measure"}
+    assert {example.label for example in splits["train"]} == {"a", "b"} and sum(map(len, splits.values())) == 24
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["task=nowhere"], "task: configs/finetune/nowhere.yaml does not exist"),
+        (["terminal=true"], "give a task, task=NAME, or texts, file=texts.csv"),
+        (["a.yaml"], "nothing to label: run make explore first, or give texts, file=texts.csv, or as task.unlabeled"),
+        (["a.yaml", "queue=q.csv"], "queue: q.csv does not exist; make explore writes it"),
+        (["a.yaml", "terminall=true"], "terminall: no such key (nearest: terminal)"),
+        (["number.yaml"], "task.problem_type: labeling gives one class to each text, not regression"),
+        (["file=a.yaml"], "a.yaml: unknown extension"),
+        (["file=table.csv"], "table.csv row 1: which column has the text? There are x, y; set rename"),
+    ],
+)
+def test_mistakes_are_one_line(args, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("task: {name: a, train: {files: labels/a.csv}, role: role}\n")
+    Path("number.yaml").write_text("task: {name: a, problem_type: regression, train: {files: labels/a.csv}}\n")
+    Path("table.csv").write_text("x,y\n1,2\n")
+    (line,) = error_lines(main, args, capsys, monkeypatch)
+    assert line.startswith(message)
+    assert not Path("labels").exists()
+
+
+def test_the_command_ends_with_the_next_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("text\n" + "".join(f"text {n}\n" for n in range(9)))
+    monkeypatch.setattr("sys.stdin", io.StringIO("na\nnb\n12q"))
+    main(["file=t.csv", "terminal=true"])
+    out = capsys.readouterr().out
+    assert "labels/t.csv: 4 rows labeled, 1 of them to measure by; 4 answers now" in out
+    assert out.rstrip().endswith("make finetune LABELS=labels/t.csv")
+    Path("t.yaml").write_text("task: {name: t, train: {files: t.csv}}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("q"))
+    main(["t.yaml", "terminal=true"])
+    captured = capsys.readouterr()
+    assert "task needs  role: role,  train: {files: labels/t.csv}" in captured.err
+    assert os.path.isfile("labels/t.csv") and load_config(TaskFile, ["t.yaml"]).task.name == "t"
