@@ -17,10 +17,12 @@ REPO ?=
 PRIVATE ?=
 ARGS ?=
 
+# Whether a variable was given to make, rather than set here.
+given = $(filter command environment,$(firstword $(origin $(1))))
 # A configuration by its name, or by its path.
 yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 
-.PHONY: help data pretrain finetune predict study evaluate export compare publish bench lint test test-all
+.PHONY: help data pretrain explore finetune predict study evaluate export compare publish bench lint test test-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -30,6 +32,9 @@ data: .venv/ready  ## raw text to shards, with a report   [CORPUS=reviews] [INIT
 
 pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200"]
 	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
+
+explore: .venv/ready  ## map texts, and list which to label first   [TEXT='notes/*.txt' | CORPUS=reviews | TASK=mine] [MODEL=out/runs/mine] [ENCODER=...]
+	@$(PYTHON) -m explore $(if $(TEXT),'text=$(TEXT)',$(if $(call given,CORPUS)$(if $(call given,TASK),,1),corpus=$(CORPUS))) $(if $(call given,TASK),task=$(TASK)) $(if $(MODEL),model=$(MODEL)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 finetune: .venv/ready  ## fine-tune it on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
 	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),method=$(METHOD) $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
