@@ -26,6 +26,7 @@ for measuring. suspects: 10% of 500 labels are flipped, and searched for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -178,14 +179,13 @@ def add_trial(kind: str, contender: str, task: str, seed: int, result: dict) -> 
 
 def run_missing(kind: str, options: dict) -> None:
     """Run the missing trials of frozen vectors with this Python."""
-    finished = read_trials(kind)
-    for task in options["tasks"].split(","):
-        data = None
-        for seed in range(int(options["seeds"])):
-            for contender in options["contenders"].split(","):
-                if (contender, task, seed) not in finished:
-                    data = data or load_vectors(task, options["data"])
-                    add_trial(kind, contender, task, seed, run_frozen(contender, task, seed, data))
+    finished, loaded = read_trials(kind), {}
+    for seed, task, contender in itertools.product(
+        range(int(options["seeds"])), options["tasks"].split(","), options["contenders"].split(",")
+    ):
+        if (contender, task, seed) not in finished:
+            loaded[task] = loaded.get(task) or load_vectors(task, options["data"])
+            add_trial(kind, contender, task, seed, run_frozen(contender, task, seed, loaded[task]))
 
 
 def measure_frozen(options: dict) -> None:

@@ -108,19 +108,22 @@ def predict_from_names(
     return propagate_labels(features, labels, vectors.astype(np.float32), LABELED_FRACTION, weights, NAMES_C)
 
 
+def accuracy_interval(correct: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the 95% interval of an accuracy (Clopper and Pearson 1934), which holds it no less often."""
+    from scipy.stats import beta
+
+    tail = (1 - INTERVAL) / 2
+    low = np.where(correct > 0, beta.ppf(tail, np.maximum(correct, 1e-9), rows - correct + 1), 0.0)
+    high = np.where(correct < rows, beta.ppf(1 - tail, correct + 1, np.maximum(rows - correct, 1e-9)), 1.0)
+    return low, high
+
+
 def measure_accuracy(correct: int, rows: int) -> Measured:
-    """Return the 95% interval of an accuracy (Clopper and Pearson 1934), which holds it at least as often."""
-    from scipy.stats import binomtest
-
-    def interval(hits: int, total: int) -> tuple[float, float]:
-        found = binomtest(hits, total).proportion_ci(INTERVAL, "exact")
-        return float(found.low), float(found.high)
-
-    low, high = interval(correct, rows)
-    total = rows
-    while np.subtract(*interval(round(correct / rows * total), total)[::-1]) > (high - low) / 2:
-        total += max(1, rows // 16)
-    return Measured(correct, rows, low, high, total - rows)
+    """Return the accuracy on random rows."""
+    totals = np.arange(rows, 8 * rows + 8)
+    low, high = accuracy_interval(np.round(correct / rows * totals), totals)
+    is_half = high - low <= (high[0] - low[0]) / 2
+    return Measured(correct, rows, float(low[0]), float(high[0]), int(is_half.argmax()))
 
 
 def describe_measured(measured: Measured) -> str:

@@ -7,7 +7,7 @@ import base64
 import numpy as np
 
 from engine.html import one_line, render
-from explore.output import Map
+from explore.map import Map
 
 MAX_SHOWN_TEXTS = 20_000  # texts on the map
 MAX_TEXT_CHARS = 160

@@ -24,8 +24,9 @@ from explore import choose, cluster, labels, layout, names, neighbors
 from explore.config import Explore
 from explore.inputs import list_classes, load_task, name_inputs, read_inputs
 from explore.labels import Suspect
+from explore.map import Map
 from explore.model import Model
-from explore.output import Map, write_outputs
+from explore.output import write_outputs
 from explore.queue import Unlabeled, build_queue, split_unlabeled
 from explore.steps import Steps
 from explore.vectors import TextEncoder, distill, embed_in_parts, embed_static
