@@ -23,7 +23,7 @@ def expand(args: list[str]) -> list[str]:
         return args
     tree = dict(shortcut.tree)
     source, run = tree.pop("corpus")["sources"][0], tree.pop("run")
-    tree = {"name": run, **tree, "source": source}
+    tree = {**({} if "task" in tree else {"name": run}), **tree, "source": source}
     return [f"{key}={json.dumps(value)}" for key, value in tree.items()]
 
 

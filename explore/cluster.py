@@ -5,12 +5,14 @@ Every input is in a cluster. The silhouette and the stability between two seeds 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -172,7 +174,10 @@ def fit_mixture(points: np.ndarray, clusters: np.ndarray, seed: int) -> dict[str
         means_init=sums / total,
         precisions_init=1 / variances,
         random_state=seed,
-    ).fit(sample)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a few passes are enough for what it is used for
+        model.fit(sample)
     membership, other, density = [], [], []
     for start, block in iter_blocks(points):
         own = np.maximum(clusters[start : start + len(block)], 0)

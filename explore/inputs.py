@@ -136,7 +136,7 @@ def read_inputs(config: Explore, task: Task | None) -> Inputs:
         read_task_rows(inputs, task)
     if len(inputs.texts) < MIN_INPUTS:
         raise DataError(
-            f"{len(inputs.texts)} texts are too few for a map; label them all, or give {MIN_INPUTS} or more"
+            f"{len(inputs.texts)} texts are too few for a map: label them all, or give at least {MIN_INPUTS}"
         )
     return inputs
 

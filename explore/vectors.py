@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from data.encoders import hash_weights, limit_length, read_pooling
+from data.encoders import hash_weights, read_pooling
 from data.tasks.splits import Example
 from data.tokens.dataset import tokenize_examples
 from engine.models import embed
@@ -24,6 +28,7 @@ PART_INPUTS = 4_096  # inputs of a file of vectors
 STATIC_BLOCK = 20_000
 SMOOTHING = 1e-3  # tokens of this frequency count half
 MAX_STATIC_TOKENS = 256
+TOKEN_BATCH = 1_024
 
 
 def to_unit(vectors: np.ndarray) -> np.ndarray:
@@ -79,25 +84,27 @@ def iter_token_ids(texts: list[str], folder: Path) -> Iterator[tuple[np.ndarray,
         yield np.concatenate([np.array(row, np.int32) for row in ids]), np.array([len(row) for row in ids])
 
 
+class LoneTokens:
+    """Each token of a tokenizer alone, between its special tokens, as inputs."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        whole, inside = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+        first = whole.index(inside[0])
+        self.before, self.after = whole[:first], whole[first + len(inside) :]
+        self.lengths = np.full(len(tokenizer), len(self.before) + 1 + len(self.after))
+
+    def get_inputs(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return the network's inputs for these tokens."""
+        ids = torch.tensor([[*self.before, int(index), *self.after] for index in indices])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 def distill(folder: Path) -> np.ndarray:
     """Return the vector of every token that the encoder reads alone, float32 (tokens, width)."""
-    import torch
-
-    accelerator, tokenizer = make_accelerator("native"), load_tokenizer(folder)
-    model = embed.load_model(folder).to(accelerator.device)
-    assert limit_length(8, tokenizer, model.config) >= 3
-
-    class Tokens:
-        lengths = np.full(len(tokenizer), 3)
-
-        @staticmethod
-        def get_inputs(indices: np.ndarray) -> dict:
-            rows = [tokenizer.build_inputs_with_special_tokens([int(index)]) for index in indices]
-            ids = torch.tensor(rows)
-            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-    embedder = embed.Embedder(model, read_pooling(folder) or "mean")
-    vectors = np.stack(embed.run_batches(embedder, Tokens(), accelerator, 1_024, "distill static vectors"))
+    accelerator = make_accelerator("native")
+    embedder = embed.Embedder(embed.load_model(folder).to(accelerator.device), read_pooling(folder) or "mean")
+    tokens = LoneTokens(load_tokenizer(folder))
+    vectors = np.stack(embed.run_batches(embedder, tokens, accelerator, TOKEN_BATCH, "distill static vectors"))
     return (vectors - vectors.mean(0)).astype(np.float32)
 
 
@@ -110,8 +117,6 @@ def embed_static(texts: list[str], token_vectors: np.ndarray, folder: Path) -> n
     weighted = (token_vectors * weights[:, None]).astype(np.float32)
     blocks = []
     for ids, lengths in iter_token_ids(texts, folder):
-        from scipy.sparse import csr_matrix
-
         starts = np.concatenate([[0], np.cumsum(lengths)])
         counted = csr_matrix((np.ones(len(ids), np.float32), ids, starts), (len(lengths), len(weighted)))
         blocks.append(to_unit(counted @ weighted).astype(np.float16))
