@@ -26,9 +26,13 @@ for measuring. suspects: 10% of 500 labels are flipped, and searched for.
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +54,9 @@ POOL_FRACTION = 0.8
 BARS = {"topics": (32, 9), "banking77": (128, 15), "trec": (64, 5), "sentiment": (64, 1)}
 """Labels, and points above random that are asked for."""
 FINETUNED_SIZES = {"topics": 32, "banking77": 128, "trec": 64, "sentiment": 64}
+FINETUNE_ARGS = ("encoder=minilm", "max_length=64", "train.load_best=false", "baselines=false", "unlabeled=false")
+USER_LABELS, NUM_USERS = 128, 100
+NOISY_ROWS, FLIPPED_FRACTION = 500, 0.1
 FOLDER = results.ROOT / "out" / "benchmarks" / "choosing"
 
 
@@ -201,45 +208,186 @@ def measure_frozen(options: dict) -> None:
     write_table()
 
 
-def paired_gains(trials: dict[tuple, dict], contender: str, task: str, size: int) -> np.ndarray:
-    """Return the points above random of each seed that both have run."""
-    column = SIZES.index(size)
+def paired_gains(trials: dict[tuple, dict], contender: str, task: str, column: int = 0) -> np.ndarray:
+    """Return the points above random of each seed that both have run. column: position in SIZES."""
     seeds = sorted({key[2] for key in trials if key[:2] == (contender, task)})
     pairs = [(trials[contender, task, seed], trials.get(("random", task, seed))) for seed in seeds]
     return np.array([ours["accuracy"][column] - other["accuracy"][column] for ours, other in pairs if other])
+
+
+def format_interval(values: np.ndarray) -> str:
+    """Return a mean with its 95% interval."""
+    half = results.half_interval(values)
+    return f"{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}]"
 
 
 def write_table() -> None:
     """Write the section of the frozen vectors."""
     trials = read_trials("frozen")
     names = [name for name in CONTENDERS if any(key[0] == name for key in trials)]
-    rows, lines = [], []
-    for task in TASKS:
-        for column, size in enumerate(SIZES):
-            cells = []
-            for name in names:
-                found = np.array([each["accuracy"][column] for key, each in trials.items() if key[:2] == (name, task)])
-                cells.append(f"{found.mean():.1f} ± {found.std(ddof=1):.1f}" if len(found) > 1 else "")
-            rows.append([task, str(size), *cells])
-    everything = [(task, size) for task in TASKS for size in SIZES]
-    means = {
-        name: np.mean([paired_gains(trials, name, *each).mean() for each in everything]) for name in names if trials
-    }
-    rows.append(["**mean above random**", "", *(f"{means[name]:+.1f}" for name in names)])
-    for task, (size, bar) in BARS.items():
-        gains = paired_gains(trials, "headstart", task, size)
-        half = results.half_interval(gains)
-        lines.append(
-            f"- {task}, {size} labels: {gains.mean():+.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}]"
-            f" above random (asked for: {bar:+d})"
-        )
-    worst = min((paired_gains(trials, "headstart", *each).mean(), *each) for each in everything)
-    lines.append(f"- lowest of all: {worst[1]}, {worst[2]} labels, {worst[0]:+.1f}")
+    tasks_run = [task for task in TASKS if ("headstart", task, 0) in trials]
+    rows, above = [], {name: [] for name in names}
+    for task, (column, size) in itertools.product(tasks_run, enumerate(SIZES)):
+        cells = []
+        for name in names:
+            found = np.array([each["accuracy"][column] for key, each in trials.items() if key[:2] == (name, task)])
+            cells.append(f"{found.mean():.1f} ± {found.std(ddof=1):.1f}" if len(found) > 1 else "")
+            gains = paired_gains(trials, name, task, column)
+            above[name] += [gains.mean()] if len(gains) else []
+        rows.append([task, str(size), *cells])
+    means = [f"{np.mean(above[name]):+.1f}" if len(above[name]) == len(rows) else "" for name in names]
+    rows.append(["**mean above random**", "", *means])
+    lines = [
+        f"- {task}, {size} labels: {format_interval(paired_gains(trials, 'headstart', task, SIZES.index(size)))} above"
+        f" random (asked for: {bar:+d})"
+        for task, (size, bar) in BARS.items()
+        if task in tasks_run
+    ]
+    lowest = int(np.argmin(above["headstart"]))
+    lines.append(f"- lowest of all: {rows[lowest][0]}, {rows[lowest][1]} labels, {above['headstart'][lowest]:+.1f}")
     num_seeds = len({key[2] for key in trials})
     note = f"Test accuracy in percent on frozen vectors, mean and standard deviation over {num_seeds} seeds."
     text = f"{note}\n\n{results.markdown_table(['task', 'labels', *names], rows)}\n\n" + "\n".join(lines)
-    results.write_section("Which inputs to label first", "python benchmarks/choosing.py frozen", text)
+    write("Which inputs to label first", "frozen", text)
+
+
+def write(title: str, part: str, text: str) -> None:
+    """Write a section and print it."""
+    results.write_section(title, f"python benchmarks/choosing.py {part} data=FOLDER", text)
     print(text)
+
+
+def run_finetuned(contender: str, task: str, seed: int, data: dict[str, np.ndarray], args: list[str]) -> dict:
+    """Return the test accuracy in percent of `make finetune` on the chosen rows."""
+    from engine.config.loader import load_config
+    from engine.runs.run import RUNS_FOLDER
+    from finetune.config import Finetune
+    from finetune.train import finetune
+
+    pool, name = sample_pool(len(data["train"]), seed), f"choosing-{os.getpid()}"
+    for chosen in choose(contender, data["train"][pool], data["train_labels"][pool], seed):
+        if len(chosen) == FINETUNED_SIZES[task]:
+            break
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "train.csv", "w", encoding="utf-8", newline="") as file:
+        rows = [[data["train_texts"][index], data["names"][data["train_labels"][index]]] for index in pool[chosen]]
+        csv.writer(file).writerows([["text", "label"], *rows])
+    args = [*args, f"task.train.files={folder}/train.csv", *FINETUNE_ARGS, f"seed={seed}", f"run={name}"]
+    start = time.process_time()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            finetune(load_config(Finetune, args), args)
+        metrics = json.loads((RUNS_FOLDER / name / "metrics.json").read_text(encoding="utf-8"))
+    finally:
+        for path in (RUNS_FOLDER / name, folder):
+            shutil.rmtree(path, ignore_errors=True)
+    return {"accuracy": [round(100 * metrics["test"]["accuracy"], 3)], "cpu": round(time.process_time() - start, 1)}
+
+
+def measure_finetuned(options: dict) -> None:
+    """Fine-tune on what is chosen and on random rows, in pairs, and write the table."""
+    for seed, task, contender in itertools.product(
+        range(int(options["seeds"])), options["tasks"].split(","), ("random", "headstart")
+    ):
+        if (contender, task, seed) not in read_trials("finetuned"):
+            data, args = load_vectors(task, options["data"]), tasks.task_args(task, options["data"])
+            add_trial("finetuned", contender, task, seed, run_finetuned(contender, task, seed, data, args))
+    trials, rows, means = read_trials("finetuned"), [], []
+    for task in options["tasks"].split(","):
+        gains = paired_gains(trials, "headstart", task)
+        cells = [
+            f"{np.mean([each['accuracy'][0] for key, each in trials.items() if key[:2] == (name, task)]):.1f}"
+            for name in ("random", "headstart")
+        ]
+        means.append(gains.mean())
+        rows.append([task, str(FINETUNED_SIZES[task]), str(len(gains)), *cells, format_interval(gains)])
+    rows.append(["**mean**", "", "", "", "", f"{np.mean(means):+.1f}"])
+    table = results.markdown_table(["task", "labels", "seeds", "random", "headstart", "gain"], rows)
+    note = f"Test accuracy in percent of `make finetune` with {' '.join(FINETUNE_ARGS)}, paired seeds, 95% interval."
+    write("Which inputs to label first, after fine-tuning", "finetuned", f"{note}\n\n{table}")
+
+
+def simulate_user(task: str, seed: int, data: dict[str, np.ndarray]) -> tuple[float, float, float, bool]:
+    """Return (accuracy on the rest of the pool, ends of the measured interval, whether it holds that) of one user."""
+    from explore.choose import MEASURED_FRACTION, measuring_ranks
+    from explore.labels import measure_accuracy
+
+    pool = sample_pool(len(data["train"]), seed)
+    vectors, labels = data["train"][pool], data["train_labels"][pool]
+    ranks = measuring_ranks([str(data["train_texts"][index]) for index in pool], seed)
+    measure = np.argsort(ranks, kind="stable")[: round(MEASURED_FRACTION * USER_LABELS)]
+    others = np.flatnonzero(ranks >= MEASURED_FRACTION)
+    for chosen in choose("headstart", vectors[others], labels[others], seed):
+        if len(chosen) >= USER_LABELS * (1 - MEASURED_FRACTION):
+            break
+    train = others[chosen[: round(USER_LABELS * (1 - MEASURED_FRACTION))]]
+    right = fit(vectors[train], labels[train]).predict(vectors) == labels
+    rest = np.setdiff1d(np.arange(len(pool)), np.concatenate([train, measure]))
+    found, truth = measure_accuracy(int(right[measure].sum()), len(measure)), float(right[rest].mean())
+    return truth, found.low, found.high, found.low <= truth <= found.high
+
+
+def measure_interval(options: dict) -> None:
+    """Count the simulated users whose interval holds the accuracy on the rest of their pool."""
+    rows, total = [], []
+    for task in options["tasks"].split(","):
+        data = load_vectors(task, options["data"])
+        users = [simulate_user(task, seed, data) for seed in range(NUM_USERS // len(options["tasks"].split(",")))]
+        truth, low, high, holds = np.array(users).T
+        total += holds.tolist()
+        rows.append([task, f"{holds.sum():.0f} of {len(users)}", f"{100 * (high - low).mean():.0f}"])
+        rows[-1].append(f"{100 * truth.mean():.1f}")
+    rows.append(["**all**", f"{sum(total):.0f} of {len(total)}", "", ""])
+    header = ["task", "intervals that hold the accuracy", "mean width, points", "mean accuracy"]
+    note = f"{USER_LABELS} labels of a queue, a quarter of them random rows by which the interval is computed."
+    write("The accuracy measured on random rows", "interval", f"{note}\n\n{results.markdown_table(header, rows)}")
+
+
+def find_flipped(task: str, seed: int, data: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the shares found of flipped labels, and test accuracies with all, flipped and corrected labels."""
+    from explore.labels import predict_out_of_fold
+
+    rng = np.random.default_rng([seed, 2])
+    rows = rng.permutation(len(data["train"]))[:NOISY_ROWS]
+    vectors, (names, labels) = data["train"][rows], np.unique(data["train_labels"][rows], return_inverse=True)
+    flipped = rng.permutation(len(rows))[: round(FLIPPED_FRACTION * len(rows))]
+    given = labels.copy()
+    given[flipped] = (labels[flipped] + rng.integers(1, len(names), len(flipped))) % len(names)
+    probabilities = predict_out_of_fold(vectors, given, len(names), seed)
+    order = np.argsort(probabilities[np.arange(len(rows)), given], kind="stable")[: len(flipped)]
+    mended = given.copy()
+    mended[order] = labels[order]
+
+    def score(used: np.ndarray) -> float:
+        return float((names[fit(vectors, used).predict(data["test"])] == data["test_labels"]).mean())
+
+    found = {"found": np.isin(order, flipped).mean(), "clean": score(labels), "flipped": score(given)}
+    found["corrected"] = score(mended)
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        return found
+    once = predict_out_of_fold(vectors, given, len(names), seed, repeats=1)
+    once = (once + 1e-6) / (once + 1e-6).sum(1, keepdims=True)
+    issues = find_label_issues(given, once, return_indices_ranked_by="self_confidence", n_jobs=1)
+    rest = np.setdiff1d(np.argsort(once[np.arange(len(rows)), given], kind="stable"), issues, assume_unique=True)
+    ranked = np.concatenate([issues, rest])[: len(flipped)]
+    return found | {"cleanlab": np.isin(ranked, flipped).mean()}
+
+
+def measure_suspects(options: dict) -> None:
+    """Flip labels, search for them, and write what is found beside cleanlab's own, if it is installed."""
+    rows = []
+    for task in options["tasks"].split(","):
+        data = load_vectors(task, options["data"])
+        found = [find_flipped(task, seed, data) for seed in range(int(options["seeds"]))]
+        means = {key: 100 * np.mean([each[key] for each in found]) for key in found[0]}
+        cells = [f"{means[key]:.1f}" if key in means else "" for key in ("found", "cleanlab", "clean", "flipped")]
+        rows.append([task, str(len(found)), *cells, f"{means['corrected']:.1f}"])
+    header = ["task", "seeds", "found", "cleanlab", "accuracy, clean", "10% flipped", "those looked at corrected"]
+    note = f"{NOISY_ROWS} labels, {FLIPPED_FRACTION:.0%} of them flipped; as many looked at as were flipped; percent."
+    write("Labels that look wrong", "suspects seeds=10", f"{note}\n\n{results.markdown_table(header, rows)}")
 
 
 def main(args: list[str]) -> None:
@@ -247,7 +395,14 @@ def main(args: list[str]) -> None:
     part, *rest = args or ["frozen"]
     defaults = {"contenders": ",".join(CONTENDERS), "tasks": ",".join(TASKS), "seeds": "10", "data": ""}
     options, _ = results.parse_options(rest, **defaults, python=sys.executable)
-    parts = {"frozen": measure_frozen, "trials": lambda found: run_missing("frozen", found)}
+    parts = {
+        "frozen": measure_frozen,
+        "trials": lambda found: run_missing("frozen", found),
+        "finetuned": measure_finetuned,
+        "interval": measure_interval,
+        "suspects": measure_suspects,
+        "table": lambda _: write_table(),
+    }
     if part not in parts:
         sys.exit(f"{part}: no such part; there are {', '.join(parts)}")
     parts[part](options)

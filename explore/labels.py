@@ -43,7 +43,9 @@ class Measured(NamedTuple):
     """Further rows after which the interval would be half as wide."""
 
 
-def predict_out_of_fold(vectors: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+def predict_out_of_fold(
+    vectors: np.ndarray, labels: np.ndarray, num_classes: int, seed: int, repeats: int = REPEATS
+) -> np.ndarray:
     """Return class probabilities of labeled inputs by models that were not fitted on them, (inputs, classes).
 
     vectors: unit, (inputs, width); labels: class ids. Means over repeated cross-validation. A class that the folds
@@ -51,7 +53,7 @@ def predict_out_of_fold(vectors: np.ndarray, labels: np.ndarray, num_classes: in
     """
     total = np.zeros((len(labels), num_classes))
     folds = min(FOLDS, int(np.bincount(labels).max()))
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
             splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed + repeat).split(vectors, labels))
@@ -61,7 +63,7 @@ def predict_out_of_fold(vectors: np.ndarray, labels: np.ndarray, num_classes: in
                 continue
             model = fit_logistic_regression(vectors[train], labels[train], seed, PROBE_C)
             total[np.ix_(held_out, model.classes_)] += model.predict_proba(vectors[held_out])
-    return total / REPEATS
+    return total / repeats
 
 
 def find_suspects(
