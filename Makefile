@@ -18,10 +18,12 @@ REPO ?=
 PRIVATE ?=
 ARGS ?=
 
+# Whether a variable was given to make, rather than set here.
+given = $(filter command environment,$(firstword $(origin $(1))))
 # A configuration by its name, or by its path.
 yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 
-.PHONY: help data pretrain label finetune predict study evaluate export compare publish bench lint test test-all
+.PHONY: help data pretrain explore label finetune predict study evaluate export compare publish bench lint test test-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -31,6 +33,9 @@ data: .venv/ready  ## raw text to shards, with a report   [CORPUS=reviews] [INIT
 
 pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200"]
 	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
+
+explore: .venv/ready  ## map texts, and list which to label first   [TEXT='notes/*.txt' | CORPUS=reviews | TASK=mine] [MODEL=out/runs/mine] [ENCODER=...]
+	@$(PYTHON) -m explore $(if $(TEXT),'text=$(TEXT)',$(if $(call given,CORPUS)$(if $(call given,TASK),,1),corpus=$(CORPUS))) $(if $(call given,TASK),task=$(TASK)) $(if $(MODEL),model=$(MODEL)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 label: .venv/ready  ## label texts or images by keys, in the browser   TASK=my-labels, or FILE=texts.csv   [N=64] [ARGS="terminal=true"]
 	@$(PYTHON) -m label $(if $(filter-out file undefined,$(origin TASK)),task=$(TASK)) $(if $(FILE),'file=$(FILE)') $(if $(N),num_answers=$(N)) $(ARGS)

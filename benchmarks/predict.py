@@ -52,9 +52,9 @@ def train_model(task: str, seed: int, data: str) -> str:
 
 def predict_texts(run: str, texts: list[str], precision: float | None = None) -> list:
     """Return the predictions of a run's model, each with its `score` of novelty."""
+    from data.classifier import Classifier
     from engine.models.embed import BATCH_SIZE, run_stream
     from engine.training.distributed import make_accelerator
-    from predict.classifier import Classifier
     from predict.mixed_precision import predict_inputs
     from predict.predictions import Decider
     from predict.rows import iter_texts
@@ -116,8 +116,8 @@ def measure_unlike(data: str) -> None:
 
 def measure_shares(data: str) -> None:
     """Compare counted and corrected shares of a rare class in test sets of 9 to 1."""
+    from data.classifier import Classifier
     from data.tasks.prevalence import estimate_shares
-    from predict.classifier import Classifier
 
     lines = []
     for task, common, rare in (
@@ -175,8 +175,8 @@ def measure_speed(rows: int, data: str) -> None:
     import torch
     from transformers import pipeline
 
+    from data.classifier import Classifier
     from engine.training.distributed import make_accelerator
-    from predict.classifier import Classifier
     from predict.config import Predict
     from predict.run import PredictRun
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from data.config import Prepare
 from engine.config.help import Keys, group_keys
 from engine.config.schema import Section
+from explore.config import Explore
 from finetune.config import Finetune
 from finetune.study.config import Study
 from label.config import Label
@@ -19,6 +20,7 @@ PAGE = Path(__file__).parent / "configuration.md"
 COMMANDS: dict[str, tuple[str, type[Section]]] = {
     "data": ("data", Prepare),
     "pretrain": ("pretrain", Pretrain.choose_schema({})),
+    "explore": ("explore", Explore),
     "label": ("label", Label),
     "finetune": ("finetune", Finetune.choose_schema({})),
     "predict": ("predict", Predict),

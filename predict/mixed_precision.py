@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from accelerate import Accelerator
 
+from data.classifier import Classifier
 from data.tasks.problem_types import ProblemType
 from engine.models.embed import Inputs, Subset, run_batches
-from predict.classifier import Classifier
 
 NUM_COMPARED = 32  # inputs of a part to predict in both precisions
 SAFETY = 8  # on 2,048 sentences, the largest error was 4 standard deviations

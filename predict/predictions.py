@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from data.classifier import Classifier
 from data.tasks.confidence import fit_thresholds
 from data.tasks.problem_types import Decision
 from data.tasks.problem_types.token_classification import decode_words
 from engine.errors import ConfigError
-from predict.classifier import Classifier
 from predict.rows import Item
 
 DIGITS = 4

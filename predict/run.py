@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
 from data.cache import OUTPUT_DIR, fingerprint
+from data.classifier import Classifier
 from data.encoders import hash_weights
 from data.shortcut import name_run
 from data.sources.source import Source, display_name, fingerprint_inputs, get_format, resolve_files
@@ -23,7 +24,6 @@ from engine.log import get_logger
 from engine.models.embed import Inputs, run_stream
 from engine.runs.progress import Progress
 from engine.training.distributed import make_accelerator
-from predict.classifier import Classifier
 from predict.config import EXTENSIONS, OutputFormat, Predict
 from predict.mixed_precision import predict_inputs
 from predict.output import Writer

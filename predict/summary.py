@@ -17,7 +17,7 @@ from predict.predictions import Prediction
 from predict.rows import Item
 
 if TYPE_CHECKING:
-    from predict.classifier import Classifier
+    from data.classifier import Classifier
 
 MAX_PART_PROBABILITIES = 2**14  # of a part, kept to correct the shares by
 MAX_TEXT_CHARS = 300

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from data.classifier import Classifier
 from data.tasks.novelty import hash_inputs
 from data.tasks.splits import Example
 from data.tasks.task import Task, read_task
@@ -16,7 +17,6 @@ from engine.config.loader import validate
 from engine.errors import UserError
 from engine.log import warn_once
 from engine.runs.run import RUNS_FOLDER
-from predict.classifier import Classifier
 from predict.predictions import Prediction
 from predict.rows import Item
 

@@ -10,30 +10,33 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-PACKAGES = ("engine", "data", "pretrain", "label", "finetune", "predict", "publish", "headstart")
+PACKAGES = ("engine", "data", "pretrain", "explore", "label", "finetune", "predict", "publish", "headstart")
 MAY_IMPORT = {
     "engine": set(),
     "data": {"engine"},
     "pretrain": {"engine", "data", "publish"},
     "label": {"engine", "data"},
     "finetune": {"engine", "data", "publish"},
+    "explore": {"engine", "data"},
     "predict": {"engine", "data"},
     "publish": {"engine", "data"},
-    "headstart": {"engine", "data", "pretrain", "label", "finetune", "predict", "publish"},
+    "headstart": {"engine", "data", "pretrain", "explore", "label", "finetune", "predict", "publish"},
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
     "engine": "sanitize errors log hub_client charts html kernels files config system cli runs checkpointing training"
     " models",
     "data": "arrays csv_cells ngrams sampling cache sources tasks corpus images encoders tokens config contamination"
-    " prepare reference_outputs modalities shortcut __main__",
+    " prepare reference_outputs modalities classifier shortcut __main__",
     "pretrain": "masking config summary info_nce model views pairs image_views evaluate objectives validation"
     " image_validation image_probe image_gallery modalities comparison"
     " artifacts validate_config train __main__",
     "label": "config items store session nearest export server terminal run __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out artifacts semi_supervised train study __main__",
-    "predict": "config classifier mixed_precision rows output predictions why summary page run __main__",
+    "explore": "config steps choose vectors inputs labels queue model cluster neighbors names layout map page output"
+    " run __main__",
+    "predict": "config mixed_precision rows output predictions why summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",
 }
@@ -50,7 +53,8 @@ LIGHT = (
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
     " pretrain.modalities.images"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
-    " predict.config predict.__main__ label.config label.__main__"
+    " predict.config predict.__main__ explore.config explore.__main__"
+    " label.config label.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"
 ).split()
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 
+from data.classifier import Classifier
 from data.tasks.confidence import Confidence, save_confidence
 from data.tasks.novelty import fit_novelty, hash_inputs
 from data.tasks.splits import Example
 from engine.models import LOAD_WEIGHTS_KWARGS
 from predict.__main__ import main
-from predict.classifier import Classifier
 from predict.predictions import Decider
 from predict.rows import iter_texts
 from predict.why import Explainer

@@ -1,0 +1,91 @@
+"""The files of a map: map.parquet, clusters.csv, queue.csv, report.json and README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data.arrays import to_int64_array, to_string_array
+from data.csv_cells import csv_lines
+from data.tasks.answers import QUEUE_COLUMNS
+from engine.files import atomic_path, write_json, write_text
+from engine.html import render
+from explore.map import Map
+from explore.page import render_page
+
+MAX_TYPICAL_CHARS = 300
+
+
+def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+    """Write a table that no spreadsheet runs anything of."""
+    write_text(path, csv_lines([header, *rows], raw=False))
+
+
+def write_queue(path: Path, found: Map) -> None:
+    """Write the inputs to label, in order. Its columns are `id`, that of the input, and QUEUE_COLUMNS."""
+    rows = []
+    for entry in found.queue:
+        label, probability = found.suggestions.get(entry.index, ("", None))
+        rounded = None if probability is None else round(probability, 4)
+        cluster = int(found.clusters[entry.index])
+        text = found.inputs.texts[entry.index]
+        rows.append([entry.index, text, "", entry.role, entry.reason, cluster, label, rounded])
+    write_csv(path, ["id", found.inputs.column, *QUEUE_COLUMNS], rows)
+
+
+def write_clusters(path: Path, found: Map) -> None:
+    """Write the clusters in the order of the tree."""
+    sizes = np.bincount(found.clusters[found.clusters >= 0], minlength=len(found.cluster_names))
+    rows = []
+    for cluster, name in enumerate(found.cluster_names):
+        typical = [found.inputs.texts[index][:MAX_TYPICAL_CHARS] for index in found.typical[cluster]]
+        group = int(found.groups[cluster])
+        measures = [round(float(found.measures[key][cluster]), 3) for key in ("cluster_stability", "silhouette")]
+        rows.append([cluster, name, int(sizes[cluster]), group, found.group_names[group], *measures, *typical])
+    header = ["cluster", "name", "size", "group", "group_name", "stability", "silhouette"]
+    write_csv(path, [*header, "typical_1", "typical_2", "typical_3"], rows)
+
+
+def write_map(path: Path, found: Map) -> None:
+    """Write a row for each input, with columns that embedding-atlas reads too (projection_x/y, neighbors)."""
+    import pyarrow
+    import pyarrow.parquet
+
+    inputs, count = found.inputs, len(found.inputs.texts)
+    neighbors = [
+        {"ids": ids[ids >= 0].tolist(), "distances": distances[ids >= 0].tolist()}
+        for ids, distances in zip(found.search["neighbors"], found.search["neighbor_distances"], strict=True)
+    ]
+    suggestions = [found.suggestions.get(index, ("", None)) for index in range(count)]
+    columns = {
+        "id": to_int64_array(np.arange(count)),
+        inputs.column: to_string_array([text.encode("utf-8", "replace").decode() for text in inputs.texts]),
+        "projection_x": pyarrow.array(found.positions[:, 0]),
+        "projection_y": pyarrow.array(found.positions[:, 1]),
+        "cluster": pyarrow.array(found.clusters),
+        "group": pyarrow.array(np.where(found.clusters >= 0, found.groups[found.clusters], -1).astype(np.int32)),
+        "typicality": pyarrow.array(found.typicality),
+        "membership": pyarrow.array(found.mixture["membership"]),
+        "other_cluster": pyarrow.array(found.mixture["other"]),
+        "oddness": pyarrow.array(found.oddness),
+        "duplicate_of": to_int64_array(found.search["duplicate_of"]),
+        "neighbors": pyarrow.array(neighbors),
+        "label": to_string_array(inputs.labels),
+        "role": to_string_array(inputs.roles),
+        "suggestion": to_string_array([label for label, _ in suggestions]),
+        "suggestion_probability": pyarrow.array([value for _, value in suggestions], pyarrow.float64()),
+    }
+    with atomic_path(path) as temp:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temp, compression="zstd")
+
+
+def write_outputs(folder: Path, found: Map) -> None:
+    """Write all files; the report is the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_map(folder / "map.parquet", found)
+    write_clusters(folder / "clusters.csv", found)
+    write_queue(folder / "queue.csv", found)
+    write_text(folder / "map.html", render_page(found))
+    write_text(folder / "README.md", render("explore/readme.md.j2", found=found, report=found.report))
+    write_json(folder / "report.json", found.report)

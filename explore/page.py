@@ -1,0 +1,117 @@
+"""The page of a map: one file that opens without a server and makes no request."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+
+from engine.html import one_line, render
+from explore.map import Map
+
+MAX_SHOWN_TEXTS = 20_000  # texts on the map
+MAX_TEXT_CHARS = 160
+MAX_QUEUED, MAX_ODD, MAX_DUPLICATES, MAX_SUSPECTS = 64, 20, 20, 50
+MAX_GROUP_TEXTS = 3
+MAX_POINTS = 1_000_000
+GRID = 32_767  # positions are 16-bit numbers
+
+
+def shorten(text: str) -> str:
+    """Return a text as one line of at most MAX_TEXT_CHARS."""
+    line = one_line(text)
+    return line if len(line) <= MAX_TEXT_CHARS else f"{line[: MAX_TEXT_CHARS - 1]}…"
+
+
+def encode(values: np.ndarray) -> str:
+    """Return an array as base64 of its little-endian bytes."""
+    return base64.b64encode(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def list_shown(found: Map) -> np.ndarray:
+    """Return the inputs whose text is on the map: those of the tables, then a part of every region, ascending."""
+    first = [entry.index for entry in found.queue[:MAX_QUEUED]] + found.list_odd(MAX_ODD)
+    first += [int(index) for group in found.typical for index in group]
+    count = len(found.inputs.texts)
+    if count <= MAX_SHOWN_TEXTS:
+        return np.arange(count)
+    order = np.argsort(found.clusters, kind="stable")  # evenly from each cluster
+    spread = order[np.linspace(0, count - 1, MAX_SHOWN_TEXTS - len(first)).astype(int)]
+    return np.unique(np.concatenate([first, spread]))
+
+
+def point_data(found: Map) -> dict[str, object]:
+    """Return what the script of the page reads: base64 arrays, and texts as lines."""
+    shown = list_shown(found)
+    count = len(found.clusters)
+    kind = np.zeros(count, np.uint8)  # of the mark: 0 none, 1 to label first, 2 labeled
+    kind[[entry.index for entry in found.queue[:MAX_QUEUED]]] = 1
+    kind[np.flatnonzero([bool(label) for label in found.inputs.labels])] = 2
+    order = np.arange(min(count, MAX_POINTS))
+    centers = [np.median(found.positions[found.clusters == cluster], 0) for cluster in range(len(found.groups))]
+    group_of = np.where(found.clusters >= 0, found.groups[found.clusters], -1)
+    group_centers = [np.median(found.positions[group_of == group], 0) for group in range(len(found.group_names))]
+    return {
+        "positions": encode(np.round(found.positions[order] * GRID).astype(np.int16)),
+        "clusters": encode(np.where(found.clusters >= 0, found.clusters, 65_535)[order].astype(np.uint16)),
+        "kinds": encode(kind[order]),
+        "shown": encode(shown.astype(np.uint32)),
+        "texts": "\n".join(shorten(found.inputs.texts[index]) for index in shown),
+        "groups": encode(found.groups.astype(np.uint16)),
+        "centers": encode(np.array([*group_centers, *centers], np.float32)),
+        "names": "\n".join(one_line(name) for name in [*found.group_names, *found.cluster_names]),
+    }
+
+
+def cluster_table(found: Map) -> tuple[list[str], list[list]]:
+    """Return (header, rows) of the clusters, in the order of the tree; the first of a group has its name."""
+    sizes = np.bincount(found.clusters[found.clusters >= 0], minlength=len(found.groups))
+    rows = []
+    for cluster, name in enumerate(found.cluster_names):
+        typical = [shorten(found.inputs.texts[index]) for index in found.typical[cluster]]
+        stability = float(found.measures["cluster_stability"][cluster])
+        rows.append([f"{cluster}", [name, *typical], f"{sizes[cluster]:,}", f"{stability:.2f}"])
+    return ["cluster", "name and typical texts", "texts", "stability"], rows
+
+
+def queue_table(found: Map) -> tuple[list[str], list[list]]:
+    """Return (header, rows) of the first inputs to label."""
+    rows = []
+    for entry in found.queue[:MAX_QUEUED]:
+        label, probability = found.suggestions.get(entry.index, ("", None))
+        suggestion = f"{label} {probability:.2f}" if probability is not None else ""
+        rows.append(
+            [f"{entry.index:,}", entry.role, entry.reason, suggestion, shorten(found.inputs.texts[entry.index])]
+        )
+    return ["id", "role", "reason", "suggestion", "text"], rows
+
+
+def render_page(found: Map) -> str:
+    """Return the page."""
+    texts, duplicates = found.inputs.texts, found.list_duplicates()
+    odd = [[f"{index:,}", f"{found.oddness[index]:.3f}", shorten(texts[index])] for index in found.list_odd(MAX_ODD)]
+    groups = [
+        [f"{group[0]:,}", f"{len(group):,}", [shorten(texts[index]) for index in group[:MAX_GROUP_TEXTS]]]
+        for group in duplicates[:MAX_DUPLICATES]
+    ]
+    suspects = [
+        [
+            f"{each.index:,}",
+            f"{found.inputs.labels[each.index]} {each.confidence:.2f}",
+            "{} {:.2f}".format(*found.suggestions.get(each.index, ("", each.suggestion_probability))),
+            shorten(texts[each.index]),
+        ]
+        for each in found.suspects[:MAX_SUSPECTS]
+    ]
+    return render(
+        "explore/page.html.j2",
+        title=f"Map of {found.name}",
+        sentence=found.report["sentence"],
+        notes=found.report["notes"],
+        data=point_data(found),
+        clusters=cluster_table(found),
+        queue=queue_table(found),
+        odd=(["id", "oddness", "text"], odd),
+        duplicates=(["first id", "texts", "some of them"], groups),
+        suspects=(["id", "label", "likelier", "text"], suspects),
+    )

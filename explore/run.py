@@ -1,0 +1,296 @@
+"""Explore inputs step by step: vectors, clusters, neighbors and positions, then what to label first.
+
+out/explore/NAME/
+map.html      the map, with what to label first, near duplicates, odd inputs and labels that look wrong
+queue.csv     the inputs to label, in order
+clusters.csv  the clusters, with names and typical inputs
+map.parquet   a row for each input
+report.json   all numbers; README.md: a summary
+steps/        results of steps, with which the same command goes on after an interruption
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from transformers.utils import logging
+
+from data.cache import OUTPUT_DIR, fingerprint
+from data.encoders import resolve_encoder
+from engine.files import read_json
+from engine.log import get_logger
+from explore import choose, cluster, labels, layout, names, neighbors
+from explore.config import Explore
+from explore.inputs import list_classes, load_task, name_inputs, read_inputs
+from explore.labels import Suspect
+from explore.map import Map
+from explore.model import Model
+from explore.output import write_outputs
+from explore.queue import Unlabeled, build_queue, split_unlabeled
+from explore.steps import Steps
+from explore.vectors import TextEncoder, distill, embed_in_parts, embed_static
+
+logger = get_logger(__name__)
+
+MAX_SAMPLE = 20_000  # inputs that the encoder reads of those over max_encoded
+SAMPLE_STREAM = 2**36 + 8
+
+
+class Exploration:
+    """The exploration of a configuration. Raises ConfigError or DataError before anything is written."""
+
+    def __init__(self, config: Explore):
+        task = load_task(config)
+        self.name = name_inputs(config, task)
+        self.folder = OUTPUT_DIR / "explore" / self.name
+        self.config = complete_source(config, self.folder) if task else config
+        self.encoder = TextEncoder(resolve_encoder(config.encoder), config.max_length)
+        self.model = Model(config.model) if config.model else None
+        self.inputs = read_inputs(self.config, task)
+        self.key, self.steps = self.inputs.fingerprint(), Steps(self.folder / "steps")
+        self.seed, self.texts = config.seed, self.inputs.texts
+        self.classes = self.model.names if self.model else list_classes(self.inputs)
+
+    def embed(self, unlabeled: Unlabeled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (vectors of all inputs, indices of those that the encoder has read, their unit vectors)."""
+        everything = np.arange(len(self.texts))
+        if len(self.texts) <= self.config.max_encoded:
+            vectors = embed_in_parts(self.texts, self.key, self.encoder, self.steps)
+            return vectors, everything, vectors
+        size = min(MAX_SAMPLE, self.config.max_encoded)
+        sample = choose.sample_indices(unlabeled.chosen, size, self.seed, SAMPLE_STREAM)
+        labeled = np.flatnonzero([bool(label) for label in self.inputs.labels])
+        encoded = np.unique(np.concatenate([sample, labeled, unlabeled.measure[: self.config.queue_size]]))
+        key = fingerprint([self.key, encoded.tolist()])
+        vectors = embed_in_parts([self.texts[index] for index in encoded], key, self.encoder, self.steps)
+        tokens = self.steps.get("tokens", self.encoder.key, lambda: {"vectors": distill(self.encoder.folder)})
+        static = self.steps.get(
+            "static",
+            [self.key, *self.encoder.key],
+            lambda: {"vectors": embed_static(self.texts, tokens["vectors"], self.encoder.folder)},
+        )
+        return static["vectors"], encoded, vectors
+
+    def run_step(self, name: str, settings: list, compute) -> dict[str, np.ndarray]:
+        """Return the arrays of a step that depends on the vectors of all inputs."""
+        config = self.config
+        common = [self.key, *self.encoder.key, len(self.texts) > config.max_encoded, self.seed, config.num_clusters]
+        return self.steps.get(name, [common, *settings], compute)
+
+    def map_inputs(self, vectors: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """Return the arrays of all steps of the map, by step."""
+        config, seed = self.config, self.seed
+        count = min(config.num_clusters or cluster.choose_num_clusters(len(vectors)), len(vectors))
+        logger.info(f"  clusters  {len(self.texts):,} texts, {count} clusters")
+        points = self.run_step("points", [], lambda: {"points": cluster.reduce(vectors, seed)})["points"]
+        cells = self.run_step("cells", [], lambda: {"cells": cluster.fit_kmeans(points, count, seed)})["cells"]
+
+        def make_clusters() -> dict[str, np.ndarray]:
+            is_kmeans = config.clusters == "kmeans"
+            found = cells if is_kmeans else cluster.fit_clusters(points, self.texts, config.clusters, count, seed)
+            return dict(zip(("clusters", "groups"), cluster.order_by_tree(points, found), strict=True))
+
+        method = [config.clusters]
+        clusters = self.run_step("clusters", method, make_clusters)
+        owners, groups = clusters["clusters"], clusters["groups"]
+        measure = (points, owners, groups, self.texts, config.clusters, seed)
+        found = {
+            "clusters": clusters,
+            "mixture": self.run_step("mixture", method, lambda: cluster.fit_mixture(points, owners, seed)),
+            "measures": self.run_step("measures", method, lambda: cluster.measure_clusters(*measure)),
+        }
+        logger.info("  neighbors near duplicates and odd texts")
+        similarity = config.duplicate_similarity
+        found["search"] = self.run_step(
+            "search", [similarity], lambda: neighbors.search_cells(vectors, cells, similarity)
+        )
+        logger.info(f"  layout    {config.layout}")
+        found["layout"] = self.run_step(
+            "layout", [config.layout], lambda: {"positions": layout.make_layout(points, cells, config.layout, seed)}
+        )
+        typicality, typical = names.find_typical(points, owners, len(groups))
+        return found | {"typical": {"typicality": typicality, "typical": typical}}
+
+    def predict(self, encoded: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray | None, str]:
+        """Return class probabilities of the encoded inputs, (encoded, classes), and where they are from."""
+        texts = [self.texts[index] for index in encoded]
+        if self.model:
+            return self.model.predict(texts, fingerprint([self.key, encoded.tolist()]), self.steps), "model"
+        known, class_ids = self.list_labeled(encoded, {"train"})
+        if len(known):
+            return labels.predict_from_labels(vectors.astype(np.float32), known, class_ids, len(self.classes)), "labels"
+        descriptions = self.inputs.task.descriptions if self.inputs.task else {}
+        found = labels.predict_from_names(vectors, texts, self.classes, descriptions, self.encoder)
+        return found, "names" if found is not None else ""
+
+    def list_labeled(self, encoded: np.ndarray, roles: set[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (positions in `encoded`, class ids) of the labeled inputs with a role."""
+        ids = {name: number for number, name in enumerate(self.classes)}
+        found = [
+            (position, ids[self.inputs.labels[index]])
+            for position, index in enumerate(encoded)
+            if self.inputs.labels[index] in ids and self.inputs.roles[index] in roles
+        ]
+        return np.array([each for each, _ in found], np.int64), np.array([each for _, each in found], np.int64)
+
+    def find_suspects(self, encoded: np.ndarray, vectors: np.ndarray) -> list[Suspect]:
+        """Return the labels that look wrong, of all roles."""
+        known, class_ids = self.list_labeled(encoded, {"train", "measure"})
+        count = self.config.num_suspects
+        found = labels.find_suspects(vectors, known, class_ids, len(self.classes), count, self.seed)
+        return [suspect._replace(index=int(encoded[suspect.index])) for suspect in found]
+
+    def measure(self, encoded: np.ndarray, probabilities: np.ndarray | None) -> labels.Measured | None:
+        """Return the accuracy of the model on the rows for measuring; None without a model or such rows."""
+        measure = [index for index, role in enumerate(self.inputs.roles) if role == "measure"]
+        if not self.model or not measure:
+            return None
+        positions = {int(index): position for position, index in enumerate(encoded)}
+        predicted = [self.classes[int(probabilities[positions[index]].argmax())] for index in measure]
+        correct = sum(name == self.inputs.labels[index] for name, index in zip(predicted, measure, strict=True))
+        return labels.measure_accuracy(correct, len(measure))
+
+    def suggest(
+        self, encoded: np.ndarray, probabilities: np.ndarray | None, suspects: list[Suspect]
+    ) -> dict[int, tuple[str, float]]:
+        """Return the suggested label and its probability of encoded inputs; of suspects, by the other labels."""
+        if not self.config.suggest:
+            return {}
+        best = probabilities.argmax(1).tolist() if probabilities is not None else []
+        found = {
+            int(index): (self.classes[number], float(probabilities[position, number]))
+            for position, (index, number) in enumerate(zip(encoded, best, strict=bool(best)))
+        }
+        return found | {each.index: (self.classes[each.suggestion], each.suggestion_probability) for each in suspects}
+
+    def run(self) -> Map:
+        """Run all steps, write the files and return what was found."""
+        unlabeled = split_unlabeled(self.inputs, self.seed)
+        vectors, encoded, read = self.embed(unlabeled)
+        found = self.map_inputs(vectors)
+        read = read.astype(np.float32)
+        probabilities, suggested_by = self.predict(encoded, read)
+        suspects = self.find_suspects(encoded, read)
+        uncertain = None if suggested_by == "names" else probabilities  # names say nothing of what is hard to decide
+        queue = build_queue(self.inputs, unlabeled, read, encoded, uncertain, suspects, self.config)
+        owners, groups = found["clusters"]["clusters"], found["clusters"]["groups"]
+        by_group = np.where(owners >= 0, groups[owners], -1).astype(np.int32)
+        result = Map(
+            self.name,
+            self.inputs,
+            owners,
+            groups,
+            names.name_clusters(self.texts, owners, len(groups), self.seed),
+            names.name_clusters(self.texts, by_group, int(groups.max()) + 1, self.seed),
+            found["typical"]["typical"],
+            found["layout"]["positions"],
+            found["typical"]["typicality"],
+            neighbors.rank_oddness(found["search"]["distance"], found["mixture"]["density"]),
+            found["search"],
+            found["mixture"],
+            found["measures"],
+            queue,
+            suspects,
+            self.suggest(encoded, probabilities, suspects),
+            suggested_by,
+            self.measure(encoded, probabilities),
+        )
+        result.report = self.make_report(result)
+        write_outputs(self.folder, result)
+        self.steps.remove_others()
+        return result
+
+    def make_report(self, found: Map) -> dict:
+        """Return the contents of report.json."""
+        counts = Counter(entry.reason for entry in found.queue)
+        sizes = np.bincount(found.clusters[found.clusters >= 0], minlength=len(found.groups))
+        group_rows = [
+            [name, int((found.groups == group).sum()), int(sizes[found.groups == group].sum())]
+            for group, name in enumerate(found.group_names)
+        ]
+        duplicates = found.list_duplicates()
+        is_static = len(self.texts) > self.config.max_encoded
+        report = {
+            "name": self.name,
+            "inputs": len(self.texts),
+            "labeled": sum(map(bool, self.inputs.labels)),
+            "classes": self.classes,
+            "vectors": "static" if is_static else "encoder",
+            "clusters": len(found.groups),
+            "without_cluster": int((found.clusters < 0).sum()),
+            "stability": round(float(found.measures["stability"][0]), 4),
+            "group_stability": round(float(found.measures["group_stability"][0]), 4),
+            "silhouette": round(float(np.nanmean(found.measures["silhouette"])), 4),
+            "mixture_bic": round(float(found.mixture["bic"][0]), 1),
+            "duplicate_groups": len(duplicates),
+            "duplicates": sum(map(len, duplicates)),
+            "queue": dict(sorted(counts.items())),
+            "suggested_by": found.suggested_by,
+            "measured": found.measured._asdict() if found.measured else None,
+            "groups": group_rows,
+            "config": self.config.model_dump(mode="json"),
+        }
+        return report | {"sentence": describe(report), "notes": list_notes(report, found)}
+
+
+def describe(report: dict) -> str:
+    """Return the sentence at the head of the page."""
+    groups, clusters = len(report["groups"]), report["clusters"]
+    return f"{report['inputs']:,} texts in {clusters} clusters of {groups} groups, {report['labeled']:,} with a label"
+
+
+def list_notes(report: dict, found: Map) -> list[str]:
+    """Return what is known about the map, in sentences."""
+    notes = [
+        f"Two seeds agree on the clusters by {report['stability']:.2f}, and on the groups by"
+        f" {report['group_stability']:.2f} (adjusted Rand index; 1 is the same). Silhouette {report['silhouette']:.2f}."
+    ]
+    if report["vectors"] == "static":
+        notes.append("The map is of static vectors distilled from the encoder; the queue is of the encoder's own.")
+    if report["without_cluster"]:
+        notes.append(f"{report['without_cluster'] / report['inputs']:.0%} of the texts are in no cluster.")
+    if report["duplicates"]:
+        notes.append(f"{report['duplicates']:,} texts are in {report['duplicate_groups']:,} groups of near duplicates.")
+    if found.measured:
+        notes.append(f"{labels.describe_measured(found.measured)}.")
+    if found.suspects:
+        notes.append(f"{len(found.suspects)} labels look wrong; they come first in the queue, nothing was changed.")
+    return notes
+
+
+def complete_source(config: Explore, folder) -> Explore:
+    """Return the configuration with the texts of the last round of the same name, if it has none but those labeled."""
+    path = folder / "report.json"
+    if config.source or config.corpus or not path.is_file():
+        return config
+    last = read_json(path).get("config", {})
+    if not (last.get("source") or last.get("corpus")):
+        return config
+    logger.info(f"texts of the last round: {last.get('corpus') or last['source'].get('files')}")
+    return config.model_copy(
+        update={
+            "source": Explore.model_validate({"source": last["source"]}).source if last.get("source") else None,
+            "corpus": last.get("corpus"),
+            "sentences": last.get("sentences", False),
+        }
+    )
+
+
+def explore(config: Explore) -> None:
+    """Run the command. Raises ConfigError or DataError for a user's mistake before anything is written."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    exploration = Exploration(config)
+    found = exploration.run()
+    folder = exploration.folder
+    logger.info(
+        "\n".join(
+            [
+                found.report["sentence"],
+                *(f"  {note}" for note in found.report["notes"]),
+                f"  map    {folder}/map.html",
+                f"  label  {folder}/queue.csv",
+            ]
+        )
+    )

@@ -1,0 +1,185 @@
+"""The command: its files, rounds, resumption, mistakes, and the page as a browser shows it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from browser import load_page
+from helpers import error_lines
+
+from explore.__main__ import main
+from explore.map import Map
+from explore.steps import Steps
+
+HOSTILE = "=1+1 <script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> </pre> & more"
+WORDS = {
+    "animals": "cat dog horse cow sheep bird fish goat".split(),
+    "weather": "rain sun wind snow cloud storm heat frost".split(),
+    "money": "tax bank loan price wage cost debt coin".split(),
+}
+
+
+def write_texts(path, count: int = 150) -> list[str]:
+    """Write texts about three subjects, two of them near each other, and a hostile one."""
+    draw = random.Random(0)
+    subjects = [list(WORDS)[number % 3] for number in range(count)]
+    texts = [f"{' '.join(draw.choices(WORDS[subject], k=4))} number {at}" for at, subject in enumerate(subjects)]
+    texts[10] = texts[7] + " !"
+    texts[20] = HOSTILE
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return texts
+
+
+def read_csv(path) -> list[dict]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def file_hashes(folder) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.*")}
+
+
+@pytest.fixture(scope="module")
+def explored(tiny, tmp_path_factory):
+    """Return (folder, texts) of a finished exploration."""
+    folder = tmp_path_factory.mktemp("explored")
+    texts = write_texts(folder / "notes.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main([f"text={folder}/notes.txt", f"encoder={tiny}"])
+    return folder, texts
+
+
+def test_the_files_have_every_text_once(explored):
+    folder, texts = explored[0] / "out/explore/notes", explored[1]
+    table = pyarrow.parquet.read_table(folder / "map.parquet").to_pydict()
+    assert table["text"] == texts and table["id"] == list(range(len(texts)))
+    assert np.abs(np.array([table["projection_x"], table["projection_y"]])).max() <= 1
+    clusters = read_csv(folder / "clusters.csv")
+    sizes = np.bincount(table["cluster"], minlength=len(clusters))
+    assert [int(row["size"]) for row in clusters] == sizes.tolist() and sizes.sum() == len(texts)
+    assert all(len(each["ids"]) == 5 for each in table["neighbors"][:5])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["inputs"] == len(texts) and report["clusters"] == len(clusters)
+    assert "map.html" in (folder / "README.md").read_text()
+
+
+def test_the_queue_mixes_chosen_and_random_rows_and_is_harmless(explored):
+    folder, texts = explored[0] / "out/explore/notes", explored[1]
+    queue = read_csv(folder / "queue.csv")
+    columns = ["id", "text", "label", "role", "reason", "cluster", "suggestion", "suggestion_probability"]
+    assert list(queue[0]) == columns
+    assert sorted(int(row["id"]) for row in queue) == list(range(len(texts)))
+    assert {(row["role"], row["reason"]) for row in queue} == {("train", "spread"), ("measure", "random")}
+    assert [row["role"] for row in queue[:8]] == ["train", "train", "train", "measure"] * 2
+    assert all(row["label"] == "" for row in queue)
+    hostile = next(row for row in queue if int(row["id"]) == 20)
+    assert hostile["text"] == f"'{HOSTILE}"
+
+
+def test_the_same_command_writes_the_same_bytes(explored, tiny, monkeypatch):
+    monkeypatch.chdir(explored[0])
+    before = file_hashes(explored[0] / "out/explore/notes")
+    for path in (explored[0] / "out/explore/notes/steps").glob("layout-*"):
+        path.unlink()
+    main([f"text={explored[0]}/notes.txt", f"encoder={tiny}"])
+    assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 6
+
+
+def test_finished_steps_are_not_repeated(tmp_path):
+    calls = []
+
+    def compute() -> dict[str, np.ndarray]:
+        calls.append(1)
+        return {"a": np.arange(3)}
+
+    steps = Steps(tmp_path)
+    assert steps.get("one", [1], compute)["a"].tolist() == steps.get("one", [1], compute)["a"].tolist() == [0, 1, 2]
+    steps.get("one", [2], compute)
+    again = Steps(tmp_path)
+    again.get("one", [1], compute)
+    assert len(calls) == 2
+    again.remove_others()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_static_vectors_map_more_texts_than_the_encoder_reads(explored, tiny, monkeypatch):
+    monkeypatch.chdir(explored[0])
+    main([f"text={explored[0]}/notes.txt", f"encoder={tiny}", "name=static", "max_encoded=100", "queue_size=20"])
+    folder = explored[0] / "out/explore/static"
+    report = json.loads((folder / "report.json").read_text())
+    queue = read_csv(folder / "queue.csv")
+    assert report["vectors"] == "static" and len(queue) == 20
+    assert sum(row["role"] == "measure" for row in queue) == 5
+
+
+def write_task(folder, texts: list[str]) -> None:
+    """Write labels of some texts, four of them wrong, and the task of them."""
+    rows = []
+    for index, text in enumerate(texts[:60]):
+        if index not in (10, 20):
+            subject = list(WORDS)[(index + (index in (3, 9, 15, 21))) % 3]
+            rows.append([text, subject, "measure" if index % 4 == 0 else "train"])
+    with open(folder / "labels.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", "label", "role"], *rows])
+    task = {"name": "subjects", "train": {"files": "labels.csv"}, "text": "text", "label": "label", "role": "role"}
+    (folder / "subjects.yaml").write_text(json.dumps({"task": task}))
+
+
+def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, monkeypatch):
+    folder, texts = explored
+    monkeypatch.chdir(folder)
+    write_task(folder, texts)
+    main([f"text={folder}/notes.txt", "task=subjects.yaml", f"encoder={tiny}", "num_suspects=6"])
+    found = folder / "out/explore/notes"
+    if not (folder / "out/explore/subjects/report.json").is_file():
+        pytest.fail(f"no folder of the task's name in {sorted(found.parent.iterdir())}")
+    queue = read_csv(folder / "out/explore/subjects/queue.csv")
+    suspects = [row for row in queue if row["reason"] == "suspect"]
+    assert queue[: len(suspects)] == suspects and len(suspects) <= 6
+    labeled = {row["text"] for row in read_csv(folder / "labels.csv")}
+    assert not labeled & {row["text"] for row in queue if row["reason"] != "suspect"}
+    assert {row["suggestion"] for row in queue} <= set(WORDS)
+    assert {row["reason"] for row in queue} == {"suspect", "uncertain", "random"}
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], "give texts, text=FILES or corpus=NAME, or a task, task=NAME"),
+        (["corpus=reviewz"], "corpus: configs/corpus/reviewz.yaml does not exist (nearest: reviews)"),
+        (["task=sentimant"], "task: configs/finetune/sentimant.yaml does not exist (nearest: sentiment)"),
+        (["text=few.txt"], "3 texts are too few for a map: label them all, or give at least 10"),
+        (["text=none.txt"], "none.txt: no such file"),
+        (["corpus=reviews", "source.files=few.txt"], "corpus: give either a corpus or text=FILES, not both"),
+        (["corpus=reviews", "clusters=kmean"], "clusters: 'kmean' is none of"),
+        (["corpus=reviews", "encodr=x"], "encodr: no such key (nearest: encoder)"),
+    ],
+)
+def test_mistakes_are_one_line(workspace, capsys, monkeypatch, args, expected):
+    (workspace / "few.txt").write_text("one text\nanother text\na third\n")
+    lines = error_lines(main, args or ["seed=1"], capsys, monkeypatch)
+    assert expected in lines[-1] and not (workspace / "out/explore").exists()
+
+
+def test_the_page_shows_texts_as_texts_and_draws_the_map(explored, tmp_path):
+    page = explored[0] / "out/explore/notes/map.html"
+    dom, requests = load_page(page, tmp_path / "profile")
+    assert set(requests) <= {"/map.html", "/favicon.ico"}
+    assert "<title>Map of notes" in dom and 'data-drawn="150"' in dom
+    assert "<img" not in dom and dom.count("<script") == 1
+    assert "&lt;script&gt;document.title" in dom
+    assert dom.count("<span") > 3, "names are on the map"
+
+
+def test_all_near_duplicates_are_listed():
+    first = np.full(8, -1)
+    first[[1, 4, 6]], first[[2, 3]] = 1, 2
+    found = Map(*[None] * 10, {"duplicate_of": first}, *[None] * 7)
+    assert [group.tolist() for group in found.list_duplicates()] == [[1, 4, 6], [2, 3]]

@@ -1,0 +1,79 @@
+"""What labels are good for: labels that look wrong, suggestions, and the interval of an accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from explore.inputs import Inputs
+from explore.labels import describe_measured, find_suspects, measure_accuracy, predict_from_labels
+from explore.queue import split_unlabeled
+
+
+def make_classes(rows: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(rows) % 3
+    vectors = np.eye(3)[labels] + 0.25 * rng.normal(size=(rows, 3))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def test_flipped_labels_are_found_first():
+    vectors, labels = make_classes()
+    flipped = np.arange(0, 120, 12)
+    given = labels.copy()
+    given[flipped] = (labels[flipped] + 1) % 3
+    suspects = find_suspects(vectors, np.arange(120), given, 3, 10, 0)
+    assert len(set(flipped) & {each.index for each in suspects}) >= 8
+    assert all(each.suggestion != given[each.index] for each in suspects)
+    assert [each.confidence for each in suspects] == sorted(each.confidence for each in suspects)
+    assert find_suspects(vectors, np.arange(10), given[:10], 3, 10, 0) == [], "too few to say"
+
+
+def test_a_class_with_a_single_row_is_no_error():
+    vectors, labels = make_classes(60)
+    suspects = find_suspects(vectors, np.arange(60), np.where(np.arange(60) == 7, 3, labels), 4, 60, 0)
+    assert 7 in {each.index for each in suspects}
+
+
+def test_predictions_have_a_column_for_every_class():
+    vectors, labels = make_classes(30)
+    found = predict_from_labels(vectors, np.arange(10), labels[:10] * 2, 5)
+    assert found.shape == (30, 5) and (found[:, [1, 3]] == 0).all()
+    assert (found.argmax(1) == labels * 2).mean() > 0.8
+    assert (predict_from_labels(vectors, np.arange(1), labels[:1], 3)[:, labels[0]] == 1).all()
+
+
+@pytest.mark.parametrize("accuracy", [0.55, 0.82, 0.97])
+def test_the_interval_holds_the_accuracy(accuracy):
+    rng = np.random.default_rng(0)
+    found = [measure_accuracy(int(hits), 32) for hits in rng.binomial(32, accuracy, 300)]
+    assert np.mean([each.low <= accuracy <= each.high for each in found]) >= 0.95
+
+
+def test_the_rows_that_halve_the_interval():
+    found = measure_accuracy(27, 32)
+    total = 32 + found.rows_to_halve
+    again = measure_accuracy(round(27 / 32 * total), total)
+    assert again.high - again.low <= (found.high - found.low) / 2 + 1e-9
+    assert 2 * 32 < found.rows_to_halve < 5 * 32
+    assert describe_measured(found).startswith("27 of 32 random rows are right: the accuracy is 67% to 95%")
+
+
+def test_equal_texts_are_listed_once_and_labeled_ones_not_at_all():
+    inputs = Inputs()
+    for number in range(100):
+        inputs.add(f"text {number % 50}")
+    inputs.add("Text  7", "a")
+    unlabeled = split_unlabeled(inputs, 0)
+    listed = [*unlabeled.chosen.tolist(), *unlabeled.measure.tolist()]
+    assert sorted(listed) == [number for number in range(50) if number != 7]
+    assert len(unlabeled.measure) > 4
+
+
+@pytest.mark.parametrize(("correct", "rows"), [(0, 5), (5, 5), (27, 32), (180, 200)])
+def test_the_interval_is_the_exact_one_of_scipy(correct, rows):
+    from scipy.stats import binomtest
+
+    exact = binomtest(correct, rows).proportion_ci(0.95, "exact")
+    found = measure_accuracy(correct, rows)
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
