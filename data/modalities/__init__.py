@@ -78,6 +78,13 @@ class Modality:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""
         raise NotImplementedError
 
+    def pool_layer(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the mean of a layer's hidden states for each input, float32 (inputs, width).
+
+        attention_mask: of padded inputs that have one; None: all states count.
+        """
+        raise NotImplementedError
+
     def record_outputs(
         self,
         model: PreTrainedModel,

@@ -231,7 +231,9 @@ def check_labels(task: Task, splits: dict[str, list[Example]], num_rows: int, ne
     for split in ("validation", "test"):
         if needs_validation or split == "test":
             check_split(task, split, splits[split], num_rows)
-        unseen = Counter(name for example in splits[split] for name in example.label_names if name not in known)
+        open_labels = task.load_problem_type().has_open_labels
+        names = [name for example in splits[split] for name in example.label_names] if not open_labels else []
+        unseen = Counter(name for name in names if name not in known)
         for label, count in unseen.items():
             raise DataError(
                 f"{display_name(getattr(task, split) or task.train)}: label {label!r} ({count} {split} row"
