@@ -6,6 +6,7 @@ validation rows. The threshold follows from the normal validation rows.
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,18 +64,25 @@ def select_normal_rows(
 
 
 class DetectorModule(nn.Module):
-    """A frozen encoder, and a detector once it is fitted."""
+    """A frozen encoder, and a detector once it is fitted. Raises DataError for an encoder without hidden states."""
 
-    def __init__(self, network: Network, modality: Modality, layer: int):
+    def __init__(self, network: Network, modality: Modality, depths: Sequence[float], inputs: Inputs):
         super().__init__()
-        self.network, self.model, self.modality, self.layer = network, network.model, modality.shared, layer
-        self.model.config.output_hidden_states = True
+        self.model, self.modality = network.model, modality.shared
         self.detector: Detector | None = None
-        self.tensors: tuple[Tensor, ...] = ()
+        self.model.config.output_hidden_states = True  # also where the model is loaded by others
+        sample = np.array(take_evenly(range(len(inputs.lengths)), STANDARDIZATION_INPUTS))
+        network.standardize(map(inputs.get_inputs, np.array_split(sample, -(-len(sample) // BATCH_SIZE))))
+        with torch.no_grad():
+            states = self.model(**inputs.get_inputs(sample[:1])).get("hidden_states")
+        if states is None:
+            raise DataError(f"{self.model.config.model_type} gives no hidden states, which head.name=anomaly needs")
+        self.layers = sorted({round(depth * (len(states) - 1)) for depth in depths})
+        self.widths = [self.modality.join_layers(states, [layer]).shape[1] for layer in self.layers]
 
     def embed(self, output: ModelOutput, attention_mask: Tensor | None = None) -> Tensor:
         """Return the vectors of a batch, float32 (inputs, width), from the model's output."""
-        return self.modality.pool_layer(output.hidden_states[self.layer], attention_mask)
+        return self.modality.join_layers(output.hidden_states, self.layers, attention_mask)
 
     def predict(self, **inputs: Tensor) -> Tensor:
         """Return the vectors of a batch."""
@@ -86,32 +94,20 @@ class DetectorModule(nn.Module):
 
 
 def build_module(
-    folder: Path, config: Finetune, modality: Modality, inputs: dict[str, Inputs], random_init: bool
+    folder: Path, config: Finetune, modality: Modality, inputs: Inputs, random_init: bool
 ) -> DetectorModule:
-    """Return the encoder. Raises ConfigError or DataError if it cannot be used, or has no such layer."""
+    """Return the encoder in `folder`. Raises DataError if it cannot be used. inputs: the normal training rows."""
     torch.manual_seed(config.seed)
     network = modality.build_encoder(folder, random_init)
-    model_type = network.model.config.model_type
     if network.model.config.is_encoder_decoder:
-        raise DataError(f"{folder}: {model_type} has a decoder, and head.name=anomaly is for encoders without one")
-    module = DetectorModule(network, modality, config.head.layer)
-    train = inputs["train"]
-    sample = take_evenly(range(len(train.lengths)), STANDARDIZATION_INPUTS)
-    network.standardize(map(train.get_inputs, np.array_split(sample, -(-len(sample) // BATCH_SIZE))))
+        kind = f"{network.model.config.model_type} has a decoder"
+        raise DataError(f"{folder}: {kind}, and head.name=anomaly is for encoders without one")
     try:
-        with torch.no_grad():
-            states = network.model(**train.get_inputs(np.array([0]))).get("hidden_states")
-    except UserError:
-        raise
+        return DetectorModule(network, modality, config.head.layers, inputs)
+    except UserError as error:
+        raise DataError(f"{folder}: {error}") from None
     except Exception as error:
         raise DataError(f"{folder}: its architecture cannot read a row ({first_line(error)})") from None
-    if states is None:
-        raise DataError(f"{folder}: {model_type} gives no hidden states, which head.name=anomaly needs")
-    if not -len(states) <= config.head.layer < len(states):
-        raise ConfigError(
-            f"head.layer: {config.head.layer} is none of the {len(states)} hidden states; give -1 or less"
-        )
-    return module
 
 
 def fit_detector(
@@ -130,9 +126,10 @@ def fit_detector(
         split: modality.build_dataset(rows, folder, f"task {config.task.name}, {split}", data.label_names)
         for split, rows in data.splits.items()
     }
+    problem_type.find_rank(len(data.splits["validation"]))
     if len(data.splits["train"]) < max(head.neighbors, MIN_ROWS):
         raise ConfigError(f"head.neighbors: {len(data.splits['train'])} normal training rows are too few")
-    module = build_module(folder, config, modality, inputs, random_init)
+    module = build_module(folder, config, modality, inputs["train"], random_init)
     run.start(labels=fingerprint(fingerprint_inputs(config.task)), encoder=hash_weights(folder))
     if config.train.dry_run:
         raise CommandExit("detector the encoder reads the rows; nothing is trained")
@@ -142,7 +139,8 @@ def fit_detector(
         split: np.stack(run_batches(module, rows, accelerator, autocast=False)) for split, rows in inputs.items()
     }
     seconds = time.monotonic() - start
-    detector = make_detector(vectors["train"], hash_inputs(data.splits["train"]), head)
+    layers = dict(zip(module.layers, np.split(vectors["train"], np.cumsum(module.widths)[:-1], 1), strict=True))
+    detector = make_detector(layers, hash_inputs(data.splits["train"]), head)
     module.detector, tensors = detector, detector.to_tensors("cpu")
     scores = {
         split: detector.score_vectors(torch.from_numpy(vectors[split]), tensors)[:, 0].numpy()
@@ -166,17 +164,16 @@ def fit_detector(
     )
 
 
-def make_detector(vectors: np.ndarray, hashes: np.ndarray, head: Section) -> Detector:
-    """Return the detector of normal rows' vectors, float32 (rows, width), without its threshold."""
-    center, projection = fit_whitening(vectors)
-    is_mean = head.score == "mahalanobis"
+def make_detector(layers: dict[int, np.ndarray], hashes: np.ndarray, head: Section) -> Detector:
+    """Return the detector of normal rows, without its threshold. layers: their vectors, (rows, width), by layer."""
+    center, projection = fit_whitening(list(layers.values()))
     return Detector(
-        layer=np.array([head.layer]),
+        layers=np.array(list(layers)),
         center=center,
         projection=projection,
-        vectors=((vectors - center) @ projection).astype(np.float16),
+        vectors=((np.concatenate(list(layers.values()), 1) - center) @ projection).astype(np.float16),
         hashes=hashes,
-        neighbors=np.array([0 if is_mean else head.neighbors]),
+        neighbors=np.array([0 if head.score == "mahalanobis" else head.neighbors]),
         threshold=np.zeros(1, np.float32),
         false_alarms=np.array([head.false_alarms], np.float32),
         scores=np.zeros(0, np.float32),

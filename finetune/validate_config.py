@@ -56,6 +56,10 @@ def validate_config(config: Finetune) -> None:
             is_detector and not config.train.load_best,
             f"train.load_best: head.name={name} sets its threshold on normal validation rows; leave it true",
         ),
+        (
+            is_detector and name != "anomaly",
+            f"head.name: task.problem_type={task.problem_type} needs head.name=anomaly",
+        ),
         (is_detector and adapter.name != "none", f"adapter.name: {nothing}; leave it out"),
         (
             is_detector and not task.num_examples,

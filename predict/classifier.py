@@ -99,10 +99,9 @@ class Classifier(nn.Module):
         Outputs are calibrated probabilities, or a number as the model gives it. A detector has these numbers alone.
         """
         if self.detector:
-            states = self.model(**inputs).hidden_states[int(self.detector.layer[0])]
-            return self.detector.score_vectors(
-                self.modality.pool_layer(states, inputs.get("attention_mask")), self.known
-            )
+            states, layers = self.model(**inputs).hidden_states, self.detector.layers.tolist()
+            vectors = self.modality.join_layers(states, layers, inputs.get("attention_mask"))
+            return self.detector.score_vectors(vectors, self.known)
         output = self.model(**inputs, output_hidden_states=bool(self.known))
         values = self.problem_type.activate(output.logits.float() / self.temperature)
         if not self.known:

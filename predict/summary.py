@@ -132,7 +132,7 @@ class Summary:
         summary = cls(totals["rows"], totals["empty"], precision=config.precision, model=config.model)
         summary.unsure = totals["unsure"] if config.precision is not None else None
         summary.unlike = totals["unlike"] if classifier.novelty is not None else None
-        summary.false_alarms = classifier.detector.false_alarms if classifier.detector else None
+        summary.false_alarms = float(classifier.detector.false_alarms[0]) if classifier.detector else None
         summary.doubtful = [entry[2] for entry in doubtful]
         if numbers[0]:
             mean = numbers[1] / numbers[0]

@@ -85,6 +85,18 @@ class Modality:
         """
         raise NotImplementedError
 
+    def join_layers(
+        self, states: Sequence[Tensor], layers: Sequence[int], attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the means of some layers' hidden states, each of length 1, joined, float32 (inputs, width).
+
+        states: of all layers. attention_mask: as in `pool_layer`.
+        """
+        import torch
+
+        means = [self.pool_layer(states[layer], attention_mask) for layer in layers]
+        return torch.cat([torch.nn.functional.normalize(mean) for mean in means], 1)
+
     def record_outputs(
         self,
         model: PreTrainedModel,

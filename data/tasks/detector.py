@@ -1,12 +1,14 @@
 """The file of an anomaly detector: vectors of normal rows, and the threshold of the score. No text, no image.
 
-A row's vector is the mean of its hidden states in a layer. It is whitened by the covariance of the normal rows, shrunk
-toward a multiple of the identity as far as their number requires (Ledoit and Wolf 2004). The score is the distance to
-the mean of the normal rows, Mahalanobis' (Lee et al. 2018), or the mean distance to the nearest of them.
+A row's vector joins the means of its hidden states in some layers, each of length 1, so that the length of a text or
+the contrast of an image counts less (Mueller and Hein 2025). It is whitened by the covariance of the normal rows in
+each layer, shrunk toward a multiple of the identity as far as their number requires (Ledoit and Wolf 2004). The score
+is the distance to the mean of the normal rows, Mahalanobis' (Lee et al. 2018), or the mean distance to the nearest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +26,10 @@ MIN_STD = 1e-4  # of a coordinate, relative to the mean one, so that none is div
 
 
 class Whitening(NamedTuple):
-    """Vectors of normal rows less `center`, times `projection`, have mean 0 and, but for shrinkage, covariance 1."""
+    """Vectors less `center`, times `projection`, have a mean of 0 and, but for shrinkage, a mean square length of 1.
+
+    Each layer has the same share in it.
+    """
 
     center: np.ndarray
     """float32 (width,)."""
@@ -32,25 +37,29 @@ class Whitening(NamedTuple):
     """float32 (width, width)."""
 
 
-def fit_whitening(vectors: np.ndarray) -> Whitening:
-    """Return the whitening of normal rows' vectors, (rows, width), by the covariance of their standardized values."""
+def fit_whitening(layers: Sequence[np.ndarray]) -> Whitening:
+    """Return the whitening of normal rows' vectors from those of each layer, (rows, width of the layer)."""
+    from scipy.linalg import block_diag
     from sklearn.covariance import ledoit_wolf
 
-    vectors = vectors.astype(np.float64)
-    center, std = vectors.mean(0), vectors.std(0)
-    std = std.clip(MIN_STD * std.mean() or 1.0)
-    covariance, _ = ledoit_wolf((vectors - center) / std, assume_centered=True)
-    values, directions = np.linalg.eigh(covariance)
-    projection = directions / np.sqrt(values.clip(MIN_STD * (values.mean() or 1.0))) / std[:, None]
-    return Whitening(center.astype(np.float32), projection.astype(np.float32))
+    centers, projections = [], []
+    for vectors in (layer.astype(np.float64) for layer in layers):
+        center, std = vectors.mean(0), vectors.std(0)
+        std = std.clip(MIN_STD * std.mean() or 1.0)
+        covariance, _ = ledoit_wolf((vectors - center) / std, assume_centered=True)
+        values, directions = np.linalg.eigh(covariance)
+        scale = np.sqrt(values.clip(MIN_STD * (values.mean() or 1.0)) * len(center) * len(layers))
+        centers.append(center)
+        projections.append(directions / scale / std[:, None])
+    return Whitening(np.concatenate(centers).astype(np.float32), block_diag(*projections).astype(np.float32))
 
 
 @dataclass
 class Detector:
     """Vectors of normal rows, and what a score is called."""
 
-    layer: np.ndarray
-    """Index of the hidden states that a vector is the mean of, int64 (1,)."""
+    layers: np.ndarray
+    """Indices of the hidden states that a vector joins the means of, int64 (layers,)."""
     center: np.ndarray
     """As in `Whitening`."""
     projection: np.ndarray
@@ -109,7 +118,7 @@ def load_detector(folder: Path) -> Detector:
         detector = Detector(**{item.name: arrays[item.name] for item in fields(Detector)})
         width, rows = len(detector.center), len(detector.hashes)
         shapes = (detector.projection.shape, detector.vectors.shape)
-        single = (detector.layer, detector.neighbors, detector.threshold, detector.false_alarms)
+        single = (detector.neighbors, detector.threshold, detector.false_alarms)
         if shapes != ((width, width), (rows, width)) or any(array.shape != (1,) for array in single):
             raise ValueError("its arrays do not fit together")
         if rows < max(NUM_NEIGHBORS, int(detector.neighbors[0])) or not np.isfinite(detector.projection).all():

@@ -20,6 +20,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoTokenizer
 
 
@@ -55,8 +56,9 @@ def anomaly_scorer(folder: pathlib.Path) -> Callable:
     normal = load_file(folder / "normal_rows.safetensors")
 
     def score(output) -> torch.Tensor:
-        states = output.hidden_states[normal["layer"]]
-        vector = (states.mean((2, 3) if states.ndim == 4 else 1) - normal["center"]) @ normal["projection"]
+        states = [output.hidden_states[layer] for layer in normal["layers"]]
+        means = [normalize(layer.mean((2, 3) if layer.ndim == 4 else 1)) for layer in states]
+        vector = (torch.cat(means, 1) - normal["center"]) @ normal["projection"]
         if count := int(normal["neighbors"]):
             return torch.cdist(vector, normal["vectors"].float()).topk(count, largest=False).values.mean(1)
         return vector.norm(dim=1)

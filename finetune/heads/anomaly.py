@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from data.tasks.problem_types.anomaly_detection import PROBLEM_TYPE as PROBLEM_TYPE
-from engine.config.schema import Section
+from engine.config.schema import Fraction, Section
 
 DEFAULT_HEAD_LR = 1e-3  # not used
 
@@ -25,7 +25,7 @@ class Config(Section):
     nearest of them. Both are of vectors whitened by the normal rows."""
     neighbors: PositiveInt = 5
     """Number of the nearest normal rows, for score=neighbors."""
-    layer: int = -1
-    """Index of the hidden states that vectors are the mean of; -1: the last ones, 0: the first."""
+    layers: Annotated[list[Fraction], Field(min_length=1)] = [0.5, 1.0]
+    """Layers of the hidden states that a vector joins the means of, from 0, the embeddings, to 1, the last layer."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of normal rows that may be called anomalous; the threshold follows from the normal validation rows."""

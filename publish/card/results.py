@@ -15,6 +15,7 @@ METRIC_TITLES_AND_HUB_NAMES = {
     "f1": ("entity F1", "f1"),
     "auroc": ("AUROC", "roc_auc"),
     "recall_at_5_fpr": ("found at 5% false alarms", "recall"),
+    "recall": ("found at the threshold", "recall"),
     "false_alarm_rate": ("false alarms", "false_alarm_rate"),
     "spearman": ("Spearman", "spearmanr"),
     "pearson": ("Pearson", "pearsonr"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from data.tasks.detector import FILENAME, load_detector, save_detector
+from data.tasks.detector import FILENAME, Detector, load_detector, save_detector
 from data.tasks.problem_types.anomaly_detection import PROBLEM_TYPE, AnomalyDetection
 from data.tasks.splits import Example
 from engine.config.loader import validate
@@ -76,50 +76,74 @@ def head(score: str, neighbors: int = 5) -> Config:
 @pytest.mark.parametrize("rows", [200, 12])  # more and fewer rows than coordinates
 def test_the_score_is_that_of_a_slow_version(rows):
     rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(16, 16))
-    normal, others = (rng.normal(size=(count, 16)) @ mixing * 3 + 7 for count in (rows, 9))
-    normal, others = normal.astype(np.float32), (others + 2).astype(np.float32)
-    center, std = normal.astype(np.float64).mean(0), normal.astype(np.float64).std(0)
-    precision = np.linalg.inv(slow_covariance((normal - center) / std))
+    mixing = {3: rng.normal(size=(16, 16)), 6: rng.normal(size=(8, 8))}
+    normal = {layer: (rng.normal(size=(rows, len(m))) @ m * 3 + 7).astype(np.float32) for layer, m in mixing.items()}
+    others = {layer: (rng.normal(size=(9, len(m))) @ m * 3 + 9).astype(np.float32) for layer, m in mixing.items()}
+    spread = {layer: values.astype(np.float64).std(0) for layer, values in normal.items()}
+    center = {layer: values.astype(np.float64).mean(0) for layer, values in normal.items()}
+    precision = {
+        layer: np.linalg.inv(slow_covariance((values - center[layer]) / spread[layer]))
+        for layer, values in normal.items()
+    }
 
-    def distance(one: np.ndarray, other: np.ndarray) -> float:
-        difference = (one.astype(np.float64) - other) / std
-        return float(np.sqrt(difference @ precision @ difference))
+    def distance(one: dict, other: dict) -> float:
+        total = 0.0
+        for layer in mixing:
+            difference = (one[layer].astype(np.float64) - other[layer]) / spread[layer]
+            total += difference @ precision[layer] @ difference / len(difference)
+        return float(np.sqrt(total / 2))
 
-    distances = np.array([[distance(row, other) for other in normal] for row in others])
+    def row(of: dict, index: int) -> dict:
+        return {layer: values[index] for layer, values in of.items()}
+
+    distances = np.array([[distance(row(others, i), row(normal, j)) for j in range(rows)] for i in range(9)])
     expected = {
-        "mahalanobis": [distance(row, center) for row in others],
+        "mahalanobis": [distance(row(others, i), center) for i in range(9)],
         "neighbors": np.sort(distances, 1)[:, :4].mean(1),
     }
     for score, values in expected.items():
         detector = make_detector(normal, np.arange(rows), head(score, 4))
-        found = detector.score_vectors(torch.from_numpy(others), detector.to_tensors("cpu")).numpy()
+        vectors = torch.from_numpy(np.concatenate(list(others.values()), 1))
+        found = detector.score_vectors(vectors, detector.to_tensors("cpu")).numpy()
         assert found[:, 0] == pytest.approx(values, rel=2e-3), "float16 vectors"
-        assert found[:, 1].tolist() == distances.argmin(1).tolist()
+        assert found[:, 1].tolist() == distances.argmin(1).tolist() and detector.layers.tolist() == [3, 6]
+
+
+def test_a_normal_row_has_a_score_of_about_one():
+    layers = {number: np.random.default_rng(number).normal(size=(400, 20)).astype(np.float32) for number in (0, 1)}
+    detector = make_detector(layers, np.arange(400), head("mahalanobis"))
+    vectors = torch.from_numpy(np.concatenate(list(layers.values()), 1))
+    scores = detector.score_vectors(vectors, detector.to_tensors("cpu"))[:, 0]
+    assert scores.square().mean().item() == pytest.approx(1, abs=0.02)
+
+
+def random_detector() -> Detector:
+    layers = {2: np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)}
+    return make_detector(layers, np.arange(30), head("mahalanobis"))
 
 
 def test_a_constant_coordinate_and_equal_rows_give_finite_scores():
     constant = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32) * [1, 1, 0, 1]
-    for vectors in (constant, np.ones((30, 4))):
-        detector = make_detector(vectors.astype(np.float32), np.arange(30), head("mahalanobis"))
-        scores = detector.score_vectors(torch.from_numpy(vectors).float() + 1, detector.to_tensors("cpu"))
-        assert scores.isfinite().all() and (scores[:, 0] > 1).all()
+    for vectors in (constant.astype(np.float32), np.ones((30, 4), np.float32)):
+        detector = make_detector({0: vectors}, np.arange(30), head("mahalanobis"))
+        scores = detector.score_vectors(torch.from_numpy(vectors) + 1, detector.to_tensors("cpu"))
+        assert scores.isfinite().all() and (scores[:, 0] > 0.5).all()
 
 
 def test_the_p_value_counts_the_normal_rows_with_as_high_a_score():
-    detector = make_detector(np.random.default_rng(0).normal(size=(30, 4)), np.arange(30), head("mahalanobis"))
+    detector = random_detector()
     detector.scores = np.array([1, 2, 2, 3], np.float32)
     assert [detector.p_value(score) for score in (0.5, 1, 2, 2.5, 3, 4)] == [1, 1, 0.8, 0.4, 0.4, 0.2]
 
 
 def test_a_damaged_file_is_one_line(tmp_path):
-    detector = make_detector(np.random.default_rng(0).normal(size=(30, 4)), np.arange(30), head("mahalanobis"))
+    detector = random_detector()
     save_detector(detector, tmp_path)
     loaded = load_detector(tmp_path)
     assert all(np.array_equal(value, vars(loaded)[name]) for name, value in vars(detector).items())
     for change in (
         {"vectors": detector.vectors[:, :3]},
-        {"layer": np.zeros(2, int)},
+        {"neighbors": np.zeros(2, int)},
         {"projection": np.full((4, 4), np.nan)},
     ):
         save_detector(replace(detector, **change), tmp_path)

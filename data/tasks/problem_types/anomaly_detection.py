@@ -69,17 +69,20 @@ class AnomalyDetection(SingleLabelClassification):
         """Return {"threshold"}, which normal rows like these exceed with a probability of at most `false_alarms`.
 
         The smallest score for which that holds whatever the distribution of the scores (Laxhammar and Falkman 2010).
-        Raises DataError for too few normal rows.
         """
         normal = np.sort(np.ravel(predictions)[labels == 0])
-        rank = int(np.ceil((1 - self.false_alarms) * (len(normal) + 1) - 1e-9))
-        if rank > len(normal):
+        return {"threshold": float(normal[self.find_rank(len(normal)) - 1])}
+
+    def find_rank(self, num_normal: int) -> int:
+        """Return which of so many normal scores, in order, is the threshold. Raises DataError if they are too few."""
+        rank = int(np.ceil((1 - self.false_alarms) * (num_normal + 1) - 1e-9))
+        if rank > num_normal:
             needed = int(np.ceil(1 / self.false_alarms - 1e-9)) - 1
             raise DataError(
                 f"head.false_alarms: {self.false_alarms:g} takes {needed:,} normal validation rows or more, and there"
-                f" are {len(normal):,}; raise it, or task.validation_fraction"
+                f" are {num_normal:,}; raise it, or task.validation_fraction"
             )
-        return {"threshold": float(normal[rank - 1])}
+        return rank
 
     def apply_postprocess(self, predictions: list[np.ndarray], params: dict) -> np.ndarray:
         """Return the scores, (inputs,)."""
@@ -110,8 +113,10 @@ class AnomalyDetection(SingleLabelClassification):
         return results
 
     def list_report_metrics(self, metrics: dict) -> tuple[str, ...]:
-        """List the metrics of the ranking; without an anomalous test row, the share of false alarms."""
-        return self.report_metrics if "auroc" in metrics else ("false_alarm_rate",)
+        """List the metrics of the ranking, or the one that there is if all test rows are normal, or all anomalous."""
+        if "auroc" in metrics:
+            return self.report_metrics
+        return ("false_alarm_rate",) if "false_alarm_rate" in metrics else ("recall",)
 
     def test_details(self, predictions: np.ndarray, labels: np.ndarray, label_names: list[str]) -> dict:
         """Return {}: the confusion matrix depends on the threshold, of which the metrics are."""
