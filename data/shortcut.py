@@ -115,6 +115,8 @@ def expand_labels(args: list[str]) -> Shortcut | None:
         options["group_by"] = find_sentence([column for column in list_columns(rows[0]) if column not in (text, label)])
         rows, _ = read_rows(options, "task.train")
     task = {"name": name, "problem_type": guess_problem_type(rows, text, label), "train": options}
+    if task["problem_type"] == "single_label_classification" and given.get("method") == "anomaly":
+        task["problem_type"] = "anomaly_detection"
     if task["problem_type"] == "token_classification":  # the settings for tags, instead of those for classes
         files = [file.replace(DEFAULT_TASK, "configs/finetune/your-entities.yaml") for file in files]
     return Shortcut(files, merge({"run": name, "task": {**task, "text": text, "label": label}}, given))

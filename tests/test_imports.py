@@ -30,7 +30,7 @@ ORDER = {
     " image_validation image_probe image_gallery modalities comparison"
     " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
-    " training held_out artifacts semi_supervised train study __main__",
+    " training held_out detector artifacts semi_supervised train study __main__",
     "predict": "config classifier rows output predictions why summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",
