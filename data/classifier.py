@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from data.encoders import resolve_encoder
 from data.modalities import load_modality
 from data.tasks.confidence import load_confidence
+from data.tasks.detector import load_detector
 from data.tasks.novelty import NUM_NEIGHBORS, load_novelty, score_vectors
 from data.tasks.problem_types import ProblemType, load_problem_type, output_names
+from data.tasks.problem_types.anomaly_detection import ANOMALOUS, NORMAL
 from data.tasks.splits import Example
 from engine.config.schema import list_plugins
 from engine.errors import DataError, list_siblings, suggest
@@ -73,7 +75,8 @@ class Classifier(nn.Module):
         attention.use_fast_attention(self.model)
         # As transformers has it: a folder without names has LABEL_0, LABEL_1, ...
         self.config["id2label"] = {str(index): name for index, name in self.model.config.id2label.items()}
-        self.names = output_names(self.config)
+        self.detector = load_detector(self.folder) if self.problem_type.is_detector else None
+        self.names = [NORMAL, ANOMALOUS] if self.detector else output_names(self.config)
         self.confidence, arrays = load_confidence(self.folder)
         self.novelty = load_novelty(arrays)
         self.temperature = self.confidence.temperature if self.confidence else 1.0
@@ -86,14 +89,19 @@ class Classifier(nn.Module):
 
     def place(self, device: torch.device) -> Classifier:
         """Move the network and the known vectors to a device."""
-        self.known = self.novelty.to_tensors(device) if self.novelty else ()
+        found = self.detector or self.novelty
+        self.known = found.to_tensors(device) if found else ()
         return self.to(device).eval()
 
     def predict(self, **inputs: Tensor) -> Tensor:
         """Return the outputs, (inputs, outputs) or (inputs, tokens, tags), with NUM_EXTRA numbers if vectors are known.
 
-        Outputs are calibrated probabilities, or a number as the model gives it.
+        Outputs are calibrated probabilities, or a number as the model gives it. A detector has these numbers alone.
         """
+        if self.detector:
+            states, layers = self.model(**inputs).hidden_states, self.detector.layers.tolist()
+            vectors = self.modality.join_layers(states, layers, inputs.get("attention_mask"))
+            return self.detector.score_vectors(vectors, self.known)
         output = self.model(**inputs, output_hidden_states=bool(self.known))
         values = self.problem_type.activate(output.logits.float() / self.temperature)
         if not self.known:

@@ -118,6 +118,8 @@ def expand_labels(args: list[str]) -> Shortcut | None:
     task = {"name": name, "problem_type": guess_problem_type(rows, text, label), "train": options}
     if is_answer(rows[0]):
         task["role"] = "role"
+    if task["problem_type"] == "single_label_classification" and given.get("method") == "anomaly":
+        task["problem_type"] = "anomaly_detection"
     if task["problem_type"] == "token_classification":  # the settings for tags, instead of those for classes
         files = [file.replace(DEFAULT_TASK, "configs/finetune/your-entities.yaml") for file in files]
     return Shortcut(files, merge({"run": name, "task": {**task, "text": text, "label": label}}, given))

@@ -2,15 +2,19 @@
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from torch import Tensor
+from transformers.utils import ModelOutput
 
 from data.corpus.config import CorpusFile, source_licenses
 from data.encoders import base_model_info, read_record
 from data.sampling import take_evenly
 from data.sources.source import display_name
+from data.tasks.problem_types import ProblemType
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import DataError
@@ -28,6 +32,11 @@ from publish.report.run_report import render_run_report
 
 MEASURED_TOLERANCE = {True: 1e-3, False: 0.25}
 """Largest difference of an output from the measured one, relative to values above 1; key: whether in float32."""
+
+
+def activate_logits(problem_type: ProblemType, output: ModelOutput) -> Tensor:
+    """Return the prediction for the only input of a batch."""
+    return problem_type.activate(output.logits[0])
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,8 @@ class Artifacts:
 
             adapters.save_adapter(output.peft_model, folder)
             adapters.merge_adapters(output.peft_model)
-        sample = modality.record_outputs(
-            model,
-            self.encoder_folder,
-            take_evenly(self.splits["test"]),
-            lambda output: problem_type.activate(output.logits[0]),
-        )
+        output_fn = output.head.score if problem_type.is_detector else partial(activate_logits, problem_type)
+        sample = modality.record_outputs(model, self.encoder_folder, take_evenly(self.splits["test"]), output_fn)
         if sample:
             if not hasattr(model.config, "label_scale"):
                 self.check_measured(sample["outputs"], output.predictions["test"])
@@ -92,7 +97,8 @@ class Artifacts:
             held_out.save(path)
             (path / "README.md").write_text(build_model_card(record), encoding="utf-8")
             if sample:
-                verify_folder(path, shared.auto_class(problem_type), problem_type.activation, folder / "sample.json")
+                recorded = problem_type.recorded_output
+                verify_folder(path, shared.auto_class(problem_type), recorded, folder / "sample.json")
 
         write_folder(folder / "model", fill)
         for checkpoint in [*folder.glob("**/step-*"), *folder.glob("**/best")]:

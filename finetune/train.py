@@ -18,6 +18,7 @@ from engine.training.distributed import make_accelerator
 from finetune.artifacts import Artifacts
 from finetune.class_texts import choose_class_texts
 from finetune.config import Finetune
+from finetune.detector import collect_detector, fit_detector, select_normal_rows
 from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_run_summary
 from finetune.evaluation.test_rows import inspect_test_rows
@@ -98,6 +99,9 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         needs_validation = config.train.load_best and config.method != "auto"
         rows, unlabeled = read_all(config.task, needs_validation)
     label_names = list_label_names(config.task, rows)
+    is_detector = config.task.load_problem_type().is_detector
+    if is_detector:
+        config, label_names = select_normal_rows(config, rows, label_names)
     config = resolve_method(config, folder, rows | {"unlabeled": unlabeled}, label_names, args)
     splits = sample_splits(config, rows)
     if config.train.batch_size < accelerator.num_processes:
@@ -124,6 +128,8 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         logger.info("\n".join(f"  {line}" for line in describe_test_rows({"test_rows": test_rows})))
 
     def train(folder: Path, run: Run, title: str, random_init: bool = False) -> FineTuneOutput:
+        if is_detector:
+            return fit_detector(folder, config, data, run, accelerator, title, random_init)
         if config.selftrain.rounds:
             return SelfTrainer(folder, config, all_rows, data, run, accelerator, title, random_init).train()
         return finetune_model(folder, config, data, run, accelerator, title, random_init)
@@ -136,7 +142,8 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     baselines = {}
     if config.baselines:
         baselines = measure_baselines(modality, folder, splits, label_names, train_reference)
-    held_out = collect_held_out(modality, output, splits, label_names, folder, accelerator)
+    collect = collect_detector if is_detector else collect_held_out
+    held_out = collect(modality, output, splits, label_names, folder, accelerator)
     if accelerator.is_main_process:
         num_available = max(len(rows["train"]), len(splits["train"]))
         artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)

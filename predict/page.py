@@ -5,8 +5,10 @@ from predict.summary import Summary
 from predict.why import list_reasons
 
 
-def format_label(label: object, probability: object) -> str:
-    """Return a label and its probability as text."""
+def format_label(label: object, probability: object, score: float | None = None) -> str:
+    """Return a label and its probability, or its score, as text."""
+    if score is not None:
+        return f"{label} {score:.4g}"
     if isinstance(label, list):
         parts = [part["label"] + " " + part["text"] if isinstance(part, dict) else str(part) for part in label]
         return ", ".join(parts) or "none"
@@ -40,7 +42,7 @@ def render_page(summary: Summary) -> str:
     doubtful = [
         [
             f"{entry['row']:,}",
-            format_label(entry["label"], entry["probability"]),
+            format_label(entry["label"], entry.get("probability"), entry.get("score")),
             [entry["text"], *list_reasons(entry.get("why") or {})],
         ]
         for entry in summary.doubtful
@@ -52,4 +54,5 @@ def render_page(summary: Summary) -> str:
         notes=[line.strip() for line in summary.describe_doubt()],
         shares=shares_table(summary),
         doubtful=(["row", "label", "text"], doubtful),
+        is_detector=summary.false_alarms is not None,
     )

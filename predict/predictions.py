@@ -11,11 +11,13 @@ import numpy as np
 from data.classifier import Classifier
 from data.tasks.confidence import fit_thresholds
 from data.tasks.problem_types import Decision
+from data.tasks.problem_types.anomaly_detection import ANOMALOUS, NORMAL
 from data.tasks.problem_types.token_classification import decode_words
 from engine.errors import ConfigError
 from predict.rows import Item
 
 DIGITS = 4
+COLUMNS = ("label", "probability", "score", "p_value", "unsure", "unlike", "why")
 
 
 @dataclass
@@ -26,6 +28,10 @@ class Prediction:
     """A class, a list of labels, a number, a list of tags or of spans; None for an empty input."""
     probability: Any = None
     """Of the class; a list, one for each label; of words, the lowest of all tags; None of a number."""
+    score: float | None = None
+    """How unlike the normal rows the input is, of a detector."""
+    p_value: float | None = None
+    """Share of normal rows with a score at least as high, of a detector."""
     unsure: bool | None = None
     unlike: bool | None = None
     why: dict | None = None
@@ -40,7 +46,7 @@ class Prediction:
 
     def to_columns(self) -> dict[str, Any]:
         """Return the values by column."""
-        return {name: getattr(self, name) for name in ("label", "probability", "unsure", "unlike", "why")}
+        return {name: getattr(self, name) for name in COLUMNS}
 
 
 class Decider:
@@ -59,6 +65,8 @@ class Decider:
 
     def list_columns(self) -> list[str]:
         """List the columns that predictions add to a row."""
+        if self.problem_type.is_detector:
+            return ["label", "score", "p_value"]
         columns = ["label"]
         if self.problem_type.activation != "none":
             columns.append("probability")
@@ -69,6 +77,8 @@ class Decider:
         """Return the prediction for an input from what the classifier's `predict` returned."""
         if item.is_empty:
             return Prediction(None)
+        if self.problem_type.is_detector:
+            return self.judge(float(output[0]), [int(index) for index in output[1:]])
         values, score, neighbors = self.classifier.split_output(output)
         first_tokens = item.first_tokens
         config, names = self.classifier.config, self.classifier.names
@@ -92,6 +102,14 @@ class Decider:
         if score is not None:
             prediction.unlike = bool(score > self.classifier.novelty.threshold[0])
         return prediction
+
+    def judge(self, score: float, neighbors: list[int]) -> Prediction:
+        """Return whether an input is anomalous from its score; the doubt puts the highest scores first."""
+        detector = self.classifier.detector
+        label = ANOMALOUS if score > detector.threshold[0] else NORMAL
+        p_value = round(detector.p_value(score), DIGITS)
+        rounded = float(f"{score:.6g}")
+        return Prediction(label, None, rounded, p_value, doubt=score, names=[label], neighbors=neighbors)
 
     def fill_words(
         self,

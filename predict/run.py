@@ -225,6 +225,8 @@ def format_line(prediction: Prediction, text: str) -> str:
         found = ", ".join(f"{span['label']} {span['text']!r} {span['probability']:.3f}" for span in label)
     elif isinstance(label, list):
         found = ", ".join(f"{name} {value:.3f}" for name, value in zip(label, probability, strict=True)) or "none"
+    elif prediction.score is not None:
+        found = f"{label}  {prediction.score:.4g}"
     else:
         found = f"{label}" if probability is None else f"{label}  {probability:.3f}"
     if isinstance(label, list) and not label:

@@ -65,6 +65,7 @@ class PartStatistics:
             "text": shown.encode("utf-8", "replace").decode(),
             "label": prediction.label,
             "probability": prediction.probability,
+            "score": prediction.score,
             "unlike": prediction.unlike,
             "why": prediction.why,
         }
@@ -97,6 +98,8 @@ class Summary:
     """{"label", "count", "share"} and, where it can be corrected, {"corrected", "low", "high", "training"}."""
     doubtful: list[dict] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
+    false_alarms: float | None = None
+    """Of a detector: the share of normal rows that are called anomalous."""
     precision: float | None = None
     model: str = ""
     fingerprint: str = ""
@@ -129,6 +132,7 @@ class Summary:
         summary = cls(totals["rows"], totals["empty"], precision=config.precision, model=config.model)
         summary.unsure = totals["unsure"] if config.precision is not None else None
         summary.unlike = totals["unlike"] if classifier.novelty is not None else None
+        summary.false_alarms = float(classifier.detector.false_alarms[0]) if classifier.detector else None
         summary.doubtful = [entry[2] for entry in doubtful]
         if numbers[0]:
             mean = numbers[1] / numbers[0]
@@ -155,6 +159,8 @@ class Summary:
         count, lines = max(1, self.rows - self.empty), []
         if self.numbers:
             lines.append(f"  mean {self.numbers['mean']:.4g}, standard deviation {self.numbers['std']:.4g}")
+        if self.false_alarms is not None:
+            lines.append(f"  anomalous: expected of normal rows are at most {self.false_alarms:.1%}")
         if self.unsure is not None:
             lines.append(
                 f"  unsure at a precision of {self.precision:g}: {self.unsure:,} rows, {self.unsure / count:.1%}"
@@ -168,9 +174,8 @@ class Summary:
 def describe_shares(classifier: Classifier, counts: Counter, num_rows: int, outputs: list[np.ndarray]) -> list[dict]:
     """Return the share of each label, the largest first, corrected where the held-out rows allow it."""
     confidence = classifier.confidence
-    names = (
-        classifier.problem_type.card_labels(classifier.names) if classifier.problem_type.activation != "none" else []
-    )
+    has_names = classifier.problem_type.activation != "none" or classifier.detector
+    names = classifier.problem_type.card_labels(classifier.names) if has_names else []
     shares = [{"label": name, "count": counts[name], "share": counts[name] / max(1, num_rows)} for name in names]
     if confidence is not None and len(confidence.labels) and num_rows:
         count = max(1, MAX_PROBABILITIES // len(names) // len(outputs))

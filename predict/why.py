@@ -36,7 +36,8 @@ class Explainer:
         self.classifier = classifier
         self.rows = read_training_rows(classifier)
         problem_type = classifier.problem_type
-        self.has_words = classifier.modality.name == "text" and not problem_type.labels_words
+        is_detector = problem_type.is_detector
+        self.has_words = classifier.modality.name == "text" and not problem_type.labels_words and not is_detector
         if self.has_words and not find_spec("captum"):
             warn_once("note: without captum there are no words among the reasons; pip install captum")
             self.has_words = False
@@ -108,10 +109,11 @@ def read_training_rows(classifier: Classifier) -> dict[int, dict]:
 
     Only for own runs: the record of a model made elsewhere must not decide what is read.
     """
-    if classifier.novelty is None or not classifier.folder.resolve().is_relative_to(RUNS_FOLDER.resolve()):
+    known = classifier.detector or classifier.novelty
+    if known is None or not classifier.folder.resolve().is_relative_to(RUNS_FOLDER.resolve()):
         return {}
     numbers: dict[int, list[int]] = {}
-    for number, value in enumerate(classifier.novelty.hashes.tolist()):
+    for number, value in enumerate(known.hashes.tolist()):
         numbers.setdefault(value, []).append(number)
     rows: dict[int, dict] = {}
     with suppress(UserError, OSError):

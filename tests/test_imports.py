@@ -33,7 +33,7 @@ ORDER = {
     " artifacts validate_config train __main__",
     "label": "config items store session nearest export server terminal run __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
-    " training held_out artifacts semi_supervised train study __main__",
+    " training held_out detector artifacts semi_supervised train study __main__",
     "explore": "config steps choose vectors inputs labels queue model cluster neighbors names layout map page output"
     " run __main__",
     "predict": "config mixed_precision rows output predictions why summary page run __main__",

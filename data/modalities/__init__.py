@@ -78,6 +78,25 @@ class Modality:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""
         raise NotImplementedError
 
+    def pool_layer(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the mean of a layer's hidden states for each input, float32 (inputs, width).
+
+        attention_mask: of padded inputs that have one; None: all states count.
+        """
+        raise NotImplementedError
+
+    def join_layers(
+        self, states: Sequence[Tensor], layers: Sequence[int], attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the means of some layers' hidden states, each of length 1, joined, float32 (inputs, width).
+
+        states: of all layers. attention_mask: as in `pool_layer`.
+        """
+        import torch
+
+        means = [self.pool_layer(states[layer], attention_mask) for layer in layers]
+        return torch.cat([torch.nn.functional.normalize(mean) for mean in means], 1)
+
     def record_outputs(
         self,
         model: PreTrainedModel,

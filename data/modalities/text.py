@@ -34,11 +34,15 @@ class Text(Modality):
     preprocessor_files, pools_states = TOKENIZER_FILES, True
 
     def auto_class(self, problem_type: ProblemType) -> str:
-        """Return transformers' classifier of sequences or of tokens."""
+        """Return transformers' classifier of sequences or of tokens, or the encoder alone."""
+        if problem_type.is_detector:
+            return "AutoModel"
         return f"AutoModelFor{'Token' if problem_type.labels_words else 'Sequence'}Classification"
 
     def pipeline_task(self, problem_type: ProblemType) -> str:
-        """Return `token-classification` or `text-classification`."""
+        """Return `token-classification` or `text-classification`, or what an encoder does."""
+        if problem_type.is_detector:
+            return "feature-extraction"
         return f"{'token' if problem_type.labels_words else 'text'}-classification"
 
     def copy_preprocessor(self, source: Path, target: Path) -> None:
@@ -91,6 +95,12 @@ class Text(Modality):
         from engine.models.embed import pool
 
         return pool(states[2 * (len(states) - 1) // 3].float(), inputs["attention_mask"])
+
+    def pool_layer(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the mean of the tokens' states."""
+        from engine.models.embed import pool
+
+        return states.float().mean(1) if attention_mask is None else pool(states.float(), attention_mask)
 
     def record_outputs(
         self,

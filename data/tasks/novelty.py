@@ -56,17 +56,18 @@ class Novelty:
         return tuple(torch.from_numpy(array.astype(np.float32)).to(device) for array in arrays)
 
 
-def score_vectors(vectors: Tensor, tensors: tuple[Tensor, Tensor]) -> Tensor:
+def score_vectors(vectors: Tensor, tensors: tuple[Tensor, Tensor], num_distances: int = NUM_DISTANCES) -> Tensor:
     """Return the score of each vector and its nearest training rows, float32 (inputs, 1 + NUM_NEIGHBORS).
 
-    tensors: as `to_tensors` returns them.
+    tensors: as `to_tensors` returns them. num_distances: number of distances in the score.
     """
     import torch
 
     center, known = tensors
     distances = torch.cdist(vectors - center, known, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.topk(NUM_DISTANCES, largest=False)
-    return torch.cat([nearest.values.mean(1, keepdim=True), nearest.indices[:, :NUM_NEIGHBORS].float()], 1)
+    nearest = distances.topk(max(num_distances, NUM_NEIGHBORS), largest=False)
+    score = nearest.values[:, :num_distances].mean(1, keepdim=True)
+    return torch.cat([score, nearest.indices[:, :NUM_NEIGHBORS].float()], 1)
 
 
 def find_nearest(vectors: np.ndarray, novelty: Novelty) -> list[list[int]]:

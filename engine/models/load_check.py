@@ -4,8 +4,9 @@
     prints {"max_difference": float, "missing_weights": [...]}
 
 AUTO_CLASS: the class of transformers that loads the folder. OUTPUT: what the sample holds of one text, its embedding
-by the pooling mean or cls, or its logits after the function softmax, sigmoid or none. The script imports only
-transformers (and peft for an adapter). engine.models.verify runs it outside the project.
+by the pooling mean or cls, its logits after the function softmax, sigmoid or none, or its anomaly_score by the folder's
+normal_rows.safetensors. The script imports only transformers (and peft for an adapter). engine.models.verify runs it
+outside the project.
 """
 
 import base64
@@ -13,11 +14,13 @@ import io
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoTokenizer
 
 
@@ -48,6 +51,21 @@ OUTPUTS = {
 }
 
 
+def anomaly_scorer(folder: pathlib.Path) -> Callable:
+    """Return a function from a model's output to the score, (1,), as the folder's card computes it."""
+    normal = load_file(folder / "normal_rows.safetensors")
+
+    def score(output) -> torch.Tensor:
+        states = [output.hidden_states[layer] for layer in normal["layers"]]
+        means = [normalize(layer.mean((2, 3) if layer.ndim == 4 else 1)) for layer in states]
+        vector = (torch.cat(means, 1) - normal["center"]) @ normal["projection"]
+        if count := int(normal["neighbors"]):
+            return torch.cdist(vector, normal["vectors"].float()).topk(count, largest=False).values.mean(1)
+        return vector.norm(dim=1)
+
+    return score
+
+
 def tokenize(folder: pathlib.Path, sample: dict) -> Iterator[dict]:
     """Yield the network's inputs for each text of a sample."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -70,11 +88,12 @@ def check(folder_name: str, auto_class: str, output_name: str, sample_path: str 
     folder = pathlib.Path(folder_name)
     model, missing = load_model(folder, auto_class)
     max_difference = 0.0
+    output_fn = anomaly_scorer(folder) if output_name == "anomaly_score" else OUTPUTS[output_name]
     if sample_path:
         sample = json.loads(pathlib.Path(sample_path).read_text(encoding="utf-8"))
         all_inputs = (read_images if "images" in sample else tokenize)(folder, sample)
         for inputs, expected in zip(all_inputs, map(torch.tensor, sample["outputs"]), strict=True):
-            output, difference = OUTPUTS[output_name](model(**inputs)).float(), float("inf")
+            output, difference = output_fn(model(**inputs)).float(), float("inf")
             if output.shape == expected.shape:
                 relative = (output - expected).abs() / expected.abs().clamp(min=1)
                 difference = relative.nan_to_num(torch.inf).max().item()

@@ -47,16 +47,16 @@ def reference_encoder(folder: Path) -> tuple[Path, bool, str]:
 def measure_linear_model(modality: Modality, splits: dict[str, list[Example]], label_names: list[str]) -> dict:
     """Return the metrics by split of a linear model on the modality's features.
 
-    C and the problem type's postprocessing are fitted on the validation set; without one, C is DEFAULT_C.
+    C and the problem type's postprocessing are fitted on the validation set; C is DEFAULT_C where it is not chosen.
     """
     validate, problem_type = "validation" in splits, modality.problem_type
     labels = {split: problem_type.encode_labels(examples, label_names) for split, examples in splits.items()}
     extract = modality.fit_features(splits["train"])
     features = {split: extract(examples) for split, examples in splits.items()}
     results = []
-    for c in LINEAR_C_VALUES if validate else (DEFAULT_C,):
+    for c in LINEAR_C_VALUES if validate and problem_type.tunes_linear_model else (DEFAULT_C,):
         predict = problem_type.fit_linear_model(c, features["train"], labels["train"], label_names)
         predictions = {split: predict(features[split]) for split in splits if split != "train"}
         results.append(postprocess(problem_type, None, predictions, labels, label_names, validate).metrics)
     metric = problem_type.metric_for_best
-    return max(results, key=lambda result: result["validation"][metric]) if validate else results[0]
+    return max(results, key=lambda result: result["validation"][metric]) if len(results) > 1 else results[0]

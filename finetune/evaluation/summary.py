@@ -4,7 +4,14 @@ import json
 from collections.abc import Sequence
 
 from engine.runs.run import Run
-from publish.card.card import DEFAULT_METRICS, describe_evaluation, describe_test_rows, metric_title, pipeline_call
+from publish.card.card import (
+    DEFAULT_METRICS,
+    describe_evaluation,
+    describe_test_rows,
+    find_problem_type,
+    metric_title,
+    pipeline_call,
+)
 
 
 def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str] = DEFAULT_METRICS) -> list[str]:
@@ -23,16 +30,17 @@ def metric_rows(metrics: dict) -> list[tuple[str, dict | None]]:
     """Return the rows of the table, the fine-tuned encoder first."""
     baselines = reversed(metrics["baselines"].values())
     rows = [(baseline["name"], baseline.get("test")) for baseline in baselines]
-    return [(f"{metrics['encoder']}, fine-tuned", metrics["test"]), *rows]
+    fitted = find_problem_type(metrics).fitted
+    return [(f"{metrics['encoder']}, {fitted}", metrics["test"]), *rows]
 
 
 def format_run_summary(run: Run) -> str:
     """Return the table with the baselines, the output paths and an example command."""
     metrics, folder = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")), run.folder
-    call = pipeline_call(metrics, str(folder / "model"))
+    problem_type, num_available = find_problem_type(metrics), metrics["num_available_examples"]
     lines = [
         "",
-        f"  {metrics['task']}: {metrics['num_train_examples']:,} labels of {metrics['num_available_examples']:,},"
+        f"  {metrics['task']}: {metrics['num_train_examples']:,} {problem_type.rows_noun} of {num_available:,},"
         f" {metrics['test']['n']:,} test rows",
         *(f"  {line}" for line in describe_test_rows(metrics) + describe_evaluation(metrics)),
         "",
@@ -44,4 +52,8 @@ def format_run_summary(run: Run) -> str:
         lines.append(f"  report  {folder / 'report.html'}")
     if (folder / "adapter").is_dir():
         lines.append(f"  adapter {folder / 'adapter'} on {folder / 'base'}, for peft")
-    return "\n".join([*lines, f'  next    python -c "from transformers import pipeline; print({call})"'])
+    call = pipeline_call(metrics, str(folder / "model"))
+    command = f'python -c "from transformers import pipeline; print({call})"'
+    if problem_type.is_detector:
+        command = f"python -m predict model={folder} file=FILE"
+    return "\n".join([*lines, f"  next    {command}"])

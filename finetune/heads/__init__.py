@@ -5,6 +5,8 @@
     Head(config, network, problem_type)   module to train, as `standard.Head`
     DEFAULT_HEAD_LR          peak learning rate above the encoder if `layers.head_lr` is not set
 
+A head without training has no Head; `finetune.detector` fits that of anomaly.py.
+
 Optional: FITS_LAST_LAYER and SAMPLES_PER_CLASS (see supcon.py).
 """
 

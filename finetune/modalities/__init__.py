@@ -28,6 +28,7 @@ class Modality:
     build_dataset(examples, folder, description, label_names=None)    inputs of the encoder in `folder`, with `labels`
                                               and `get_batch` if there are label names; description: for errors
     build_network(folder, label_names, random_init) -> Network       the encoder with a new last layer
+    build_encoder(folder, random_init) -> Network                    the encoder alone
     fit_features(examples)                    function from examples to the features of the linear baseline
     embed(examples, folder, accelerator)      embeddings without fine-tuning, float32 (examples, width), for a study
 
@@ -43,7 +44,7 @@ class Modality:
 
     def __init__(self, config: Finetune):
         self.config, self.shared = config, modalities.load_modality(config.task.modality)
-        self.problem_type = config.task.load_problem_type()
+        self.problem_type = config.task.load_problem_type().configure(config.head)
 
     def validate_config(self) -> None:
         """Raise ConfigError for settings that this modality does not support."""
@@ -76,7 +77,7 @@ class Modality:
 
     def list_report_metrics(self, metrics: dict) -> tuple[str, ...]:
         """List the metrics of the table, of those on the test set."""
-        return self.problem_type.report_metrics
+        return self.problem_type.list_report_metrics(metrics)
 
     def show(self, examples: list[Example], max_chars: int) -> list[dict[str, str]]:
         """Return {"text"}, at most `max_chars` long, or {"image"}, a data URL, of each example, for the run's page."""

@@ -88,10 +88,11 @@ class Modality(modalities.Modality):
         return ImageDataset(self.store.find(examples), read_processor(folder), labels)
 
     def get_augmentation(self) -> Callable | None:
-        """Return the configured augmentation; none for a linear probe, which reads each image once."""
+        """Return the configured augmentation; none for a linear probe or a detector, which read each image once."""
         augment = self.config.augment
         if (
             self.config.layers.linear_probe
+            or self.problem_type.is_detector
             or augment.min_area == augment.max_area == 1
             and not any((augment.horizontal_flip, augment.vertical_flip, augment.color_prob, augment.gray_prob))
         ):
@@ -105,6 +106,12 @@ class Modality(modalities.Modality):
         from finetune.model.image_network import build_image_network
 
         return build_image_network(folder, self.problem_type, label_names, self.config.dropout, random_init)
+
+    def build_encoder(self, folder: Path, random_init: bool) -> ImageNetwork:
+        """Return the encoder in `folder`."""
+        from finetune.model.image_network import build_image_encoder
+
+        return build_image_encoder(folder, random_init)
 
     def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], np.ndarray]:
         """Return a function from examples to standardized pixels of small images, float32 (examples, pixels)."""
@@ -154,7 +161,7 @@ class Modality(modalities.Modality):
 
     def list_report_metrics(self, metrics: dict) -> tuple[str, ...]:
         """List the metrics of the table; with one of two classes per image, the area under the ROC curve too."""
-        is_single, names = self.problem_type.has_single_class, self.problem_type.report_metrics
+        is_single, names = self.problem_type.has_single_class, self.problem_type.list_report_metrics(metrics)
         return (*names, "auroc") if is_single and "auroc" in metrics else names
 
     def show(self, examples: list[Example], max_chars: int) -> list[dict[str, str]]:

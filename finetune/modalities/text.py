@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from data.tokens.dataset import TextDataset
     from engine.models.embed import Embedder
+    from finetune.model.network import Network
     from finetune.model.text_network import TextNetwork
 
 
@@ -97,6 +98,13 @@ class Modality(modalities.Modality):
         config = self.config
         pooling = getattr(config.head, "pooling", None)
         return build_text_network(folder, self.problem_type, pooling, label_names, config.dropout, random_init)
+
+    def build_encoder(self, folder: Path, random_init: bool) -> Network:
+        """Return the encoder in `folder`."""
+        from engine.models import embed
+        from finetune.model.network import Network
+
+        return Network(embed.load_model(folder, random_init=random_init))
 
     def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], Any]:
         """Fit TF-IDF of words and word pairs, or of characters where words are not set apart by spaces."""

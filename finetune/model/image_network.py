@@ -51,8 +51,7 @@ class ImageEmbedder(nn.Module):
 
     def predict(self, pixel_values: Tensor) -> Tensor:
         """Return the embeddings of the images of one batch."""
-        states = self.model(pixel_values=pixel_values).last_hidden_state.float()
-        return states.mean((2, 3)) if states.ndim == 4 else states.mean(1)
+        return MODALITY.pool_layer(self.model(pixel_values=pixel_values).last_hidden_state)
 
 
 @cache
@@ -73,6 +72,15 @@ def load_model(folder: Path, problem_type: ProblemType, label_names: list[str], 
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None
     return random_model or load_with_new_head(folder, auto_class, purpose, config, old_names)
+
+
+def build_image_encoder(folder: Path, random_init: bool = False) -> ImageNetwork:
+    """Return the encoder in `folder` without a head. Raise DataError if it cannot be loaded."""
+    model, _ = load_pretrained(folder, "AutoModel", "images")
+    if random_init:
+        model = transformers.AutoModel.from_config(model.config)
+    freeze_batch_norm(model)
+    return ImageNetwork(model.eval(), random_init)
 
 
 def build_image_network(

@@ -23,6 +23,7 @@ from publish.card.results import (
     describe_quality as describe_quality,
     describe_test_rows as describe_test_rows,
     describe_views as describe_views,
+    find_problem_type as find_problem_type,
     metric_title as metric_title,
 )
 
@@ -65,6 +66,7 @@ def front_matter(
     encoders = [stage for stage, _ in provenance.training_stages(record) if stage["kind"] == "encoder"]
     sources = [source for stage in encoders for source in stage["config"].get("corpus", {}).get("sources", [])]
     own_tags = [config["task"]["name"]] if record["kind"] == "model" else ["encoder", config["objective"]["name"]]
+    own_tags += ["anomaly-detection"] if record.get("problem_type") == "anomaly_detection" else []
     metadata = ModelCardData(
         language=sorted({re.split("[-_]", tag)[0].lower() for tag in provenance.languages(record)}) or None,
         license="other" if is_other else license_id or None,
@@ -102,7 +104,7 @@ def describe_task(record: dict) -> str:
 def pipeline_call(record: dict, model_id: str) -> str:
     """Return the Python call of transformers' pipeline for the model `model_id`. record: of a model, or its metrics."""
     modality = load_modality(record.get("modality", "text"))
-    problem_type = load_problem_type(record.get("problem_type", "single_label_classification"))
+    problem_type = find_problem_type(record)
     task, options = modality.pipeline_task(problem_type), problem_type.pipeline_options
     return f"pipeline('{task}', '{model_id}'{options})('your {modality.input_noun}')"
 
@@ -129,6 +131,7 @@ def build_model_card(
         record=record,
         model_id=model_id,
         modality=modality,
+        problem_type=problem_type,
         auto_class=modality.auto_class(problem_type) if is_adapter else None,
         pipeline_call=pipeline_call(record, model_id).replace("'", '"') if is_model else "",
         stages=[{**stage, **provenance.describe_stage(stage)} for stage in stages],

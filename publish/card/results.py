@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult
 
-from data.tasks.problem_types import load_problem_type
+from data.tasks.problem_types import ProblemType, load_problem_type
 
 DEFAULT_METRICS = ("accuracy", "f1_macro")
 """Metrics reported for a run without a list of its own in its record."""
@@ -13,6 +13,10 @@ METRIC_TITLES_AND_HUB_NAMES = {
     "f1_macro": ("macro F1", "f1"),
     "f1_micro": ("micro F1", "f1"),
     "f1": ("entity F1", "f1"),
+    "auroc": ("AUROC", "roc_auc"),
+    "recall_at_5_fpr": ("found at 5% false alarms", "recall"),
+    "recall": ("found at the threshold", "recall"),
+    "false_alarm_rate": ("false alarms", "false_alarm_rate"),
     "spearman": ("Spearman", "spearmanr"),
     "pearson": ("Pearson", "pearsonr"),
     "rmse": ("RMSE", "rmse"),
@@ -41,6 +45,11 @@ class Metric(NamedTuple):
     num_rows: int
     baselines: dict[str, float]
     """Values by name of the baseline."""
+
+
+def find_problem_type(metrics: dict) -> ProblemType:
+    """Return the problem type of a model's record, or of its metrics."""
+    return load_problem_type(metrics.get("problem_type", "single_label_classification"))
 
 
 def metric_title(metric: str) -> str:
@@ -175,7 +184,18 @@ def describe_test_rows(metrics: dict) -> list[str]:
         consequence = "; the metrics are too high" if exact else consequence
         counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
         lines.append(f"{counts}, {near:,} more nearly{consequence}")
-    return lines + describe_truncated(metrics)
+    return lines + describe_threshold(metrics) + describe_truncated(metrics)
+
+
+def describe_threshold(metrics: dict) -> list[str]:
+    """Describe what exceeds the threshold of a detector. metrics: or the record."""
+    found = (metrics.get("evaluation") or {}).get("threshold")
+    if not found:
+        return []
+    kinds = {"anomalous": found.get("recall"), "normal": found.get("false_alarm_rate")}
+    shares = [f"{share:.1%} of the {kind}" for kind, share in kinds.items() if share is not None]
+    aim = f"threshold {found['value']:.4g}, for at most {found['false_alarms']:.1%} false alarms"
+    return [f"{aim}: {' and '.join(shares)} test rows exceed it"]
 
 
 def describe_quality(metrics: dict) -> list[tuple[str, str]]:

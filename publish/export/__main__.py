@@ -59,7 +59,11 @@ def export(config: Export) -> None:
     if missing:
         raise ConfigError(f"to: {', '.join(missing)} not installed; pip install {' '.join(REQUIRED_PACKAGES)}")
     run_folder, folder = find_model_folder(config.run)
-    if (modality := read_record(folder).get("modality", "text")) != "text":
+    record = read_record(folder)
+    if record.get("problem_type") == "anomaly_detection":
+        reason = "an anomaly detector compares inputs with its normal rows, which is no graph"
+        raise DataError(f"{folder}: {reason}; export {record['config']['encoder']}, its encoder, instead")
+    if (modality := record.get("modality", "text")) != "text":
         raise DataError(f"{folder}: it reads {modality}, and only models of text are exported")
     import onnx_ir
     from transformers.utils import logging

@@ -23,8 +23,9 @@ from publish.config import Licenses
 from publish.hub.bundle import PATH_PATTERN, is_allowed
 
 CONFIDENCE_FILE = "confidence.safetensors"  # results on held-out rows and vectors of training rows, for predictions
+DETECTOR_FILE = "normal_rows.safetensors"  # vectors of an anomaly detector's normal rows, and its threshold
 ALLOWED_FILES = f"""README.md LICENSE* record.json config.json generation_config.json {STUDY_PLOT}
-{CONFIDENCE_FILE}
+{CONFIDENCE_FILE} {DETECTOR_FILE}
 model.safetensors model-*-of-*.safetensors model.safetensors.index.json
 preprocessor_config.json tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
 vocab.txt vocab.json merges.txt vocab.bpe bpe.codes spiece.model spm.model
@@ -81,7 +82,7 @@ def check_files(files: dict[str, Path]) -> Iterator[str]:
 def check_weights(files: dict[str, Path]) -> Iterator[str]:
     """Find weights that cannot be read, or that are missing."""
     weights = {name: path for name, path in files.items() if path.suffix == ".safetensors"}
-    if not weights.keys() - {CONFIDENCE_FILE}:
+    if not weights.keys() - {CONFIDENCE_FILE, DETECTOR_FILE}:
         yield "no weights: a .safetensors file is missing"
     for name, path in weights.items():
         try:
@@ -169,7 +170,7 @@ def check_loading(folder: Path, sample_path: Path) -> list[str]:
     if record["kind"] == "model":
         problem_type = load_problem_type(record["problem_type"])
         auto_class = load_modality(record.get("modality", "text")).auto_class(problem_type)
-        output = problem_type.activation
+        output = problem_type.recorded_output
     try:
         verify_folder(folder, auto_class, output, sample_path)
     except DataError as error:

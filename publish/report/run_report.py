@@ -6,7 +6,13 @@ from engine.config.loader import dump_config
 from engine.files import read_json
 from engine.html import render
 from engine.runs.run import Run
-from publish.card.results import describe_evaluation, describe_quality, describe_test_rows, metric_title
+from publish.card.results import (
+    describe_evaluation,
+    describe_quality,
+    describe_test_rows,
+    find_problem_type,
+    metric_title,
+)
 from publish.report.confusion import confusion_chart
 from publish.report.runs import flatten_log, format_number, metric_charts, summarize_training
 
@@ -15,7 +21,8 @@ def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
     """Summarize the result of a run in one sentence."""
     if test := metrics.get("test"):
         scores = ", ".join(f"{metric_title(metric)} {test[metric]:.3f}" for metric in metrics["report_metrics"])
-        examples = f"{test['n']:,} test examples, trained on {metrics['num_train_examples']:,} labels"
+        noun = find_problem_type(metrics).rows_noun
+        examples = f"{test['n']:,} test examples, trained on {metrics['num_train_examples']:,} {noun}"
         return f"{metrics['task']}: {scores} on {examples}"
     if not log:
         return "Nothing logged yet"
@@ -28,7 +35,8 @@ def results_table(metrics: dict) -> tuple[list[str], list[list[str]]]:
     """Return (header, rows) of the test metrics of the run and its baselines; no rows for a run without any."""
     if "test" not in metrics:
         return [], []
-    names, results = metrics["report_metrics"], [(f"{metrics['encoder']}, fine-tuned", metrics["test"])]
+    names, fitted = metrics["report_metrics"], find_problem_type(metrics).fitted
+    results = [(f"{metrics['encoder']}, {fitted}", metrics["test"])]
     results += [(baseline["name"], baseline.get("test")) for baseline in metrics["baselines"].values()]
     rows = [[title, *(f"{test[name]:.3f}" if test else "–" for name in names)] for title, test in results]
     return ["test set", *map(metric_title, names)], rows

@@ -60,6 +60,10 @@ class ProblemType:
     """Whether each word of a text has a label, instead of each text."""
     has_single_class: ClassVar[bool] = False
     """Whether a label is one of several classes."""
+    is_detector: ClassVar[bool] = False
+    """Whether a frozen encoder compares inputs with rows of one class (`finetune.detector`), and nothing is trained."""
+    has_open_labels: ClassVar[bool] = False
+    """Whether validation and test rows may have labels that no training row has."""
     transformers_problem_type: ClassVar[str | None] = None
     """`problem_type` in the model's config.json: one that transformers knows, or None."""
     activation: ClassVar[Literal["softmax", "sigmoid", "none"]]
@@ -72,6 +76,16 @@ class ProblemType:
     """Peak learning rate of the standard head."""
     linear_baseline: ClassVar[str] = ""
     """Name of the model of `fit_linear_model`; empty: it has none."""
+    tunes_linear_model: ClassVar[bool] = True
+    """Whether it has a regularization strength to choose on the validation set."""
+    fitted: ClassVar[str] = "fine-tuned"
+    """What was done with the encoder, in a table."""
+    rows_noun: ClassVar[str] = "labels"
+    """What the training rows are counted as."""
+    validation_use: ClassVar[str] = "checkpoint selection"
+    """What the validation labels are used for."""
+    usage_template: ClassVar[str] = ""
+    """Template of the model card's example; empty: transformers' pipeline."""
     export_metric: ClassVar[str]
     """Name of the metric of `score_predictions`."""
     card_description: ClassVar[str]
@@ -83,7 +97,16 @@ class ProblemType:
     example_title: ClassVar[str]
     """Title of the example script next to an exported graph, with {inputs}."""
     example_code: ClassVar[str]
-    """End of that script: prints the predictions from `outputs`, `encodings` and `config`."""
+    """End of that script: prints the predictions from `outputs`, `encodings` and `config`; empty: there is none."""
+
+    @property
+    def recorded_output(self) -> str:
+        """What of a model's output is recorded to verify copies, as `engine.models.load_check` names it."""
+        return "anomaly_score" if self.is_detector else self.activation
+
+    def configure(self, head: Section) -> ProblemType:
+        """Return the problem type with the settings of a head that its metrics depend on."""
+        return self
 
     def prepare_row(self, row: dict, task: Section, location: str) -> dict:
         """Return a row in the form that `read_texts` and `parse_label` read."""
@@ -123,6 +146,10 @@ class ProblemType:
     ) -> dict[str, float]:
         """Compute all metrics of postprocessed predictions."""
         return self.quick_metrics(predictions, labels)
+
+    def list_report_metrics(self, metrics: dict) -> tuple[str, ...]:
+        """List the metrics to print, of those on the test set."""
+        return self.report_metrics
 
     def fit_postprocess(self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str]) -> dict:
         """Fit parameters, such as thresholds, on the validation set; they are saved in the model's config.json."""
