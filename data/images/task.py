@@ -100,6 +100,13 @@ def read_rows(folder: Path) -> Iterator[dict]:
         yield from map(json.loads, file)
 
 
+def find_places(task: ImageTask) -> dict[str, str]:
+    """Return where each image of a task is, by its key."""
+    sources = [source for source in (task.train, task.validation, task.test) if source]
+    folders = [prepare_rows(task.name, source, task.pixels) for source in sources]
+    return {row["key"]: row["location"] for folder in reversed(folders) for row in read_rows(folder)}
+
+
 class ImageTaskFile(Section):
     """The task of a fine-tuning YAML; its other sections are ignored."""
 
