@@ -101,6 +101,8 @@ class Summary:
     model: str = ""
     fingerprint: str = ""
     rows_path: str = ""
+    missing: str = "without text"
+    """What the empty rows are."""
 
     @classmethod
     def from_json(cls, content: dict) -> Summary:
@@ -129,6 +131,8 @@ class Summary:
         summary = cls(totals["rows"], totals["empty"], precision=config.precision, model=config.model)
         summary.unsure = totals["unsure"] if config.precision is not None else None
         summary.unlike = totals["unlike"] if classifier.novelty is not None else None
+        if classifier.modality.name != "text":
+            summary.missing = "broken"
         summary.doubtful = [entry[2] for entry in doubtful]
         if numbers[0]:
             mean = numbers[1] / numbers[0]
@@ -139,7 +143,7 @@ class Summary:
     def describe(self, seconds: float) -> list[str]:
         """Return the lines to print."""
         lines = [
-            f"  {self.rows:,} rows in {seconds:,.0f} s" + f", {self.empty:,} of them without text" * bool(self.empty)
+            f"  {self.rows:,} rows in {seconds:,.0f} s" + f", {self.empty:,} of them {self.missing}" * bool(self.empty)
         ]
         for share in self.shares[:20]:
             line = f"  {share['label']:<24} {share['count']:>10,} {100 * share['share']:6.1f}%"

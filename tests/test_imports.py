@@ -31,7 +31,7 @@ ORDER = {
     " artifacts validate_config train __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out artifacts semi_supervised train study __main__",
-    "predict": "config classifier rows output predictions why summary page run __main__",
+    "predict": "config classifier rows image_rows output predictions why pictures summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",
 }
