@@ -41,7 +41,8 @@ class ImageTask(Task):
     pixels: Pixels = Pixels()
     """The form in which the images are stored and read."""
 
-    added_later: ClassVar[tuple[str, ...]] = (*Task.added_later, "text")
+    # Not the modality, by which a saved configuration is read as one of images.
+    added_later: ClassVar[tuple[str, ...]] = (*(key for key in Task.added_later if key != "modality"), "text")
 
     def iter_examples(self, source: ImageSource, split: str) -> Iterator[Example | None]:
         """Yield the examples of a source; images that cannot be read are left out, named and counted."""

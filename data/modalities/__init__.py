@@ -30,6 +30,8 @@ class Modality:
     """One input in a sentence, such as `text`."""
     inputs_noun: ClassVar[str]
     """Several inputs, such as `texts`."""
+    example_input: ClassVar[str] = "your input"
+    """One input in example code."""
     unit: ClassVar[str]
     """What the training loop counts and logs under `tokens`."""
     encoder_task: ClassVar[str | None] = None

@@ -26,8 +26,8 @@ class Images(Modality):
     """Images, read by an image processor."""
 
     name = inputs_noun = unit = "images"
-    input_noun = "image"
-    encoder_task = "image-feature-extraction"
+    input_noun, example_input = "image", "photo.jpg"
+    encoder_task, usage_template = "image-feature-extraction", "publish/card/image_usage.md"
     preprocessor_files, pools_states = PROCESSOR_FILES, True
 
     def auto_class(self, problem_type: ProblemType) -> str:
