@@ -44,6 +44,7 @@ PRELOADED = (
 )
 """Modules that a command imports late."""
 KILL_FRACTION = 0.6  # of the time of an undisturbed run, within which a start is stopped; a resumed one is shorter
+UNCOMPARED = ("times.json", "manifest.json")  # a checkpoint's manifest has the hash of its state, which has a clock
 MAX_STARTS = 60  # of one run, until it ends by itself
 ARGS = [
     "configs/finetune/your-task.yaml",
@@ -163,7 +164,7 @@ def read_results(folder: Path) -> dict[str, object]:
     for path in sorted([*folder.glob("out/runs/**/*"), *folder.glob("out/studies/**/*")]):
         if path.suffix == ".safetensors":
             contents[str(path.relative_to(folder))] = path.read_bytes()
-        elif path.suffix in (".json", ".jsonl") and path.name != "times.json":
+        elif path.suffix in (".json", ".jsonl") and path.name not in UNCOMPARED:
             lines = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             contents[str(path.relative_to(folder))] = [drop_times(json.loads(line)) for line in lines]
     return contents

@@ -28,6 +28,8 @@ from transformers import (
 from data.images.processor import Processor, write_processor
 from data.tasks.confidence import FILENAME, load_confidence
 from data.tasks.novelty import load_novelty
+from engine.config.loader import load_config
+from finetune.config import Finetune
 
 CLASSES = {"circle": "ellipse", "square": "rectangle"}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -135,6 +137,20 @@ def test_predictions_of_an_own_run_have_their_doubt_and_nearest_images(folder, w
     assert all(Path(row["image"]).parent.name == row["label"] for row in nearest)
     page = (folder / "labels.html").read_text()
     assert 2 * len(rows) == page.count("data:image/png") and "like circle: pictures/circle/" in page
+
+
+def test_a_study_compares_with_pixels_and_shows_mistakes(folder, whole):
+    args = ("study.shots=[0,4]", "study.seeds=1", "study.variants=[ours,probe,tfidf]", "train.max_steps=6")
+    result = run_module("finetune.study", *ARGS, "run=labels", "encoder=resnet", *args, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "test rows also occur in the training and validation rows" in result.stdout
+    assert "16 x 16 pixels + logistic regression" in result.stdout and "0 labels: not measured" in result.stderr
+    study = json.loads((folder / "out/studies/labels/study.json").read_text())
+    assert {name: len(points) for name, points in study["curve"].items()} == {"ours": 1, "probe": 1, "tfidf": 1}
+    mistakes, page = study["errors"]["mistakes"], (folder / "out/studies/labels/report.html").read_text()
+    assert page.count("data:image/png") == len(mistakes) and "data:image" not in json.dumps(study)
+    config = load_config(Finetune, [str(folder / "out/runs/whole/config.yaml")])
+    assert config.task.modality == "images", "a saved configuration is read as one of images"
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
