@@ -62,7 +62,7 @@ def draw_heat_map(pixels: np.ndarray, values: np.ndarray) -> Image:
     from PIL import Image
 
     gray = pixels.mean(0)
-    gray = 255 * (gray - gray.min()) / max(1e-6, gray.max() - gray.min())
+    gray = 110 + 145 * (gray - gray.min()) / max(1e-6, gray.max() - gray.min())  # light, so that colors show
     base = Image.fromarray(gray.astype(np.uint8)).resize((SIZE, SIZE)).convert("RGB")
     squares = Image.fromarray(values).resize((GRID, GRID), Image.Resampling.BOX)
     smooth = np.asarray(squares.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
