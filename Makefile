@@ -28,7 +28,7 @@ yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-data: .venv/ready  ## raw text to shards, with a report   [CORPUS=reviews] [INIT=minilm] [ARGS="corpus.deduplicate.near=false"]
+data: .venv/ready  ## raw text or images to shards, with a report   [CORPUS=reviews] [INIT=minilm] [ARGS="corpus.deduplicate.near=false"]
 	@$(PYTHON) -m data configs/corpus/$(CORPUS).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
 
 pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200"]

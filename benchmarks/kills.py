@@ -1,6 +1,7 @@
-"""Stop fine-tuning commands at random moments and compare their results with those of undisturbed ones.
+"""Stop commands at random moments and compare their results with those of undisturbed ones.
 
     python benchmarks/kills.py [kills=100] [seed=0] [only=finetune,study]
+    python benchmarks/kills.py kills=20 only=simsiam-resnet,contrastive-convnextv2,mae-vit
 
 Each command is started in a process of its own, receives SIGTERM, SIGINT or SIGKILL at a random moment, and is started
 again, until it ends by itself. All weights, metrics, logs and sample outputs must
@@ -16,12 +17,14 @@ import os
 import random
 import shutil
 import signal
+import struct
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import results
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig
@@ -31,14 +34,17 @@ from engine.cli import run_command
 from engine.models import LOAD_KWARGS, load_check, verify
 from finetune.__main__ import main as finetune_main
 from finetune.study.__main__ import main as study_main
+from pretrain.__main__ import main as pretrain_main
 
 FOLDER = results.ROOT / "out/benchmarks/kills"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 PRELOADED = (
     "finetune.train finetune.study.run finetune.model.adapters sklearn.linear_model scipy.stats matplotlib.figure"
+    " pretrain.train pretrain.modalities.images pretrain.model.image_encoder pretrain.image_gallery"
 )
 """Modules that a command imports late."""
 KILL_FRACTION = 0.6  # of the time of an undisturbed run, within which a start is stopped; a resumed one is shorter
+UNCOMPARED = ("times.json", "manifest.json")  # a checkpoint's manifest has the hash of its state, which has a clock
 MAX_STARTS = 60  # of one run, until it ends by itself
 ARGS = [
     "configs/finetune/your-task.yaml",
@@ -55,6 +61,21 @@ ARGS = [
 ]
 DOCUMENTS = "selftrain={corpus: corpus.yaml, max_documents: 60, sentences_per_document: 2, min_steps: 12}"
 STUDY = ["study.shots=[4,8]", "study.seeds=2", "study.max_confusion_size=100", "train.steps=4"]
+IMAGE_ARGS = [
+    "modality=images",
+    "corpus={name: shapes, sources: [{idx: shapes}], held_out: 0.1}",
+    "pixels={size: 32, channels: 1}",
+    "model.hidden_size=32",
+    "model.attention_heads=2",
+    "train.lr=1e-3",
+    "train.batch_size=16",
+    "train.steps=24",
+    "train.save_every=4",
+    "train.log_every=2",
+    "train.eval_every=12",
+    "train.average_fraction=0.3",
+]
+MAE = ["objective.name=mae", "objective.decoder_dim=32", "model.architecture=vit", "model.patch_size=8"]
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
     "finetune": (finetune_main, ["train.steps=24"]),
     "fewshot": (finetune_main, ["configs/method/fewshot.yaml", "task.shots=8", "train.steps=20"]),
@@ -66,10 +87,16 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
     "documents": (finetune_main, ["configs/method/documents.yaml", "task.shots=8", "train.steps=8", DOCUMENTS]),
     "study": (study_main, STUDY),
 }
+IMAGE_COMMANDS: dict[str, list[str]] = {
+    "simsiam-resnet": ["objective.name=simsiam", "model.architecture=resnet"],
+    "contrastive-convnextv2": ["objective.name=contrastive", "model.architecture=convnextv2", "model.patch_size=4"],
+    "mae-vit": MAE,
+}
+"""Pretraining of small networks on images."""
 
 
 def make_inputs(folder: Path) -> None:
-    """Write a small random encoder with a real tokenizer, labels, and documents of their kind."""
+    """Write a small random encoder with a real tokenizer, labels, documents of their kind, and images."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
     AutoModel.from_config(BertConfig(**shape, vocab_size=30_522, max_position_embeddings=32)).save_pretrained(
@@ -87,6 +114,10 @@ def make_inputs(folder: Path) -> None:
     (folder / "corpus.yaml").write_text(
         "corpus: {name: documents, deduplicate: {near: false}, sources: [{files: documents.jsonl}]}"
     )
+    images = np.random.default_rng(0).integers(0, 80, (160, 32, 32), dtype=np.uint8)
+    for index, image in enumerate(images):
+        image[index % 16 :, : 4 + index // 8] += 150
+    (folder / "shapes").write_bytes(struct.pack(">HBB3I", 0, 8, 3, *images.shape) + images.tobytes())
     (folder / "configs").symlink_to(results.ROOT / "configs")
     (folder / "out").mkdir()
     (folder / "out/cache").symlink_to(results.ROOT / "out/cache")
@@ -103,8 +134,8 @@ def start(name: str, folder: Path) -> int:
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    main, args = COMMANDS[name]
-    sys.argv = [name, *ARGS, *args, f"run={name}"]
+    main, args = (pretrain_main, IMAGE_COMMANDS[name]) if name in IMAGE_COMMANDS else COMMANDS[name]
+    sys.argv = [name, *(IMAGE_ARGS if name in IMAGE_COMMANDS else ARGS), *args, f"run={name}"]
     code = 1
     try:
         run_command(main)
@@ -133,7 +164,7 @@ def read_results(folder: Path) -> dict[str, object]:
     for path in sorted([*folder.glob("out/runs/**/*"), *folder.glob("out/studies/**/*")]):
         if path.suffix == ".safetensors":
             contents[str(path.relative_to(folder))] = path.read_bytes()
-        elif path.suffix in (".json", ".jsonl") and path.name != "times.json":
+        elif path.suffix in (".json", ".jsonl") and path.name not in UNCOMPARED:
             lines = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             contents[str(path.relative_to(folder))] = [drop_times(json.loads(line)) for line in lines]
     return contents

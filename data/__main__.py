@@ -1,4 +1,4 @@
-"""Prepare raw text for pretraining:  python -m data configs/corpus/reviews.yaml key=value ...
+"""Prepare raw text or images for pretraining:  python -m data configs/corpus/reviews.yaml key=value ...
 
 Rerun the command to resume; when everything is built it prints the summary. `--help` lists every key.
 """
@@ -15,7 +15,13 @@ EXAMPLE = "configs/corpus/reviews.yaml init=minilm"
 def main(argv: list[str]) -> None:
     """Parse the arguments, then import and run the preparation."""
     config = parse_config(Prepare, argv, "data", EXAMPLE)
-    if config is not None:
+    if config is None:
+        return
+    if config.modality == "images":
+        from data.images.shards import describe_pixels, prepare_pixels
+
+        logger.info(describe_pixels(prepare_pixels(config.corpus, config.pixels.size, config.pixels.channels)))
+    else:
         from data.corpus.report import format_summary
         from data.prepare import prepare
 

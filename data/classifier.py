@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from data.encoders import resolve_encoder
-from data.modalities import load_modality
+from data.modalities import find_modality
 from data.tasks.confidence import load_confidence
 from data.tasks.detector import load_detector
 from data.tasks.novelty import NUM_NEIGHBORS, load_novelty, score_vectors
 from data.tasks.problem_types import ProblemType, load_problem_type, output_names
 from data.tasks.problem_types.anomaly_detection import ANOMALOUS, NORMAL
-from data.tasks.splits import Example
 from engine.config.schema import list_plugins
-from engine.errors import DataError, list_siblings, suggest
+from engine.errors import ConfigError, DataError, list_siblings, suggest
 from engine.files import read_json
 from engine.kernels import attention
 from engine.models.embed import Inputs
@@ -50,9 +49,9 @@ def find_problem_type(folder: Path, record: dict, config: dict) -> ProblemType:
         return load_problem_type(record["problem_type"])
     if architecture.endswith("ForTokenClassification"):
         return load_problem_type("token_classification")
-    if not architecture.endswith("ForSequenceClassification"):
-        hint = "fine-tune it first" if record.get("kind") == "encoder" or architecture.endswith("Model") else "no text"
-        hint = f"{hint} classifier" if hint == "no text" else hint
+    if not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
+        is_encoder = record.get("kind") == "encoder" or architecture.endswith("Model")
+        hint = "fine-tune it first" if is_encoder else "no classifier of texts or images"
         raise DataError(f"{folder}: predicts no labels (its architecture is {architecture}); {hint}")
     name = config.get("problem_type") if config.get("problem_type") in known else None
     is_number = len(config.get("id2label", {0: "", 1: ""})) == 1
@@ -67,12 +66,15 @@ class Classifier(nn.Module):
         self.folder = find_model_folder(name)
         self.config, self.record = read_json(self.folder / "config.json"), read_record(self.folder)
         self.problem_type = find_problem_type(self.folder, self.record, self.config)
-        self.modality = load_modality(self.record.get("modality", "text"))
+        self.modality = find_modality(self.folder, self.record, self.config)
+        if max_length and self.modality.name != "text":
+            raise ConfigError(f"max_length: {self.folder} reads {self.modality.inputs_noun}")
         auto_class = self.modality.auto_class(self.problem_type)
         self.model, missing = load_pretrained(self.folder, auto_class, self.problem_type.name.replace("_", " "))
         if missing := sorted(name for name in missing if "position_ids" not in name):
             raise DataError(f"{self.folder}: has no weights for {missing[0]}; not a fine-tuned model")
-        attention.use_fast_attention(self.model)
+        if self.modality.name == "text":
+            attention.use_fast_attention(self.model)
         # As transformers has it: a folder without names has LABEL_0, LABEL_1, ...
         self.config["id2label"] = {str(index): name for index, name in self.model.config.id2label.items()}
         self.detector = load_detector(self.folder) if self.problem_type.is_detector else None
@@ -83,9 +85,7 @@ class Classifier(nn.Module):
         trained = self.record.get("config", {})
         self.max_length = max_length or trained.get("max_length")
         self.known: tuple[Tensor, ...] = ()
-        self.read: Callable[[list[Example]], Inputs] = self.modality.make_reader(
-            self.folder, self.max_length, self.problem_type
-        )
+        self.read: Callable[[list], Inputs] = self.modality.make_reader(self.folder, self.max_length, self.problem_type)
 
     def place(self, device: torch.device) -> Classifier:
         """Move the network and the known vectors to a device."""

@@ -1,6 +1,10 @@
 """Search for test rows that occur in the training rows or the pretraining corpus, before anything is trained."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +19,9 @@ from data.tasks.task import Example, Task, fingerprint_inputs
 from engine.config.loader import validate
 from engine.errors import DataError, UserError
 from engine.log import get_logger
+
+if TYPE_CHECKING:
+    from data.images.task import ImageStore
 
 logger = get_logger(__name__)
 
@@ -93,21 +100,69 @@ def check_contamination(
     task: Task, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
 ) -> tuple[dict, list[int]]:
     """Return counts for the report and the indices of the test rows to measure. record: the encoder's, or empty."""
-    folder, corpora = search_training_rows(task, rows), []
-    in_training, in_pretraining = np.load(folder / "overlaps.npy"), np.zeros(len(rows["test"]), np.uint8)
+    folder = search_training_rows(task, rows)
+
+    def search(stage: dict) -> tuple[np.ndarray, dict]:
+        found = search_pretraining_corpus(task, rows, stage)
+        return np.load(found / "overlaps.npy"), read_counts(found)
+
+    in_training = np.load(folder / "overlaps.npy")
+    return combine_searches(in_training, read_counts(folder), search, record, drop_training, drop_corpus)
+
+
+def check_image_contamination(
+    store: ImageStore, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
+) -> tuple[dict, list[int]]:
+    """Return the same for images: those with the same pixels, and scaled or compressed copies."""
+    from data.images.overlap import count_overlaps, match_images, match_shards
+    from data.images.store import PixelShards
+
+    in_training = match_images(store, rows["test"], rows["train"] + rows["validation"])
+
+    def search(stage: dict) -> tuple[np.ndarray, dict]:
+        folder = OUTPUT_DIR / "pixels" / Path(str(stage.get("pixels", "none"))).name
+        if not is_cached(folder):
+            raise DataError("its images are not in out")
+        shards = [PixelShards(folder, split) for split in ("train", "held_out")]
+        test, train = (
+            np.maximum(*(match_shards(store, rows[split], each) for each in shards)) for split in ("test", "train")
+        )
+        counts = {"test": count_overlaps(test), "train": count_overlaps(train)}
+        return test, {"num_documents": sum(map(len, shards)), **counts}
+
+    counts, measured = combine_searches(
+        in_training, count_overlaps(in_training), search, record, drop_training, drop_corpus
+    )
+    return {**counts, "inputs": "images"}, measured
+
+
+def combine_searches(
+    in_training: np.ndarray,
+    training: dict,
+    search: Callable[[dict], tuple[np.ndarray, dict]],
+    record: dict,
+    drop_training: bool,
+    drop_corpus: bool,
+) -> tuple[dict, list[int]]:
+    """Return what `check_contamination` does.
+
+    in_training, training: overlaps of test rows with training rows, and their counts; search: from the record of a
+    pretraining to the overlaps with its corpus and their counts, raising UserError or OSError if it is not at hand.
+    """
+    corpora, in_pretraining = [], np.zeros(len(in_training), np.uint8)
     for stage in pretraining_history(record):
         name = stage["config"]["corpus"].get("name", "?")
         try:
-            search = search_pretraining_corpus(task, rows, stage)
+            overlaps, counts = search(stage)
         except (UserError, OSError) as error:
             corpora.append({"corpus": name, "not_searched": str(error).splitlines()[0]})
             continue
-        in_pretraining = np.maximum(in_pretraining, np.load(search / "overlaps.npy"))
-        corpora.append({"corpus": name, **read_counts(search)})
+        in_pretraining = np.maximum(in_pretraining, overlaps)
+        corpora.append({"corpus": name, **counts})
     dropped = (in_training > 0) & drop_training | (in_pretraining > 0) & drop_corpus
     measured = np.flatnonzero(~dropped).tolist()
     counts = {
-        "training_overlap": read_counts(folder),
+        "training_overlap": training,
         "corpora": corpora,
         "original_init": original_init(record),
         "num_test_rows": len(in_training),
@@ -127,9 +182,12 @@ def describe_contamination(counts: dict) -> list[str]:
 
     training = counts["training_overlap"]
     what = consequence(training, counts["drops_training_overlap"], "they are kept")
+    is_text = counts.get("inputs", "texts") == "texts"
+    inputs, documents = ("texts", "documents") if is_text else ("images", "images")
+    detail = f" ({training['too_short']:,} are too short for a partial match)" if is_text else " (copies of images)"
     lines = [
         f"{training['exact']:,} of {counts['num_test_rows']:,} test rows also occur in the training and validation"
-        f" rows, {training['near']:,} nearly ({training['too_short']:,} are too short for a partial match){what}"
+        f" rows, {training['near']:,} nearly{detail}{what}"
     ]
     for corpus in counts["corpora"]:
         if "not_searched" in corpus:
@@ -138,9 +196,9 @@ def describe_contamination(counts: dict) -> list[str]:
         test, train = corpus["test"], corpus["train"]
         what = consequence(test, counts["drops_corpus_overlap"], "they are kept, since the corpus has no labels")
         lines += [
-            f"{test['exact']:,} test rows occur in the {corpus['num_documents']:,} documents of the corpus"
+            f"{test['exact']:,} test rows occur in the {corpus['num_documents']:,} {documents} of the corpus"
             f" {corpus['corpus']}, {test['near']:,} nearly{what}",
-            f"{train['exact']:,} of {train['num_rows']:,} training texts occur in it, {train['near']:,} nearly",
+            f"{train['exact']:,} of {train['num_rows']:,} training {inputs} occur in it, {train['near']:,} nearly",
         ]
     if counts["original_init"]:
         lines.append(f"the training data of {counts['original_init']}, the initial weights, is unknown")

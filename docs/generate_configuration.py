@@ -17,12 +17,16 @@ from publish.config import Publish
 from publish.export.__main__ import Export
 
 PAGE = Path(__file__).parent / "configuration.md"
+IMAGES = {"modality": "images"}
 COMMANDS: dict[str, tuple[str, type[Section]]] = {
-    "data": ("data", Prepare),
+    "data": ("data", Prepare.choose_schema({})),
+    "data images": ("data modality=images", Prepare.choose_schema(IMAGES)),
     "pretrain": ("pretrain", Pretrain.choose_schema({})),
+    "pretrain images": ("pretrain modality=images", Pretrain.choose_schema(IMAGES)),
     "explore": ("explore", Explore),
     "label": ("label", Label),
     "finetune": ("finetune", Finetune.choose_schema({})),
+    "finetune images": ("finetune task.modality=images", Finetune.choose_schema({"task": IMAGES})),
     "predict": ("predict", Predict),
     "study": ("finetune.study", Study.choose_schema({})),
     "evaluate": ("pretrain.evaluate", Evaluate),
@@ -30,7 +34,7 @@ COMMANDS: dict[str, tuple[str, type[Section]]] = {
     "export": ("publish.export", Export),
     "compare": ("publish.compare", Compare),
 }
-"""Target of the Makefile -> module that `python -m` runs, and the schema of its configuration."""
+"""Target of the Makefile, and of what -> module that `python -m` runs, and the schema of its configuration."""
 
 INTRODUCTION = """\
 # Configuration
@@ -76,12 +80,14 @@ def format_page() -> str:
     """Format the page; a section that an earlier command has, with the same keys, becomes a link to it."""
     parts, known = [INTRODUCTION], {}
     for target, (module, schema) in COMMANDS.items():
-        parts.append(f"## {target}\n\n`make {target}` or `python -m {module}`. {schema.__doc__.splitlines()[0]}\n")
+        parts.append(
+            f"## {target}\n\n`make {target.split()[0]}` or `python -m {module}`. {schema.__doc__.splitlines()[0]}\n"
+        )
         repeated = []
         for name, keys in group_keys(schema).items():
             entry = (name, tuple(keys.items()))
             if entry in known:
-                repeated.append(f"[{name}](#{known[entry]}-{name})")
+                repeated.append(f"[{name}](#{known[entry].replace(' ', '-')}-{name})")
                 continue
             known[entry] = target
             parts.append(f"### {target}: {name}\n\n{format_table(keys)}\n")

@@ -96,8 +96,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     with accelerator.main_process_first():
         encoder = config.encoder or find_latest_encoder(config.task.modality)
         folder = resolve_encoder(encoder)
-        needs_validation = config.train.load_best and config.method != "auto"
-        rows, unlabeled = read_all(config.task, needs_validation)
+        rows, unlabeled = read_all(config.task, config.train.load_best and config.method != "auto")
     label_names = list_label_names(config.task, rows)
     is_detector = config.task.load_problem_type().is_detector
     if is_detector:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from data.sources.source import Source
+from data.images.config import ImageSource
 from engine.config.schema import Section
 
 OutputFormat = Literal["csv", "jsonl", "parquet"]
@@ -12,16 +12,16 @@ EXTENSIONS: dict[str, OutputFormat] = {".csv": "csv", ".jsonl": "jsonl", ".json"
 
 
 class Predict(Section):
-    """Predict the labels of a file, a dataset or single texts."""
+    """Predict the labels of a file, a dataset, a folder of images, or single texts and images."""
 
     model: str
     """Fine-tuned model: a run's folder or name, a model folder, or the name of a classifier on a hub."""
-    source: Source | None = None
-    """Rows to predict; `file=X` is short for source.files=X."""
+    source: ImageSource | None = None
+    """Rows to predict; `file=X` is short for source.files=X, also for a folder, a .zip or .tar of images."""
     texts: list[str] = []
-    """Single texts instead; arguments without a key."""
+    """Single texts, or paths of images, instead; arguments without a key."""
     text: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Column of the text, or two for a pair; none: that of the training rows, or found by name."""
+    """Column of the text, or two for a pair, or of the images; none: that of the training rows, or found by name."""
     output: str | None = None
     """File to write; none: labels.csv (or .jsonl, .parquet, as the input) in out/predictions/NAME of the input."""
     format: OutputFormat | None = None
@@ -29,7 +29,8 @@ class Predict(Section):
     precision: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     """Precision asked for: rows where the held-out rows of their class do not show it are marked as unsure."""
     why: bool = False
-    """Whether to give reasons: the nearest labeled rows, and the words that decided (needs captum)."""
+    """Whether to give reasons: the nearest labeled rows, and the words that decided (needs captum) or, in the page, the
+    parts of the most doubtful images."""
     raw: bool = False
     """Whether to write the cells of a csv unchanged, also those that a spreadsheet would run as a formula."""
     max_length: Annotated[int, Field(ge=4)] | None = None

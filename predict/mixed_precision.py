@@ -15,6 +15,7 @@ from engine.models.embed import Inputs, Subset, run_batches
 
 NUM_COMPARED = 32  # inputs of a part to predict in both precisions
 SAFETY = 8  # on 2,048 sentences, the largest error was 4 standard deviations
+MIN_INPUTS = 8 * NUM_COMPARED
 EXACT_BATCH_SIZE = 8  # few inputs of very different lengths: larger batches are mostly padding
 SMALLEST = 1e-30  # probability, so that logits are finite
 
@@ -42,10 +43,11 @@ def predict_inputs(
 ) -> list[np.ndarray]:
     """Return `classifier.predict` of each input; decisions are those of float32.
 
-    Numbers, which have no decision to compare, are computed in float32.
+    Numbers, which have no decision to compare, and few inputs are computed in float32.
     """
     problem_type, config = classifier.problem_type, classifier.config
-    if accelerator.mixed_precision == "no" or problem_type.activation == "none":
+    is_worth_it = problem_type.activation != "none" and len(inputs.lengths) >= MIN_INPUTS
+    if accelerator.mixed_precision == "no" or not is_worth_it:
         return run_batches(classifier, inputs, accelerator, batch_size, autocast=False)
     outputs = run_batches(classifier, inputs, accelerator, batch_size)
     order = np.argsort(inputs.lengths, kind="stable")

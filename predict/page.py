@@ -1,6 +1,7 @@
 """The page of a prediction: a self-contained HTML file."""
 
 from engine.html import render
+from predict.pictures import Picture
 from predict.summary import Summary
 from predict.why import list_reasons
 
@@ -37,8 +38,8 @@ def shares_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def render_page(summary: Summary) -> str:
-    """Return the page."""
+def render_page(summary: Summary, pictures: dict[int, Picture]) -> str:
+    """Return the page. pictures: of some rows, by their number."""
     doubtful = [
         [
             f"{entry['row']:,}",
@@ -46,6 +47,16 @@ def render_page(summary: Summary) -> str:
             [entry["text"], *list_reasons(entry.get("why") or {})],
         ]
         for entry in summary.doubtful
+        if entry["row"] not in pictures
+    ]
+    shown = [
+        {
+            "title": f"{entry['row']:,}: {format_label(entry['label'], entry['probability'])}",
+            "picture": pictures[entry["row"]],
+            "lines": [entry["text"], *list_reasons(entry.get("why") or {})],
+        }
+        for entry in summary.doubtful
+        if entry["row"] in pictures
     ]
     return render(
         "predict/page.html.j2",
@@ -53,6 +64,7 @@ def render_page(summary: Summary) -> str:
         sentence=f"{summary.rows:,} rows, predicted by {summary.model}",
         notes=[line.strip() for line in summary.describe_doubt()],
         shares=shares_table(summary),
-        doubtful=(["row", "label", "text"], doubtful),
+        doubtful=(["row", "label", "image" if pictures else "text"], doubtful),
+        shown=shown,
         is_detector=summary.false_alarms is not None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from data.modalities import Modality
 from data.shortcut import guess_options
-from data.sources.source import Source, display_name, get_format, iter_located_rows, resolve_files
+from data.sources.source import Source, display_name, fingerprint_inputs, get_format, iter_located_rows, resolve_files
 from data.sources.values import MISSING, find_value, list_columns
 from data.tasks.columns import read_head
 from data.tasks.problem_types import ProblemType
@@ -28,11 +28,13 @@ class Item:
     row: dict
     example: Example
     is_empty: bool = False
-    """Whether the row has no text; it is kept, without a label."""
+    """Whether the row has no text, or an image that cannot be read; it is kept, without a label."""
     text: object = None
     """The value of its first column."""
     first_tokens: np.ndarray | None = field(default=None, repr=False)
     """Of each word, if words are labeled, -1 for one without a token."""
+    load: Callable | None = field(default=None, repr=False)
+    """Decodes the image of the row; raises DataError."""
 
 
 @dataclass
@@ -46,6 +48,10 @@ class Table:
     problem_type: ProblemType
     all_columns: list[str] = field(default_factory=list)
     num_rows: int = 0
+
+    def fingerprint_rows(self) -> dict:
+        """Return what determines the rows."""
+        return fingerprint_inputs(self.source)
 
     def iter_items(self) -> Iterator[Item]:
         """Yield the rows in order. Raises DataError naming the row and column that cannot be read."""
@@ -77,10 +83,15 @@ class Table:
 
 
 def complete_source(source: Source) -> Source:
-    """Return the source with options that are clear from its first rows, such as a delimiter; lines of plain text."""
-    if source.hub or source.wheel:
-        return source
+    """Return the source with options that are clear from its first rows, such as a delimiter; lines of plain text.
+
+    Raises ConfigError for keys of images.
+    """
     options = source.model_dump(exclude_unset=True)
+    if wrong := sorted(options.keys() - Source.model_fields.keys()):
+        raise ConfigError(f"source.{wrong[0]}: is for images, and this model reads text")
+    if source.hub or source.wheel:
+        return Source(**options)
     head, failure = read_head(source)
     options |= guess_options(options, [row for _, row in head], failure)
     if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
@@ -114,9 +125,10 @@ def find_columns(source: Source, modality: Modality, asked: str | list[str] | No
     raise ConfigError(f"text: which column has the {modality.input_noun}? There are {shown}; set text=COLUMN")
 
 
-def open_table(source: Source, modality: Modality, problem_type: ProblemType, asked, trained) -> Table:
-    """Return the table of a source after a first pass over its rows."""
-    source = complete_source(source)
+def open_table(
+    source: Source, modality: Modality, problem_type: ProblemType, asked: str | list[str] | None, trained: object
+) -> Table:
+    """Return the table of a source, as `complete_source` returns it, after a first pass over its rows."""
     table = Table(source, find_columns(source, modality, asked, trained), modality, problem_type)
     table.scan()
     return table

@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from data.cache import OUTPUT_DIR, fingerprint
 from data.classifier import Classifier
 from data.encoders import hash_weights
 from data.shortcut import name_run
-from data.sources.source import Source, display_name, fingerprint_inputs, get_format, resolve_files
+from data.sources.source import Source, display_name, get_format, resolve_files
 from engine.errors import ConfigError
 from engine.files import read_json, write_json, write_text
 from engine.log import get_logger
@@ -25,15 +27,17 @@ from engine.models.embed import Inputs, run_stream
 from engine.runs.progress import Progress
 from engine.training.distributed import make_accelerator
 from predict.config import EXTENSIONS, OutputFormat, Predict
+from predict.image_rows import ImageTable, complete_image_source, is_file_table, list_images, open_image_table
 from predict.mixed_precision import predict_inputs
 from predict.output import Writer
 from predict.predictions import Decider, Prediction
-from predict.rows import Item, Table, iter_texts, open_table, skip
+from predict.rows import Item, Table, complete_source, iter_texts, open_table, skip
 from predict.summary import PartStatistics, Summary
 from predict.why import Explainer, list_reasons
 
 logger = get_logger(__name__)
 
+MAX_NAMED = 5  # images that cannot be read
 PART_ROWS = 2_048  # rows of a part; they are sorted by length together
 INPUT_FORMATS: dict[str, OutputFormat] = {"json": "jsonl", "parquet": "parquet", "arrow": "parquet"}
 
@@ -57,10 +61,11 @@ class Output:
 
 def choose_output(config: Predict, source: Source) -> Output:
     """Return the file to write and its format. Raises ConfigError for an unknown extension."""
-    found = INPUT_FORMATS.get("" if source.hub else get_format(source, resolve_files(source)[0]).name, "csv")
+    is_table = is_file_table(source)
+    found = INPUT_FORMATS.get(get_format(source, resolve_files(source)[0]).name if is_table else "", "csv")
     if config.output is None:
         chosen = config.format or found
-        name = name_run(display_name(source) if source.files is None else str(resolve_files(source)[0]))
+        name = name_run(resolve_files(source)[0] if is_table else display_name(source))
         return Output(OUTPUT_DIR / "predictions" / name / f"labels.{chosen}", chosen)
     path = Path(config.output)
     chosen = config.format or EXTENSIONS.get(path.suffix.lower())
@@ -77,13 +82,16 @@ class PredictRun:
     def __init__(self, config: Predict, classifier: Classifier, accelerator: Accelerator):
         self.config, self.classifier, self.accelerator = config, classifier, accelerator
         self.decider = Decider(classifier, config.precision)
-        self.output = choose_output(config, config.source)
-        trained = classifier.record.get("config", {}).get("task", {}).get("text")
-        modality, problem_type = classifier.modality, classifier.problem_type
-        self.table = open_table(config.source, modality, problem_type, config.text, trained)
+        self.is_text = classifier.modality.name == "text"
+        source = complete_source(config.source) if self.is_text else complete_image_source(config.source)
+        self.output = choose_output(config, source)
+        task = classifier.record.get("config", {}).get("task", {})
+        trained = task.get("text") if self.is_text else task.get("train", {}).get("image")
+        open_rows = open_table if self.is_text else open_image_table
+        self.table = open_rows(source, classifier.modality, classifier.problem_type, config.text, trained)
         self.new_columns = self.name_columns(self.table)
         self.writer = Writer(self.output.format, [*self.table.all_columns, *self.new_columns.values()], config.raw)
-        self.fingerprint = self.compute_fingerprint()
+        self.fingerprint, self.num_broken = self.compute_fingerprint(), 0
 
     def name_columns(self, table: Table) -> dict[str, str]:
         """Return the names of the new columns; all start with `predicted_` if the table has one of theirs."""
@@ -97,7 +105,7 @@ class PredictRun:
         """Return a fingerprint of all that the output depends on."""
         config = self.config.model_dump(mode="json", exclude={"source", "output", "overwrite", "num_doubtful", "texts"})
         folder = self.classifier.folder
-        inputs = {"rows": fingerprint_inputs(self.table.source), "columns": self.writer.columns, "part": PART_ROWS}
+        inputs = {"rows": self.table.fingerprint_rows(), "columns": self.writer.columns, "part": PART_ROWS}
         inputs["precision"] = self.accelerator.mixed_precision
         settings = read_json(folder / "config.json")
         return fingerprint([config, inputs, settings, hash_weights(folder), self.output.format])
@@ -133,7 +141,12 @@ class PredictRun:
         """Write the page."""
         from predict.page import render_page
 
-        write_text(self.output.sibling(".html"), render_page(summary))
+        pictures = {}
+        if isinstance(self.table, ImageTable):
+            from predict.pictures import draw_pictures
+
+            pictures = draw_pictures(summary.doubtful, self.table, self.classifier, self.config.why)
+        write_text(self.output.sibling(".html"), render_page(summary, pictures))
 
     def has_parts(self) -> bool:
         """Return whether there are parts, and of this command."""
@@ -154,8 +167,12 @@ class PredictRun:
         return number
 
     def make_inputs(self, items: list[Item]) -> Inputs:
-        """Return the inputs of the rows, and note the first token of each word where words are labeled."""
-        inputs = self.classifier.read([item.example for item in items])
+        """Return the inputs of the rows; note the first token of each word, and the images that cannot be read."""
+        inputs = self.classifier.read([item.load or item.example for item in items])
+        for line in mark_broken(items, inputs) if self.accelerator.is_main_process else []:
+            self.num_broken += 1
+            if self.num_broken <= MAX_NAMED:
+                logger.info(f"note: {line}; it gets no label")
         if self.classifier.problem_type.labels_words:
             for item, words in zip(items, inputs.labels, strict=True):
                 item.first_tokens = words[1]
@@ -164,17 +181,25 @@ class PredictRun:
     def iter_predictions(self, items: Iterator[Item]) -> Iterator[tuple[Item, Prediction]]:
         """Yield each row with its prediction, in order."""
         self.classifier.place(self.accelerator.device)
-        options = (self.accelerator, self.config.batch_size)
-        explainer = Explainer(self.classifier) if self.config.why else None
+        # An image takes far more memory than a text, and nothing is gained from sorting images by length.
+        window = PART_ROWS if self.is_text else self.config.batch_size * self.accelerator.num_processes
+        count = PART_ROWS
+        while count == PART_ROWS:  # by the part, so that batches are the same after resuming
+            count = 0
+            for item, output in run_stream(islice(items, PART_ROWS), self.run_network, window):
+                prediction, count = self.decider.decide(item, output), count + 1
+                if self.explainer and self.accelerator.is_main_process:
+                    prediction.why = self.explainer.explain(item, prediction)
+                yield item, prediction
 
-        def run(part: list[Item]) -> list[np.ndarray]:
-            return predict_inputs(self.classifier, self.make_inputs(part), *options)
+    def run_network(self, items: list[Item]) -> list[np.ndarray]:
+        """Return the network's outputs for some rows."""
+        return predict_inputs(self.classifier, self.make_inputs(items), self.accelerator, self.config.batch_size)
 
-        for item, output in run_stream(items, run, PART_ROWS):
-            prediction = self.decider.decide(item, output)
-            if explainer and self.accelerator.is_main_process:
-                prediction.why = explainer.explain(item, prediction)
-            yield item, prediction
+    @cached_property
+    def explainer(self) -> Explainer | None:
+        """What finds reasons, if they are asked for."""
+        return Explainer(self.classifier) if self.config.why else None
 
     def predict_parts(self, num_done: int) -> None:
         """Write the parts from number `num_done` on, and with each its statistics, which make it complete."""
@@ -200,20 +225,29 @@ class PredictRun:
                     rows, statistics = [], PartStatistics(done, self.config.num_doubtful)
 
 
+def mark_broken(items: list[Item], inputs: Inputs) -> list[str]:
+    """Mark the rows with an image that cannot be read; return a line for each."""
+    broken = [(item, problem) for item, problem in zip(items, getattr(inputs, "problems", ()), strict=False) if problem]
+    for item, _ in broken:
+        item.is_empty = True
+    return [f"{item.text}: {problem}" for item, problem in broken]
+
+
 def predict_texts(config: Predict, classifier: Classifier) -> list[str]:
-    """Return a line for each text: its label and probability."""
+    """Return a line for each text or image: its label and probability."""
     decider, accelerator = Decider(classifier, config.precision), make_accelerator(config.dtype)
-    items = iter_texts(config.texts, classifier.modality, classifier.problem_type)
-    inputs = classifier.read([item.example for item in items])
-    lines = []
+    modality, problem_type = classifier.modality, classifier.problem_type
+    items = iter_texts(config.texts, modality, problem_type) if modality.name == "text" else list_images(config.texts)
+    inputs = classifier.read([item.load or item.example for item in items])
+    broken, lines = iter(mark_broken(items, inputs)), []
     outputs = predict_inputs(classifier.place(accelerator.device), inputs, accelerator, config.batch_size)
     explainer = Explainer(classifier) if config.why else None
     for number, (item, output) in enumerate(zip(items, outputs, strict=True)):
         if classifier.problem_type.labels_words:
             item.first_tokens = inputs.labels[number][1]
         prediction = decider.decide(item, output)
-        lines.append(format_line(prediction, item.row["text"]))
-        if explainer:
+        lines.append(f"none  {next(broken)}" if item.is_empty else format_line(prediction, item.text))
+        if explainer and not item.is_empty:
             lines += [f"    {line}" for line in list_reasons(explainer.explain(item, prediction))]
     return lines
 
@@ -240,7 +274,7 @@ def predict(config: Predict) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if bool(config.texts) == bool(config.source):
-        raise ConfigError("give rows, file=FILE or source.hub=OWNER/NAME, or texts as arguments")
+        raise ConfigError("give rows, file=FILE or source.hub=OWNER/NAME, or texts or images as arguments")
     start = time.monotonic()
     classifier = Classifier(config.model, config.max_length)
     if config.texts:

@@ -104,6 +104,8 @@ class Summary:
     model: str = ""
     fingerprint: str = ""
     rows_path: str = ""
+    missing: str = "without text"
+    """What the empty rows are."""
 
     @classmethod
     def from_json(cls, content: dict) -> Summary:
@@ -133,6 +135,8 @@ class Summary:
         summary.unsure = totals["unsure"] if config.precision is not None else None
         summary.unlike = totals["unlike"] if classifier.novelty is not None else None
         summary.false_alarms = float(classifier.detector.false_alarms[0]) if classifier.detector else None
+        if classifier.modality.name != "text":
+            summary.missing = "broken"
         summary.doubtful = [entry[2] for entry in doubtful]
         if numbers[0]:
             mean = numbers[1] / numbers[0]
@@ -143,7 +147,7 @@ class Summary:
     def describe(self, seconds: float) -> list[str]:
         """Return the lines to print."""
         lines = [
-            f"  {self.rows:,} rows in {seconds:,.0f} s" + f", {self.empty:,} of them without text" * bool(self.empty)
+            f"  {self.rows:,} rows in {seconds:,.0f} s" + f", {self.empty:,} of them {self.missing}" * bool(self.empty)
         ]
         for share in self.shares[:20]:
             line = f"  {share['label']:<24} {share['count']:>10,} {100 * share['share']:6.1f}%"

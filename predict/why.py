@@ -1,4 +1,4 @@
-"""Reasons for a prediction: the nearest labeled rows, and the words that decided."""
+"""Reasons for a prediction: the nearest labeled rows, and the words that decided (of images see `predict.pictures`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from data.classifier import Classifier
+from data.images.task import ImageTask, find_places
 from data.tasks.novelty import hash_inputs
 from data.tasks.splits import Example
 from data.tasks.task import Task, read_task
@@ -44,7 +45,7 @@ class Explainer:
         self.tokenizer: PreTrainedTokenizerBase | None = None
 
     def explain(self, item: Item, prediction: Prediction) -> dict:
-        """Return {"nearest": [{"text", "label"}], "words": [[word, attribution]]}, without what is not known."""
+        """Return {"nearest": [{"text" or "image", "label"}], "words": [[word, attribution]]}, of what is known."""
         reasons = {}
         if nearest := [self.rows[index] for index in prediction.neighbors if index in self.rows]:
             reasons["nearest"] = nearest
@@ -85,7 +86,7 @@ class Explainer:
 
 def list_reasons(reasons: dict) -> list[str]:
     """Return the reasons as lines."""
-    lines = [f"like {row['label']}: {row['text']}" for row in reasons.get("nearest", [])]
+    lines = [f"like {row['label']}: {row.get('text', row.get('image'))}" for row in reasons.get("nearest", [])]
     if words := reasons.get("words"):
         lines.append("words: " + ", ".join(f"{word} {score:+.2f}" for word, score in words))
     return lines
@@ -105,7 +106,7 @@ def join_tokens(encoding: object, scores: np.ndarray, texts: tuple[str, ...]) ->
 
 
 def read_training_rows(classifier: Classifier) -> dict[int, dict]:
-    """Return {"text", "label"} of the training rows at hand, by their number in the model's file.
+    """Return {"text" or "image", "label"} of the training rows at hand, by their number in the model's file.
 
     Only for own runs: the record of a model made elsewhere must not decide what is read.
     """
@@ -117,14 +118,18 @@ def read_training_rows(classifier: Classifier) -> dict[int, dict]:
         numbers.setdefault(value, []).append(number)
     rows: dict[int, dict] = {}
     with suppress(UserError, OSError):
-        splits = read_task(validate(Task, classifier.record["config"]["task"]), needs_validation=False)
+        schema = Task if classifier.modality.name == "text" else ImageTask
+        task = validate(schema, classifier.record["config"]["task"])
+        splits = read_task(task, needs_validation=False)
         examples = splits["train"] + splits["validation"]
+        places = find_places(task) if schema is ImageTask else {}
         for value, example in zip(hash_inputs(examples).tolist(), examples, strict=True):
             text = " | ".join(example.texts)
             shown = text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS - 3]}..."
             label = list(example.label) if isinstance(example.label, tuple) else example.label
             for number in numbers.get(value, []):
-                rows[number] = {"text": shown, "label": label}
+                shown_as = {"image": places[text]} if text in places else {"text": shown}
+                rows[number] = {**shown_as, "label": label}
     if not rows:
         warn_once("note: the training rows are not at hand, so the nearest of them are not among the reasons")
     return rows

@@ -11,6 +11,9 @@ from engine.config.schema import FileName, Fraction, Section
 class ImageSource(Source):
     """Where images come from: exactly one of wheel, hub, files, folder, tar and idx."""
 
+    files: str | list[str] | None = None
+    """Path, folder, glob or address, or a list of them, of tables (csv, jsonl, parquet, arrow, xlsx), or of images
+    themselves, with the column `label`, the name of the folder that they are in."""
     image: str = "image"
     """Column of a table with the path of an image, next to the table, or its content (bytes)."""
     folder: str | None = None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.images.processor import Processor, normalize
+from data.images.processor import Processor, load_image_processor, normalize
 from data.images.views import Views, apply_views, draw_view_params
+from engine.errors import DataError
 from engine.training.step import MicroBatch
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from data.images.store import PixelShards
 
 Places = list[tuple["PixelShards", int]]
@@ -49,6 +53,52 @@ class ImageDataset:
             values = augment(self.read_pixels(indices), generators, self.processor)
             inputs = {"pixel_values": values.contiguous(memory_format=torch.channels_last)}
         return MicroBatch({**inputs, "labels": torch.from_numpy(self.labels[indices])}, len(indices))
+
+
+class ProcessedImages:
+    """Images as an image processor returns them. problems: for each why it cannot be read, or an empty string."""
+
+    def __init__(self, pixel_values: list[Tensor], problems: list[str]):
+        self.pixel_values, self.problems = pixel_values, problems
+        self.lengths = np.ones(len(pixel_values), dtype=np.int64)
+
+    def get_inputs(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return {"pixel_values": float32 (images, channels, height, width)}."""
+        values = torch.stack([self.pixel_values[index] for index in indices])
+        return {"pixel_values": values.contiguous(memory_format=torch.channels_last)}
+
+
+class ImageReader:
+    """Decodes images and applies the image processor in a folder, one by one, so that no large image stays in memory.
+
+    Raises DataError if there is none, and for one whose images differ in size.
+    """
+
+    def __init__(self, folder: Path):
+        from PIL import Image
+
+        self.folder, self.processor = folder, load_image_processor(folder)
+        mean = getattr(self.processor, "image_mean", None)
+        self.mode = "L" if mean is not None and len(mean) == 1 else "RGB"
+        self.filler = self.process(Image.new("RGB", (64, 64)))  # the network reads it for a broken image
+
+    def process(self, image: Image) -> Tensor:
+        """Return the pixels that the network reads, float32 (channels, height, width)."""
+        return self.processor(image.convert(self.mode), return_tensors="pt")["pixel_values"][0]
+
+    def __call__(self, loads: list[Callable[[], Image]]) -> ProcessedImages:
+        """Return the images that these functions decode."""
+        pixel_values, problems = [], []
+        for load in loads:
+            try:
+                values, problem = self.process(load()), ""
+            except DataError as error:
+                values, problem = self.filler, str(error)
+            if values.shape != self.filler.shape:
+                raise DataError(f"{self.folder}: its image processor makes images of different sizes")
+            pixel_values.append(values)
+            problems.append(problem)
+        return ProcessedImages(pixel_values, problems)
 
 
 def augment_images(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import DataError
+from engine.errors import DataError, first_line
 from engine.files import read_json, write_json
+from engine.models import LOAD_KWARGS
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import BaseImageProcessor
 
 PROCESSOR_FILES = ("preprocessor_config.json",)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -41,6 +43,16 @@ def read_processor(folder: Path) -> Processor:
     if len(found.mean) != len(found.std) or not all(value > 0 for value in found.std):
         raise DataError(f"{path}: image_mean and image_std do not fit together")
     return found
+
+
+def load_image_processor(folder: Path) -> BaseImageProcessor:
+    """Load the image processor in a folder. Raises DataError if transformers cannot."""
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder, **LOAD_KWARGS)
+    except Exception as error:
+        raise DataError(f"{folder}: cannot load its image processor ({first_line(error)})") from None
 
 
 def write_processor(folder: Path, processor: Processor) -> None:

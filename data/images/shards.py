@@ -57,6 +57,19 @@ def describe_summary(name: str, summary: dict) -> str:
     return f"  images  {name}: {summary['kept']:,} of {summary['read']:,}{''.join(f', {each}' for each in dropped)}"
 
 
+def describe_pixels(folder: Path) -> str:
+    """Return what `make data` prints of a prepared corpus: where it is, its splits, and its size."""
+    manifest, counts = (
+        read_manifest(folder),
+        {split: len(PixelShards(folder, split)) for split in ("train", "held_out")},
+    )
+    size = sum((folder / split / "pixels.bin").stat().st_size for split in counts)
+    return (
+        f"  splits  {counts['train']:,} to train, {counts['held_out']:,} held out, of"
+        f" {manifest['size']} x {manifest['size']} pixels, {size / 1e6:,.1f} MB\n  pixels  {folder}"
+    )
+
+
 def build_corpus(folder: Path, corpus: ImageCorpus, size: int, channels: int, excluded: list[TestImages]) -> dict:
     """Write a corpus's pixels to `folder`; return its manifest.
 

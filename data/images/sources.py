@@ -37,6 +37,7 @@ from data.sources.values import MISSING, find_value, list_columns
 from data.sources.wheels import fetch_wheel
 from engine.errors import DataError, first_line, list_siblings, suggest
 from engine.files import write_text
+from engine.sanitize import redact_credentials
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,12 +55,16 @@ class SourceImage(NamedTuple):
     """Decodes it; raises DataError."""
     columns: dict
     """The other columns of its row."""
+    row: dict | None = None
+    """Of a table: its row as it is, without the bytes of an image."""
 
 
 def iter_images(source: ImageSource) -> Iterator[SourceImage]:
     """Yield the images of a source in order. Raises DataError for a source that cannot be read."""
-    if source.folder or source.wheel and PurePosixPath(source.member).suffix.lower() in EXTENSIONS:
+    if source.folder or source.wheel and is_image_name(source.member):
         images = iter_folder(source)
+    elif files := find_image_files(source):
+        images = iter_files(files)
     elif source.tar:
         images = iter_tar(source)
     elif source.idx:
@@ -70,6 +75,29 @@ def iter_images(source: ImageSource) -> Iterator[SourceImage]:
     for image in images:
         if source.matches(image.columns.get):
             yield image
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name has an extension of images."""
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def find_image_files(source: ImageSource) -> list[str]:
+    """Return the image files that `files` names, none if it names tables. Raises DataError for both together."""
+    names = [source.files] if isinstance(source.files, str) else source.files or []
+    if not any(map(is_image_name, names)):
+        return []
+    paths = resolve_files(source)
+    if other := next((path for path in paths if not is_image_name(path)), None):
+        raise DataError(f"{other}: not an image, as the other files of {display_name(source)}")
+    return paths
+
+
+def iter_files(paths: list[str]) -> Iterator[SourceImage]:
+    """Yield the images in files, with the columns `label` and `path`."""
+    for path in paths:
+        columns = {"path": path, "label": PurePosixPath(path).parent.name}
+        yield SourceImage(redact_credentials(path), partial(load_file, partial(open_raw, path)), columns)
 
 
 def read_bytes(open_file: Callable) -> bytes:
@@ -111,7 +139,7 @@ def list_folder(source: ImageSource) -> tuple[list[tuple[str, Callable]], str]:
         names = leave_out_hidden(names, source.folder or "") if source.folder else fnmatch.filter(names, source.member)
         files = [(name, partial(archive.open, name)) for name in names]
     name = display_name(source)
-    files = [(inside, opens) for inside, opens in files if PurePosixPath(inside).suffix.lower() in EXTENSIONS]
+    files = [(inside, opens) for inside, opens in files if is_image_name(inside)]
     if not files:
         raise DataError(f"{name}: no file in it has an extension of images ({', '.join(sorted(EXTENSIONS)[:8])}, ...)")
     return files, name
@@ -143,16 +171,16 @@ def iter_table(source: ImageSource) -> Iterator[SourceImage]:
         elif isinstance(value, dict) and "path" in value:
             value = value["path"]
         if isinstance(value, bytes):
-            yield SourceImage(location, partial(decode, value), columns)
+            yield SourceImage(location, partial(decode, value), columns, columns)
         elif isinstance(value, str) and value.strip() and not source.hub:
             columns["path"] = value
             if archive:
                 opens = partial(archive.open, str(base / value))
             else:
                 opens = partial(open_raw, resolve_path(location, value))
-            yield SourceImage(f"{location} ({value})", partial(load_file, opens), columns)
+            yield SourceImage(f"{location} ({value})", partial(load_file, opens), columns, row)
         else:
-            yield SourceImage(location, partial(refuse, value), columns)
+            yield SourceImage(location, partial(refuse, value), columns, row)
 
 
 def resolve_path(location: str, value: str) -> str:
@@ -256,6 +284,8 @@ def list_image_files(source: ImageSource) -> list[str]:
         return [path for path in (source.folder, source.idx, source.idx_labels) if path]
     if source.tar:
         return resolve_files(source.model_copy(update={"files": source.tar, "tar": None}))
+    if files := find_image_files(source):
+        return files
     if source.files and all(file_extension(path) in EXTENSION_TO_FORMAT for path in resolve_files(source)):
         paths = []
         for location, row in iter_located_rows(source):
@@ -288,8 +318,9 @@ def hash_files(paths: list[str]) -> str:
 
 def fingerprint_inputs(source: ImageSource) -> dict:
     """Return what determines the images and their columns: the configuration, and hashes of the files they are in."""
-    inputs = table_inputs(source)
-    if files := list_image_files(source):
+    files = list_image_files(source)
+    inputs = table_inputs(source.model_copy(update={"files": None}) if find_image_files(source) else source)
+    if files:
         inputs["images"] = hash_files(files)
         for key in ("folder", "tar", "idx", "idx_labels"):
             inputs.pop(key, None)  # another place with the same files is the same

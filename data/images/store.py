@@ -88,7 +88,7 @@ def decode_images(
     images: Iterable[SourceImage], size: int, channels: int, min_size: int, dropped: Dropped
 ) -> Iterator[tuple[str, PixelImage]]:
     """Yield (location, decoded image) of the images that can be read and are not too small; count the others."""
-    for location, load, columns in images:
+    for location, load, columns, _ in images:
         try:
             image = load()
         except DataError as error:

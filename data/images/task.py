@@ -44,7 +44,8 @@ class ImageTask(Task):
     pixels: Pixels = Pixels()
     """The form in which the images are stored and read."""
 
-    added_later: ClassVar[tuple[str, ...]] = (*Task.added_later, "text")
+    # Not the modality, by which a saved configuration is read as one of images.
+    added_later: ClassVar[tuple[str, ...]] = (*(key for key in Task.added_later if key != "modality"), "text")
 
     def iter_rows(self, source: ImageSource, split: str) -> Iterator[Row]:
         """Yield the rows of a source; images that cannot be read are left out, named and counted."""
@@ -101,6 +102,13 @@ def read_rows(folder: Path) -> Iterator[dict]:
     """Yield {"key", "location", "columns"} of the rows in a folder of `prepare_rows`."""
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         yield from map(json.loads, file)
+
+
+def find_places(task: ImageTask) -> dict[str, str]:
+    """Return where each image of a task is, by its key."""
+    sources = [source for source in (task.train, task.validation, task.test) if source]
+    folders = [prepare_rows(task.name, source, task.pixels) for source in sources]
+    return {row["key"]: row["location"] for folder in reversed(folders) for row in read_rows(folder)}
 
 
 class ImageTaskFile(Section):

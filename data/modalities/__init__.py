@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
-from engine.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +30,8 @@ class Modality:
     """One input in a sentence, such as `text`."""
     inputs_noun: ClassVar[str]
     """Several inputs, such as `texts`."""
+    example_input: ClassVar[str] = "your input"
+    """One input in example code."""
     unit: ClassVar[str]
     """What the training loop counts and logs under `tokens`."""
     encoder_task: ClassVar[str | None] = None
@@ -64,15 +65,14 @@ class Modality:
         """Return the input in a row, without a label; None if it is empty. Raises DataError naming row and column."""
         raise NotImplementedError
 
-    def make_reader(
-        self, folder: Path, max_length: int | None, problem_type: ProblemType
-    ) -> Callable[[list[Example]], Inputs]:
+    def make_reader(self, folder: Path, max_length: int | None, problem_type: ProblemType) -> Callable[[list], Inputs]:
         """Return a function from examples without labels to the inputs of the fine-tuned model in `folder`.
 
-        Inputs of a model that labels words have `labels`; their second row is the first token of each word, or -1.
-        Raises DataError where predictions are not supported.
+        Instead of examples, images are functions that decode them; their inputs have `problems`, for each image why it
+        cannot be read, or an empty string. Inputs of a model that labels words have `labels`; their second row is the
+        first token of each word, or -1.
         """
-        raise DataError(f"{folder}: it reads {self.inputs_noun}, of which there are no predictions yet")
+        raise NotImplementedError
 
     def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""
@@ -116,3 +116,14 @@ class Modality:
 def load_modality(name: str) -> Modality:
     """Return the modality in the file of this name."""
     return importlib.import_module(f"data.modalities.{name}").MODALITY
+
+
+def find_modality(folder: Path, record: dict, config: dict) -> Modality:
+    """Return the modality of a model folder: by its record or, if it was made elsewhere, by its files.
+
+    config: contents of config.json.
+    """
+    architecture = (config.get("architectures") or [""])[0]
+    has_processor = (folder / "preprocessor_config.json").is_file() and not (folder / "tokenizer_config.json").is_file()
+    is_image = architecture.endswith("ForImageClassification") or has_processor
+    return load_modality(record.get("modality") or ("images" if is_image and not record else "text"))

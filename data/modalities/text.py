@@ -29,7 +29,7 @@ class Text(Modality):
     """Texts, read by a tokenizer."""
 
     name = input_noun = "text"
-    inputs_noun, unit = "texts", "tokens"
+    inputs_noun, example_input, unit = "texts", "your text", "tokens"
     encoder_task, usage_template = "sentence-similarity", "publish/card/text_usage.md"
     preprocessor_files, pools_states = TOKENIZER_FILES, True
 

@@ -3,7 +3,7 @@
     python -P load_check.py FOLDER AUTO_CLASS OUTPUT [SAMPLE.json]
     prints {"max_difference": float, "missing_weights": [...]}
 
-AUTO_CLASS: the class of transformers that loads the folder. OUTPUT: what the sample holds of one text, its embedding
+AUTO_CLASS: the class of transformers that loads the folder. OUTPUT: what the sample holds of one input, its embedding
 by the pooling mean or cls, its logits after the function softmax, sigmoid or none, or its anomaly_score by the folder's
 normal_rows.safetensors. The script imports only transformers (and peft for an adapter). engine.models.verify runs it
 outside the project.
@@ -42,8 +42,14 @@ def load_model(folder: pathlib.Path, auto_class: str) -> tuple[torch.nn.Module, 
     return model.eval(), missing
 
 
+def mean_state(output: object) -> torch.Tensor:
+    """Return the mean of the last hidden states: of (positions, width), or of maps (width, height, width of a map)."""
+    states = output.last_hidden_state[0]
+    return states.flatten(1).mean(1) if states.ndim == 3 else states.mean(0)
+
+
 OUTPUTS = {
-    "mean": lambda output: output.last_hidden_state[0].mean(0),
+    "mean": mean_state,
     "cls": lambda output: output.last_hidden_state[0, 0],
     "softmax": lambda output: output.logits[0].softmax(-1),
     "sigmoid": lambda output: output.logits[0].sigmoid(),

@@ -170,6 +170,14 @@ class Modality(modalities.Modality):
 
         return [{"image": f"data:image/png;base64,{png}"} for png in encode_images(self.store.read_pixels(examples))]
 
+    def check_contamination(
+        self, rows: dict[str, list[Example]], record: dict, drop_training: bool, drop_corpus: bool
+    ) -> tuple[dict, list[int]]:
+        """Search the training rows and the pretraining corpus for the images of test rows."""
+        from data.contamination import check_image_contamination
+
+        return check_image_contamination(self.store, rows, record, drop_training, drop_corpus)
+
     def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:
         """Return {"num_rows", "exact", "near"} of the examples with images that are, or are copies of, others."""
         from data.images.overlap import count_overlaps, match_images

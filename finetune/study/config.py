@@ -29,7 +29,7 @@ class StudySettings(Section):
     """Run the full study: 0, 8, 16, 32, 64, 128, 256 and all labels per class with five seeds. Takes hours."""
     variants: Annotated[list[Variant], Field(min_length=1)] = ["ours", "plain", "random", "probe", "tfidf"]
     """ours; plain: the same network without our pretraining; random: random initial weights; probe: logistic regression
-    on our frozen embeddings; tfidf: logistic regression on TF-IDF features."""
+    on our frozen embeddings; tfidf: logistic regression on TF-IDF features or, for images, on pixels."""
     contamination: Literal["drop", "flag"] = "drop"
     """Whether to drop test rows with a text that also occurs in the training rows, or only to count them."""
     corpus_contamination: Literal["drop", "flag"] = "flag"
@@ -74,4 +74,4 @@ class Study(Finetune):
 @cache
 def add_study(schema: type[Finetune]) -> type[Study]:
     """Return the schema with the settings of a study."""
-    return type("Study", (Study, schema), {"__doc__": Study.__doc__, "__module__": __name__})
+    return type("Study", (schema, Study), {"__doc__": Study.__doc__, "__module__": __name__})

@@ -48,9 +48,10 @@ def describe_skipped(study: dict) -> list[str]:
     return skipped + describe_test_rows(study)
 
 
-def render_page(study: dict, svg: str) -> str:
-    """Render the report. svg: the plot."""
+def render_page(study: dict, svg: str, mistakes: list[dict[str, str]] | None = None) -> str:
+    """Render the report. svg: the plot; mistakes: {"text"} or {"image"} of each of the study's; None: their texts."""
     first, *others = study["sentences"].values() or [{"match": None}]
+    listed = study.get("errors", {}).get("mistakes", [])
     return render(
         "finetune/study/report.html.j2",
         title=f"What pretraining is worth: {study['task']}",
@@ -64,7 +65,7 @@ def render_page(study: dict, svg: str) -> str:
         skipped=describe_skipped(study),
         errors=study.get("errors"),
         contamination=describe_contamination(study["contamination"]),
-        max_text_chars=MAX_TEXT_CHARS,
+        mistakes=list(zip(listed, listed if mistakes is None else mistakes, strict=True)),
     )
 
 

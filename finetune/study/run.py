@@ -168,4 +168,11 @@ def write_study(summary: dict, trials: Trials) -> None:
     num_rows = summary["contamination"]["num_measured_rows"]
     plot_curves(summary["curve"], summary["variants"], summary["metric"], num_rows, trials.folder)
     svg = (trials.folder / "study.svg").read_text(encoding="utf-8")
-    write_text(trials.folder / "report.html", report.render_page(summary, svg))
+    write_text(trials.folder / "report.html", report.render_page(summary, svg, show_mistakes(summary, trials)))
+
+
+def show_mistakes(summary: dict, trials: Trials) -> list[dict[str, str]]:
+    """Return {"text"} or {"image"} of each mistake, for the page; images are in no other file."""
+    examples = {join_texts([example])[0]: example for example in trials.test}
+    mistakes = [examples[mistake["text"]] for mistake in summary.get("errors", {}).get("mistakes", [])]
+    return trials.modality.show(mistakes, report.MAX_TEXT_CHARS) if mistakes else []

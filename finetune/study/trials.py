@@ -47,7 +47,7 @@ def study_versions() -> dict[str, str]:
 
 def hash_weights(folder: Path) -> dict[str, str]:
     """Return the hash of each file that determines an encoder's outputs."""
-    names = ("config.json", "tokenizer.json")
+    names = ("config.json", "tokenizer.json", "preprocessor_config.json")
     files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in names)
     return {path.name: cached_file_hash(path) for path in files}
 
@@ -124,9 +124,10 @@ class Trials:
 
     def learns_without_labels(self) -> bool:
         """Return whether there are names of classes to learn from, and a method that does."""
+        if not self.modality.list_class_texts(self.label_names, self.train):
+            return False
         selftrain = self.trial_config(0, 0, 0).selftrain
-        is_possible = selftrain.rounds and not selftrain.corpus
-        return bool(is_possible and self.modality.list_class_texts(self.label_names, self.train))
+        return bool(selftrain.rounds and not selftrain.corpus)
 
     def sample_train(self, shots: Shots, seed: int) -> list[Example]:
         """Return the labeled examples that every variant is trained on."""

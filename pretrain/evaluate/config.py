@@ -25,7 +25,7 @@ class Evaluate(Section):
     encoder: str
     """A built-in name (minilm), a folder or a hub name."""
     task: str | None = "configs/finetune/sentiment.yaml"
-    """File with the `task` to probe; none: no probes."""
+    """File with the `task` to probe; none: no probes. The default for an encoder of images is the task solar."""
     num_examples: list[PositiveInt] = [100, 500]
     """Numbers of training labels of the linear probe."""
     seeds: PositiveInt = 5

@@ -1,4 +1,4 @@
-"""Text embeddings and their evaluation: STS, linear probe, k-NN probe, and baselines."""
+"""Embeddings and their evaluation: STS, linear probe, k-NN probe, effective rank of images, and baselines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +12,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from data.cache import OUTPUT_DIR
-from data.encoders import read_pooling, resolve_encoder
+from data.encoders import read_pooling, read_record, resolve_encoder
+from data.modalities import find_modality
 from data.sources.source import display_name, iter_located_rows
 from data.sources.values import get_scalar, get_text
-from data.tasks.task import Example, TaskFile, read_task, sample_examples
+from data.tasks.task import Example, Task, TaskFile, read_task, sample_examples
 from data.tasks.tfidf import describe_tfidf, tfidf_vectorizer
 from data.tokens.dataset import tokenize_examples
 from engine.config.loader import load_config
+from engine.config.schema import Section
 from engine.errors import ConfigError, DataError
-from engine.files import write_json
+from engine.files import read_json, write_json
 from engine.log import get_logger
 from engine.models import embed
 from engine.training.distributed import make_accelerator
@@ -32,6 +34,7 @@ logger = get_logger(__name__)
 INVERSE_REGULARIZATION = (0.001, 0.01, 0.1, 1.0)  # of the linear probe, selected on the validation set
 Embedder = Callable[[list[str]], np.ndarray]
 """Texts to embeddings, (texts, width)."""
+IMAGE_TASK = "configs/finetune/solar.yaml"
 Splits = dict[str, np.ndarray]
 
 
@@ -39,7 +42,21 @@ def evaluate(config: Evaluate) -> None:
     """Print a table of metrics and write it as JSON. Raises ConfigError and DataError for the user's mistakes."""
     silence_transformers()
     folder = resolve_encoder(config.encoder)
-    splits = load_probe_splits(config) if config.task else None
+    modality = find_modality(folder, read_record(folder), read_json(folder / "config.json"))
+    metrics = evaluate_images(config, folder) if modality.name == "images" else evaluate_texts(config, folder)
+    columns = list(metrics[config.encoder])
+    logger.info("\n" + f"  {'':<44}" + "".join(f"{column:>19}" for column in columns))
+    for name, values in metrics.items():
+        logger.info(f"  {name:<44}" + "".join(f"{values[column]:>19.3f}" for column in columns))
+    path = OUTPUT_DIR / "evaluations" / (config.encoder.strip("/.").replace("/", "-") + ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"config": config.model_dump(mode="json"), "metrics": metrics})
+    logger.info(f"\n  written to {path}")
+
+
+def evaluate_texts(config: Evaluate, folder: Path) -> dict[str, dict[str, float]]:
+    """Return the metrics of an encoder of texts and of its baselines, by name."""
+    splits = load_probe_splits(config, load_config(TaskFile, [config.task]).task) if config.task else None
     pairs = load_sts_pairs(config.sts) if config.sts else None
     if not splits and not pairs:
         raise ConfigError("task, sts: give at least one of them")
@@ -53,20 +70,37 @@ def evaluate(config: Evaluate) -> None:
         "same network, random weights": untrained,
         f"{describe_tfidf(texts)} + truncated SVD": build_tfidf_embedder(texts, dim),
     }
-    metrics = {name: compute_metrics(embedder, config, splits, pairs) for name, embedder in embedders.items()}
-    columns = list(metrics[config.encoder])
-    logger.info("\n" + f"  {'':<44}" + "".join(f"{column:>19}" for column in columns))
-    for name, values in metrics.items():
-        logger.info(f"  {name:<44}" + "".join(f"{values[column]:>19.3f}" for column in columns))
-    path = OUTPUT_DIR / "evaluations" / (config.encoder.strip("/.").replace("/", "-") + ".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"config": config.model_dump(mode="json"), "metrics": metrics})
-    logger.info(f"\n  written to {path}")
+    return {name: compute_metrics(embedder, config, splits, pairs) for name, embedder in embedders.items()}
 
 
-def load_probe_splits(config: Evaluate) -> dict[str, list[Example]]:
+def evaluate_images(config: Evaluate, folder: Path) -> dict[str, dict[str, float]]:
+    """Return the metrics of an encoder of images and of its baselines, by name. Raises ConfigError for a text task."""
+    from data.images.task import ImageTask, ImageTaskFile
+    from pretrain.evaluate.images import build_embedders, measure_rank, size_task
+
+    if config.sts:
+        raise ConfigError(f"sts: {config.encoder} reads images, and sentence pairs are texts")
+    path = config.task if "task" in config.model_fields_set else IMAGE_TASK
+    if not path or load_config(TaskModality, [path]).task.get("modality") != "images":
+        raise ConfigError(f"task: {config.encoder} reads images; name the file of a task of images, as {IMAGE_TASK}")
+    task: ImageTask = size_task(load_config(ImageTaskFile, [path]).task, folder)
+    splits = load_probe_splits(config.model_copy(update={"task": path}), task)
+    metrics = {}
+    for name, embedder in build_embedders(config.encoder, folder, task, splits).items():
+        rank = measure_rank(embedder([example.texts[0] for example in splits["test"]]))
+        metrics[name] = {**compute_metrics(embedder, config, splits, None), "effective rank": rank}
+    return metrics
+
+
+class TaskModality(Section):
+    """The task of a fine-tuning YAML, of any modality."""
+
+    model_config = {"extra": "ignore"}
+    task: dict
+
+
+def load_probe_splits(config: Evaluate, task: Task) -> dict[str, list[Example]]:
     """Load the splits of the probed task. Raises ConfigError for a task that cannot be probed."""
-    task = load_config(TaskFile, [config.task]).task
     if not task.load_problem_type().has_single_class:
         raise ConfigError(f"task: the probes need single-label classification; {config.task} is {task.problem_type}")
     if not isinstance(task.text, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -195,6 +196,29 @@ class Modality(modalities.Modality):
                 "base": base_model_info(self.config.init, self.init_folder),
             },
         }
+
+    def record_outputs(self, encoder: ImageEncoder) -> dict | None:
+        """Return {"images", "outputs"}: PNG files in base64 of a few held-out images, and their embeddings.
+
+        None if no image is held out.
+        """
+        import numpy as np
+        import torch
+
+        from data.images.processor import normalize
+        from data.images.reference_outputs import encode_images
+        from data.sampling import take_evenly
+        from engine.models.load_check import mean_state
+
+        if not len(self.held_out):
+            return None
+        with self.validator.statistics(encoder):
+            model = copy.deepcopy(encoder.model).float().cpu().eval()
+        pixels, processor = np.stack(take_evenly(self.held_out.pixels)), encoder.processor
+        images = normalize(torch.from_numpy(pixels), processor.mean, processor.std)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            outputs = [mean_state(model(pixel_values=image[None])).tolist() for image in images]
+        return {"images": encode_images(pixels), "outputs": outputs}
 
     def draw_gallery(self, encoder: ImageEncoder, objective: nn.Module) -> list[tuple[str, list[list[str]]]]:
         """Return training images with two views, held-out ones with their neighbors, and reconstructions."""

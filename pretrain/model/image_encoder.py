@@ -137,7 +137,19 @@ def image_encoder_from_pretrained(folder: Path, size: int, channels: int, dropou
     if (expected := getattr(model.config, "num_channels", channels)) != channels:
         raise ConfigError(f"pixels.channels: {folder.name or folder} reads {expected} channels, not {channels}")
     freeze_batch_norm(model)
+    check_size(folder, model, size, channels)
     return prepare_image_encoder(model, read_processor(folder)._replace(size=size), frozenset(), dropout)
+
+
+@torch.no_grad()
+def check_size(folder: Path, model: PreTrainedModel, size: int, channels: int) -> None:
+    """Raise ConfigError if plain transformers could not read images of the size with the saved encoder."""
+    try:
+        model.eval()(pixel_values=torch.zeros(1, channels, size, size))
+    except Exception as error:
+        own = getattr(model.config, "image_size", None)
+        reason = f"it reads images of {own} pixels" if own not in (None, size) else first_line(error)
+        raise ConfigError(f"pixels.size: {folder.name or folder} cannot read {size} pixels: {reason}") from None
 
 
 def image_encoder_from_config(shape: ImageModel, processor: Processor, dropout: float) -> ImageEncoder:

@@ -106,7 +106,7 @@ def pipeline_call(record: dict, model_id: str) -> str:
     modality = load_modality(record.get("modality", "text"))
     problem_type = find_problem_type(record)
     task, options = modality.pipeline_task(problem_type), problem_type.pipeline_options
-    return f"pipeline('{task}', '{model_id}'{options})('your {modality.input_noun}')"
+    return f"pipeline('{task}', '{model_id}'{options})('{modality.example_input}')"
 
 
 def build_model_card(

@@ -33,9 +33,11 @@ class Export(Section):
     to: Literal["onnx"] = "onnx"
     """Format."""
     quantize: Literal["int8"] | None = None
-    """int8: also write a graph with int8 weights; none: float32 only."""
+    """int8: also write a graph with int8 weights; none: float32 only. Not for networks of convolutions."""
     texts: str | None = None
     """File with one text per line to measure on; none: the run's test set, or a sample of its held-out text."""
+    images: str | None = None
+    """Folder of images to measure on, for a model of images; none: as for texts."""
     threads: PositiveInt = 1
     """Threads of torch and onnxruntime while they are timed."""
     rounds: PositiveInt = 5
@@ -63,8 +65,6 @@ def export(config: Export) -> None:
     if record.get("problem_type") == "anomaly_detection":
         reason = "an anomaly detector compares inputs with its normal rows, which is no graph"
         raise DataError(f"{folder}: {reason}; export {record['config']['encoder']}, its encoder, instead")
-    if (modality := record.get("modality", "text")) != "text":
-        raise DataError(f"{folder}: it reads {modality}, and only models of text are exported")
     import onnx_ir
     from transformers.utils import logging
 
@@ -73,12 +73,17 @@ def export(config: Export) -> None:
     except ImportError as error:  # an older transformers has no exporters
         packages = " ".join(("transformers", *REQUIRED_PACKAGES))
         raise ConfigError(f"to: {first_line(error)}; pip install -U {packages}") from None
-    from publish.export.example import example_script
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model = onnx.load_model(folder)
-    data = benchmark.load_benchmark_data(run_folder, model, config.texts)
+    given = {"texts": config.texts, "images": config.images}
+    source = given.pop(model.inputs.nouns)
+    if wrong := next((key for key, value in given.items() if value), None):
+        raise ConfigError(f"{wrong}: {folder} reads {model.inputs.nouns}")
+    data = benchmark.load_benchmark_data(run_folder, model, source)
+    if config.quantize:
+        onnx.check_quantizable(model)
     weights_path = next(folder.glob("model*.safetensors"))
 
     def fill(path: Path) -> None:
@@ -91,9 +96,9 @@ def export(config: Export) -> None:
         report = benchmark.measure(model, graphs, weights_path, data, config.threads, config.rounds)
         versions = {**package_versions(), **package_versions(REQUIRED_PACKAGES)}
         write_json(path / "export.json", {**report, "versions": versions})
-        graph_file, pairs = list(graphs.values())[-1].name, len(data.texts[0]) == 2
-        script = example_script(model.problem_type, model.tokenizer, data.max_length, graph_file, pairs)
-        (path / "example.py").write_text(script, encoding="utf-8")
+        script = model.inputs.example_script(model.problem_type, data, list(graphs.values())[-1].name)
+        if script:
+            (path / "example.py").write_text(script, encoding="utf-8")
 
     written = write_folder(folder / "onnx", fill)
     logger.info(summary(read_json(written / "export.json"), written))
@@ -102,6 +107,7 @@ def export(config: Export) -> None:
 def summary(report: dict, folder: Path) -> str:
     """Return the table, the warnings about int8, and the next command."""
     backends, torch, rows = report["backends"], report["backends"]["torch"], {}
+    noun = report["inputs"].removesuffix("s")
     if torch["score"] is not None:
         rows[report["metric"]] = [f"{backend['score']:.4f}" for backend in backends.values()]
     rows["max. difference"] = [f"{backend['max_abs_diff']:.1e}" for backend in backends.values()]
@@ -109,35 +115,40 @@ def summary(report: dict, folder: Path) -> str:
         title = "mean cosine" if report["metric"] is None else "same prediction"
         rows[title] = [f"{backend['agreement']:.2%}" for backend in backends.values()]
     rows["megabytes"] = [f"{backend['megabytes']:.1f}" for backend in backends.values()]
-    for size, baseline in torch["milliseconds_per_text"].items():
-        times = [backend["milliseconds_per_text"][size] for backend in backends.values()]
-        rows[f"ms per text, batch of {size}"] = [f"{time:.2f}" for time in times]
+    for size, baseline in torch["milliseconds_per_input"].items():
+        times = [backend["milliseconds_per_input"][size] for backend in backends.values()]
+        rows[f"ms per {noun}, batch of {size}"] = [f"{time:.2f}" for time in times]
         rows[f"  speedup, batch of {size}"] = [f"{baseline / time:.2f}" for time in times]
     lines = [
         "",
-        f"  on {report['num_texts']:,} texts, {report['threads']} thread{'s' * (report['threads'] > 1)}, outputs up to"
-        f" {report['max_abs_output']:.1f}",
+        f"  on {report['num_inputs']:,} {report['inputs']}, {report['threads']} thread{'s' * (report['threads'] > 1)},"
+        f" outputs up to {report['max_abs_output']:.1f}",
         "",
         f"  {'':<24}" + "".join(f"{name:>12}" for name in backends),
     ]
     lines += [f"  {name:<24}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows.items()]
     if "int8" in backends:
-        lines += [f"  {line}" for line in int8_warnings(backends)]
+        lines += [f"  {line}" for line in int8_warnings(backends, noun)]
     graphs = [folder / "model.onnx", *([folder / "model_int8.onnx"] if "int8" in backends else [])]
-    lines += ["", f"  graph   {', '.join(map(str, graphs))}", f'  next    python {folder / "example.py"} "your text"']
+    lines += ["", f"  graph   {', '.join(map(str, graphs))}"]
+    if (folder / "example.py").is_file():
+        example = '"your text"' if noun == "text" else "photo.jpg"
+        lines.append(f"  next    python {folder / 'example.py'} {example}")
+    else:
+        lines.append("  note: no example.py, because the image processor does more than scale, cut out and normalize")
     return "\n".join(lines)
 
 
-def int8_warnings(backends: dict) -> list[str]:
+def int8_warnings(backends: dict, noun: str = "text") -> list[str]:
     """Return a line for each goal that int8 misses: keeping accuracy, and speed."""
     torch, int8, warnings = backends["torch"], backends["int8"], []
     lost = 100 * (torch["score"] - int8["score"]) if torch["score"] is not None else 0
-    batch_size = next(iter(torch["milliseconds_per_text"]))
-    speedup = torch["milliseconds_per_text"][batch_size] / int8["milliseconds_per_text"][batch_size]
+    batch_size = next(iter(torch["milliseconds_per_input"]))
+    speedup = torch["milliseconds_per_input"][batch_size] / int8["milliseconds_per_input"][batch_size]
     if lost > MAX_POINTS_LOST:
         warnings.append(f"note: int8 loses {lost:.1f} points here; use float32")
     if speedup < MIN_SPEEDUP:
-        warnings.append(f"note: int8 is only {speedup:.1f} times as fast as torch here, one text at a time")
+        warnings.append(f"note: int8 is only {speedup:.1f} times as fast as torch here, one {noun} at a time")
     return warnings
 
 

@@ -1,56 +1,31 @@
-"""Compare exported graphs with torch on real texts: outputs, metric, size and time."""
+"""Compare exported graphs with torch on real inputs: outputs, metric, size and time."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 
-from engine.errors import ConfigError, DataError, first_line
-from engine.files import read_json
+from engine.errors import DataError, first_line
 from publish.export.onnx import LoadedModel
-from publish.export.predictions import EMBEDDING, word_start_tokens
+from publish.export.predictions import EMBEDDING, BenchmarkData
 
 BATCH_SIZE = 64  # except for timing
 TIMED_BATCH_SIZES = (1, 32)
-NUM_TIMED_TEXTS = 64  # per round
+NUM_TIMED = 64  # per round
 Backend = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-class BenchmarkData(NamedTuple):
-    """Texts to measure on."""
-
-    texts: list[list[str]]
-    """One string for each text, or two for a pair."""
-    labels: list | None
-    """Label of each text; None if there are none."""
-    max_length: int
-    """Longest text in tokens; longer ones are truncated."""
-
-
-def load_benchmark_data(run_folder: Path, model: LoadedModel, texts_file: str | None) -> BenchmarkData:
-    """Load the lines of `texts_file`, or the run's test.json or sample.json. Raises ConfigError if there is none."""
-    paths = [path for path in (run_folder / "test.json", run_folder / "sample.json") if path.is_file()]
-    content = read_json(paths[0]) if paths else {}
-    max_length = min(content.get("max_length", 512), model.tokenizer.model_max_length)
-    if texts_file:
-        if not Path(texts_file).is_file():
-            raise ConfigError(f"texts: no file {texts_file!r}")
-        lines = Path(texts_file).read_text(encoding="utf-8").splitlines()
-        return BenchmarkData([[line.strip()] for line in lines if line.strip()], None, max_length)
-    if not content:
-        raise ConfigError(f"{run_folder}: no test.json or sample.json to measure on; set texts=FILE, one text per line")
-    separator = model.tokenizer.sep_token or model.tokenizer.eos_token or "\n"
-    texts = [text if len(text) < 3 else [separator.join(text)] for text in content["texts"]]
-    return BenchmarkData(texts, None if model.problem_type is EMBEDDING else content.get("labels"), max_length)
+def load_benchmark_data(run_folder: Path, model: LoadedModel, source: str | None) -> BenchmarkData:
+    """Load inputs from `source`, or the run's test.json or sample.json. Raises ConfigError if there is none."""
+    return model.inputs.load_data(run_folder, source, model.problem_type is not EMBEDDING)
 
 
 def torch_backend(model: LoadedModel) -> Backend:
-    """Return a function that computes the model's output, (texts, ...), with torch."""
+    """Return a function that computes the model's output, (inputs, ...), with torch."""
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
@@ -61,7 +36,7 @@ def torch_backend(model: LoadedModel) -> Backend:
 
 
 def onnx_backend(path: Path, threads: int) -> Backend:
-    """Return a function that computes the output of the graph in a file, (texts, ...), with onnxruntime on the CPU.
+    """Return a function that computes the output of the graph in a file, (inputs, ...), with onnxruntime on the CPU.
 
     Raises DataError, also when called, for a graph that onnxruntime cannot run.
     """
@@ -79,23 +54,15 @@ def onnx_backend(path: Path, threads: int) -> Backend:
     return run
 
 
-def encode(model: LoadedModel, data: BenchmarkData, indices: list[int]) -> dict[str, np.ndarray]:
-    """Tokenize some of the texts into arrays, int64 (texts, tokens of the longest)."""
-    columns = [list(column) for column in zip(*(data.texts[index] for index in indices), strict=True)]
-    options = {"truncation": True, "max_length": data.max_length, "padding": True, "return_tensors": "np"}
-    return dict(model.tokenizer(*columns, **options))
-
-
 def predict(backend: Backend, model: LoadedModel, data: BenchmarkData) -> list[np.ndarray]:
-    """Compute the output for each text: (labels,), (its tokens, tags) or (width,)."""
-    order = sorted(range(len(data.texts)), key=lambda index: sum(map(len, data.texts[index])))
+    """Compute the output for each input: (labels,), (its tokens, tags) or (width,)."""
+    order = model.inputs.order(data)
     outputs: dict[int, np.ndarray] = {}
     for start in range(0, len(order), BATCH_SIZE):
         indices = order[start : start + BATCH_SIZE]
-        inputs = encode(model, data, indices)
-        lengths = inputs["attention_mask"].sum(1)
-        for index, output, length in zip(indices, backend(inputs), lengths, strict=True):
-            outputs[index] = output[:length] if output.ndim == 2 else output
+        inputs = model.inputs.encode(data, indices)
+        for row, (index, output) in enumerate(zip(indices, backend(inputs), strict=True)):
+            outputs[index] = output[: inputs["attention_mask"][row].sum()] if output.ndim == 2 else output
     return [outputs[index] for index in range(len(order))]
 
 
@@ -106,11 +73,11 @@ def time_backends(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[int, float]]:
-    """Measure milliseconds per text by backend and batch size: medians over rounds in which the backends take turns."""
-    # Evenly spaced; texts repeat if there are fewer.
-    indices = [number * len(data.texts) // NUM_TIMED_TEXTS for number in range(NUM_TIMED_TEXTS)]
+    """Measure milliseconds per input by backend and batch size: medians over rounds in which backends take turns."""
+    # Evenly spaced; inputs repeat if there are fewer.
+    indices = [number * len(data.inputs) // NUM_TIMED for number in range(NUM_TIMED)]
     batches = {
-        size: [encode(model, data, indices[start : start + size]) for start in range(0, NUM_TIMED_TEXTS, size)]
+        size: [model.inputs.encode(data, indices[start : start + size]) for start in range(0, NUM_TIMED, size)]
         for size in TIMED_BATCH_SIZES
     }
     times = {name: {size: [] for size in TIMED_BATCH_SIZES} for name in backends}
@@ -121,7 +88,7 @@ def time_backends(
                 for batch in inputs:
                     backend(batch)
                 if number:  # the first round warms up
-                    times[name][size].append(1000 * (clock() - start) / NUM_TIMED_TEXTS)
+                    times[name][size].append(1000 * (clock() - start) / NUM_TIMED)
     return {name: {size: round(median(each), 3) for size, each in sizes.items()} for name, sizes in times.items()}
 
 
@@ -137,10 +104,8 @@ def measure(
         name: onnx_backend(path, threads) for name, path in graph_paths.items()
     }
     outputs = {name: predict(backend, model, data) for name, backend in backends.items()}
-    word_starts, problem_type = [], model.problem_type
-    if problem_type.labels_words:
-        options = {"truncation": True, "max_length": data.max_length}
-        word_starts = [word_start_tokens(model.tokenizer(text[0], **options), text[0]) for text in data.texts]
+    problem_type = model.problem_type
+    word_starts = model.inputs.find_word_starts(data) if problem_type.labels_words else []
     predictions = {
         name: problem_type.decode_outputs(values, model.config, word_starts) for name, values in outputs.items()
     }
@@ -149,7 +114,7 @@ def measure(
     for name, path in {"torch": weights_path, **graph_paths}.items():
         pairs = zip(outputs[name], outputs["torch"], strict=True)
         max_abs_diff = max(float(np.abs(output - reference).max()) for output, reference in pairs)
-        if name == next(iter(graph_paths)) and not max_abs_diff <= 1e-3 * max(1.0, max_abs_output):
+        if name == next(iter(graph_paths)) and not max_abs_diff <= model.inputs.tolerance * max(1.0, max_abs_output):
             raise DataError(
                 f"the graph does not match torch: outputs differ by up to {max_abs_diff:.2g}; nothing written"
             )
@@ -158,12 +123,13 @@ def measure(
             "agreement": problem_type.agreement(predictions[name], predictions["torch"]),
             "score": problem_type.score_predictions(predictions[name], data.labels) if data.labels else None,
             "megabytes": round(path.stat().st_size / 1e6, 2),
-            "milliseconds_per_text": times[name],
+            "milliseconds_per_input": times[name],
         }
     return {
         "problem_type": problem_type.name,
         "metric": problem_type.export_metric,
-        "num_texts": len(data.texts),
+        "inputs": model.inputs.nouns,
+        "num_inputs": len(data.inputs),
         "max_abs_output": max_abs_output,
         "threads": threads,
         "backends": report,

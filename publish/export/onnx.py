@@ -1,4 +1,4 @@
-"""Export a model to an ONNX graph for any number of texts of any length, and quantize the graph to int8."""
+"""Export a model to an ONNX graph for any number of inputs, and texts of any length, and quantize it to int8."""
 
 import contextlib
 import io
@@ -13,34 +13,32 @@ import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import Tensor, nn
-from torch.export import Dim
 from transformers import AutoModel
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 from transformers.exporters.configs import ExportFormat
 
-from data.modalities.text import MODALITY
+from data.modalities import find_modality
 from data.tasks.problem_types import ProblemType, load_problem_type
-from engine.errors import DataError, first_line
+from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
 from engine.models import LOAD_WEIGHTS_KWARGS
 from engine.models.embed import pool
 from engine.models.foreign import reject_references
-from engine.models.load import load_tokenizer
-from engine.models.positions import max_positions
 from engine.runs.record import read_record
+from publish.export.image_inputs import ImageInputs
 from publish.export.predictions import EMBEDDING
+from publish.export.text_inputs import TextInputs
 
-MAX_TOKENS = 8_192  # of a text, if the network has no limit
 BLOCK_SIZE = 64  # weights per scale
-TRACE_TEXTS = ("a film to remember", "Nothing in it is new, and that is all there is to say of it.")
+HEADS = ("ForTokenClassification", "ForSequenceClassification", "ForImageClassification")
 
 
 class LoadedModel(NamedTuple):
     """A model to export."""
 
     module: nn.Module
-    """Takes the tokenizer's tensors by name and returns a dict of tensors, the main output first."""
-    tokenizer: object
+    """Takes the tensors of the inputs by name and returns a dict of tensors, the main output first."""
+    inputs: TextInputs | ImageInputs
     problem_type: ProblemType
     """`EMBEDDING` for an encoder."""
     config: dict
@@ -55,12 +53,12 @@ class LogitsModel(nn.Module):
         self.model = model
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return {"logits": (texts, labels) or (texts, tokens, tags)}."""
+        """Return {"logits": (inputs, labels) or (texts, tokens, tags)}."""
         return {"logits": self.model(**inputs).logits}
 
 
 class EmbeddingModel(nn.Module):
-    """An encoder and its pooling, as in sentence-transformers."""
+    """An encoder of texts and its pooling, as in sentence-transformers."""
 
     def __init__(self, model: nn.Module, pooling: str, normalize: bool):
         super().__init__()
@@ -74,30 +72,42 @@ class EmbeddingModel(nn.Module):
         return {"sentence_embedding": vectors, "last_hidden_state": states}
 
 
+class ImageEmbeddingModel(nn.Module):
+    """An encoder of images and the mean of its last hidden states."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return {"image_embedding": (images, width)}."""
+        states = self.model(**inputs).last_hidden_state
+        return {"image_embedding": states.flatten(2).mean(2) if states.ndim == 4 else states.mean(1)}
+
+
 def load_model(folder: Path) -> LoadedModel:
     """Load the model in `folder` with transformers. Raises DataError if that fails."""
     reject_references(folder)
-    config = read_json(folder / "config.json")
+    config, record = read_json(folder / "config.json"), read_record(folder)
     architecture = (config.get("architectures") or [""])[0]
-    record = read_record(folder)
-    tokenizer = load_tokenizer(folder)
+    modality = find_modality(folder, record, config)
+    inputs = ImageInputs(folder) if modality.name == "images" else TextInputs(folder)
     try:
-        if architecture.endswith(("ForTokenClassification", "ForSequenceClassification")):
+        if architecture.endswith(HEADS):
             default = config.get("problem_type") or "single_label_classification"
             if architecture.endswith("ForTokenClassification"):
                 default = "token_classification"
             problem_type = load_problem_type(record.get("problem_type", default))
-            auto_class = getattr(transformers, MODALITY.auto_class(problem_type))
+            auto_class = getattr(transformers, modality.auto_class(problem_type))
             module = LogitsModel(auto_class.from_pretrained(folder, **LOAD_WEIGHTS_KWARGS))
         else:
             problem_type = EMBEDDING
             encoder = AutoModel.from_pretrained(folder, **LOAD_WEIGHTS_KWARGS)
-            module = EmbeddingModel(encoder, *read_pooling(folder))
+            is_image = modality.name == "images"
+            module = ImageEmbeddingModel(encoder) if is_image else EmbeddingModel(encoder, *read_pooling(folder))
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
-    if not (folder / "tokenizer.json").is_file():
-        raise DataError(f"{folder}: has no tokenizer.json, which running the graph needs")
-    return LoadedModel(module.float().eval(), tokenizer, problem_type, config)
+    return LoadedModel(module.float().eval(), inputs, problem_type, config)
 
 
 def read_pooling(folder: Path) -> tuple[str, bool]:
@@ -125,16 +135,13 @@ def silence_exporters() -> Iterator[None]:
 
 
 def export_onnx(model: LoadedModel) -> onnx_ir.Model:
-    """Return the graph; its inputs are those of the tokenizer, int64 (texts, tokens). Raises DataError if it cannot."""
-    texts = dict(model.tokenizer(list(TRACE_TEXTS), padding=True, return_tensors="pt"))
-    max_tokens = max_positions(model.module.model.config) or MAX_TOKENS
+    """Return the graph; its inputs are those of the network, for any number of them. Raises DataError if it cannot."""
+    inputs = model.inputs.trace_inputs()
     with silence_exporters():
-        # An architecture may have another graph for two tokens, as that of relative positions.
-        for min_tokens in (2, 3):
-            axes = {0: Dim("texts", min=1), 1: Dim("tokens", min=min_tokens, max=max_tokens)}
-            options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in texts})
+        for axes in model.inputs.list_dynamic_axes(model.module.model.config):
+            options = OnnxConfig(dynamic=True, dynamic_shapes={name: axes for name in inputs})
             try:
-                graph = OnnxExporter().export(model.module, texts, config=options).program
+                graph = OnnxExporter().export(model.module, inputs, config=options).program
                 break
             except Exception as error:
                 failure = error
@@ -143,10 +150,20 @@ def export_onnx(model: LoadedModel) -> onnx_ir.Model:
             raise DataError(f"{kind}: transformers cannot export this architecture ({first_line(failure)})")
         # Otherwise each node holds the stack trace that made it, with the paths of this machine.
         ClearMetadataAndDocStringPass()(graph)
-    names = dict(zip(map(str, graph.graph.inputs[0].shape), ("texts", "tokens"), strict=True))
+    names = dict(zip(map(str, graph.graph.inputs[0].shape), model.inputs.axes, strict=False))
     for value in (*graph.graph.inputs, *graph.graph.outputs):
         value.shape = onnx_ir.Shape([names.get(str(size), size) for size in value.shape])
     return graph
+
+
+def check_quantizable(model: LoadedModel) -> None:
+    """Raise ConfigError if most weights are of convolutions, which int8 leaves as they are."""
+    convolutions = [module for module in model.module.modules() if isinstance(module, nn.modules.conv._ConvNd)]
+    total = sum(weight.numel() for weight in model.module.parameters())
+    share = sum(module.weight.numel() for module in convolutions) / max(1, total)
+    if share > 0.5:
+        kind = model.config.get("model_type")
+        raise ConfigError(f"quantize: {share:.0%} of the weights of {kind} are convolutions, which stay in float32")
 
 
 def quantize_int8(graph: onnx_ir.Model) -> onnx_ir.Model:

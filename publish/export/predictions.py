@@ -1,8 +1,21 @@
-"""Embeddings: the output of an exported encoder, handled like the problem types of tasks."""
+"""Inputs to measure on, and embeddings: the output of an exported encoder, handled like the problem types of tasks."""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from data.tasks.problem_types import ProblemType
+
+
+class BenchmarkData(NamedTuple):
+    """Inputs to measure on."""
+
+    inputs: list
+    """For each text a list of one string, or of two for a pair; or images."""
+    labels: list | None
+    """Label of each input; None if there are none."""
+    max_length: int | None
+    """Longest text in tokens; longer ones are truncated."""
 
 
 def word_start_tokens(encoding, text: str) -> list[int | None]:

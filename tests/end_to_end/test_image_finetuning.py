@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import time
@@ -25,7 +26,10 @@ from transformers import (
 )
 
 from data.images.processor import Processor, write_processor
-from data.tasks.confidence import FILENAME
+from data.tasks.confidence import FILENAME, load_confidence
+from data.tasks.novelty import load_novelty
+from engine.config.loader import load_config
+from finetune.config import Finetune
 
 CLASSES = {"circle": "ellipse", "square": "rectangle"}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -81,8 +85,14 @@ def finetune(folder: Path, run: str, *args: str) -> tuple[dict, str]:
     return json.loads((folder / f"out/runs/{run}/metrics.json").read_text()), result.stdout
 
 
-def test_a_folder_of_class_folders_becomes_a_model(folder):
-    metrics, output = finetune(folder, "whole", "encoder=resnet", "train.max_steps=40", "train.epochs=20")
+@pytest.fixture(scope="module")
+def whole(folder) -> tuple[dict, str]:
+    """Fine-tune on all pictures, in the run `whole`."""
+    return finetune(folder, "whole", "encoder=resnet", "train.max_steps=40", "train.epochs=20")
+
+
+def test_a_folder_of_class_folders_becomes_a_model(folder, whole):
+    metrics, output = whole
     assert metrics["modality"] == "images" and metrics["report_metrics"] == ["accuracy", "f1_macro", "auroc"]
     assert metrics["test"]["auroc"] > 0.9 and metrics["baselines"]["pixels"]["test"]["auroc"] > 0.5
     assert "the same network from random weights" in output and "16 x 16 pixels + logistic regression" in output
@@ -99,12 +109,48 @@ def test_a_folder_of_class_folders_becomes_a_model(folder):
     buffers = {name: value for name, value in load_file(run / "model/model.safetensors").items() if "running" in name}
     before = load_file(folder / "resnet/model.safetensors")
     assert buffers and all(value.equal(before[name.removeprefix("resnet.")]) for name, value in buffers.items())
-    for args, message in (
-        (["predict", "model=out/runs/whole", "a text"], "out/runs/whole/model: it reads images, of which"),
-        (["publish.export", "run=out/runs/whole"], "out/runs/whole/model: it reads images, and only models of text"),
-    ):
-        result = run_module(*args, cwd=folder)
-        assert result.returncode == 2 and result.stderr.startswith(message), result.stderr
+
+
+def test_predictions_of_an_own_run_have_their_doubt_and_nearest_images(folder, whole):
+    metrics, _ = whole
+    confidence, arrays = load_confidence(folder / "out/runs/whole/model")
+    assert len(confidence.labels) == metrics["test"]["n"] and confidence.train_counts.sum() > 60
+    assert load_novelty(arrays).vectors.shape == (metrics["num_train_examples"], 16)
+    (folder / "new").mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(20):
+        draw(("circle", "square")[number % 2], (99, 255 * (number % 2 == 0), 60), rng).save(
+            folder / f"new/{number}.png"
+        )
+    Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / "new/noise.png")
+    args = ("model=whole", "file=new", "output=labels.csv", "precision=0.8", "why=true")
+    result = run_module("predict", *args, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = {Path(row["path"]).stem: row for row in csv.DictReader(file)}
+    assert list(rows["0"]) == ["path", "label", "probability", "unsure", "unlike", "why"]
+    right = [rows[str(number)]["label"] == ("circle", "square")[number % 2] for number in range(20)]
+    assert np.mean(right) > 0.8 and rows["noise"]["unlike"] == "True"
+    assert sum(row["unlike"] == "True" for row in rows.values()) < 10
+    nearest = json.loads(rows["0"]["why"])["nearest"]
+    assert len(nearest) == 3 and all((folder / row["image"]).is_file() for row in nearest)
+    assert all(Path(row["image"]).parent.name == row["label"] for row in nearest)
+    page = (folder / "labels.html").read_text()
+    assert 2 * len(rows) == page.count("data:image/png") and "like circle: pictures/circle/" in page
+
+
+def test_a_study_compares_with_pixels_and_shows_mistakes(folder, whole):
+    args = ("study.shots=[0,4]", "study.seeds=1", "study.variants=[ours,probe,tfidf]", "train.max_steps=6")
+    result = run_module("finetune.study", *ARGS, "run=labels", "encoder=resnet", *args, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "test rows also occur in the training and validation rows" in result.stdout
+    assert "16 x 16 pixels + logistic regression" in result.stdout and "0 labels: not measured" in result.stderr
+    study = json.loads((folder / "out/studies/labels/study.json").read_text())
+    assert {name: len(points) for name, points in study["curve"].items()} == {"ours": 1, "probe": 1, "tfidf": 1}
+    mistakes, page = study["errors"]["mistakes"], (folder / "out/studies/labels/report.html").read_text()
+    assert page.count("data:image/png") == len(mistakes) and "data:image" not in json.dumps(study)
+    config = load_config(Finetune, [str(folder / "out/runs/whole/config.yaml")])
+    assert config.task.modality == "images", "a saved configuration is read as one of images"
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -196,7 +196,7 @@ def test_finished_is_not_predicted_again_and_another_command_does_not_replace_it
         (["file=rows.csv", "precision=0.9"], "precision: {single} has no confidence.safetensors"),
         (["file=rows.csv", "output=labels.doc"], "output: labels.doc has none of the extensions .csv"),
         (["file=other.csv"], "text: which column has the text? There are a, b; set text=COLUMN"),
-        ([], "give rows, file=FILE or source.hub=OWNER/NAME, or texts as arguments"),
+        ([], "give rows, file=FILE or source.hub=OWNER/NAME, or texts or images as arguments"),
         (["file=rows.csv", "precison=0.9"], "precison: no such key (nearest: precision)"),
     ],
 )

@@ -213,10 +213,10 @@ def test_graph_matches_torch(problem_type, finished_run, texts, workspace, capsy
             assert np.abs(expected - result).max() < 1e-5
     torch_report, graph_report = report["backends"]["torch"], report["backends"]["float32"]
     assert report["problem_type"] == problem_type
-    assert report["num_texts"] == len(texts)
+    assert report["num_inputs"] == len(texts)
     assert graph_report["max_abs_diff"] < 1e-5
     assert graph_report["megabytes"] > 3
-    assert all(milliseconds > 0 for milliseconds in graph_report["milliseconds_per_text"].values())
+    assert all(milliseconds > 0 for milliseconds in graph_report["milliseconds_per_input"].values())
     if problem_type == EMBEDDING:
         assert graph_report["agreement"] == pytest.approx(1, abs=1e-6)
         assert "mean cosine" in summary
@@ -280,14 +280,14 @@ def test_int8_is_smaller_and_close_to_float32(finished_run, texts, workspace):
 
 def test_int8_warnings():
     backends = {
-        "torch": {"score": 0.8, "milliseconds_per_text": {"1": 10.0}},
-        "int8": {"score": 0.785, "milliseconds_per_text": {"1": 6.0}},
+        "torch": {"score": 0.8, "milliseconds_per_input": {"1": 10.0}},
+        "int8": {"score": 0.785, "milliseconds_per_input": {"1": 6.0}},
     }
     assert export.int8_warnings(backends) == [
         "note: int8 loses 1.5 points here; use float32",
         "note: int8 is only 1.7 times as fast as torch here, one text at a time",
     ]
-    backends["int8"] = {"score": 0.791, "milliseconds_per_text": {"1": 4.0}}
+    backends["int8"] = {"score": 0.791, "milliseconds_per_input": {"1": 4.0}}
     assert export.int8_warnings(backends) == []
 
 

@@ -389,7 +389,7 @@ def test_every_key_has_a_description(schema):
 
 
 FILES = {
-    ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "wiki-summaries", "your-text"},
+    ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "solar", "wiki-summaries", "your-text"},
     ("encoder", BuiltInEncoder): {"efficientnet-lite0", "minilm"},
     ("finetune", Finetune): {
         *("imdb", "mesh", "ratings", "sentiment", "solar", "spam", "topics"),
