@@ -23,7 +23,6 @@ def validate_config(config: Finetune) -> None:
     needed = problem_type.name if problem_type else task.problem_type
     types = f"{name} is for {needed}, and task.problem_type is {task.problem_type}"
     columns = task.text if isinstance(task.text, str) else " and ".join(task.text)
-    is_detector, nothing = task.load_problem_type().is_detector, f"head.name={name} trains nothing"
     checks = [
         (needed != task.problem_type, f"head.name: {types}; set task.problem_type={needed}, or leave head.name out"),
         (
@@ -52,19 +51,7 @@ def validate_config(config: Finetune) -> None:
             f"{''.join(loss_keys[:1])}: {without_loss} has no loss that it could change; leave it out",
         ),
         (probe and augments, "augment: layers.linear_probe reads each text once, unchanged; leave it out"),
-        (
-            is_detector and not config.train.load_best,
-            f"train.load_best: head.name={name} sets its threshold on normal validation rows; leave it true",
-        ),
-        (
-            is_detector and name != "anomaly",
-            f"head.name: task.problem_type={task.problem_type} needs head.name=anomaly",
-        ),
-        (is_detector and adapter.name != "none", f"adapter.name: {nothing}; leave it out"),
-        (
-            is_detector and not task.num_examples,
-            f"task.num_examples: head.name={name} needs normal rows; give 1 or more",
-        ),
+        *list_detector_checks(config),
         (selftrain.corpus and not selftrain.rounds, "selftrain.corpus: needs selftrain.rounds of 1 or more"),
         (
             lora_keys and adapter.name != "lora",
@@ -75,3 +62,19 @@ def validate_config(config: Finetune) -> None:
         if failed:
             raise ConfigError(message)
     modality.validate_config()
+
+
+def list_detector_checks(config: Finetune) -> list[tuple[bool, str]]:
+    """Return what must not be for a detector of anomalies, with the message."""
+    name, task = config.head.name, config.task
+    if not task.load_problem_type().is_detector:
+        return []
+    return [
+        (
+            not config.train.load_best,
+            f"train.load_best: head.name={name} sets its threshold on normal validation rows; leave it true",
+        ),
+        (name != "anomaly", f"head.name: task.problem_type={task.problem_type} needs head.name=anomaly"),
+        (config.adapter.name != "none", f"adapter.name: head.name={name} trains nothing; leave it out"),
+        (not task.num_examples, f"task.num_examples: head.name={name} needs normal rows; give 1 or more"),
+    ]
