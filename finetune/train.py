@@ -84,6 +84,12 @@ def sample_splits(config: Finetune, rows: dict[str, list[Example]]) -> dict[str,
     return {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots, reserve)}
 
 
+def check_batch_size(batch_size: int, num_processes: int) -> None:
+    """Raise ConfigError if there is not a row for each process."""
+    if batch_size < num_processes:
+        raise ConfigError(f"train.batch_size: {batch_size} is fewer than the {num_processes} processes")
+
+
 def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     """Run the fine-tuning stage. Raise ConfigError or DataError for user mistakes before the run folder is written.
 
@@ -103,10 +109,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         config, label_names = select_normal_rows(config, rows, label_names)
     config = resolve_method(config, folder, rows | {"unlabeled": unlabeled}, label_names, args)
     splits = sample_splits(config, rows)
-    if config.train.batch_size < accelerator.num_processes:
-        raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} is fewer than the {accelerator.num_processes} processes"
-        )
+    check_batch_size(config.train.batch_size, accelerator.num_processes)
     if config.tapt.steps and not config.train.dry_run:  # takes minutes, so it comes after all checks
         with accelerator.main_process_first():
             encoder = run_task_adaptive_pretraining(config, encoder, accelerator.is_main_process)
@@ -120,8 +123,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
 
     modality = load_modality(config)
     all_rows = rows["train"] + unlabeled
-    class_texts = choose_class_texts(modality, splits["train"], all_rows, label_names)
-    data = TaskData(splits, label_names, class_texts=class_texts)
+    data = TaskData(splits, label_names, None, choose_class_texts(modality, splits["train"], all_rows, label_names))
     test_rows = inspect_test_rows(modality, config.task, splits, label_names) if accelerator.is_main_process else {}
     if test_rows.get("overlap", {}).get("exact"):  # before the time is spent; the result has the line in any case
         logger.info("\n".join(f"  {line}" for line in describe_test_rows({"test_rows": test_rows})))
@@ -138,9 +140,8 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         return train(folder, reference_run, title, random_init).metrics
 
     output = train(folder, run, f"finetune {config.run}")
-    baselines = {}
-    if config.baselines:
-        baselines = measure_baselines(modality, folder, splits, label_names, train_reference)
+    measured = (modality, folder, splits, label_names, train_reference)
+    baselines = measure_baselines(*measured) if config.baselines else {}
     collect = collect_detector if is_detector else collect_held_out
     held_out = collect(modality, output, splits, label_names, folder, accelerator)
     if accelerator.is_main_process:
