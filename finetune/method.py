@@ -13,6 +13,9 @@ from finetune.config import Finetune
 logger = get_logger(__name__)
 
 MAX_FEWSHOT_SHOTS = 64  # with more labels per class, some can be spared for validation
+MIN_FEWSHOT_SHOTS, MAX_SCARCE_CLASSES = 4, 32
+"""Below so many labels of each of more classes than that, the frozen encoder is best: most classes never meet in a
+batch of fewshot, and pseudo-labels follow the classes with more labels."""
 MIN_UNLABELED = 200  # fewer texts add little to the labels
 
 
@@ -51,6 +54,9 @@ def choose_method(
         return Choice("layerwise", size)
     if has_decoder:
         return Choice("layerwise", f"{size}, but the few-label methods are for encoders without a decoder")
+    has_probe = (type(config).presets["method"] / "fewshot-probe.yaml").is_file()  # not measured on images
+    if shots < MIN_FEWSHOT_SHOTS and num_classes > MAX_SCARCE_CLASSES and has_probe:
+        return Choice("fewshot-probe", f"{size} of {num_classes:,} classes")
     if config.unlabeled and num_unlabeled >= MIN_UNLABELED:
         return Choice("selftrain", f"{size}, and {num_unlabeled:,} texts without a label")
     return Choice("fewshot", size)

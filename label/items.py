@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.cache import OUTPUT_DIR
 from data.sources.source import Source, display_name, iter_located_rows
-from data.sources.values import get_text, list_columns
+from data.sources.values import find_value, get_text, is_empty, list_columns
 from data.tasks.answers import ROLES, Role, is_queued, restore_cells
 from data.tasks.columns import find_text
 from data.tasks.exports import export_text
@@ -87,13 +87,16 @@ def draw(texts: list[str], fraction: float, seed: int) -> list[Item]:
     return items
 
 
-def iter_texts(source: Source) -> Iterator[str]:
+def iter_texts(source: Source, label: str | None = None) -> Iterator[str]:
     """Yield the texts of a source, of the column `text` or of the one found by name.
 
-    Raises ConfigError if there is none of a known name.
+    label: column of the labels that rows have already; these are left out. Raises ConfigError if there is no column of
+    a known name.
     """
     column = None
     for location, row in iter_located_rows(source):
+        if label and not is_empty(find_value(row, label)):
+            continue
         row = restore_cells(export_text(row))
         if column is None:
             there = list_columns(row)
@@ -107,29 +110,28 @@ def iter_texts(source: Source) -> Iterator[str]:
             yield text
 
 
-def read_texts(sources: list[Source]) -> list[str]:
-    """Return the different texts of sources, in order."""
+def read_texts(sources: list[tuple[Source, str | None]]) -> list[str]:
+    """Return the different texts of sources, each with the column of its labels, in order."""
     texts: dict[str, str] = {}
-    for source in sources:
-        for text in iter_texts(source):
+    for source, label in sources:
+        for text in iter_texts(source, label):
             texts.setdefault(normalize((text,)), text)
     return list(texts.values())
 
 
-def list_sources(config: Label, task: Task | None, labels: Path) -> list[Source]:
+def list_sources(config: Label, task: Task | None, labels: Path) -> list[tuple[Source, str | None]]:
     """Return the sources with the texts to label: the one given, or those of the task but for the answers.
 
-    Raises ConfigError if there are none.
+    With each is the column of the labels that its rows have already. Raises ConfigError if there are none.
     """
     if config.source:
-        return [config.source]
-    sources = [task.unlabeled] if task and task.unlabeled else []
-    if task and task.train.files and not getattr(task.train, "folder", None):
-        names = to_list(task.train.files)
-        others = [name for name in names if Path(name).resolve() != labels.resolve()]
-        sources += [task.train.model_copy(update={"files": others})] if others else []
+        return [(config.source, None)]
+    sources = [(task.unlabeled, None)] if task and task.unlabeled else []
+    if task and task.train.files:
+        others = [name for name in to_list(task.train.files) if Path(name).resolve() != labels.resolve()]
+        sources += [(task.train.model_copy(update={"files": others}), task.label)] if others else []
     elif task:
-        sources.append(task.train)
+        sources.append((task.train, task.label))
     if not sources:
         raise ConfigError(
             "nothing to label: run make explore first, or give texts, file=texts.csv, or as task.unlabeled.files"
@@ -137,13 +139,15 @@ def list_sources(config: Label, task: Task | None, labels: Path) -> list[Source]
     return sources
 
 
-def read_images(sources: list[Source]) -> tuple[list[str], dict[str, Callable]]:
+def read_images(sources: list[tuple[Source, str | None]]) -> tuple[list[str], dict[str, Callable]]:
     """Return the paths of images, and the function that loads each. Raises DataError for images without a path."""
     from data.images.sources import iter_images, resolve_path
 
     loaders: dict[str, Callable] = {}
-    for source in sources:
+    for source, label in sources:
         for image in iter_images(source):
+            if label and not is_empty(find_value(image.columns, label)):
+                continue
             inside = image.columns.get("path")
             path = str(Path(source.folder) / inside) if source.folder and inside else inside
             if path and not source.folder:
@@ -172,7 +176,7 @@ def read_items(config: Label, task: Task | None, name: str, labels: Path) -> lis
         item.load = loaders.get(item.text)
     items = list({item.text: item for item in reversed(items)}.values())[::-1]
     if not items:
-        raise DataError(f"{path or 'the sources'}: no text to label")
+        raise DataError(f"{path or display_name(list_sources(config, task, labels)[0][0])}: no row without a label")
     return items
 
 

@@ -11,11 +11,8 @@ import json
 import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
-
-from markupsafe import Markup
 
 from data.tasks.answers import ROLES
 from engine.errors import UserError
@@ -54,8 +51,7 @@ class Pages:
 
     def page(self) -> str:
         """Return the page, which has no row in it."""
-        script = Markup((Path(__file__).parent / "page.js").read_text(encoding="utf-8"))  # noqa: S704  our own file
-        return render("label/page.html.j2", title=self.title, script=script)
+        return render("label/page.html.j2", title=self.title)
 
     def show(self, text: str, limit: int) -> dict:
         """Return {"text"}, or {"image", "text"} of an image."""

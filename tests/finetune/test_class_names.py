@@ -88,6 +88,12 @@ def test_the_method_follows_labels_and_text():
     assert choose(4_000) == "layerwise"
 
 
+def test_few_labels_of_very_many_classes_only_fit_the_last_layer():
+    assert choose(128, 20, num_classes=61) == "fewshot-probe"
+    assert choose(616, 20, num_classes=77) == choose(12, 20, num_classes=6) == "fewshot"
+    assert choose(128, 5_000, num_classes=61) == "fewshot-probe" and choose(12, num_classes=6) == "selftrain"
+
+
 def test_an_encoder_with_a_decoder_has_a_method_that_works_with_it(tmp_path):
     config = load_config(Finetune, [TASK, "encoder=minilm"])
     for is_part, method in ((True, "layerwise"), (False, "selftrain")):

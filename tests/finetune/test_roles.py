@@ -71,7 +71,7 @@ def test_few_rows_of_many_classes_need_no_validation_rows(workspace, tiny, capsy
     main([*args, "task.test.files=test.csv", *SHORT])
     metrics = read_json(workspace / "out/runs/x/metrics.json")
     assert metrics["num_train_examples"] == 128 and "validation" not in metrics
-    assert "method  fewshot: 1.75 labels per class" in capsys.readouterr().out
+    assert "method  fewshot-probe: 1.53 labels per class of 73 classes" in capsys.readouterr().out
 
 
 def test_answers_are_found_by_the_short_command(workspace, tiny, capsys, monkeypatch):
