@@ -7,7 +7,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 NUM_NEIGHBORS = 5  # that are stored
-ODD_NEIGHBOR = 10  # whose distance makes an input odd
+ODD_NEIGHBOR = 10  # its distance makes an input odd
 ROWS = 1_024
 
 
