@@ -33,7 +33,7 @@ ORDER = {
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out artifacts semi_supervised train study __main__",
     "explore": "config steps choose vectors inputs labels queue model cluster neighbors names layout map page output"
-    " run __main__",
+    " report run __main__",
     "predict": "config rows output predictions why summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",
