@@ -15,7 +15,7 @@ classifier of `frozen` is logistic regression with C=30, also for the contenders
 | contender | what it is |
 |---|---|
 | random | rows at random |
-| headstart | `explore.choose`: facility location, then clustered margin once classes have 2.5 labels on average |
+| headstart | `explore.choose`: facility location, then clustered margin once classes have 5 labels on average |
 | facility | facility location at every size |
 | margin | clustered margin after the first 16 |
 | breaking_ties, embedding_kmeans, greedy_coreset, prob_cover | small-text's, at its defaults; most start at random |
@@ -329,7 +329,7 @@ def simulate_user(task: str, seed: int, data: dict[str, np.ndarray]) -> tuple[fl
 
 
 def measure_interval(options: dict) -> None:
-    """Count the simulated users whose interval holds the accuracy on the rest of their pool."""
+    """Count how often the interval of a simulated user holds the accuracy on the rest of the pool."""
     rows, total = [], []
     for task in options["tasks"].split(","):
         data = load_vectors(task, options["data"])
@@ -356,14 +356,14 @@ def find_flipped(task: str, seed: int, data: dict[str, np.ndarray]) -> dict[str,
     given[flipped] = (labels[flipped] + rng.integers(1, len(names), len(flipped))) % len(names)
     probabilities = predict_out_of_fold(vectors, given, len(names), seed)
     order = np.argsort(probabilities[np.arange(len(rows)), given], kind="stable")[: len(flipped)]
-    mended = given.copy()
-    mended[order] = labels[order]
+    corrected = given.copy()
+    corrected[order] = labels[order]
 
     def score(used: np.ndarray) -> float:
         return float((names[fit(vectors, used).predict(data["test"])] == data["test_labels"]).mean())
 
     found = {"found": np.isin(order, flipped).mean(), "clean": score(labels), "flipped": score(given)}
-    found["corrected"] = score(mended)
+    found["corrected"] = score(corrected)
     try:
         from cleanlab.filter import find_label_issues
     except ImportError:
@@ -377,7 +377,7 @@ def find_flipped(task: str, seed: int, data: dict[str, np.ndarray]) -> dict[str,
 
 
 def measure_suspects(options: dict) -> None:
-    """Flip labels, search for them, and write what is found beside cleanlab's own, if it is installed."""
+    """Flip labels, search for them, and compare with cleanlab, if it is installed."""
     rows = []
     for task in options["tasks"].split(","):
         data = load_vectors(task, options["data"])
@@ -385,8 +385,8 @@ def measure_suspects(options: dict) -> None:
         means = {key: 100 * np.mean([each[key] for each in found]) for key in found[0]}
         cells = [f"{means[key]:.1f}" if key in means else "" for key in ("found", "cleanlab", "clean", "flipped")]
         rows.append([task, str(len(found)), *cells, f"{means['corrected']:.1f}"])
-    header = ["task", "seeds", "found", "cleanlab", "accuracy, clean", "10% flipped", "those looked at corrected"]
-    note = f"{NOISY_ROWS} labels, {FLIPPED_FRACTION:.0%} of them flipped; as many looked at as were flipped; percent."
+    header = ["task", "seeds", "found", "cleanlab", "accuracy, clean", "10% flipped", "those checked corrected"]
+    note = f"{NOISY_ROWS} labels, {FLIPPED_FRACTION:.0%} of them flipped; as many checked as were flipped; percent."
     write("Labels that look wrong", "suspects seeds=10", f"{note}\n\n{results.markdown_table(header, rows)}")
 
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_CANDIDATES = 2_500  # inputs to choose from
-MAX_REPRESENTED = 10_000  # inputs whose similarity to the choices counts
+MAX_REPRESENTED = 10_000  # inputs to be similar to a choice
 UNCERTAIN_FACTOR = 10  # uncertain inputs for each one that is chosen of them
-MIN_LABELS_PER_CLASS = 2.5  # from which a model's margins choose better than the inputs alone (benchmarks/choosing.py)
+MIN_LABELS_PER_CLASS = 5  # from which margins choose better than the inputs alone (benchmarks/choosing.py)
 MEASURED_FRACTION = 0.25
 CANDIDATE_STREAM, REPRESENTED_STREAM = 2**36, 2**36 + 1
 

@@ -12,7 +12,7 @@ from explore.choose import sample_indices
 
 NUM_TERMS = 4
 NUM_TYPICAL = 3
-MAX_NAMED = 40_000  # texts whose words are counted
+MAX_NAMED = 40_000  # texts to count words of
 MAX_FEATURES = 100_000
 MAX_TERM_CHARS = 30
 COMMON_SHARE = 0.25  # of the largest share in a cluster; a term that often in over half of them is common

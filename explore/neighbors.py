@@ -7,8 +7,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 NUM_NEIGHBORS = 5  # that are stored
-ODD_NEIGHBOR = 10  # whose distance makes an input odd
+ODD_NEIGHBOR = 10  # its distance makes an input odd
 ROWS = 1_024
+MAX_LINKS = 16  # to near duplicates of an input; more add nothing to a group of thousands of equal texts
 
 
 def search_cells(vectors: np.ndarray, cells: np.ndarray, similarity: float) -> dict[str, np.ndarray]:
@@ -29,7 +30,7 @@ def search_cells(vectors: np.ndarray, cells: np.ndarray, similarity: float) -> d
             rows = np.arange(start, min(start + ROWS, len(members)))
             similarities = inside[rows] @ inside.T
             similarities[np.arange(len(rows)), rows] = -np.inf
-            left, right = np.nonzero(similarities >= similarity)
+            left, right = find_links(similarities >= similarity)
             pairs.append(np.stack([members[rows[left]], members[right]]))
             largest = min(ODD_NEIGHBOR, len(members) - 1)
             if not largest:
@@ -53,6 +54,13 @@ def search_cells(vectors: np.ndarray, cells: np.ndarray, similarity: float) -> d
         "distance": distance,
         "duplicate_of": duplicate_of,
     }
+
+
+def find_links(is_similar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and columns of at most the first MAX_LINKS true values of each row, (rows, inputs)."""
+    many = np.flatnonzero(is_similar.sum(1) > MAX_LINKS)
+    is_similar[many] &= np.cumsum(is_similar[many], axis=1) <= MAX_LINKS
+    return np.nonzero(is_similar)
 
 
 def group_pairs(pairs: np.ndarray, count: int) -> np.ndarray:

@@ -53,10 +53,9 @@ def write_map(path: Path, found: Map) -> None:
     import pyarrow.parquet
 
     inputs, count = found.inputs, len(found.inputs.texts)
-    neighbors = [
-        {"ids": ids[ids >= 0].tolist(), "distances": distances[ids >= 0].tolist()}
-        for ids, distances in zip(found.search["neighbors"], found.search["neighbor_distances"], strict=True)
-    ]
+    ids, distances = found.search["neighbors"], found.search["neighbor_distances"]
+    starts = np.concatenate([[0], np.cumsum((ids >= 0).sum(1))]).astype(np.int32)
+    lists = [pyarrow.ListArray.from_arrays(starts, values[ids >= 0]) for values in (ids, distances)]
     suggestions = [found.suggestions.get(index, ("", None)) for index in range(count)]
     columns = {
         "id": to_int64_array(np.arange(count)),
@@ -70,7 +69,7 @@ def write_map(path: Path, found: Map) -> None:
         "other_cluster": pyarrow.array(found.mixture["other"]),
         "oddness": pyarrow.array(found.oddness),
         "duplicate_of": to_int64_array(found.search["duplicate_of"]),
-        "neighbors": pyarrow.array(neighbors),
+        "neighbors": pyarrow.StructArray.from_arrays(lists, ["ids", "distances"]),
         "label": to_string_array(inputs.labels),
         "role": to_string_array(inputs.roles),
         "suggestion": to_string_array([label for label, _ in suggestions]),

@@ -29,7 +29,7 @@ def encode(values: np.ndarray) -> str:
 
 
 def list_shown(found: Map) -> np.ndarray:
-    """Return the inputs whose text is on the map: those of the tables, then a part of every region, ascending."""
+    """Return the inputs with a text on the map: those of the tables, then a part of every region, ascending."""
     first = [entry.index for entry in found.queue[:MAX_QUEUED]] + found.list_odd(MAX_ODD)
     first += [int(index) for group in found.typical for index in group]
     count = len(found.inputs.texts)

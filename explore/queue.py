@@ -34,7 +34,7 @@ class Unlabeled(NamedTuple):
 
 
 def split_unlabeled(inputs: Inputs, seed: int) -> Unlabeled:
-    """Return the unlabeled inputs, without those whose text has a label."""
+    """Return the unlabeled inputs, without those with the text of a labeled one."""
     keys = [hash_text((text,)) for text in inputs.texts]
     seen = {key for key, label in zip(keys, inputs.labels, strict=True) if label}
     found = []

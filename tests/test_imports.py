@@ -35,7 +35,7 @@ ORDER = {
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out detector artifacts semi_supervised train study __main__",
     "explore": "config steps choose vectors inputs labels queue model cluster neighbors names layout map page output"
-    " run __main__",
+    " report run __main__",
     "predict": "config mixed_precision rows image_rows output predictions why pictures summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",

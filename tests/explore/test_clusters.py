@@ -84,6 +84,16 @@ def test_neighbors_and_duplicates_are_those_of_a_plain_search():
     assert np.flatnonzero(found["duplicate_of"] == 0).tolist() == [0, 40, 41, 42]
 
 
+def test_many_equal_texts_are_one_group_of_few_links(monkeypatch):
+    monkeypatch.setattr(neighbors, "MAX_LINKS", 3)
+    vectors = np.repeat(np.eye(3, dtype=np.float32), [40, 1, 30], axis=0)
+    is_similar = vectors @ vectors.T > 0.9
+    rows, columns = neighbors.find_links(is_similar.copy())
+    assert np.bincount(rows).max() == 3 and is_similar[rows, columns].all()
+    found = neighbors.search_cells(vectors, np.zeros(71, np.int32), 0.9)["duplicate_of"]
+    assert (found[:40] == 0).all() and found[40] == -1 and (found[41:] == 41).all()
+
+
 def test_duplicates_are_linked_through_others():
     assert neighbors.group_pairs(np.array([[1, 3], [3, 4]]), 6).tolist() == [-1, 1, -1, 1, 1, -1]
     assert neighbors.group_pairs(np.zeros((2, 0), int), 3).tolist() == [-1, -1, -1]

@@ -137,9 +137,6 @@ def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, mo
     monkeypatch.chdir(folder)
     write_task(folder, texts)
     main([f"text={folder}/notes.txt", "task=subjects.yaml", f"encoder={tiny}", "num_suspects=6"])
-    found = folder / "out/explore/notes"
-    if not (folder / "out/explore/subjects/report.json").is_file():
-        pytest.fail(f"no folder of the task's name in {sorted(found.parent.iterdir())}")
     queue = read_csv(folder / "out/explore/subjects/queue.csv")
     suspects = [row for row in queue if row["reason"] == "suspect"]
     assert queue[: len(suspects)] == suspects and len(suspects) <= 6
@@ -147,6 +144,28 @@ def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, mo
     assert not labeled & {row["text"] for row in queue if row["reason"] != "suspect"}
     assert {row["suggestion"] for row in queue} <= set(WORDS)
     assert {row["reason"] for row in queue} == {"suspect", "uncertain", "random"}
+
+
+def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, tiny, classifiers, monkeypatch):
+    folder, texts = explored
+    monkeypatch.chdir(folder)
+    labels = ["bad", "fair", "good"] * 20
+    roles = ["measure" if index % 3 == 0 else "train" for index in range(60)]
+    with open(folder / "rated.csv", "w", encoding="utf-8", newline="") as file:
+        rows = zip(texts[30:90], labels, roles, strict=True)
+        csv.writer(file).writerows([["text", "label", "role"], *rows])
+    task = {"name": "rated", "train": {"files": "rated.csv"}, "role": "role"}
+    (folder / "rated.yaml").write_text(json.dumps({"task": task}))
+    main([f"text={folder}/notes.txt", "task=rated.yaml", f"encoder={tiny}", "num_suspects=0"])
+    main(["task=rated.yaml", f"encoder={tiny}", f"model={classifiers['single']}", "num_suspects=0"])
+    report = json.loads((folder / "out/explore/rated/report.json").read_text())
+    measured = report["measured"]
+    assert report["inputs"] == len(texts), "the texts of the last round"
+    assert report["suggested_by"] == "model" and measured["rows"] == 20
+    assert measured["low"] <= measured["correct"] / 20 <= measured["high"]
+    queue = read_csv(folder / "out/explore/rated/queue.csv")
+    assert {row["reason"] for row in queue} == {"uncertain", "random"}
+    assert len(queue) == len(texts) - 60 and {row["suggestion"] for row in queue} <= {"bad", "fair", "good"}
 
 
 @pytest.mark.parametrize(
@@ -159,11 +178,13 @@ def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, mo
         (["text=none.txt"], "none.txt: no such file"),
         (["corpus=reviews", "source.files=few.txt"], "corpus: give either a corpus or text=FILES, not both"),
         (["corpus=reviews", "clusters=kmean"], "clusters: 'kmean' is none of"),
+        (["text=many.txt", "model=nothing"], "nothing: no folder or run of this name"),
         (["corpus=reviews", "encodr=x"], "encodr: no such key (nearest: encoder)"),
     ],
 )
 def test_mistakes_are_one_line(workspace, capsys, monkeypatch, args, expected):
     (workspace / "few.txt").write_text("one text\nanother text\na third\n")
+    write_texts(workspace / "many.txt", 30)
     lines = error_lines(main, args or ["seed=1"], capsys, monkeypatch)
     assert expected in lines[-1] and not (workspace / "out/explore").exists()
 

@@ -1,0 +1,69 @@
+"""The numbers of a map, and what they mean in sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from explore.config import Explore
+from explore.labels import describe_measured
+from explore.map import Map
+
+
+def make_report(found: Map, config: Explore, classes: list[str]) -> dict:
+    """Return the contents of report.json."""
+    counts = Counter(entry.reason for entry in found.queue)
+    sizes = np.bincount(found.clusters[found.clusters >= 0], minlength=len(found.groups))
+    group_rows = [
+        [name, int((found.groups == group).sum()), int(sizes[found.groups == group].sum())]
+        for group, name in enumerate(found.group_names)
+    ]
+    duplicates = found.list_duplicates()
+    is_static = len(found.inputs.texts) > config.max_encoded
+    report = {
+        "name": found.name,
+        "inputs": len(found.inputs.texts),
+        "labeled": sum(map(bool, found.inputs.labels)),
+        "classes": classes,
+        "vectors": "static" if is_static else "encoder",
+        "clusters": len(found.groups),
+        "without_cluster": int((found.clusters < 0).sum()),
+        "stability": round(float(found.measures["stability"][0]), 4),
+        "group_stability": round(float(found.measures["group_stability"][0]), 4),
+        "silhouette": round(float(np.nanmean(found.measures["silhouette"])), 4),
+        "mixture_bic": round(float(found.mixture["bic"][0]), 1),
+        "duplicate_groups": len(duplicates),
+        "duplicates": sum(map(len, duplicates)),
+        "queue": dict(sorted(counts.items())),
+        "suggested_by": found.suggested_by,
+        "measured": found.measured._asdict() if found.measured else None,
+        "groups": group_rows,
+        "config": config.model_dump(mode="json"),
+    }
+    return report | {"sentence": describe(report), "notes": list_notes(report, found)}
+
+
+def describe(report: dict) -> str:
+    """Return the sentence at the head of the page."""
+    groups, clusters = len(report["groups"]), report["clusters"]
+    return f"{report['inputs']:,} texts in {clusters} clusters of {groups} groups, {report['labeled']:,} with a label"
+
+
+def list_notes(report: dict, found: Map) -> list[str]:
+    """Return what is known about the map, in sentences."""
+    notes = [
+        f"Two seeds agree on the clusters by {report['stability']:.2f}, and on the groups by"
+        f" {report['group_stability']:.2f} (adjusted Rand index; 1 is the same). Silhouette {report['silhouette']:.2f}."
+    ]
+    if report["vectors"] == "static":
+        notes.append("The map is of static vectors distilled from the encoder; the queue is of the encoder's own.")
+    if report["without_cluster"]:
+        notes.append(f"{report['without_cluster'] / report['inputs']:.0%} of the texts are in no cluster.")
+    if report["duplicates"]:
+        notes.append(f"{report['duplicates']:,} texts are in {report['duplicate_groups']:,} groups of near duplicates.")
+    if found.measured:
+        notes.append(f"{describe_measured(found.measured)}.")
+    if found.suspects:
+        notes.append(f"{len(found.suspects)} labels look wrong; they come first in the queue, nothing was changed.")
+    return notes

@@ -1,0 +1,3 @@
+"""Classifiers with random weights."""
+
+from tiny_classifiers import classifiers  # noqa: F401  a fixture
