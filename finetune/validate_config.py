@@ -53,8 +53,8 @@ def validate_config(config: Finetune) -> None:
         ),
         (probe and augments, "augment: layers.linear_probe reads each text once, unchanged; leave it out"),
         (
-            is_detector and not config.train.load_best,
-            f"train.load_best: head.name={name} sets its threshold on normal validation rows; leave it true",
+            is_detector and config.train.load_best,
+            f"train.load_best: head.name={name} uses no validation rows; set train.load_best=false",
         ),
         (
             is_detector and name != "anomaly",
