@@ -1,7 +1,8 @@
 """Anomaly detection: compare inputs with rows of the normal class by a frozen encoder. Nothing is trained.
 
-Rows of other classes are used in no step but the metrics on the test rows: the others are left out of the training and
-validation rows. The threshold follows from the normal validation rows.
+Rows of other classes are left out of the training rows, so that they are used in no step but the metrics on the test
+rows. The threshold follows from the scores of normal rows by detectors fitted on the others (cross-conformal
+prediction, Vovk 2015).
 """
 
 import time
@@ -31,13 +32,13 @@ from engine.models.embed import BATCH_SIZE, Inputs, run_batches
 from engine.runs.run import Run
 from engine.training.trainer import TrainResult
 from finetune.config import Finetune
-from finetune.evaluation.postprocess import postprocess
 from finetune.held_out import MAX_MISTAKES, MAX_TEXT_CHARS, describe_examples
 from finetune.modalities import Modality, load_modality
 from finetune.model.network import Network
 from finetune.training import STANDARDIZATION_INPUTS, FineTuneOutput, TaskData
 
-MIN_ROWS = 2 * NUM_NEIGHBORS  # normal training rows
+FOLDS = 5
+MIN_ROWS = 2 * NUM_NEIGHBORS  # normal training rows, so that each detector has as many as it compares with
 
 logger = get_logger(__name__)
 
@@ -45,7 +46,7 @@ logger = get_logger(__name__)
 def select_normal_rows(
     config: Finetune, rows: dict[str, list[Example]], label_names: list[str]
 ) -> tuple[Finetune, list[str]]:
-    """Leave only normal rows for training and validation; return the configuration with the normal class, and its name.
+    """Leave only normal rows for training; return the configuration with the normal class, and its name.
 
     Raises ConfigError if no training row is of that class, or if none is given and no class has more than half of them.
     """
@@ -119,15 +120,15 @@ def fit_detector(
     title: str,
     random_init: bool = False,
 ) -> FineTuneOutput:
-    """Fit the detector on the normal training rows; return the scores of the validation and test rows."""
+    """Fit the detector on the normal training rows; return the scores of the test rows."""
     modality = load_modality(config)
     problem_type, head = modality.problem_type, config.head
     inputs = {
         split: modality.build_dataset(rows, folder, f"task {config.task.name}, {split}", data.label_names)
         for split, rows in data.splits.items()
     }
-    problem_type.find_rank(len(data.splits["validation"]))
-    if len(data.splits["train"]) < max(head.neighbors, MIN_ROWS):
+    problem_type.find_rank(len(data.splits["train"]))
+    if len(data.splits["train"]) < max(2 * head.neighbors, MIN_ROWS):
         raise ConfigError(f"head.neighbors: {len(data.splits['train'])} normal training rows are too few")
     module = build_module(folder, config, modality, inputs["train"], random_init)
     run.start(labels=fingerprint(fingerprint_inputs(config.task)), encoder=hash_weights(folder))
@@ -140,17 +141,12 @@ def fit_detector(
     }
     seconds = time.monotonic() - start
     layers = dict(zip(module.layers, np.split(vectors["train"], np.cumsum(module.widths)[:-1], 1), strict=True))
-    detector = make_detector(layers, hash_inputs(data.splits["train"]), head)
-    module.detector, tensors = detector, detector.to_tensors("cpu")
-    scores = {
-        split: detector.score_vectors(torch.from_numpy(vectors[split]), tensors)[:, 0].numpy()
-        for split in ("test", "validation")
-    }
-    labels = {split: inputs[split].labels for split in scores}
-    final = postprocess(problem_type, None, scores, labels, data.label_names, use_validation=True)
-    threshold = problem_type.fit_postprocess(scores["validation"], labels["validation"], data.label_names)["threshold"]
-    detector.threshold[0], detector.scores = threshold, np.sort(scores["validation"])
-    test = final.metrics["test"]
+    module.detector = detector = make_detector(layers, hash_inputs(data.splits["train"]), head)
+    detector.scores = np.sort(cross_score(layers, head, config.seed))
+    threshold = problem_type.find_threshold(detector.scores)
+    detector.threshold[0] = threshold
+    scores = score(detector, vectors["test"])
+    test = problem_type.compute_metrics(scores, inputs["test"].labels, data.label_names, {"threshold": threshold})
     evaluation = {
         "rows": {split: len(rows.lengths) for split, rows in inputs.items()},
         "final_seconds": round(seconds, 1),
@@ -158,10 +154,28 @@ def fit_detector(
         | {name: test[name] for name in ("recall", "false_alarm_rate") if name in test},
     }
     result = TrainResult(0, int(inputs["train"].lengths.sum()), time.monotonic() - start, {})
-    predictions = {split: list(values) for split, values in final.predictions.items()}
-    return FineTuneOutput(
-        module.model, module, final.metrics, predictions, result, {}, labels=labels, evaluation=evaluation
-    )
+    labels = {"test": inputs["test"].labels}
+    outputs = module.model, module, {"test": test}, {"test": list(scores)}
+    return FineTuneOutput(*outputs, result, {}, labels=labels, evaluation=evaluation)
+
+
+def score(detector: Detector, vectors: np.ndarray) -> np.ndarray:
+    """Return the scores of vectors, float32 (inputs, width)."""
+    return detector.score_vectors(torch.from_numpy(vectors), detector.to_tensors("cpu"))[:, 0].numpy()
+
+
+def cross_score(layers: dict[int, np.ndarray], head: Section, seed: int) -> np.ndarray:
+    """Return the score of each normal row by a detector fitted on other folds. layers: as in `make_detector`."""
+    num_rows = len(next(iter(layers.values())))
+    folds = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(num_rows) % FOLDS
+    scores = np.zeros(num_rows, np.float32)
+    for fold in range(FOLDS):
+        held_out = folds == fold
+        fitted = make_detector(
+            {layer: rows[~held_out] for layer, rows in layers.items()}, np.flatnonzero(~held_out), head
+        )
+        scores[held_out] = score(fitted, np.concatenate([rows[held_out] for rows in layers.values()], 1))
+    return scores
 
 
 def make_detector(layers: dict[int, np.ndarray], hashes: np.ndarray, head: Section) -> Detector:

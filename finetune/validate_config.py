@@ -71,8 +71,8 @@ def list_detector_checks(config: Finetune) -> list[tuple[bool, str]]:
         return []
     return [
         (
-            not config.train.load_best,
-            f"train.load_best: head.name={name} sets its threshold on normal validation rows; leave it true",
+            config.train.load_best,
+            f"train.load_best: head.name={name} uses no validation rows; set train.load_best=false",
         ),
         (name != "anomaly", f"head.name: task.problem_type={task.problem_type} needs head.name=anomaly"),
         (config.adapter.name != "none", f"adapter.name: head.name={name} trains nothing; leave it out"),

@@ -21,7 +21,8 @@ def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str
     titles = "   ".join(f"{metric_title(metric):>{width}}" for metric, width in widths.items())
     lines = [f"  {'on the test set':<{name_width}}{titles}"]
     for name, metrics in rows:
-        cells = (f"{metrics[metric]:>{w}.3f}" if metrics else f"{'-':>{w}}" for metric, w in widths.items())
+        known = metrics or {}
+        cells = (f"{known[name]:>{w}.3f}" if name in known else f"{'-':>{w}}" for name, w in widths.items())
         lines.append(f"  {name:<{name_width}}{'   '.join(cells)}")
     return lines
 

@@ -28,4 +28,4 @@ class Config(Section):
     layers: Annotated[list[Fraction], Field(min_length=1)] = [0.5, 1.0]
     """Layers of the hidden states that a vector joins the means of, from 0, the embeddings, to 1, the last layer."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of normal rows that may be called anomalous; the threshold follows from the normal validation rows."""
+    """Share of normal rows that may be called anomalous; the threshold follows from training rows held out by turns."""

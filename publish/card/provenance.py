@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from engine.html import code_span
-from publish.card.results import find_problem_type
 
 UNSPECIFIED = "not specified"
 # Settings that do not change the result, or that the card gives in resolved form.
@@ -64,7 +63,6 @@ def describe_stage(stage: dict) -> dict[str, object]:
     return {
         "examples": [f"{count:,} {split}" for split, count in stage.get("rows", {}).items()],
         "part": part,
-        "validation_use": find_problem_type(stage).validation_use,
         "options": options,
         "schedule": schedule,
         "changes": [

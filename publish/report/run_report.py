@@ -38,7 +38,9 @@ def results_table(metrics: dict) -> tuple[list[str], list[list[str]]]:
     names, fitted = metrics["report_metrics"], find_problem_type(metrics).fitted
     results = [(f"{metrics['encoder']}, {fitted}", metrics["test"])]
     results += [(baseline["name"], baseline.get("test")) for baseline in metrics["baselines"].values()]
-    rows = [[title, *(f"{test[name]:.3f}" if test else "–" for name in names)] for title, test in results]
+    rows = [
+        [title, *(f"{test[name]:.3f}" if name in (test or {}) else "–" for name in names)] for title, test in results
+    ]
     return ["test set", *map(metric_title, names)], rows
 
 

@@ -24,7 +24,7 @@ WORDS = {"normal": "ham egg bread milk rice", "strange": "bolt nut wrench screw 
 TEXT = (str(ROOT / "configs/finetune/default.yaml"), "method=anomaly", "task.name=words", "task.train.files=rows.csv")
 IMAGES = (
     *(str(ROOT / "configs/finetune/images.yaml"), "method=anomaly", "task.name=shapes", "task.modality=images"),
-    *("task.train.folder=pictures", "task.pixels.size=32", "head.normal=circle", "head.false_alarms=0.2"),
+    *("task.train.folder=pictures", "task.pixels.size=32", "head.normal=circle"),
 )
 COMMON = ("train.precision=float32", "baselines=false")
 
@@ -85,7 +85,7 @@ def test_texts_unlike_the_normal_ones_are_found(folder):
     metrics = json.loads((folder / "out/runs/words/metrics.json").read_text())
     test, baselines = metrics["test"], metrics["baselines"]
     assert test["auroc"] > 0.9 and test["n"] == 35 and test["n_anomalous"] == 9 and metrics["steps"] == 0
-    assert metrics["evaluation"]["rows"]["train"] == metrics["num_train_examples"] == 158
+    assert metrics["evaluation"]["rows"]["train"] == metrics["num_train_examples"] == 184
     assert baselines["tfidf"]["name"] == "TF-IDF + nearest neighbors" and baselines["tfidf"]["test"]["auroc"] > 0.9
     assert baselines["without_pretraining"]["test"]["n"] == 35
     model = folder / "out/runs/words/model"
@@ -93,7 +93,7 @@ def test_texts_unlike_the_normal_ones_are_found(folder):
     assert {path.name for path in model.iterdir()} == names | {FILENAME}
     assert not any(b"wrench" in (model / name).read_bytes() for name in names - {"tokenizer.json"} | {FILENAME})
     arrays = load_file(model / FILENAME)
-    assert arrays["layers"].tolist() == [1, 2] and len(arrays["scores"]) == 26 and len(arrays["vectors"]) == 158
+    assert arrays["layers"].tolist() == [1, 2] and len(arrays["scores"]) == len(arrays["vectors"]) == 184
 
     run(folder, "predict", "model=out/runs/words", "file=rows.csv", "output=labels.jsonl", "why=true")
     rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_texts_unlike_the_normal_ones_are_found(folder):
     assert {near["label"] for row in rows for near in row["predicted_why"]["nearest"]} == {"normal"}
     card, variables = run_card(model, {"your text": rows[0]["text"]})
     assert variables["score"] == pytest.approx(rows[0]["predicted_score"], rel=1e-3)
-    assert "how unlike the normal class, `normal`, a text is" in card and "158 normal rows" in card
+    assert "how unlike the normal class, `normal`, a text is" in card and "184 normal rows" in card
     assert "The rows with the highest scores" in (folder / "labels.html").read_text()
 
     output = run(folder, "publish", "run=out/runs/words", "repo=me/words", "dry_run=true", *LICENSES)
@@ -159,12 +159,9 @@ def test_no_anomalous_row_is_needed(folder):
 def test_mistakes_are_one_line_before_anything_is_written(folder):
     for args, message in (
         (["head.normal=norml"], "head.normal: no training row has the label 'norml' (nearest: normal)"),
-        (
-            ["head.false_alarms=0.01"],
-            "head.false_alarms: 0.01 takes 99 normal validation rows or more, and there are 26",
-        ),
-        (["task.num_examples=2"], "head.neighbors: 2 normal training rows are too few"),
-        (["train.load_best=false"], "train.load_best: head.name=anomaly sets its threshold on normal validation rows"),
+        (["task.num_examples=18"], "head.false_alarms: 0.05 takes 19 normal training rows or more, and there are 18"),
+        (["head.neighbors=93"], "head.neighbors: 184 normal training rows are too few"),
+        (["train.load_best=true"], "train.load_best: head.name=anomaly uses no validation rows"),
         (["adapter.name=lora"], "adapter.name: head.name=anomaly trains nothing; leave it out"),
         (["head.layers=[]"], "head.layers: "),
         (["head.name=standard"], "head.name: task.problem_type=anomaly_detection needs head.name=anomaly"),

@@ -82,8 +82,6 @@ class ProblemType:
     """What was done with the encoder, in a table."""
     rows_noun: ClassVar[str] = "labels"
     """What the training rows are counted as."""
-    validation_use: ClassVar[str] = "checkpoint selection"
-    """What the validation labels are used for."""
     usage_template: ClassVar[str] = ""
     """Template of the model card's example; empty: transformers' pipeline."""
     export_metric: ClassVar[str]

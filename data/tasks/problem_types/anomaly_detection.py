@@ -33,7 +33,7 @@ class AnomalyDetection(SingleLabelClassification):
     metric_for_best = "auroc"
     report_metrics = ("auroc", "average_precision", "recall_at_5_fpr")
     linear_baseline, export_metric = "nearest neighbors", "AUROC"
-    fitted, rows_noun, validation_use = "nearest neighbors", "normal rows", "the threshold, those of the normal class"
+    fitted, rows_noun = "distance to normal rows", "normal rows"
     usage_template = "publish/card/anomaly_usage.md"
     card_description = "An anomaly detector: it scores how unlike the normal class, `{labels}`, a {input} is."
     card_limitation = (
@@ -66,23 +66,16 @@ class AnomalyDetection(SingleLabelClassification):
         return self.compute_metrics(predictions, labels, [], {})
 
     def fit_postprocess(self, predictions: list[np.ndarray], labels: np.ndarray, label_names: list[str]) -> dict:
-        """Return {"threshold"}, which normal rows like these exceed with a probability of at most `false_alarms`.
+        """Return {}: the threshold follows from the training rows."""
+        return {}
 
-        The smallest score for which that holds whatever the distribution of the scores (Laxhammar and Falkman 2010).
+    def find_threshold(self, scores: np.ndarray) -> float:
+        """Return what a row like these normal ones exceeds with a probability of at most `false_alarms`.
+
+        scores: of held-out rows, (rows,). That holds whatever the distribution of the scores (Laxhammar and Falkman
+        2010).
         """
-        normal = np.sort(np.ravel(predictions)[labels == 0])
-        return {"threshold": float(normal[self.find_rank(len(normal)) - 1])}
-
-    def find_rank(self, num_normal: int) -> int:
-        """Return which of so many normal scores, in order, is the threshold. Raises DataError if they are too few."""
-        rank = int(np.ceil((1 - self.false_alarms) * (num_normal + 1) - 1e-9))
-        if rank > num_normal:
-            needed = int(np.ceil(1 / self.false_alarms - 1e-9)) - 1
-            raise DataError(
-                f"head.false_alarms: {self.false_alarms:g} takes {needed:,} normal validation rows or more, and there"
-                f" are {num_normal:,}; raise it, or task.validation_fraction"
-            )
-        return rank
+        return float(np.sort(scores)[self.find_rank(len(scores)) - 1])
 
     def apply_postprocess(self, predictions: list[np.ndarray], params: dict) -> np.ndarray:
         """Return the scores, (inputs,)."""

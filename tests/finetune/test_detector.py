@@ -15,7 +15,7 @@ from data.tasks.splits import Example
 from engine.config.loader import validate
 from engine.errors import ConfigError, DataError
 from finetune.config import Finetune
-from finetune.detector import make_detector, select_normal_rows
+from finetune.detector import cross_score, make_detector, score, select_normal_rows
 from finetune.heads.anomaly import Config
 
 
@@ -39,18 +39,24 @@ def test_without_anomalous_rows_only_false_alarms_are_known():
     assert PROBLEM_TYPE.list_report_metrics(found) == ("false_alarm_rate",)
 
 
-@pytest.mark.parametrize("false_alarms", [0.05, 0.1, 0.3])
-def test_normal_rows_exceed_the_threshold_as_often_as_asked(false_alarms):
+@pytest.mark.parametrize("false_alarms, needed", [(0.05, 19), (0.1, 9), (0.3, 3)])
+def test_normal_rows_exceed_the_threshold_at_most_as_often_as_asked(false_alarms, needed):
     problem_type, rng = AnomalyDetection(false_alarms), np.random.default_rng(0)
-    needed = round(1 / false_alarms) - 1 if false_alarms < 0.3 else 3
-    rates = []
-    for _ in range(3_000):
-        scores = rng.exponential(size=needed + 1)
-        threshold = problem_type.fit_postprocess(scores[:-1], np.zeros(needed, int), [])["threshold"]
-        rates.append(scores[-1] > threshold)
-    assert np.mean(rates) <= false_alarms + 0.02 and np.mean(rates) >= false_alarms * 0.7
-    with pytest.raises(DataError, match=f"takes {needed} normal validation rows or more, and there are {needed - 1}"):
-        problem_type.fit_postprocess(np.ones(needed - 1), np.zeros(needed - 1, int), [])
+    scores = rng.exponential(size=(3_000, needed + 1))
+    rate = np.mean([row[-1] > problem_type.find_threshold(row[:-1]) for row in scores])
+    assert 0.7 * false_alarms <= rate <= false_alarms + 0.02
+    with pytest.raises(DataError, match=f"takes {needed} normal training rows or more, and there are {needed - 1}; "):
+        problem_type.find_rank(needed - 1)
+
+
+def test_the_scores_of_the_threshold_are_of_rows_that_were_not_fitted():
+    layers = {0: np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)}
+    held_out = cross_score(layers, head("mahalanobis"), seed=0)
+    others = np.random.default_rng(1).normal(size=(600, 40)).astype(np.float32)
+    detector = make_detector(layers, np.arange(60), head("mahalanobis"))
+    fitted, new = score(detector, layers[0]), score(detector, others)
+    assert fitted.mean() < 0.95 * new.mean() < held_out.mean() < 1.1 * new.mean()
+    assert np.array_equal(held_out, cross_score(layers, head("mahalanobis"), seed=0))
 
 
 def test_labels_other_than_the_normal_one_are_anomalous():
@@ -69,8 +75,8 @@ def slow_covariance(vectors: np.ndarray) -> np.ndarray:
     return shrinkage * target + (1 - shrinkage) * sample
 
 
-def head(score: str, neighbors: int = 5) -> Config:
-    return Config(score=score, neighbors=neighbors)
+def head(name: str, neighbors: int = 5) -> Config:
+    return Config(score=name, neighbors=neighbors)
 
 
 @pytest.mark.parametrize("rows", [200, 12])  # more and fewer rows than coordinates
@@ -101,8 +107,8 @@ def test_the_score_is_that_of_a_slow_version(rows):
         "mahalanobis": [distance(row(others, i), center) for i in range(9)],
         "neighbors": np.sort(distances, 1)[:, :4].mean(1),
     }
-    for score, values in expected.items():
-        detector = make_detector(normal, np.arange(rows), head(score, 4))
+    for name, values in expected.items():
+        detector = make_detector(normal, np.arange(rows), head(name, 4))
         vectors = torch.from_numpy(np.concatenate(list(others.values()), 1))
         found = detector.score_vectors(vectors, detector.to_tensors("cpu")).numpy()
         assert found[:, 0] == pytest.approx(values, rel=2e-3), "float16 vectors"
