@@ -153,6 +153,7 @@ def test_encoder_of_images_is_compared_with_random_weights_and_pixels(workspace,
         assert list(values) == ["linear probe, 20", "k-NN, all", "effective rank"]
         assert 0.5 <= values["linear probe, 20"] <= 1 < values["effective rank"] < 80
     assert metrics["16 x 16 pixels"]["linear probe, 20"] > 0.9
+    capsys.readouterr()
     assert error_lines(main, ["encoder=encoder", "task=configs/finetune/sentiment.yaml"], capsys, monkeypatch) == [
         "task: encoder reads images; name the file of a task of images, as configs/finetune/solar.yaml"
     ]
