@@ -3,7 +3,9 @@
 import faulthandler
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import TextIO, get_origin
@@ -82,6 +84,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             stream.reconfigure(errors="replace")  # a terminal without a character must not end a run
     if sys.__stderr__ and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash of native code prints where each thread was
+    interrupts = count_interrupts()
     try:
         main(sys.argv[1:])
     except CommandExit as stop:
@@ -95,14 +98,35 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         exit_process(0)
     except KeyboardInterrupt:
-        print_once("\nStopped. Rerun the command to resume.")
-        exit_process(130)
+        exit_stopped()
     except Exception as error:
+        if interrupts:  # a library has made another error of it, as safetensors does while it reads a file
+            exit_stopped()
         if not (message := describe_os_error(error)):
             report_crash()
         print_once(message)
         exit_process(2)
     exit_process(0)
+
+
+def count_interrupts() -> list[int]:
+    """Return a list to which each SIGINT is appended from now on, before it is raised as KeyboardInterrupt."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return received
+
+
+def exit_stopped() -> None:
+    """Exit after a SIGINT."""
+    print_once("\nStopped. Rerun the command to resume.")
+    exit_process(130)
 
 
 def report_crash() -> None:

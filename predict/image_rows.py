@@ -74,8 +74,10 @@ def complete_image_source(source: ImageSource) -> ImageSource:
 
 
 def is_file_table(source: Source) -> bool:
-    """Return whether a source is of files that hold rows, and not images."""
-    return bool(source.files) and not (isinstance(source, ImageSource) and find_image_files(source))
+    """Return whether a source is of files, also in a wheel, that hold rows of text, or name or hold images."""
+    if isinstance(source, ImageSource):
+        return bool(source.files) and not find_image_files(source)
+    return not source.hub
 
 
 def open_image_table(
@@ -95,8 +97,8 @@ def open_image_table(
         is_trained = bool(head) and isinstance(trained, str) and find_value(head[0][1], trained) is not MISSING
         column = find_columns(completed, modality, given, trained if is_trained else None)[0]
         source = ImageSource(**completed.model_dump(exclude_unset=True), image=column)
-    elif asked:
-        source = source.model_copy(update={"image": asked})
+    elif asked or isinstance(trained, str) and "image" not in source.model_fields_set:
+        source = source.model_copy(update={"image": asked or trained})
     table = ImageTable(source, [], modality, problem_type)
     table.scan()
     return table

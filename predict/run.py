@@ -65,7 +65,7 @@ def choose_output(config: Predict, source: Source) -> Output:
     found = INPUT_FORMATS.get(get_format(source, resolve_files(source)[0]).name if is_table else "", "csv")
     if config.output is None:
         chosen = config.format or found
-        name = name_run(resolve_files(source)[0] if is_table else display_name(source))
+        name = name_run(resolve_files(source)[0] if is_table and source.files else display_name(source))
         return Output(OUTPUT_DIR / "predictions" / name / f"labels.{chosen}", chosen)
     path = Path(config.output)
     chosen = config.format or EXTENSIONS.get(path.suffix.lower())

@@ -71,7 +71,7 @@ class ProcessedImages:
 class ImageReader:
     """Decodes images and applies the image processor in a folder, one by one, so that no large image stays in memory.
 
-    Raises DataError if there is none, and for one whose images differ in size.
+    Raises DataError if there is none, and if it makes images of different sizes.
     """
 
     def __init__(self, folder: Path):

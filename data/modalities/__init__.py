@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
+from engine.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +71,9 @@ class Modality:
 
         Instead of examples, images are functions that decode them; their inputs have `problems`, for each image why it
         cannot be read, or an empty string. Inputs of a model that labels words have `labels`; their second row is the
-        first token of each word, or -1.
+        first token of each word, or -1. Raises DataError where predictions are not supported.
         """
-        raise NotImplementedError
+        raise DataError(f"{folder}: it reads {self.inputs_noun}, of which there are no predictions yet")
 
     def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""

@@ -122,7 +122,7 @@ def statistics_batches(encoder: ImageEncoder, pixels: np.ndarray, device: torch.
 def normalized(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> Tensor:
     """Return whole pictures as the network reads them, float32 (images, channels, size, size)."""
     params = torch.from_numpy(identity_params(len(pixels))).to(device)
-    return encoder.make_views(torch.from_numpy(np.ascontiguousarray(pixels)).to(device), params)
+    return encoder.make_views(torch.from_numpy(np.array(pixels)).to(device), params)
 
 
 def image_encoder_from_pretrained(folder: Path, size: int, channels: int, dropout: float) -> ImageEncoder:

@@ -15,7 +15,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
-folder = Path(__file__).resolve().parent
+folder = Path(__file__).absolute().parent
 config = json.loads((folder.parent / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder.parent / "tokenizer.json"))
 tokenizer.enable_truncation({max_length})
@@ -38,7 +38,7 @@ from PIL import Image, ImageOps
 
 {function}
 
-folder = Path(__file__).resolve().parent
+folder = Path(__file__).absolute().parent
 config = json.loads((folder.parent / "config.json").read_text(encoding="utf-8"))
 session = InferenceSession(folder / "{graph_file}")
 images = [ImageOps.exif_transpose(Image.open(path)) for path in sys.argv[1:]]

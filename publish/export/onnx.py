@@ -91,6 +91,8 @@ def load_model(folder: Path) -> LoadedModel:
     config, record = read_json(folder / "config.json"), read_record(folder)
     architecture = (config.get("architectures") or [""])[0]
     modality = find_modality(folder, record, config)
+    if modality.name not in ("text", "images"):
+        raise DataError(f"{folder}: it reads {modality.inputs_noun}, and models of text and images are exported")
     inputs = ImageInputs(folder) if modality.name == "images" else TextInputs(folder)
     try:
         if architecture.endswith(HEADS):

@@ -47,6 +47,8 @@ def test_a_killed_run_resumes_bit_for_bit(folder, architecture, objective):
     assert 30 < report.count("data:image/png") <= 64 and "two views of it" in report
     assert ("the reconstruction" in report) == (objective == "mae")
     assert not any(b"data:image" in path.read_bytes() for path in (folder / "out/runs/whole/encoder").iterdir())
+    sample = json.loads((folder / "out/runs/whole/sample.json").read_text())
+    assert len(sample["images"]) == len(sample["outputs"]) > 5, "the saved folder was compared with these"
     for kill_at in (4, 16):
         process = start_module(*args, "run=killed", cwd=folder)
         while not (folder / f"out/runs/killed/step-{kill_at:06d}").is_dir() and process.poll() is None:

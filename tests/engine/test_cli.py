@@ -31,6 +31,21 @@ def test_a_crash_of_native_code_prints_where_it_was(tmp_path):
     assert "Segmentation fault" in result.stderr and "in read_null" in result.stderr, result.stderr
 
 
+def test_an_interrupt_that_a_library_makes_another_error_is_one(tmp_path):
+    (tmp_path / "command.py").write_text(
+        "import os, signal\n"
+        "from engine.cli import run_command\n"
+        "def read(args):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ValueError('could not determine the shape') from None\n"
+        "run_command(read)\n"
+    )
+    result = run_module("command", cwd=tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert result.returncode == 130 and result.stderr.strip() == "Stopped. Rerun the command to resume.", result.stderr
+
+
 def failure(number: int) -> OSError:
     return OSError(number, os.strerror(number), "out/x")
 

@@ -128,3 +128,32 @@ def test_a_task_of_text_pairs_cannot_be_probed(files, capsys, monkeypatch):
     )
     lines = error_lines(main, ["encoder=minilm", "task=pair.yaml"], capsys, monkeypatch)
     assert len(lines) <= 2 and "the probes need single texts" in lines[0], lines
+
+
+def test_encoder_of_images_is_compared_with_random_weights_and_pixels(workspace, capsys, monkeypatch):
+    from PIL import Image
+    from tiny_images import draw_images, tiny_image_encoder
+
+    from pretrain.model.image_encoder import save_image_encoder
+
+    encoder = tiny_image_encoder("convnextv2")
+    save_image_encoder(encoder, workspace / "encoder", {}, "")
+    (workspace / "encoder/record.json").unlink()
+    for number, pixels in enumerate(draw_images(80)):
+        label = ("bright", "dark")[number % 2]
+        path = workspace / "photos" / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels // (1 + 2 * (number % 2))).save(path)
+    task = "task: {name: shades, modality: images, train: {folder: photos}, label: label}"
+    (workspace / "task.yaml").write_text(task)
+    main(["encoder=encoder", "task=task.yaml", "num_examples=[20]", "seeds=2"])
+    metrics = json.loads((workspace / "out/evaluations/encoder.json").read_text())["metrics"]
+    assert list(metrics) == ["encoder", "same network, random weights", "16 x 16 pixels"]
+    for values in metrics.values():
+        assert list(values) == ["linear probe, 20", "k-NN, all", "effective rank"]
+        assert 0.5 <= values["linear probe, 20"] <= 1 < values["effective rank"] < 80
+    assert metrics["16 x 16 pixels"]["linear probe, 20"] > 0.9
+    capsys.readouterr()
+    assert error_lines(main, ["encoder=encoder", "task=configs/finetune/sentiment.yaml"], capsys, monkeypatch) == [
+        "task: encoder reads images; name the file of a task of images, as configs/finetune/solar.yaml"
+    ]

@@ -42,7 +42,7 @@ TRANSFORMER = {
 }
 CONFIGS = {
     "resnet": ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", **LABELS),
-    "efficientnet": EfficientNetConfig(width_coefficient=0.2, depth_coefficient=0.1, hidden_dim=64, **LABELS),
+    "efficientnet": EfficientNetConfig(width_coefficient=0.2, depth_coefficient=0.1, hidden_dim=256, **LABELS),
     "convnextv2": ConvNextV2Config(hidden_sizes=[16, 32], depths=[1, 1], num_stages=2, patch_size=4, **LABELS),
     "vit": ViTConfig(**TRANSFORMER, **LABELS),
     "dinov2": Dinov2Config(mlp_ratio=2, **TRANSFORMER, **LABELS),

@@ -74,7 +74,11 @@ def make_zip(pictures):
     return {"folder": str(pictures / "all.zip")}
 
 
-MAKERS = {"csv": make_csv, "parquet": make_parquet, "tar": make_tar, "zip": make_zip}
+def make_glob(pictures):
+    return {"files": str(pictures / "*" / "*.png")}
+
+
+MAKERS = {"csv": make_csv, "parquet": make_parquet, "tar": make_tar, "zip": make_zip, "glob": make_glob}
 
 
 @pytest.mark.parametrize("kind", MAKERS)
