@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 
 from data.modalities import Modality
-from data.shortcut import guess_options
-from data.sources.source import Source, display_name, get_format, iter_located_rows, resolve_files
+from data.shortcut import complete_source
+from data.sources.source import Source, display_name, iter_located_rows
 from data.sources.values import MISSING, find_value, list_columns
 from data.tasks.columns import read_head
 from data.tasks.problem_types import ProblemType
@@ -76,18 +76,6 @@ class Table:
         self.all_columns = list(columns)
 
 
-def complete_source(source: Source) -> Source:
-    """Return the source with options that are clear from its first rows, such as a delimiter; lines of plain text."""
-    if source.hub or source.wheel:
-        return source
-    options = source.model_dump(exclude_unset=True)
-    head, failure = read_head(source)
-    options |= guess_options(options, [row for _, row in head], failure)
-    if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
-        options["unit"] = "line"
-    return Source(**options)
-
-
 def find_columns(source: Source, modality: Modality, asked: str | list[str] | None, trained: object) -> list[str]:
     """Return the columns of the inputs: those asked for, those of the training rows, or those found by name.
 
@@ -116,7 +104,7 @@ def find_columns(source: Source, modality: Modality, asked: str | list[str] | No
 
 def open_table(source: Source, modality: Modality, problem_type: ProblemType, asked, trained) -> Table:
     """Return the table of a source after a first pass over its rows."""
-    source = complete_source(source)
+    source = complete_source(source, lines=True)
     table = Table(source, find_columns(source, modality, asked, trained), modality, problem_type)
     table.scan()
     return table
