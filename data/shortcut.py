@@ -12,7 +12,7 @@ import yaml
 
 from data.corpus.config import CorpusSource
 from data.sources.readers import find_delimiter
-from data.sources.source import FOLDER_COLUMN, get_format, name_folder, resolve_files
+from data.sources.source import FOLDER_COLUMN, Source, get_format, name_folder, resolve_files
 from data.sources.values import find_value, list_columns
 from data.tasks.answers import is_answer
 from data.tasks.columns import find_sentence, find_text, guess_columns, read_head, suggest_option
@@ -203,6 +203,21 @@ def guess_options(options: dict, rows: list[dict], failure: DataError | None) ->
     if "delimiter" not in options and (delimiter := find_delimiter(first)):
         return {"delimiter": delimiter}
     return {"skip_rows": [1, 2]} if ORANGE_TYPES.issuperset(map(str, rows[0].values())) else {}
+
+
+def complete_source(source: Source, lines: bool = False) -> Source:
+    """Return the source with options that are clear from its first rows, such as a delimiter.
+
+    A row of plain text is a line if all are short and none is empty, or if `lines`; else a paragraph.
+    """
+    if source.hub or source.wheel:
+        return source
+    options = source.model_dump(exclude_unset=True)
+    head, failure = read_head(source)
+    options |= guess_options(options, [row for _, row in head], failure)
+    if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
+        options |= {"unit": "line"} if lines or has_lines(options) else {}
+    return Source(**options)
 
 
 def guess_problem_type(rows: list[dict], text: str | list[str], label: str | list[str]) -> str:

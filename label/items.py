@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cache import OUTPUT_DIR
+from data.shortcut import complete_source
 from data.sources.source import Source, display_name, iter_located_rows
 from data.sources.values import find_value, get_text, is_empty, list_columns
 from data.tasks.answers import ROLES, Role, is_queued, restore_cells
@@ -125,7 +126,7 @@ def list_sources(config: Label, task: Task | None, labels: Path) -> list[tuple[S
     With each is the column of the labels that its rows have already. Raises ConfigError if there are none.
     """
     if config.source:
-        return [(config.source, None)]
+        return [(complete_source(config.source), None)]
     sources = [(task.unlabeled, None)] if task and task.unlabeled else []
     if task and task.train.files:
         others = [name for name in to_list(task.train.files) if Path(name).resolve() != labels.resolve()]

@@ -36,7 +36,7 @@ def find_task_file(name: str) -> Path:
 
 
 def load_task(path: Path) -> Task:
-    """Return the task of a fine-tuning YAML. Raises ConfigError for one whose labels a key cannot give."""
+    """Return the task of a fine-tuning YAML. Raises ConfigError for labels that a key cannot give."""
     schema = TaskFile
     section = read_args([str(path)]).get("task")
     if isinstance(section, dict) and section.get("modality") == "images":

@@ -79,7 +79,7 @@ class Pages:
     def state(self) -> dict:
         """Return all that the page shows."""
         session, item = self.session, self.session.current()
-        described = self.describe(item) if item else None  # before the classes, whose number it does not change
+        described = self.describe(item) if item else None  # before the classes are listed
         return {
             "item": described,
             "classes": [{"name": name, "description": session.descriptions.get(name, "")} for name in session.classes],
@@ -222,7 +222,7 @@ class Server(ThreadingHTTPServer):
 
 
 def serve(pages: Pages, port: int, announce) -> None:
-    """Serve until the page says that it is finished. announce: called with the address.
+    """Serve until the page is finished. announce: called with the address.
 
     Raises OSError for a port that is taken.
     """

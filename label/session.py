@@ -47,7 +47,7 @@ class Session:
             self.classes.append(label)
 
     def is_open(self, item: Item) -> bool:
-        """Return whether a row has no answer, or is to be looked at again."""
+        """Return whether a row has no answer, or is to be shown again."""
         answer = self.store.answers.get(item.text)
         return answer is None or item.reason == "suspect" and answer.time < self.queue_time
 

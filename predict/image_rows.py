@@ -17,7 +17,7 @@ from data.tasks.columns import read_head
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.errors import ConfigError
-from predict.rows import Item, Table, complete_source, find_columns
+from predict.rows import Item, Table, complete_text_source, find_columns
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 IDX_SUFFIXES = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
@@ -92,7 +92,7 @@ def open_image_table(
     if is_file_table(source):
         given = asked or (source.image if "image" in source.model_fields_set else None)
         common = source.model_dump(exclude_unset=True, include=set(Source.model_fields))
-        completed = complete_source(Source(**common))
+        completed = complete_text_source(Source(**common))
         head, _ = read_head(completed)
         is_trained = bool(head) and isinstance(trained, str) and find_value(head[0][1], trained) is not MISSING
         column = find_columns(completed, modality, given, trained if is_trained else None)[0]

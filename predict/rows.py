@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from data.modalities import Modality
-from data.shortcut import guess_options
+from data.shortcut import complete_source
 from data.sources.source import Source, display_name, fingerprint_inputs, get_format, iter_located_rows, resolve_files
 from data.sources.values import MISSING, find_value, list_columns
 from data.tasks.columns import read_head
@@ -128,7 +128,7 @@ def find_columns(source: Source, modality: Modality, asked: str | list[str] | No
 def open_table(
     source: Source, modality: Modality, problem_type: ProblemType, asked: str | list[str] | None, trained: object
 ) -> Table:
-    """Return the table of a source, as `complete_source` returns it, after a first pass over its rows."""
+    """Return the table of a source, as `complete_text_source` returns it, after a first pass over its rows."""
     table = Table(source, find_columns(source, modality, asked, trained), modality, problem_type)
     table.scan()
     return table

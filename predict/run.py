@@ -31,7 +31,7 @@ from predict.image_rows import ImageTable, complete_image_source, is_file_table,
 from predict.mixed_precision import predict_inputs
 from predict.output import Writer
 from predict.predictions import Decider, Prediction
-from predict.rows import Item, Table, complete_source, iter_texts, open_table, skip
+from predict.rows import Item, Table, complete_text_source, iter_texts, open_table, skip
 from predict.summary import PartStatistics, Summary
 from predict.why import Explainer, list_reasons
 
@@ -83,7 +83,7 @@ class PredictRun:
         self.config, self.classifier, self.accelerator = config, classifier, accelerator
         self.decider = Decider(classifier, config.precision)
         self.is_text = classifier.modality.name == "text"
-        source = complete_source(config.source) if self.is_text else complete_image_source(config.source)
+        source = complete_text_source(config.source) if self.is_text else complete_image_source(config.source)
         self.output = choose_output(config, source)
         task = classifier.record.get("config", {}).get("task", {})
         trained = task.get("text") if self.is_text else task.get("train", {}).get("image")

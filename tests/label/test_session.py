@@ -130,6 +130,9 @@ def test_the_queue_gives_the_order_and_without_it_rows_are_drawn(tmp_path, monke
     assert items == read_items(config, None, "texts", Path("x")) and len(items) == 40
     assert sum(item.role == "measure" for item in items) == 10 and [item.id for item in items] != list(range(40))
     assert [item.role for item in draw(["a"] * 8, 0.25, 0)] == (["train"] * 3 + ["measure"]) * 2
+    Path("lines.txt").write_text("one thing\nand another\n")
+    lines = read_items(Label(source={"files": "lines.txt"}), None, "lines", Path("x"))
+    assert {item.text for item in lines} == {"one thing", "and another"}
     queued = make_items(5)
     queued[1].text, queued[2].cluster, queued[2].suggestion, queued[2].probability = "=SUM(A1)", "7", "plant", 0.25
     write_queue(Path("out/explore/mine/queue.csv"), queued)

@@ -392,7 +392,7 @@ FILES = {
     ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "solar", "wiki-summaries", "your-text"},
     ("encoder", BuiltInEncoder): {"efficientnet-lite0", "minilm"},
     ("finetune", Finetune): {
-        *("imdb", "mesh", "ratings", "sentiment", "solar", "spam", "topics"),
+        *("imdb", "mesh", "my-labels", "ratings", "sentiment", "solar", "spam", "topics"),
         *("your-entities", "your-images", "your-task"),
     },
     ("pretrain", Pretrain): {
