@@ -6,12 +6,14 @@ import csv
 import hashlib
 import json
 import random
+import signal
+import time
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 from browser import load_page
-from helpers import error_lines
+from helpers import error_lines, run_module, start_module
 
 from explore.__main__ import main
 from explore.map import Map
@@ -90,6 +92,25 @@ def test_the_same_command_writes_the_same_bytes(explored, tiny, monkeypatch):
         path.unlink()
     main([f"text={explored[0]}/notes.txt", f"encoder={tiny}"])
     assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 6
+
+
+def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(explored, tiny, tmp_path):
+    expected = file_hashes(explored[0] / "out/explore/notes")
+    command, steps = (
+        ("explore", f"text={explored[0]}/notes.txt", f"encoder={tiny}"),
+        tmp_path / "out/explore/notes/steps",
+    )
+    process = start_module(*command, cwd=tmp_path)
+    deadline = time.time() + 120
+    while process.poll() is None and time.time() < deadline and not list(steps.glob("cells-*.npz")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL and not list(steps.glob("layout-*"))
+    finished = {path: path.stat().st_mtime_ns for path in steps.glob("[!.]*")}
+    (steps / ".layout-0.npz.unfinished-0").write_bytes(b"half")
+    assert run_module(*command, cwd=tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished steps were repeated"
+    assert file_hashes(tmp_path / "out/explore/notes") == expected and not list(steps.glob(".*"))
 
 
 def test_finished_steps_are_not_repeated(tmp_path):
