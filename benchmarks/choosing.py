@@ -15,7 +15,7 @@ classifier of `frozen` is logistic regression with C=30, also for the contenders
 | contender | what it is |
 |---|---|
 | random | rows at random |
-| headstart | `explore.choose`: facility location, then clustered margin once classes have 5 labels on average |
+| headstart | `explore.choose`: facility location, with clustered margin in turn from 32 labels and 5 a class |
 | facility | facility location at every size |
 | margin | clustered margin after the first 16 |
 | breaking_ties, embedding_kmeans, greedy_coreset, prob_cover | small-text's, at its defaults; most start at random |

@@ -164,7 +164,7 @@ def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, mo
     labeled = {row["text"] for row in read_csv(folder / "labels.csv")}
     assert not labeled & {row["text"] for row in queue if row["reason"] != "suspect"}
     assert {row["suggestion"] for row in queue} <= set(WORDS)
-    assert {row["reason"] for row in queue} == {"suspect", "uncertain", "random"}
+    assert {row["reason"] for row in queue} == {"suspect", "uncertain", "spread", "random"}
 
 
 def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, tiny, classifiers, monkeypatch):
@@ -185,7 +185,7 @@ def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, 
     assert report["suggested_by"] == "model" and measured["rows"] == 20
     assert measured["low"] <= measured["correct"] / 20 <= measured["high"]
     queue = read_csv(folder / "out/explore/rated/queue.csv")
-    assert {row["reason"] for row in queue} == {"uncertain", "random"}
+    assert {row["reason"] for row in queue} == {"uncertain", "spread", "random"}
     assert len(queue) == len(texts) - 60 and {row["suggestion"] for row in queue} <= {"bad", "fair", "good"}
 
 
