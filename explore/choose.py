@@ -104,7 +104,7 @@ def choose_inputs(
     count: int,
     seed: int,
 ) -> Choice:
-    """Return the inputs of the next round: representative ones, in turn with uncertain ones once there are enough labels.
+    """Return the inputs of the next round: representative ones, in turn with uncertain ones once labels are enough.
 
     labels: of the `labeled` inputs, (labeled,). probabilities: by a model, (inputs, classes), None without one.
     """
