@@ -15,7 +15,7 @@ classifier of `frozen` is logistic regression with C=30, also for the contenders
 | contender | what it is |
 |---|---|
 | random | rows at random |
-| headstart | `explore.choose`: facility location, then clustered margin once classes have 5 labels on average |
+| headstart | `explore.choose`: facility location, with clustered margin in turn from 32 labels and 5 a class |
 | facility | facility location at every size |
 | margin | clustered margin after the first 16 |
 | breaking_ties, embedding_kmeans, greedy_coreset, prob_cover | small-text's, at its defaults; most start at random |
@@ -226,12 +226,13 @@ def write_table() -> None:
     trials = read_trials("frozen")
     names = [name for name in CONTENDERS if any(key[0] == name for key in trials)]
     tasks_run = [task for task in TASKS if ("headstart", task, 0) in trials]
-    rows, above = [], {name: [] for name in names}
+    rows, above, num_seeds = [], {name: [] for name in names}, len({key[2] for key in trials})
     for task, (column, size) in itertools.product(tasks_run, enumerate(SIZES)):
         cells = []
         for name in names:
             found = np.array([each["accuracy"][column] for key, each in trials.items() if key[:2] == (name, task)])
-            cells.append(f"{found.mean():.1f} ± {found.std(ddof=1):.1f}" if len(found) > 1 else "")
+            fewer = f" ({len(found)} seeds)" * (len(found) < num_seeds)
+            cells.append(f"{found.mean():.1f} ± {found.std(ddof=1):.1f}{fewer}" if len(found) > 1 else "")
             gains = paired_gains(trials, name, task, column)
             above[name] += [gains.mean()] if len(gains) else []
         rows.append([task, str(size), *cells])
@@ -245,7 +246,6 @@ def write_table() -> None:
     ]
     lowest = int(np.argmin(above["headstart"]))
     lines.append(f"- lowest of all: {rows[lowest][0]}, {rows[lowest][1]} labels, {above['headstart'][lowest]:+.1f}")
-    num_seeds = len({key[2] for key in trials})
     note = f"Test accuracy in percent on frozen vectors, mean and standard deviation over {num_seeds} seeds."
     text = f"{note}\n\n{results.markdown_table(['task', 'labels', *names], rows)}\n\n" + "\n".join(lines)
     write("Which inputs to label first", "frozen", text)

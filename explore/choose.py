@@ -1,9 +1,9 @@
 """Choose the inputs to label: first those that stand for many others, later those that a model is unsure about.
 
 The first are a greedy solution of facility location (Krause and Golovin 2014): every choice adds most to the sum, over
-all inputs, of the similarity to the nearest choice. The order is nested: the first n are the choice of n. The later
-ones are clustered margins (Citovsky et al. 2021): of many inputs with a small margin between the two likeliest classes,
-one of each cluster, so that they differ.
+all inputs, of the similarity to the nearest choice. The order is nested: the first n are the choice of n. Of the
+later ones, every second is a clustered margin (Citovsky et al. 2021): of many inputs with a small margin between the
+two likeliest classes, one of each cluster, so that they differ.
 
 A chosen set is no sample of the data, so nothing is measured on it. A quarter of the inputs, by a hash of each, is
 reserved for measuring and never chosen: the labeled ones among them are a random sample, whatever else was chosen.
@@ -20,7 +20,7 @@ import numpy as np
 MAX_CANDIDATES = 2_500  # inputs to choose from
 MAX_REPRESENTED = 10_000  # inputs to be similar to a choice
 UNCERTAIN_FACTOR = 10  # uncertain inputs for each one that is chosen of them
-MIN_LABELS_PER_CLASS = 5  # from which margins choose better than the inputs alone (benchmarks/choosing.py)
+MIN_LABELS, MIN_LABELS_PER_CLASS = 32, 5  # from which margins help (benchmarks/choosing.py)
 MEASURED_FRACTION = 0.25
 CANDIDATE_STREAM, REPRESENTED_STREAM = 2**36, 2**36 + 1
 
@@ -30,8 +30,8 @@ class Choice(NamedTuple):
 
     indices: np.ndarray
     """int64 (choices,)."""
-    reason: str
-    """spread or uncertain."""
+    is_uncertain: np.ndarray
+    """Whether each is chosen by its margin, bool (choices,)."""
 
 
 def sample_indices(indices: np.ndarray, count: int, seed: int, stream: int) -> np.ndarray:
@@ -104,14 +104,19 @@ def choose_inputs(
     count: int,
     seed: int,
 ) -> Choice:
-    """Return the inputs of the next round: uncertain ones once the classes have enough labels, or else representative.
+    """Return the inputs of the next round: representative ones, in turn with uncertain ones once labels are enough.
 
     labels: of the `labeled` inputs, (labeled,). probabilities: by a model, (inputs, classes), None without one.
     """
-    enough = len(labels) >= MIN_LABELS_PER_CLASS * len(np.unique(labels))
-    if probabilities is None or probabilities.shape[1] < 2 or not enough:
-        return Choice(choose_representative(vectors, allowed, labeled, count, seed), "spread")
-    return Choice(choose_uncertain(vectors, allowed, margins_of(probabilities), count, seed), "uncertain")
+    enough = len(labels) >= max(MIN_LABELS, MIN_LABELS_PER_CLASS * len(np.unique(labels)))
+    uncertain = np.zeros(0, np.int64)
+    if probabilities is not None and probabilities.shape[1] > 1 and enough:
+        uncertain = choose_uncertain(vectors, allowed, margins_of(probabilities), (count + 1) // 2, seed)
+    known, left = np.concatenate([labeled, uncertain]), np.setdiff1d(allowed, uncertain)
+    spread = choose_representative(vectors, left, known, count - len(uncertain), seed)
+    positions = np.concatenate([np.arange(len(uncertain)), np.arange(len(spread)) + 0.5])
+    order = np.argsort(positions, kind="stable")
+    return Choice(np.concatenate([uncertain, spread])[order], (np.arange(len(order)) < len(uncertain))[order])
 
 
 def measuring_ranks(keys: list[str], seed: int) -> np.ndarray:

@@ -48,4 +48,4 @@ class Explore(Section):
     seed: NonNegativeInt = 0
     """Seed of all that is drawn; also of which inputs are reserved for measuring, so keep it between rounds."""
 
-    help_first: ClassVar[tuple[str, ...]] = ("source", "corpus", "task", "encoder", "model")
+    help_first: ClassVar[tuple[str, ...]] = ("corpus", "task", "model", "encoder", "name", "source")

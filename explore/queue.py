@@ -64,13 +64,15 @@ def build_queue(
     """
     allowed = np.searchsorted(encoded, np.intersect1d(unlabeled.chosen, encoded))
     labels = np.array(inputs.labels, object)[encoded]
-    labeled = np.flatnonzero(labels != "")
+    roles = np.array(inputs.roles, object)[encoded]
+    labeled = np.flatnonzero((labels != "") & (roles != "measure"))  # nothing is learned of the others
     room = max(0, config.queue_size - len(suspects))
     count = min(len(allowed), room - min(len(unlabeled.measure), round(MEASURED_FRACTION * room)))
     choice = choose_inputs(vectors, allowed, labeled, labels[labeled], probabilities, count, config.seed)
     order, is_measured = merge_rounds(encoded[choice.indices], unlabeled.measure[: room - len(choice.indices)])
+    uncertain = set(encoded[choice.indices[choice.is_uncertain]].tolist())
     entries = [Entry(suspect.index, inputs.roles[suspect.index], "suspect") for suspect in suspects]
-    return entries + [
-        Entry(int(index), *(("measure", "random") if measures else ("train", choice.reason)))
-        for index, measures in zip(order, is_measured, strict=True)
-    ]
+    for index, measures in zip(order.tolist(), is_measured, strict=True):
+        reason = "uncertain" if index in uncertain else "spread"
+        entries.append(Entry(index, "measure", "random") if measures else Entry(index, "train", reason))
+    return entries

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.modalities import Modality
 from data.shortcut import complete_source
-from data.sources.source import Source, display_name, fingerprint_inputs, get_format, iter_located_rows, resolve_files
+from data.sources.source import Source, display_name, fingerprint_inputs, iter_located_rows
 from data.sources.values import MISSING, find_value, list_columns
 from data.tasks.columns import read_head
 from data.tasks.problem_types import ProblemType
@@ -82,21 +82,15 @@ class Table:
         self.all_columns = list(columns)
 
 
-def complete_source(source: Source) -> Source:
-    """Return the source with options that are clear from its first rows, such as a delimiter; lines of plain text.
+def complete_text_source(source: Source) -> Source:
+    """Return the source with options that are clear from its first rows; lines of plain text.
 
     Raises ConfigError for keys of images.
     """
     options = source.model_dump(exclude_unset=True)
     if wrong := sorted(options.keys() - Source.model_fields.keys()):
         raise ConfigError(f"source.{wrong[0]}: is for images, and this model reads text")
-    if source.hub or source.wheel:
-        return Source(**options)
-    head, failure = read_head(source)
-    options |= guess_options(options, [row for _, row in head], failure)
-    if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
-        options["unit"] = "line"
-    return Source(**options)
+    return complete_source(Source(**options), lines=True)
 
 
 def find_columns(source: Source, modality: Modality, asked: str | list[str] | None, trained: object) -> list[str]:

@@ -79,15 +79,21 @@ def test_margins():
     assert np.allclose(margins_of(np.array([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])), [0.2, 0.7])
 
 
-def test_a_model_chooses_once_the_classes_have_labels():
-    vectors, allowed, labeled = unit_vectors(100), np.arange(10, 100), np.arange(10)
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 100)
+def test_a_model_chooses_in_turn_once_the_classes_have_labels():
+    vectors, allowed, labeled = unit_vectors(200), np.arange(40, 200), np.arange(40)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 200)
 
-    def reason(labels, given=probabilities) -> str:
-        return choose_inputs(vectors, allowed, labeled, np.array(labels), given, 5, 0).reason
+    def choose_six(labels, given=probabilities) -> choose.Choice:
+        return choose_inputs(vectors, allowed, labeled[: len(labels)], np.array(labels), given, 6, 0)
 
-    assert reason([0, 1] * 5) == "uncertain"
-    assert reason([0, 1, 2, 0, 1, 2, 0, 1, 2, 0]) == "spread" and reason([0, 1] * 5, None) == "spread"
+    found = choose_six([0, 1] * 20)
+    assert found.is_uncertain.tolist() == [True, False] * 3 and len(set(found.indices.tolist())) == 6
+    margins = margins_of(probabilities)
+    assert margins[found.indices[::2]].max() < np.sort(margins[allowed])[30]
+    spread = choose_representative(vectors, allowed, labeled, 6, 0).tolist()
+    for few in (choose_six(list(range(10)) * 4), choose_six([0, 1] * 20, None)):
+        assert few.indices.tolist() == spread and not few.is_uncertain.any()
+    assert not choose_six([0, 1] * 15).is_uncertain.any(), "under 32 labels"
 
 
 def test_a_random_quarter_is_reserved_by_its_text_alone():

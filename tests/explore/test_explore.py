@@ -6,12 +6,14 @@ import csv
 import hashlib
 import json
 import random
+import signal
+import time
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 from browser import load_page
-from helpers import error_lines
+from helpers import error_lines, run_module, start_module
 
 from explore.__main__ import main
 from explore.map import Map
@@ -92,6 +94,25 @@ def test_the_same_command_writes_the_same_bytes(explored, tiny, monkeypatch):
     assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 6
 
 
+def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(explored, tiny, tmp_path):
+    expected = file_hashes(explored[0] / "out/explore/notes")
+    command, steps = (
+        ("explore", f"text={explored[0]}/notes.txt", f"encoder={tiny}"),
+        tmp_path / "out/explore/notes/steps",
+    )
+    process = start_module(*command, cwd=tmp_path)
+    deadline = time.time() + 120
+    while process.poll() is None and time.time() < deadline and not list(steps.glob("cells-*.npz")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL and not list(steps.glob("layout-*"))
+    finished = {path: path.stat().st_mtime_ns for path in steps.glob("[!.]*")}
+    (steps / ".layout-0.npz.unfinished-0").write_bytes(b"half")
+    assert run_module(*command, cwd=tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished steps were repeated"
+    assert file_hashes(tmp_path / "out/explore/notes") == expected and not list(steps.glob(".*"))
+
+
 def test_finished_steps_are_not_repeated(tmp_path):
     calls = []
 
@@ -143,7 +164,7 @@ def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, mo
     labeled = {row["text"] for row in read_csv(folder / "labels.csv")}
     assert not labeled & {row["text"] for row in queue if row["reason"] != "suspect"}
     assert {row["suggestion"] for row in queue} <= set(WORDS)
-    assert {row["reason"] for row in queue} == {"suspect", "uncertain", "random"}
+    assert {row["reason"] for row in queue} == {"suspect", "uncertain", "spread", "random"}
 
 
 def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, tiny, classifiers, monkeypatch):
@@ -164,7 +185,7 @@ def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, 
     assert report["suggested_by"] == "model" and measured["rows"] == 20
     assert measured["low"] <= measured["correct"] / 20 <= measured["high"]
     queue = read_csv(folder / "out/explore/rated/queue.csv")
-    assert {row["reason"] for row in queue} == {"uncertain", "random"}
+    assert {row["reason"] for row in queue} == {"uncertain", "spread", "random"}
     assert len(queue) == len(texts) - 60 and {row["suggestion"] for row in queue} <= {"bad", "fair", "good"}
 
 
