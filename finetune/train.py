@@ -90,13 +90,18 @@ def check_batch_size(batch_size: int, num_processes: int) -> None:
         raise ConfigError(f"train.batch_size: {batch_size} is fewer than the {num_processes} processes")
 
 
+def quiet_transformers() -> None:
+    """Show no warning and no progress bar of transformers."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     """Run the fine-tuning stage. Raise ConfigError or DataError for user mistakes before the run folder is written.
 
     args: what `load_config` read the configuration from; the settings in them are kept when method=auto chooses others.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     validate_config(config)
     accelerator = make_accelerator(config.train.precision)
     with accelerator.main_process_first():
@@ -104,8 +109,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         folder = resolve_encoder(encoder)
         rows, unlabeled = read_all(config.task, config.train.load_best and config.method != "auto")
     label_names = list_label_names(config.task, rows)
-    is_detector = config.task.load_problem_type().is_detector
-    if is_detector:
+    if is_detector := config.task.load_problem_type().is_detector:
         config, label_names = select_normal_rows(config, rows, label_names)
     config = resolve_method(config, folder, rows | {"unlabeled": unlabeled}, label_names, args)
     splits = sample_splits(config, rows)
@@ -129,11 +133,10 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         logger.info("\n".join(f"  {line}" for line in describe_test_rows({"test_rows": test_rows})))
 
     def train(folder: Path, run: Run, title: str, random_init: bool = False) -> FineTuneOutput:
-        if is_detector:
-            return fit_detector(folder, config, data, run, accelerator, title, random_init)
         if config.selftrain.rounds:
             return SelfTrainer(folder, config, all_rows, data, run, accelerator, title, random_init).train()
-        return finetune_model(folder, config, data, run, accelerator, title, random_init)
+        fit = fit_detector if is_detector else finetune_model
+        return fit(folder, config, data, run, accelerator, title, random_init)
 
     def train_reference(folder: Path, title: str, random_init: bool) -> dict:
         reference_run = Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")

@@ -51,30 +51,29 @@ def validate_config(config: Finetune) -> None:
             f"{''.join(loss_keys[:1])}: {without_loss} has no loss that it could change; leave it out",
         ),
         (probe and augments, "augment: layers.linear_probe reads each text once, unchanged; leave it out"),
-        *list_detector_checks(config),
         (selftrain.corpus and not selftrain.rounds, "selftrain.corpus: needs selftrain.rounds of 1 or more"),
         (
             lora_keys and adapter.name != "lora",
             f"adapter.{''.join(lora_keys[:1])}: only for adapter.name=lora, not {adapter.name}; leave it out",
         ),
     ]
+    if task.load_problem_type().is_detector:
+        checks += check_detector(config)
     for failed, message in checks:
         if failed:
             raise ConfigError(message)
     modality.validate_config()
 
 
-def list_detector_checks(config: Finetune) -> list[tuple[bool, str]]:
-    """Return what must not be for a detector of anomalies, with the message."""
+def check_detector(config: Finetune) -> list[tuple[bool, str]]:
+    """Return (whether it fails, message) of the checks for a head without training."""
     name, task = config.head.name, config.task
-    if not task.load_problem_type().is_detector:
-        return []
     return [
+        (name != "anomaly", f"head.name: task.problem_type={task.problem_type} needs head.name=anomaly"),
         (
             config.train.load_best,
             f"train.load_best: head.name={name} uses no validation rows; set train.load_best=false",
         ),
-        (name != "anomaly", f"head.name: task.problem_type={task.problem_type} needs head.name=anomaly"),
         (config.adapter.name != "none", f"adapter.name: head.name={name} trains nothing; leave it out"),
         (not task.num_examples, f"task.num_examples: head.name={name} needs normal rows; give 1 or more"),
     ]

@@ -77,6 +77,17 @@ class AnomalyDetection(SingleLabelClassification):
         """
         return float(np.sort(scores)[self.find_rank(len(scores)) - 1])
 
+    def find_rank(self, num_rows: int) -> int:
+        """Return which of so many scores, in order, is the threshold. Raises DataError if they are too few."""
+        rank = int(np.ceil((1 - self.false_alarms) * (num_rows + 1) - 1e-9))
+        if rank > num_rows:
+            needed = int(np.ceil(1 / self.false_alarms - 1e-9)) - 1
+            raise DataError(
+                f"head.false_alarms: {self.false_alarms:g} takes {needed:,} normal training rows or more, and there are"
+                f" {num_rows:,}; raise it"
+            )
+        return rank
+
     def apply_postprocess(self, predictions: list[np.ndarray], params: dict) -> np.ndarray:
         """Return the scores, (inputs,)."""
         return np.ravel(predictions)
