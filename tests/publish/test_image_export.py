@@ -64,9 +64,13 @@ def write_run(folder: Path, architecture: str, auto_class: type = AutoModelForIm
     torch.manual_seed(0)
     inside = folder / ("encoder" if auto_class is AutoModel else "model")
     model = auto_class.from_config(CONFIGS[architecture])
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+    if norms := [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
+        for module in norms:
             module.momentum = None  # the statistics of the batch below, with which images get different outputs
+            torch.nn.init.ones_(module.weight)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
     with torch.no_grad():
         model.train()(pixel_values=torch.from_numpy(draw_images(20)).permute(0, 3, 1, 2) / 127.5 - 1)
     model.save_pretrained(inside)
