@@ -101,7 +101,7 @@ def check_graph(inside: Path, model: torch.nn.Module) -> list[np.ndarray]:
     for count in (1, 7):  # not the number that was traced
         inputs = {"pixel_values": processor(photos[:count], return_tensors="np")["pixel_values"]}
         for expected, result in zip(outputs, session.run(None, inputs)[0], strict=False):
-            assert np.abs(expected - result).max() < 1e-4
+            assert np.abs(expected - result).max() < 1e-4 * max(1, np.abs(expected).max())
     assert np.std(outputs, axis=0).max() > 0.01, "images get different outputs"
     return outputs
 
@@ -114,7 +114,7 @@ def test_graph_of_a_classifier_matches_torch_and_runs_without_it(architecture, w
     outputs = check_graph(inside, AutoModelForImageClassification.from_pretrained(inside).eval())
     report = json.loads((inside / "onnx/export.json").read_text())
     assert report["inputs"] == "images" and report["num_inputs"] == 20
-    assert report["backends"]["float32"]["max_abs_diff"] < 1e-4
+    assert report["backends"]["float32"]["max_abs_diff"] < 1e-4 * max(1, report["max_abs_output"])
     assert report["backends"]["float32"]["agreement"] == 1 and 0 <= report["backends"]["float32"]["score"] <= 1
     script, photos = inside / "onnx/example.py", [str(tmp_path / f"photos/{name}.png") for name in ("00", "01", "02")]
     done = run_module("-c", WITHOUT_TORCH, str(script), *photos, prefix=(sys.executable, "-P"), PYTHONPATH="")
