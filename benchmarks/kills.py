@@ -159,9 +159,15 @@ def wait(child: int, timeout: float) -> int | None:
 
 
 def read_results(folder: Path) -> dict[str, object]:
-    """Return the content of all files of runs and studies, without times and derived pages."""
+    """Return the content of all files of runs and studies, without times and derived pages.
+
+    Of checkpoints, the newest: which others are left depends on where a run was stopped, because a stop saves one.
+    """
     contents = {}
+    older = {step for run in folder.glob("out/runs/*") for step in sorted(run.glob("step-*"))[:-1]}
     for path in sorted([*folder.glob("out/runs/**/*"), *folder.glob("out/studies/**/*")]):
+        if path.parent in older:
+            continue
         if path.suffix == ".safetensors":
             contents[str(path.relative_to(folder))] = path.read_bytes()
         elif path.suffix in (".json", ".jsonl") and path.name not in UNCOMPARED:

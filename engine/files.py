@@ -53,7 +53,10 @@ def make_locked_folder(folder: Path) -> tuple[Path, int]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished folders of writers of `folder` that have ended, which hold no lock anymore."""
-    for leftover in list(folder.parent.glob(f".{glob.escape(folder.name)}.unfinished-*/")):
+    name = glob.escape(folder.name)
+    # The second is of an unfinished folder that was itself to be replaced atomically.
+    patterns = (f".{name}.unfinished-*/", f"..{name}.unfinished-*/")
+    for leftover in [path for pattern in patterns for path in folder.parent.glob(pattern)]:
         with suppress(OSError):  # removed by now, locked by its writer, or no locks on this file system
             descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW)
             try:

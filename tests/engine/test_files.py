@@ -90,9 +90,11 @@ def test_keep_existing_keeps_the_folder(tmp_path):
 def test_leftovers_without_a_writer_are_removed_and_a_link_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".made.unfinished-1").mkdir()
+    (tmp_path / "..made.unfinished-1.unfinished-2").mkdir()
     (tmp_path / ".made.unfinished-2").symlink_to(tmp_path / "elsewhere")
     with atomic_folder(tmp_path / "made"):
         assert not (tmp_path / ".made.unfinished-1").exists()
+        assert not (tmp_path / "..made.unfinished-1.unfinished-2").exists()
     assert (tmp_path / "elsewhere").is_dir()
 
 

@@ -64,10 +64,15 @@ def write_run(folder: Path, architecture: str, auto_class: type = AutoModelForIm
     torch.manual_seed(0)
     inside = folder / ("encoder" if auto_class is AutoModel else "model")
     model = auto_class.from_config(CONFIGS[architecture])
-    for module in model.modules():  # so that the statistics are not those of every new network
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 2)
+    if norms := [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
+        for module in norms:
+            module.momentum = None  # the statistics of the batch below, with which images get different outputs
+            torch.nn.init.ones_(module.weight)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+    with torch.no_grad():
+        model.train()(pixel_values=torch.from_numpy(draw_images(20)).permute(0, 3, 1, 2) / 127.5 - 1)
     model.save_pretrained(inside)
     write_processor(inside, Processor(32))
     images = draw_images(20)
@@ -96,7 +101,7 @@ def check_graph(inside: Path, model: torch.nn.Module) -> list[np.ndarray]:
     for count in (1, 7):  # not the number that was traced
         inputs = {"pixel_values": processor(photos[:count], return_tensors="np")["pixel_values"]}
         for expected, result in zip(outputs, session.run(None, inputs)[0], strict=False):
-            assert np.abs(expected - result).max() < 1e-4
+            assert np.abs(expected - result).max() < 1e-4 * max(1, np.abs(expected).max())
     assert np.std(outputs, axis=0).max() > 0.01, "images get different outputs"
     return outputs
 
@@ -109,7 +114,7 @@ def test_graph_of_a_classifier_matches_torch_and_runs_without_it(architecture, w
     outputs = check_graph(inside, AutoModelForImageClassification.from_pretrained(inside).eval())
     report = json.loads((inside / "onnx/export.json").read_text())
     assert report["inputs"] == "images" and report["num_inputs"] == 20
-    assert report["backends"]["float32"]["max_abs_diff"] < 1e-4
+    assert report["backends"]["float32"]["max_abs_diff"] < 1e-4 * max(1, report["max_abs_output"])
     assert report["backends"]["float32"]["agreement"] == 1 and 0 <= report["backends"]["float32"]["score"] <= 1
     script, photos = inside / "onnx/example.py", [str(tmp_path / f"photos/{name}.png") for name in ("00", "01", "02")]
     done = run_module("-c", WITHOUT_TORCH, str(script), *photos, prefix=(sys.executable, "-P"), PYTHONPATH="")
