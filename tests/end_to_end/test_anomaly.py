@@ -131,7 +131,14 @@ def test_images_unlike_the_normal_ones_are_found(folder):
     scores = {}
     for path in paths[:3] + paths[-3:]:
         scores[path.parent.name] = run_card(model, {"photo.jpg": str(path)})[1]["score"]
+        if path == paths[-1]:
+            last = scores["square"]
     assert scores["square"] > scores["circle"]
+    run(folder, "predict", "model=out/runs/shapes", "source.folder=pictures/square", "output=squares.csv", "why=true")
+    with open(folder / "squares.csv") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    found = next(float(row["score"]) for path, row in rows.items() if Path(path).name == paths[-1].name)
+    assert found == pytest.approx(last, rel=1e-3)
     output = run(folder, "publish", "run=out/runs/shapes", "repo=me/shapes", "dry_run=true", *LICENSES)
     assert "reproduces the recorded outputs" in output and "anomaly-detection" in output
     page = (folder / "out/runs/shapes/report.html").read_text()
