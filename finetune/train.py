@@ -119,9 +119,10 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
             encoder = run_task_adaptive_pretraining(config, encoder, accelerator.is_main_process)
             folder = resolve_encoder(encoder)
     config = resolve_config(config, encoder, folder, len(splits["train"]))
-    run = Run(config, config.run, accelerator.is_main_process)
+    labels = fingerprint(fingerprint_inputs(config.task))
+    run = Run(config, config.run, accelerator.is_main_process, fingerprints={"labels": labels})
     if (run.folder / "model").is_dir() and (run.folder / "metrics.json").is_file():
-        run.compare(labels=fingerprint(fingerprint_inputs(config.task)))
+        run.compare(labels=labels)
         logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return
 

@@ -22,6 +22,8 @@ from engine.runs.trackers import flatten
 from engine.system.lock import acquire
 
 RUNS_FOLDER = Path("out/runs")
+KEYS_FROM_DATA = {"train.batch_size", "train.steps"}
+"""Keys that may be resolved by the amount of data."""
 VERSIONED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "peft", "numpy")
 
 
@@ -33,10 +35,18 @@ def package_versions(packages: tuple[str, ...] = VERSIONED_PACKAGES) -> dict[str
 class Run:
     """One run's folder, out/runs/NAME or `folder` for a part of a run, without trackers. Only the main process writes.
 
-    Raises ConfigError if the folder has a run with another configuration, naming the keys that differ.
+    fingerprints: as for `start`. Raises ConfigError if the folder has a run with another configuration, naming the keys
+    that differ, or the data where these follow from it.
     """
 
-    def __init__(self, config: Section, name: str, is_main: bool = True, folder: Path | None = None):
+    def __init__(
+        self,
+        config: Section,
+        name: str,
+        is_main: bool = True,
+        folder: Path | None = None,
+        fingerprints: dict[str, str] | None = None,
+    ):
         self.name, self.folder, self.is_main = name, folder or RUNS_FOLDER / name, is_main
         self.config, self.lock, self.tracker = config, None, None
         self.changes: dict[str, list] = {}  # key -> [old value, new one], if the configuration has changed
@@ -53,6 +63,8 @@ class Run:
             changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
             if changed := [key for key in changed if key not in resumable_keys(config)]:
                 self.changes = {key: [old.get(key), new.get(key)] for key in changed}
+                if set(changed) <= KEYS_FROM_DATA:  # then the data is what was changed
+                    self.compare(**(fingerprints or {}))
                 key, others = changed[0], len(changed) - 1
                 more = f" and {others} more key{'s' * (others > 1)} ({', '.join(changed[1:4])})" if others else ""
                 self.reject(f"{key}={format_value(old.get(key))}, not {format_value(new.get(key))}{more}")
