@@ -38,7 +38,7 @@ class Predict(Section):
     batch_size: PositiveInt = 64
     """Inputs of a batch; all have about the same length."""
     dtype: Literal["native", "float32"] = "native"
-    """Precision: native is bf16 where the hardware has it, and float32 for rows whose label bf16 might change."""
+    """Precision: native is bf16 where the hardware has it, and float32 for rows where bf16 might change the label."""
     num_doubtful: PositiveInt = 50
     """Rows to list as the most doubtful, to label next."""
     overwrite: bool = False
