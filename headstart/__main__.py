@@ -11,9 +11,9 @@ from engine.errors import ConfigError, suggest
 COMMANDS = {
     "data": ("data.__main__", "turn raw text into training data, with a report"),
     "pretrain": ("pretrain.__main__", "pretrain an encoder on unlabeled text"),
+    "explore": ("explore.__main__", "map unlabeled texts, and list which to label first"),
     "label": ("label.__main__", "label texts or images by keys"),
     "finetune": ("finetune.__main__", "fine-tune an encoder on a task"),
-    "explore": ("explore.__main__", "map unlabeled texts, and list which to label first"),
     "predict": ("predict.__main__", "predict the labels of a file, or of single texts"),
     "study": ("finetune.study.__main__", "measure how many labels pretraining saves"),
     "evaluate": ("pretrain.evaluate.__main__", "score the frozen embeddings of an encoder"),

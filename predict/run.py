@@ -145,7 +145,8 @@ class PredictRun:
         if isinstance(self.table, ImageTable):
             from predict.pictures import draw_pictures
 
-            pictures = draw_pictures(summary.doubtful, self.table, self.classifier, self.config.why)
+            has_heat_maps = self.config.why and not self.classifier.detector  # which gives an input no label
+            pictures = draw_pictures(summary.doubtful, self.table, self.classifier, has_heat_maps)
         write_text(self.output.sibling(".html"), render_page(summary, pictures))
 
     def has_parts(self) -> bool:

@@ -14,8 +14,12 @@ from data.config import Prepare
 from data.shortcut import expand_labels, expand_text
 from engine.cli import parse_config
 from engine.config.loader import load_config
+from explore import __main__ as explore_main
+from explore.config import Explore
 from finetune.config import Finetune
 from finetune.study.config import Study
+from label import __main__ as label_main
+from label.config import Label
 from predict.__main__ import quote_texts
 from predict.config import Predict
 from pretrain.config import Pretrain
@@ -32,12 +36,15 @@ SCHEMAS = {
     "pretrain.evaluate": Evaluate,
     "finetune": Finetune,
     "finetune.study": Study,
+    "explore": Explore,
+    "label": Label,
     "predict": Predict,
     "publish": Publish,
     "publish.compare": Compare,
     "publish.export": Export,
 }
 SHORTCUTS = {"pretrain": expand_text, "finetune": expand_labels}
+EXPANSIONS = {"explore": explore_main.expand, "label": label_main.expand}
 POSITIONAL = {"publish.compare": "runs", "publish.export": "run"}
 """Module -> key of its positional arguments."""
 
@@ -62,8 +69,10 @@ def test_make_commands_parse(command, tmp_path, monkeypatch):
     """`make -n`, as if the setup was done, prints a command; the real parser accepts its arguments."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "texts").mkdir()
+    (tmp_path / "notes").mkdir()
     for name, content in {
         "texts/a.txt": "a",
+        "notes/a.txt": "a",
         "labels.csv": "text,label,v1,v2\na,b,c,d\n",
         "posts.csv": "body\na\n",
     }.items():
@@ -77,6 +86,9 @@ def test_make_commands_parse(command, tmp_path, monkeypatch):
     if "-m" in line and "pytest" not in line:
         module = line[line.index("-m") + 1]
         args = line[line.index("-m") + 2 :]
+        if module in EXPANSIONS:
+            assert parse_config(SCHEMAS[module], EXPANSIONS[module](args), module, "")
+            return
         args = quote_texts(args) if module == "predict" else args
         shortcut = SHORTCUTS[module](args) if module in SHORTCUTS else None
         assert parse_config(

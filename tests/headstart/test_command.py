@@ -14,6 +14,7 @@ from headstart.__main__ import COMMANDS, run_named
 MODULES = {
     "data": "data",
     "pretrain": "pretrain",
+    "explore": "explore",
     "label": "label",
     "finetune": "finetune",
     "predict": "predict",
@@ -73,8 +74,8 @@ def test_a_process_lists_the_commands_and_passes_exit_codes_on(tmp_path):
 def test_the_listing_loads_no_stage():
     script = (
         "import sys; from headstart.__main__ import run_named; run_named([])\n"
-        "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'label', 'finetune', 'predict', 'publish'}"
-        " & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'explore', 'label', 'finetune', 'predict',"
+        " 'publish'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.endswith("\n[]\n"), result.stdout + result.stderr

@@ -84,7 +84,7 @@ def test_the_saved_test_rows_reproduce_the_test_metric(runs_folder):
     saved, network = json.loads((folder / "test.json").read_text()), onnx.load_model(folder / "model")
     rows = benchmark.load_benchmark_data(folder, network, None)
     assert (
-        len(rows.texts) == saved["total_rows"] == 50
+        len(rows.inputs) == saved["total_rows"] == 50
         and rows.max_length == 32
         and not (folder / "model/test.json").exists()
     )
