@@ -148,7 +148,8 @@ class Session:
         parts = [f"{found['labeled']:,} rows labeled, {found['measure']:,} of them to measure by"]
         parts += [f"{found[key]:,} {word}" for key, word in (("unsure", "unsure"), ("skip", "skipped")) if found[key]]
         if found["seconds"] is not None:
-            parts.append(f"{found['answered']:,} answers now, {found['seconds']:.1f} s each")
+            number = found["answered"]
+            parts.append(f"{number:,} answer{'s' * (number > 1)} now, {found['seconds']:.1f} s each")
         return "; ".join(parts)
 
 
