@@ -17,7 +17,7 @@ NUM_COMPARED = 32  # inputs of a part to predict in both precisions
 SAFETY = 8  # on 2,048 sentences, the largest error was 4 standard deviations
 MIN_INPUTS = 8 * NUM_COMPARED
 EXACT_BATCH_SIZE = 8  # few inputs of very different lengths: larger batches are mostly padding
-SMALLEST = 1e-30  # probability, so that logits are finite
+SMALLEST, SMALLEST_GAP = 1e-30, 1e-12  # probabilities from 0 and from 1, so that logits are finite
 
 
 def relative_logits(output: np.ndarray, problem_type: ProblemType, config: dict) -> np.ndarray:
@@ -26,7 +26,7 @@ def relative_logits(output: np.ndarray, problem_type: ProblemType, config: dict)
     if problem_type.activation == "softmax":
         logits = np.log(probabilities)
         return logits - logits.mean(-1, keepdims=True)
-    thresholds = problem_type.list_thresholds(config)
+    thresholds = np.clip(problem_type.list_thresholds(config), SMALLEST, 1 - SMALLEST_GAP)
     return np.log(probabilities / np.maximum(1 - probabilities, SMALLEST)) - np.log(thresholds / (1 - thresholds))
 
 
