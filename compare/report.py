@@ -19,7 +19,12 @@ MAX_LINES = len(charts.STROKES)
 
 def name_row(row: dict) -> list[str]:
     """Return the first cell of a row: its name, and below it what it is."""
-    return [TITLES.get(row["name"], row["name"]), "same network" if row["name"] == "random" else row["network"]]
+    return [TITLES.get(row["name"], row["name"]), row["network"]]
+
+
+def list_notes(row: dict) -> list[str]:
+    """Return why an objective failed, and the warnings of its training."""
+    return [f"failed: {row['failed']}"] * bool(row["failed"]) + row["notes"]
 
 
 def format_numbers(values: list[float]) -> str:
@@ -33,13 +38,12 @@ def league_row(row: dict) -> list:
     for score in row["scores"].values():
         cells.append(NO_VALUE if score["mean"] is None else f"{100 * score['mean']:.1f}")
         cells.append(format_gain(score["gain"]) if score["gain"] else NO_VALUE)
-    return [name_row(row), *cells, format_numbers(row["steps"]), format_numbers(row["cpu_seconds"])]
-
-
-def list_notes(summary: dict) -> list[str]:
-    """Return a line for each objective that failed or printed a warning."""
-    lines = [f"{row['name']} failed: {row['failed']}" for row in summary["rows"] if row["failed"]]
-    return lines + [f"{row['name']}: {note}" for row in summary["rows"] for note in row["notes"]]
+    return [
+        [*name_row(row), *list_notes(row)],
+        *cells,
+        format_numbers(row["steps"]),
+        format_numbers(row["cpu_seconds"]),
+    ]
 
 
 def task_table(summary: dict, task: dict, use: str) -> tuple[list, list[list]]:
@@ -71,7 +75,7 @@ def write_report(summary: dict, folder: Path) -> None:
     league = [league_row(row) for row in summary["rows"]]
     tables = [[task_table(summary, task, use) for use in ("finetuned", "probe")] for task in summary["tasks"]]
     shared = {"title": f"Pretraining objectives compared: {summary['corpus']}", "summary": summary}
-    shared["notes"] = list_notes(summary)
+    shared["several"] = len(summary["reproduction"]["config"]["objectives"]) > 1
     plots = [draw_task(summary, task) for task in summary["tasks"]]
     page = render("compare/report.html.j2", league=(HEADER, league), tables=tables, plots=plots, **shared)
     write_text(folder / "report.html", page)
@@ -109,5 +113,5 @@ def format_summary(summary: dict, folder: Path) -> str:
     width = max(len(row[0]) for row in rows) + 2
     header = [f"{summary['metric']}, %", "fine-tuned", "to start", "linear", "to start", "CPU s"]
     lines = [f"  {name:<{width}}" + "".join(f"{cell:>14}" for cell in cells) for name, *cells in [header, *rows]]
-    notes = [f"  {line}" for line in list_notes(summary)]
+    notes = [f"  {row['name']}: {line}" for row in summary["rows"] for line in list_notes(row)]
     return "\n".join(["", *lines, "", f"  {summary['sentence']}", *notes, "", f"  report  {folder / 'report.html'}"])

@@ -38,17 +38,16 @@ class Comparison:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("compare: supports one process only; run it without accelerate launch")
         self.config, corpus = config, read_corpus(config)
+        modality = corpus.get("modality", "text")
         self.corpus_name = corpus["corpus"].get("name", "corpus")
-        self.init = find_init(config, corpus.get("modality", "text"))
+        self.init = find_init(config, modality)
         if self.init:
             resolve_encoder(self.init)  # before any time is spent
         self.plans = make_plans(config, corpus, self.init)
         self.studies = [scores.load_study(config, path) for path in find_tasks(config, corpus)]
-        for study in self.studies:
-            if study.task.modality != corpus.get("modality", "text"):
-                raise ConfigError(
-                    f"tasks: {study.task.name} is a task of {study.task.modality}, not of the corpus's kind"
-                )
+        for task in (study.task for study in self.studies):
+            if task.modality != modality:
+                raise ConfigError(f"tasks: {task.name} is a task of {task.modality}, and the corpus is of {modality}")
         self.folder = COMPARISONS_FOLDER / (config.name or self.corpus_name)
         self.trainings: dict[str, list[Pretraining]] = {}
         self.failed: dict[str, str] = {}
@@ -122,7 +121,7 @@ class Comparison:
         first = "start" if self.init else self.plans[0].start
         rows = [] if not self.init else [self.make_row("start", self.init, curves, first, {})]
         rows += [self.make_row(plan.name, plan.network, curves, plan.start, failed) for plan in self.plans]
-        floors = {"random": "random weights", "tfidf": f"{measured[0].features} + logistic regression"}
+        floors = {"random": "the network of the start", "tfidf": f"{measured[0].features} + logistic regression"}
         rows += [self.make_row(name, title, curves, first, {}) for name, title in floors.items()]
         objectives = {name: starts[name] for name in config.objectives if name not in failed}
         return {
