@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compare.config import Compare
-from data.tasks.task import read_task
+from data.cache import fingerprint
+from data.encoders import pretraining_history
+from data.tasks.task import Example, fingerprint_inputs, read_task
 from engine.config.loader import load_config
 from engine.errors import CommandExit, first_line
+from engine.files import read_json, write_json
 from engine.log import get_logger
 from finetune.modalities import load_modality
 from finetune.study import statistics
@@ -78,13 +81,26 @@ def measure_entry(study: Study, entry: Entry, make_trials: Callable[[str], Trial
     return results
 
 
+def find_test_rows(study: Study, rows: dict[str, list[Example]], record: dict, folder: Path) -> tuple[dict, list[int]]:
+    """Return what `select_test_rows` does, which takes minutes for many images, and store it in the folder."""
+    path, settings = folder / "test_rows.json", (study.study.contamination, study.study.corpus_contamination)
+    corpora = [[stage.get("shards"), stage.get("pixels")] for stage in pretraining_history(record)]
+    inputs = fingerprint([fingerprint_inputs(study.task), corpora, settings])
+    if path.is_file() and (stored := read_json(path))["inputs"] == inputs:
+        return stored["contamination"], stored["measured"]
+    contamination, measured = select_test_rows(study, rows, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"inputs": inputs, "contamination": contamination, "measured": measured})
+    return contamination, measured
+
+
 def measure(study: Study, entries: list[Entry], record: dict, folder: Path) -> Scores:
     """Run the missing trials of a task. The first entry is a start, whose errors are raised.
 
     record: of an encoder that was trained on the corpus, to count its test rows in it. folder: of the trials.
     """
     rows = read_task(study.task, needs_validation=False)
-    contamination, measured = select_test_rows(study, rows, record)
+    contamination, measured = find_test_rows(study, rows, record, folder)
     results, failed = [], {}
     for entry in entries:
         try:

@@ -7,7 +7,8 @@ at the top level, because the command line reads the schema.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data import modalities
 from engine.errors import ConfigError
@@ -15,9 +16,10 @@ from pretrain.config import Pretrain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pretrain.model.base import BaseEncoder
+    from pretrain.objective import BaseObjective, Gallery, HeldOut
 
 
 class Modality:
@@ -34,6 +36,10 @@ class Modality:
 
     They raise ConfigError or DataError for the user's mistakes.
     """
+
+    held_out: Any
+    """Held-out data, once it is prepared."""
+    tokenizer_folder: Path | None = None
 
     def __init__(self, config: Pretrain, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
@@ -63,9 +69,15 @@ class Modality:
         """Return what the encoder's record.json holds of its data."""
         return {}
 
-    def draw_gallery(self, encoder: BaseEncoder, objective: nn.Module) -> list[tuple[str, list[list[str]]]]:
-        """Return sections of images for the run's report, as (title, rows of data URLs); empty: none."""
-        return []
+    def draw_gallery(self, encoder: BaseEncoder, objective: BaseObjective) -> Gallery:
+        """Return sections of the run's report that show data, on the main process."""
+        return objective.draw_gallery(self.held_out_data())
+
+    def held_out_data(self) -> HeldOut:
+        """Return what objectives are evaluated on."""
+        from pretrain.objective import HeldOut
+
+        return HeldOut(self.held_out, self.accelerator, self.tokenizer_folder)
 
     def record_outputs(self, encoder: BaseEncoder) -> dict | None:
         """Return embeddings of a few held-out inputs, to verify copies of the encoder; None: not supported."""
