@@ -6,6 +6,7 @@ counted: loading, evaluation and saving the encoder are not part of what an obje
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -28,8 +29,8 @@ SPEED_FRACTION, MIN_SPEED_SECONDS, MAX_SPEED_SECONDS = 0.05, 1.0, 20.0
 MIN_SPEED_STEPS, MAX_SPEED_STEPS = 5, 100_000
 NUM_LOG_ENTRIES, NUM_CHECKPOINTS = 50, 10
 LOCK_SECONDS = 60  # that a killed training may take to save its last checkpoint
-WARNING = "warning:"
-"""Start of the lines of a training's output that are shown in the report."""
+WARNING = re.compile(r"(?i)^warning:|collaps|diverg")
+"""What the lines of a training's output that are shown in the report begin with or contain."""
 
 
 class StepTimer:
@@ -150,7 +151,7 @@ class Pretraining:
         )
         per_step = seconds / measured if measured else self.record.get("seconds_per_step", 0)
         lines = self.output_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        warnings = list(dict.fromkeys(line for line in map(str.strip, lines) if line.startswith(WARNING)))
+        warnings = list(dict.fromkeys(line for line in map(str.strip, lines) if WARNING.search(line)))
         self.save_record(steps=steps, cpu_seconds=round(per_step * steps, 1), warnings=warnings)
         for checkpoint in self.run_folder.glob("step-*"):
             shutil.rmtree(checkpoint)
