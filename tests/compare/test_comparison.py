@@ -1,4 +1,4 @@
-"""A whole comparison on text: killed at random moments, resumed, and its page in a browser."""
+"""A whole comparison on text: killed at a random moment, resumed, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ train: {precision: float32}
 """
 ARGS = (
     *("corpus=tiny.yaml", "tasks=[tiny-task.yaml]", "objectives=[mlm,contrastive]", "init=none", "budget=0.3"),
-    *("seeds=2", "pretrainings=2", "shots=[4]", "finetune=[train.steps=2]"),
+    *("seeds=2", "shots=[4]", "finetune=[train.steps=2]"),
 )
 
 
@@ -85,22 +85,22 @@ def list_results(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def resumed(folder) -> tuple[Path, str]:
-    """Run a comparison that is killed twice; return its folder and the output of the run that finished it."""
-    results = folder / "out/comparisons/tiny"
-    for wanted in (random.randrange(1, 5), random.randrange(7, 14)):  # of 6 trainings and 20 trials
-        process = start_module("driver.py", *ARGS, prefix=(), cwd=folder)
-        while process.poll() is None and len(list_results(results)) < wanted:
-            time.sleep(0.01)
-        time.sleep(random.random() / 3)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            while process.poll() is None:
-                time.sleep(0.01)
-        finished = list_results(results)
-        assert wanted <= len(finished) < 26, process.stderr.read_text()
+    """Run a comparison that is killed once; return its folder and the output of the run that finished it."""
+    results, wanted = folder / "out/comparisons/tiny", random.randrange(1, 12)  # of 2 trainings and 12 trials
+    process = start_module("driver.py", *ARGS, prefix=(), cwd=folder)
+    while process.poll() is None and len(list_results(results)) < wanted:
+        time.sleep(0.01)
+    time.sleep(random.random() / 2)
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    while process.poll() is None:
+        time.sleep(0.01)
+    finished = list_results(results)
+    assert len(finished) >= wanted, process.stderr.read_text()
     done = run_module("driver.py", *ARGS, prefix=(sys.executable,), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert finished.items() <= list_results(results).items(), "nothing that was finished is done again"
+    assert done.stdout.count("accuracy 0.") == 12 - sum("trials" in str(path) for path in finished)
     return results, done.stdout
 
 
@@ -113,7 +113,7 @@ def test_every_row_has_the_same_labels_and_the_table_has_the_baselines(resumed):
     assert failed["failed"] == "objective.max_span: 48 tokens and two special ones do not fit max_length=32"
     assert failed["scores"]["finetuned"]["mean"] is None and summary["rows"][-1] is failed
     mlm = rows["mlm"]
-    assert len(mlm["steps"]) == 2 == len(mlm["cpu_seconds"]) and 0.1 < sum(mlm["cpu_seconds"]) / 2 < 0.9
+    assert len(mlm["steps"]) == 1 == len(mlm["cpu_seconds"]) and 0.1 < mlm["cpu_seconds"][0] < 0.9
     assert (
         mlm["scores"]["finetuned"]["gain"]["low"] is not None and rows["tfidf"]["scores"]["finetuned"]["mean"] is None
     )
@@ -144,11 +144,3 @@ def test_the_page_is_self_contained_and_starts_with_the_conclusion(resumed, tmp_
     assert "driver.py" not in dom and "python -m compare corpus=tiny.yaml" in shown
     markdown = (results / "report.md").read_text()
     assert summary["sentence"].split(":")[0] in markdown and "| contrastive (new modernbert, failed: " in markdown
-
-
-def test_nothing_is_done_again_and_other_seeds_reuse_the_trainings(resumed, folder):
-    results, _ = resumed
-    finished = list_results(results)
-    again = run_module("driver.py", *ARGS, prefix=(sys.executable,), cwd=folder)
-    assert again.returncode == 0 and list_results(results) == finished
-    assert "CPU seconds a step" not in again.stdout and "accuracy 0." not in again.stdout
