@@ -42,19 +42,19 @@ def difference_from_start(
     return {"difference": mean, "low": mean - half, "high": mean + half}
 
 
-def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start_phrases: dict[str, str]) -> str:
+def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start: str) -> str:
     """Return one sentence on the objective that gains most over its start by fine-tuning on few labels.
 
-    starts: the start of each objective; start_phrases: what to call each start. The best of several has a wider
-    interval, at a level that holds for all of them at once (Bonferroni).
+    starts: row of the start of each objective; start: what to call it. The best of several has a wider interval, at a
+    level that holds for all of them at once (Bonferroni).
     """
     level = 1 - (1 - CONFIDENCE_LEVEL) / max(1, len(starts))
-    gains = {name: difference_from_start(curves, name, start, level) for name, start in starts.items()}
+    gains = {name: difference_from_start(curves, name, row, level) for name, row in starts.items()}
     gains = {name: gain for name, gain in gains.items() if gain}
     if not gains:
         return "No objective was measured."
     best = max(gains, key=lambda name: gains[name]["difference"])
-    gain, start = gains[best], start_phrases[starts[best]]
+    gain = gains[best]
     which = f"{best}, the best of {len(gains)} objectives," if len(gains) > 1 else best
     interval = describe_interval(gain)
     if len(gains) > 1:  # wider than the 95 % of a single one

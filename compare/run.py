@@ -68,7 +68,7 @@ class Comparison:
                     raise
                 self.failed[plan.name] = str(error)
                 logger.info(f"  {plan.name}: failed: {error}")
-        if not self.failed.keys() - self.trainings.keys() < {*config.objectives}:
+        if not self.trainings.keys() & {*config.objectives}:
             reasons = "\n".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise DataError(f"no objective was trained\n{reasons}")
 
@@ -105,12 +105,6 @@ class Comparison:
             measured.append(scores.measure(study, entries, record, self.folder / "tasks" / study.task.name))
         return measured
 
-    def name_start(self, start: str) -> str:
-        """Return what a start is called in a sentence."""
-        if self.init:
-            return f"the encoder you started from ({self.init})"
-        return "the same network without training"
-
     def summarize(self, measured: list[Scores], command: str) -> dict:
         """Return the content of report.json."""
         config, failed = self.config, dict(self.failed)
@@ -124,11 +118,10 @@ class Comparison:
         floors = {"random": "the network of the start", "tfidf": f"{measured[0].features} + logistic regression"}
         rows += [self.make_row(name, title, curves, first, {}) for name, title in floors.items()]
         objectives = {name: starts[name] for name in config.objectives if name not in failed}
+        start = f"the encoder you started from ({self.init})" if self.init else "the same network without training"
         return {
             "name": self.folder.name,
-            "sentence": conclude(
-                curves["finetuned"], objectives, {name: self.name_start(name) for name in starts.values()}
-            ),
+            "sentence": conclude(curves["finetuned"], objectives, start),
             "corpus": self.corpus_name,
             "init": self.init,
             "budget": config.budget,
@@ -185,7 +178,11 @@ def compare(config: Compare, args: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = acquire(folder, way_out=f"choose another name: name={folder.name}-2")
     objectives, start = ", ".join(config.objectives), comparison.init or "new networks"
-    logger.info(f"comparison {folder.name}: {objectives}, {config.budget:g} CPU seconds each, from {start}")
+    minutes = len(config.objectives) * config.pretrainings * config.budget / 60
+    logger.info(
+        f"comparison {folder.name}: {objectives}, from {start}\n"
+        f"  {config.budget:g} CPU seconds each, {minutes:,.0f} CPU minutes of training in all, then fine-tuning"
+    )
     comparison.train()
     measured = comparison.measure()
     command = shlex.join(["python", "-m", "compare", *redact_credentials(args)])

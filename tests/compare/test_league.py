@@ -10,7 +10,7 @@ from compare.league import conclude, difference_from_start, mean_score, rank_row
 from finetune.study.statistics import build_curves, format_points
 
 STARTS = {"mlm": "start", "contrastive": "start"}
-PHRASES = {"start": "the encoder you started from (minilm)"}
+PHRASE = "the encoder you started from (minilm)"
 
 
 def make_curve(gains: dict[str, float], seeds: int = 5, num_rows: int = 400, seed: int = 0, noise: float = 0.0) -> dict:
@@ -55,13 +55,13 @@ def test_the_difference_is_that_of_the_plain_formula():
 
 
 def test_a_gain_names_the_best_objective_and_both_scores():
-    sentence = conclude([make_curve({"start": 0, "mlm": 0.04, "contrastive": 0.12})], STARTS, PHRASES)
+    sentence = conclude([make_curve({"start": 0, "mlm": 0.04, "contrastive": 0.12})], STARTS, PHRASE)
     start = "With few labels, contrastive, the best of 2 objectives, beats the encoder you started from (minilm): "
     assert sentence.startswith(start) and sentence.endswith(").") and " points, interval +" in sentence
 
 
 def test_no_gain_is_the_conclusion_when_nothing_is_above_the_start():
-    sentence = conclude([make_curve({"start": 0, "mlm": -0.1, "contrastive": -0.05})], STARTS, PHRASES)
+    sentence = conclude([make_curve({"start": 0, "mlm": -0.1, "contrastive": -0.05})], STARTS, PHRASE)
     start = (
         "Nothing beats the encoder you started from (minilm): with few labels, contrastive, the best of 2 objectives,"
     )
@@ -69,17 +69,15 @@ def test_no_gain_is_the_conclusion_when_nothing_is_above_the_start():
 
 
 def test_a_gain_within_chance_is_unclear():
-    sentence = conclude([make_curve({"start": 0, "mlm": 0.01, "contrastive": -0.05}, num_rows=60)], STARTS, PHRASES)
+    sentence = conclude([make_curve({"start": 0, "mlm": 0.01, "contrastive": -0.05}, num_rows=60)], STARTS, PHRASE)
     assert sentence.startswith("Unclear whether anything beats the encoder you started from (minilm): with few labels,")
     assert "which may be chance (interval −" in sentence
 
 
 def test_a_single_seed_is_no_conclusion_and_no_objective_none():
     curves = [make_curve({"start": 0, "mlm": 0.1}, seeds=1)]
-    assert conclude(curves, {"mlm": "start"}, PHRASES).startswith(
-        "Too few seeds for a conclusion: with few labels, mlm"
-    )
-    assert conclude(curves, {}, PHRASES) == "No objective was measured."
+    assert conclude(curves, {"mlm": "start"}, PHRASE).startswith("Too few seeds for a conclusion: with few labels, mlm")
+    assert conclude(curves, {}, PHRASE) == "No objective was measured."
 
 
 def test_the_best_of_several_needs_a_wider_interval():
@@ -88,8 +86,8 @@ def test_the_best_of_several_needs_a_wider_interval():
     curves = [make_curve({"start": 0.0, **dict.fromkeys(names, -0.1), names[3]: 0.04}, num_rows=100, seed=2)]
     plain, wide = (difference_from_start(curves, names[3], "start", level) for level in (0.95, 0.995))
     assert 0 < plain["low"] and wide["low"] < 0 and wide["difference"] == plain["difference"]
-    assert conclude(curves, {names[3]: "start"}, PHRASES).startswith(f"With few labels, {names[3]} beats")
-    sentence = conclude(curves, dict.fromkeys(names, "start"), PHRASES)
+    assert conclude(curves, {names[3]: "start"}, PHRASE).startswith(f"With few labels, {names[3]} beats")
+    sentence = conclude(curves, dict.fromkeys(names, "start"), PHRASE)
     assert sentence.startswith("Unclear") and f"{names[3]}, the best of 10 objectives, scores" in sentence
     assert f"(interval {format_points(wide['low'])} to {format_points(wide['high'])})" in sentence
 
