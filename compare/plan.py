@@ -1,5 +1,6 @@
 """What is trained: the configuration of each objective's pretraining, and the start that it is compared with."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,6 @@ from typing import NamedTuple
 from compare.config import DEFAULT_INIT, Compare
 from data.encoders import resolve_encoder
 from engine.config.loader import find_file, merge, read_args, read_yaml, validate
-from engine.config.schema import list_plugins
 from engine.errors import ConfigError
 from engine.files import read_json
 from pretrain.config import Pretrain
@@ -19,6 +19,10 @@ DATA_KEYS = ("corpus", "pixels", "probe")
 """Keys of a configuration that are left out: the corpus has its own, and a probe could replace what was trained."""
 UNTRAINED = {"steps": 1, "lr": 1e-30, "optimizer": "adamw", "eval_every": 1, "save_every": 1}
 """Settings of a step that changes no weight of a new network, which is so saved as it is built."""
+RATES = ("lr", "optimizer", "matrix_lr", "steps", "eval_every", "save_every", "log_every")
+"""Settings of training that depend on the start, or that the budget replaces."""
+NETWORK_KEYS = ("model", "tokenizer", "max_length")
+"""Keys that determine a new network; objectives with the same ones have the same start."""
 TRANSFORMERS = ("vit", "dinov2")
 OWN_NETWORKS = dict.fromkeys(("mae", "dino"), {"architecture": "vit", "layers": 4, "hidden_size": 128, "patch_size": 4})
 """Networks of objectives of images that need a transformer, where the start is none."""
@@ -64,30 +68,32 @@ def find_tasks(config: Compare, corpus: dict) -> list[Path]:
 
 def find_init(config: Compare, modality: str) -> str | None:
     """Return the encoder that all start from; None: a new network."""
-    return (
-        read_yaml(PRETRAIN_FOLDER / f"{BASES[modality][1]}.yaml")["init"]
-        if config.init == DEFAULT_INIT
-        else config.init
-    )
+    if config.init != DEFAULT_INIT:
+        return config.init
+    return read_yaml(PRETRAIN_FOLDER / f"{BASES[modality][True]}.yaml")["init"]
 
 
-def is_transformer(init: str) -> bool:
-    """Return whether an encoder of images reads patches."""
+def has_patches(init: str) -> bool:
+    """Return whether an encoder of images is a transformer."""
     return read_json(resolve_encoder(init) / "config.json").get("model_type") in TRANSFORMERS
 
 
 def build_tree(config: Compare, corpus: dict, objective: str, init: str | None) -> dict:
-    """Return the configuration of an objective: its own file's where there is one, else that of its modality."""
+    """Return the configuration of an objective: that of its own file if it is for such a start, else of its modality.
+
+    The latter gets from the own file the objective's section and the settings of training, but not the rates.
+    """
     modality, path = corpus.get("modality", "text"), PRETRAIN_FOLDER / f"{objective}.yaml"
-    base = read_yaml(PRETRAIN_FOLDER / f"{BASES[modality][bool(init)]}.yaml")
     own = read_yaml(path) if path.is_file() else {}
     own = own if own.get("modality", "text") == modality else {}
-    section = next(
-        (tree["objective"] for tree in (own, base) if tree.get("objective", {}).get("name") == objective), {}
-    )
-    tree = {key: value for key, value in (own if own and init else base).items() if key not in DATA_KEYS}
-    if own and not init:  # a batch that suits the objective, at the rates of a new network
-        tree = merge(tree, {"train": {"batch_size": own["train"]["batch_size"]}})
+    tree = read_yaml(PRETRAIN_FOLDER / f"{BASES[modality][bool(init)]}.yaml")
+    if own and bool(own.get("init")) == bool(init):
+        tree = own
+    elif own:
+        train = {key: value for key, value in own.get("train", {}).items() if key not in RATES}
+        tree = merge(tree, {"objective": own["objective"], "train": train})
+    section = tree["objective"] if tree.get("objective", {}).get("name") == objective else {}
+    tree = {key: value for key, value in tree.items() if key not in DATA_KEYS}
     if objective != "mlm":
         tree.pop("short_sequence_fraction", None)
     tree = merge(merge(tree, corpus), {"objective": {**section, "name": objective}, "init": init})
@@ -96,31 +102,39 @@ def build_tree(config: Compare, corpus: dict, objective: str, init: str | None) 
 
 def make_plans(config: Compare, corpus: dict, init: str | None) -> list[Plan]:
     """Return the untrained new networks, then the objectives. Raises ConfigError for settings that are not valid."""
-    modality, plans, starts = corpus.get("modality", "text"), [], {}
+    plans: list[Plan] = []
+    starts: dict[str, Plan] = {}  # by the configuration of the network
     for objective in config.objectives:
-        tree, start = build_tree(config, corpus, objective, init), "start"
+        check_modality(objective, corpus.get("modality", "text"))
+        tree = build_tree(config, corpus, objective, init)
         shape = tree.get("model", {}).get("architecture", "network")
-        has_patches = is_transformer(init) if init and modality == "images" else shape in TRANSFORMERS
-        network = init or f"new {shape}"
-        if modality == "images" and objective in OWN_NETWORKS and not has_patches:
-            shape = OWN_NETWORKS[objective]["architecture"]
-            tree, network = merge(tree, {"init": None, "model": OWN_NETWORKS[objective]}), f"new {shape}, its own"
-            start = start if init else f"start {shape}"
+        network, is_own = init or f"new {shape}", False
+        if objective in OWN_NETWORKS and not (has_patches(init) if init else shape in TRANSFORMERS):
+            tree, is_own = merge(tree, {"init": None, "model": OWN_NETWORKS[objective]}), True
+            network = f"new {OWN_NETWORKS[objective]['architecture']}"
         validate_tree(objective, tree)
-        plans.append(Plan(objective, tree, start, network))
+        start = "start"
         if not init:
-            starts.setdefault(start, Plan(start, merge(tree, {"train": UNTRAINED}), start, f"new {shape}"))
+            name = f"start {objective}" if starts else "start"
+            plan = Plan(name, merge(tree, {"train": UNTRAINED}), name, network)
+            start = starts.setdefault(json.dumps([tree.get(key) for key in NETWORK_KEYS]), plan).name
+        plans.append(Plan(objective, tree, start, f"{network}, its own" if is_own or start != "start" else network))
     return [*starts.values(), *plans]
 
 
+def check_modality(objective: str, modality: str) -> None:
+    """Raise ConfigError for an objective of other modalities."""
+    file = import_module(f"pretrain.objectives.{objective}")
+    own = getattr(file, "Dataset", None)
+    datasets = getattr(file, "DATASETS", {own.modality: own} if own else None)
+    if datasets is not None and modality not in datasets:
+        modalities = " or ".join(datasets)
+        raise ConfigError(f"objectives: {objective} is for modality={modalities}, and the corpus for {modality}")
+
+
 def validate_tree(objective: str, tree: dict) -> None:
-    """Raise ConfigError for settings that are not valid, or an objective of another modality."""
-    train = {"steps": 1, **tree.get("train", {})}
+    """Raise ConfigError for settings that are not valid."""
     try:
-        config = validate(Pretrain, {**tree, "run": objective, "train": train})
+        validate(Pretrain, {**tree, "run": objective, "train": {"steps": 1, **tree.get("train", {})}})
     except ConfigError as error:
         raise ConfigError("\n".join(f"{objective}: {line}" for line in str(error).splitlines())) from None
-    dataset = getattr(import_module(f"pretrain.objectives.{objective}"), "Dataset", None)
-    modality = getattr(dataset, "modality", config.modality)
-    if modality in list_plugins("data.modalities") and modality != config.modality:
-        raise ConfigError(f"objectives: {objective} is for modality={modality}, and the corpus for {config.modality}")

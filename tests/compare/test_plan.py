@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from helpers import ROOT, error_lines
 
@@ -54,10 +56,10 @@ def test_objectives_that_need_a_transformer_have_a_network_of_their_own():
     plans, _, tasks = plan("corpus=fashion-mnist", "objectives=[contrastive,mae,dino]", "init=none")
     assert [(each.name, each.start) for each in plans] == [
         ("start", "start"),
-        ("start vit", "start vit"),
+        ("start mae", "start mae"),
         ("contrastive", "start"),
-        ("mae", "start vit"),
-        ("dino", "start vit"),
+        ("mae", "start mae"),
+        ("dino", "start mae"),
     ]
     assert [each.network for each in plans][2:] == ["new resnet", "new vit, its own", "new vit, its own"]
     assert [path.name for path in tasks] == ["fashion-mnist.yaml"]
@@ -99,3 +101,26 @@ def test_mistakes_are_one_line_before_anything_is_trained(args, message, capsys,
     lines = error_lines(main, args, capsys, monkeypatch)
     assert len(lines) == 1 and lines[0].startswith(message), lines
     assert not (workspace / "out/comparisons").exists()
+
+
+def test_a_file_for_another_start_gives_its_objective_and_settings_but_no_rates(tmp_path, monkeypatch):
+    """As that of a network from nothing, where the start is an encoder: its batch, and the rates of a continued one."""
+    own = {"init": None, "model": {"layers": 9}, "objective": {"name": "simsiam", "predictor_dim": 32}}
+    own |= {"corpus": {"name": "other"}, "train": {"lr": 1.0, "beta1": 0.5, "batch_size": 7, "steps": 9}}
+    for file in (ROOT / "configs/pretrain").glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text().replace("../corpus", str(ROOT / "configs/corpus")))
+    (tmp_path / "simsiam.yaml").write_text(json.dumps(own))
+    monkeypatch.setattr("compare.plan.PRETRAIN_FOLDER", tmp_path)
+    (continued,), _, _ = plan("corpus=reviews", "objectives=[simsiam]")
+    assert continued.tree["objective"] == own["objective"] and "model" not in continued.tree
+    train = continued.tree["train"]
+    assert (train["beta1"], train["batch_size"], train["lr"]) == (0.5, 7, 5e-5) and train["steps"] != 9
+    new = plan("corpus=reviews", "objectives=[mlm,simsiam]", "init=none")[0]
+    assert [(each.name, each.start) for each in new] == [
+        ("start", "start"),
+        ("start simsiam", "start simsiam"),
+        ("mlm", "start"),
+        ("simsiam", "start simsiam"),
+    ], "another network has another start"
+    assert new[3].tree["model"] == own["model"] and new[3].tree["train"]["lr"] == 1.0
+    assert new[3].tree["corpus"]["name"] == "reviews"
