@@ -16,7 +16,7 @@ from engine.training.step import Output
 from pretrain.pairs import ViewDataset
 
 OBJECTIVES, HEADS = list_plugins("pretrain.objectives"), list_plugins("finetune.heads")
-IMAGE_OBJECTIVES = ("auto", "dino", "mae")
+IMAGE_OBJECTIVES = ("auto", "cyclegan", "dino", "gan", "mae", "vae")
 """Those of images alone (tests/pretrain/test_image_objectives.py), and auto, which becomes one of the others."""
 LABELS = {
     "anomaly_detection": (["good"], "good", "bad"),
@@ -29,7 +29,7 @@ LABELS = {
 
 
 def test_the_folders_are_the_lists():
-    assert OBJECTIVES == ["auto", "contrastive", "dino", "joint", "mae", "mlm", "simsiam"]
+    assert OBJECTIVES == [*("auto", "contrastive", "cyclegan", "dino", "gan", "joint", "mae", "mlm", "simsiam", "vae")]
     heads = "anomaly classification multilabel regression standard supcon token_classification"
     assert heads.split() == HEADS
     assert list_plugins("data.tasks.problem_types") == list(LABELS)
