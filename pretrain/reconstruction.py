@@ -1,0 +1,64 @@
+"""How well held-out texts are rebuilt from their embeddings, and a few of them for the report of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from data.sampling import row_generator, take_evenly
+from engine.log import warn_once
+from engine.models.load import load_tokenizer
+from engine.training.distributed import shard_list
+from pretrain.validation import FIXED_SEED
+
+if TYPE_CHECKING:
+    from pretrain.modalities.text import Modality
+    from pretrain.objectives.denoise import Objective
+
+BATCH_SIZE = 64
+MIN_GAIN = 0.01  # nats per token that a text's own embedding must be worth
+NUM_SHOWN, MAX_SHOWN_TOKENS = 6, 32
+
+
+@torch.no_grad()
+def measure_reconstruction(objective: Objective, modality: Modality) -> dict[str, float]:
+    """Return the loss of held-out texts, in nats per token, and what their own embeddings are worth.
+
+    "reconstruction_loss": as in training; "embedding_gain": how much higher it is with the embedding of another text.
+    Texts and noise are the same at every evaluation. Reports embeddings that the decoder ignores in a line.
+    """
+    accelerator, dataset = modality.accelerator, objective.dataset_class(objective.config, modality.held_out)
+    rows = shard_list(take_evenly(range(len(dataset)), modality.config.eval_rows), accelerator)
+    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
+    for start in range(0, len(rows), BATCH_SIZE):
+        part = rows[start : start + BATCH_SIZE]
+        batch = dataset.collate(part, [row_generator(FIXED_SEED, 0, row) for row in part]).inputs
+        inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
+            (own, count), (other, _) = (objective.rebuild(shift=shift, **inputs) for shift in (0, 1))
+        totals += torch.stack([own.double(), other.double(), count.double()])
+    own, other, count = accelerator.reduce(totals, "sum").tolist()
+    gain = (other - own) / max(1, count)
+    if count and gain < MIN_GAIN and accelerator.is_main_process:
+        advice = "try a higher objective.delete_rate, more train.steps, or a higher train.lr"
+        warn_once(f"warning: the decoder ignores the embedding, which is worth {gain:.3f} nats per token; {advice}")
+    return {"reconstruction_loss": own / max(1, count), "embedding_gain": gain}
+
+
+@torch.no_grad()
+def draw_reconstructions(objective: Objective, modality: Modality) -> list[tuple[str, list[list[str]]]]:
+    """Return a section of held-out texts: the text, what the encoder reads of it, and the decoder's reconstruction."""
+    shards, tokenizer = modality.held_out, load_tokenizer(modality.tokenizer_folder)
+    special_ids, device = shards.special_ids, modality.accelerator.device
+    dataset, section = objective.dataset_class(objective.config, shards), []
+    shown = take_evenly(range(len(dataset)), NUM_SHOWN)
+    batch = dataset.collate(shown, [row_generator(FIXED_SEED, 0, row) for row in shown]).inputs
+    vectors: Tensor = objective.embed_texts(**{name: tensor.to(device) for name, tensor in batch.items()})
+    rebuilt = objective.decoder.generate(vectors, special_ids["cls"], special_ids["sep"], MAX_SHOWN_TOKENS)
+    texts = dataset.read_texts(shown, [row_generator(FIXED_SEED, 0, row) for row in shown])
+    for (kept, whole), ids in zip(texts, rebuilt, strict=True):
+        section.append([tokenizer.decode(row[:MAX_SHOWN_TOKENS]) for row in (whole, kept, ids)])
+    title = "Held-out texts, what the encoder reads of them, and what is rebuilt from its embedding"
+    return [(title, section)]
