@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from data.encoders import read_record, resolve_encoder
+from data.images.reference_outputs import encode_images
 from engine.files import atomic_folder, write_json, write_text
 from engine.log import get_logger
 from engine.models.verify import verify_folder
@@ -13,6 +16,7 @@ from engine.training.trainer import TrainResult
 from pretrain.config import Pretrain
 from pretrain.modalities import Modality
 from pretrain.model.base import BaseEncoder
+from pretrain.objective import BaseObjective
 from pretrain.summary import format_summary
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
@@ -66,10 +70,10 @@ class Artifacts:
             self.save_encoder(folder, result)
             self.push_job.start(["publish.hub.push_checkpoint", f"folder={folder}", f"repo={self.config.push_to}"])
 
-    def finish(self, result: TrainResult, quality: dict[str, dict[str, float]], gallery: list) -> None:
+    def finish(self, result: TrainResult, quality: dict[str, dict[str, float]], objective: BaseObjective) -> None:
         """Write metrics, sample outputs, encoder folder and report, and print the summary.
 
-        quality: the metrics before and after training, of `compare_with_init`; gallery: images of the report.
+        quality: the metrics before and after training, of `compare_with_init`.
         """
         folder, self.quality = self.run.folder, quality
         metrics = {
@@ -90,7 +94,19 @@ class Artifacts:
             if sample:
                 pooling = read_record(temp).get("pooling") or "mean"
                 verify_folder(temp, "AutoModel", pooling, folder / "sample.json")
-        write_text(folder / "report.html", render_run_report(self.run, gallery))
+        if objective.has_generator:
+            with atomic_folder(folder / "generator") as temp:
+                objective.save_generator(temp, self.modality.held_out_data())
+        gallery = self.modality.draw_gallery(self.encoder, objective)
+        cells = [(title, [[encode_cell(cell) for cell in row] for row in rows]) for title, rows in gallery]
+        write_text(folder / "report.html", render_run_report(self.run, cells))
         logger.info(format_summary(self.run))
         if pushed := self.push_job.wait():
             logger.info(f"  pushed          {pushed}")
+
+
+def encode_cell(cell: np.ndarray | str) -> dict[str, str]:
+    """Return a cell of `pretrain.objective.Gallery` as the report has it: {"image": data URL} or {"text": text}."""
+    if isinstance(cell, str):
+        return {"text": cell}
+    return {"image": f"data:image/png;base64,{encode_images(cell[None])[0]}"}

@@ -11,26 +11,26 @@ from data.sampling import row_generator, take_evenly
 from engine.log import warn_once
 from engine.models.load import load_tokenizer
 from engine.training.distributed import shard_list
+from pretrain.objective import Gallery, HeldOut
 from pretrain.validation import FIXED_SEED
 
 if TYPE_CHECKING:
-    from pretrain.modalities.text import Modality
     from pretrain.objectives.denoise import Objective
 
-BATCH_SIZE = 64
+MAX_TEXTS, BATCH_SIZE = 256, 64
 MIN_GAIN = 0.01  # nats per token that a text's own embedding must be worth
 NUM_SHOWN, MAX_SHOWN_TOKENS = 6, 32
 
 
 @torch.no_grad()
-def measure_reconstruction(objective: Objective, modality: Modality) -> dict[str, float]:
+def measure_reconstruction(objective: Objective, held_out: HeldOut) -> dict[str, float]:
     """Return the loss of held-out texts, in nats per token, and what their own embeddings are worth.
 
     "reconstruction_loss": as in training; "embedding_gain": how much higher it is with the embedding of another text.
     Texts and noise are the same at every evaluation. Reports embeddings that the decoder ignores in a line.
     """
-    accelerator, dataset = modality.accelerator, objective.dataset_class(objective.config, modality.held_out)
-    rows = shard_list(take_evenly(range(len(dataset)), modality.config.eval_rows), accelerator)
+    accelerator, dataset = held_out.accelerator, objective.dataset_class(objective.config, held_out.data)
+    rows = shard_list(take_evenly(range(len(dataset)), MAX_TEXTS), accelerator)
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
     for start in range(0, len(rows), BATCH_SIZE):
         part = rows[start : start + BATCH_SIZE]
@@ -48,10 +48,10 @@ def measure_reconstruction(objective: Objective, modality: Modality) -> dict[str
 
 
 @torch.no_grad()
-def draw_reconstructions(objective: Objective, modality: Modality) -> list[tuple[str, list[list[str]]]]:
+def draw_reconstructions(objective: Objective, held_out: HeldOut) -> Gallery:
     """Return a section of held-out texts: the text, what the encoder reads of it, and the decoder's reconstruction."""
-    shards, tokenizer = modality.held_out, load_tokenizer(modality.tokenizer_folder)
-    special_ids, device = shards.special_ids, modality.accelerator.device
+    shards, tokenizer = held_out.data, load_tokenizer(held_out.tokenizer_folder)
+    special_ids, device = shards.special_ids, held_out.accelerator.device
     dataset, section = objective.dataset_class(objective.config, shards), []
     shown = take_evenly(range(len(dataset)), NUM_SHOWN)
     batch = dataset.collate(shown, [row_generator(FIXED_SEED, 0, row) for row in shown]).inputs

@@ -19,7 +19,7 @@ from pretrain.config import Pretrain
 from pretrain.modalities import Modality, load_modality
 from pretrain.model.base import BaseEncoder
 from pretrain.summary import format_summary
-from pretrain.validate_config import validate_batch_size, validate_config
+from pretrain.validate_config import validate_config, validate_dataset
 
 logger = get_logger(__name__)
 
@@ -71,9 +71,7 @@ def pretrain(config: Pretrain) -> None:
     objective_file = importlib.import_module(f"pretrain.objectives.{config.objective.name}")
     with accelerator.main_process_first():
         dataset = modality.build_dataset(objective_file)
-    validate_batch_size(config, len(dataset))
-    if dataset.warning():
-        logger.info(f"  {dataset.warning()}")
+    validate_dataset(config, dataset)
     objective = objective_file.Objective(config.objective, encoder)
     run.start(**fingerprints)
     run.config = config  # config.yaml keeps what was asked for, so that the same command resumes the run
@@ -88,6 +86,9 @@ def pretrain(config: Pretrain) -> None:
         for parameter in pretrained:
             parameter.requires_grad_(step >= head_only_steps)
 
+    def evaluate() -> dict[str, float]:
+        return {**validator(encoder), **objective.evaluate(modality.held_out_data())}
+
     # A head that is not trained is neither evaluated nor saved.
     with_head = objective.trains_mlm_head or not encoder.new_parameters
     validator = modality.build_validator(with_head)
@@ -95,7 +96,7 @@ def pretrain(config: Pretrain) -> None:
     optimizer = build_optimizer(config, objective, encoder, pretrained)
     if config.train.compile:
         encoder.compile_layers()
-    callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate=lambda: validator(encoder))
+    callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate)
     batches, train, unit = make_batches(modality), config.train, modality.shared.unit
     options = TrainerOptions(config.seed, f"pretrain {config.run}", sharded=train.sharded, unit=unit)
     result = Trainer(objective, optimizer, batches, train, run, accelerator, callbacks, options).fit()
@@ -103,13 +104,13 @@ def pretrain(config: Pretrain) -> None:
     if initial:
         if config.init_fraction:
             initial.interpolate(config.init_fraction)
-            result.metrics = validator(encoder)
+            result.metrics = evaluate()
         quality = compare_with_init(modality, encoder, initial)
         if reason := modality.keeps_init(quality):
             logger.info(f"  {reason}")
             initial.interpolate(1.0)
-            result.metrics = validator(encoder)
+            result.metrics = evaluate()
 
     if accelerator.is_main_process:
-        artifacts.finish(result, quality, modality.draw_gallery(encoder, objective))
+        artifacts.finish(result, quality, objective)
     accelerator.wait_for_everyone()

@@ -2,9 +2,13 @@
 
 import os
 import shutil
+from typing import Any
 
 from engine.errors import ConfigError
+from engine.log import get_logger
 from pretrain.config import Pretrain
+
+logger = get_logger(__name__)
 
 
 def validate_config(config: Pretrain, num_processes: int) -> None:
@@ -18,10 +22,12 @@ def validate_config(config: Pretrain, num_processes: int) -> None:
         raise ConfigError("train.sharded: needs train.optimizer=adamw, no train.compile and no train.average_fraction")
 
 
-def validate_batch_size(config: Pretrain, num_rows: int) -> None:
-    """Raise ConfigError if one step needs more rows than the training set has."""
-    if config.train.batch_size > num_rows:
+def validate_dataset(config: Pretrain, dataset: Any) -> None:
+    """Raise ConfigError if one step needs more rows than the training set has; log the warning of the set, if any."""
+    if config.train.batch_size > len(dataset):
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} is more than the {num_rows} rows of the training set;"
+            f"train.batch_size: {config.train.batch_size} is more than the {len(dataset)} rows of the training set;"
             " use a smaller batch, a smaller max_length, or more text"
         )
+    if warning := dataset.warning():
+        logger.info(f"  {warning}")

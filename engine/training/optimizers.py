@@ -28,7 +28,7 @@ def adamw(
         scale, decayed = lr_scale(name), parameter.ndim > 1
         group = {"params": [], "lr_scale": scale, "weight_decay": train.weight_decay if decayed else 0.0}
         groups.setdefault((scale, decayed), group)["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=train.lr, betas=(0.9, train.beta2), fused=True)
+    return torch.optim.AdamW(list(groups.values()), lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
 
 
 def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -24,6 +24,8 @@ class Train(Section):
     """Learning-rate decay after warmup; linear is the slanted triangle of Howard and Ruder (2018)."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay of AdamW, applied to matrices only."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay rate of AdamW's first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay rate of AdamW's second moment."""
     max_grad_norm: PositiveFloat = 1.0
@@ -49,6 +51,7 @@ class Train(Section):
     dry_run: bool = False
     """Whether to only check inputs, disk space and memory, as --dry-run does."""
 
+    added_later: ClassVar[tuple[str, ...]] = ("beta1",)
     resumable: ClassVar[tuple[str, ...]] = (
         "log_every",
         "save_every",

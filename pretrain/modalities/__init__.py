@@ -7,8 +7,9 @@ at the top level, because the command line reads the schema.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data import modalities
 from engine.errors import ConfigError
@@ -16,9 +17,10 @@ from pretrain.config import Pretrain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pretrain.model.base import BaseEncoder
+    from pretrain.objective import BaseObjective, Gallery, HeldOut
 
 
 class Modality:
@@ -35,6 +37,10 @@ class Modality:
 
     They raise ConfigError or DataError for the user's mistakes.
     """
+
+    held_out: Any
+    """Held-out data, once it is prepared."""
+    tokenizer_folder: Path | None = None
 
     def __init__(self, config: Pretrain, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
@@ -76,9 +82,15 @@ class Modality:
         """Return what the encoder's record.json holds of its data."""
         return {}
 
-    def draw_gallery(self, encoder: BaseEncoder, objective: nn.Module) -> list[tuple[str, list[list[str]]]]:
-        """Return sections of images for the run's report, as (title, rows of data URLs); empty: none."""
-        return []
+    def draw_gallery(self, encoder: BaseEncoder, objective: BaseObjective) -> Gallery:
+        """Return sections of the run's report that show data, on the main process."""
+        return objective.draw_gallery(self.held_out_data())
+
+    def held_out_data(self) -> HeldOut:
+        """Return what objectives are evaluated on."""
+        from pretrain.objective import HeldOut
+
+        return HeldOut(self.held_out, self.accelerator, self.tokenizer_folder)
 
     def record_outputs(self, encoder: BaseEncoder) -> dict | None:
         """Return embeddings of a few held-out inputs, to verify copies of the encoder; None: not supported."""

@@ -20,9 +20,10 @@ from pretrain import modalities
 from pretrain.config import ImageModel, Pretrain
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pretrain.model.image_encoder import ImageEncoder
+    from pretrain.objective import BaseObjective, Gallery
 
 logger = get_logger(__name__)
 
@@ -218,12 +219,12 @@ class Modality(modalities.Modality):
             outputs = [mean_state(model(pixel_values=image[None])).tolist() for image in images]
         return {"images": encode_images(pixels), "outputs": outputs}
 
-    def draw_gallery(self, encoder: ImageEncoder, objective: nn.Module) -> list[tuple[str, list[list[str]]]]:
-        """Return training images with two views, held-out ones with their neighbors, and reconstructions."""
-        from pretrain.image_gallery import draw_gallery
+    def draw_gallery(self, encoder: ImageEncoder, objective: BaseObjective) -> Gallery:
+        """Return training images with two views, held-out ones with their neighbors, and what the objective shows."""
+        from pretrain.image_gallery import draw_views
 
         with self.validator.statistics(encoder):
-            return draw_gallery(encoder, objective, self.dataset, self.held_out)
+            return draw_views(encoder, self.dataset, self.held_out) + super().draw_gallery(encoder, objective)
 
     def save_encoder(self, encoder: ImageEncoder, folder: Path, record: dict, card: str, with_head: bool) -> None:
         """Write a folder that plain transformers and sentence-transformers load."""

@@ -14,6 +14,7 @@ from engine.errors import ConfigError
 from engine.training.step import Output
 from pretrain.info_nce import CachedGrads, cached_info_nce
 from pretrain.model.base import BaseEncoder
+from pretrain.objective import BaseObjective
 from pretrain.views import Views
 
 
@@ -32,10 +33,8 @@ class Config(Views):
         super().validate_training(batch_size, dropout, max_length)
 
 
-class Objective(nn.Module):
+class Objective(BaseObjective):
     """Summed InfoNCE and the number of pairs; symmetric for views of one text, anchor to positive for a table."""
-
-    trains_mlm_head = False
 
     def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
@@ -56,9 +55,6 @@ class Objective(nn.Module):
         embeddings, group_ids = self.embed(group_ids, **inputs)
         cached = cached or self.cache_gradients([(embeddings, group_ids)])[0]["cached"]
         return Output(*surrogate_loss(embeddings, cached))
-
-    def after_step(self, step: int) -> None:
-        """Do nothing."""
 
 
 def surrogate_loss(embeddings: Tensor, cached: CachedGrads) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

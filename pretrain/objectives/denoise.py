@@ -12,10 +12,9 @@ from torch import Tensor
 from engine.config.schema import Section
 from engine.training.step import Output
 from pretrain.deleted_tokens import DeletedTokensDataset
-from pretrain.modalities import Modality
 from pretrain.model.encoder import Encoder
 from pretrain.model.text_decoder import TextDecoder
-from pretrain.objective import BaseObjective
+from pretrain.objective import BaseObjective, Gallery, HeldOut
 from pretrain.reconstruction import draw_reconstructions, measure_reconstruction
 
 
@@ -60,10 +59,10 @@ class Objective(BaseObjective):
         """Compute the loss of inputs from `DeletedTokensDataset.collate`."""
         return Output(*self.rebuild(**inputs))
 
-    def evaluate(self, modality: Modality) -> dict[str, float]:
+    def evaluate(self, held_out: HeldOut) -> dict[str, float]:
         """Return how well held-out texts are rebuilt."""
-        return measure_reconstruction(self, modality)
+        return measure_reconstruction(self, held_out)
 
-    def draw_gallery(self, modality: Modality) -> list[tuple[str, list[list]]]:
+    def draw_gallery(self, held_out: HeldOut) -> Gallery:
         """Return held-out texts and their reconstructions."""
-        return draw_reconstructions(self, modality)
+        return draw_reconstructions(self, held_out)

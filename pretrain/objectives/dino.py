@@ -21,6 +21,7 @@ from pretrain.image_views import ImageViewDataset
 from pretrain.info_nce import embedding_stats
 from pretrain.model.image_encoder import ImageEncoder
 from pretrain.model.prototype_head import PrototypeHead
+from pretrain.objective import BaseObjective
 
 CENTER_MOMENTUM = 0.9
 
@@ -65,10 +66,8 @@ class Dataset(ImageViewDataset):
         return MicroBatch(inputs, num_images)
 
 
-class Objective(nn.Module):
+class Objective(BaseObjective):
     """Cross-entropy of the outputs for all views with the teacher's for another, averaged by image; their number."""
-
-    trains_mlm_head = False
 
     def __init__(self, config: Config, encoder: ImageEncoder):
         super().__init__()

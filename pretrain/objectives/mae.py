@@ -16,9 +16,11 @@ from data.images.views import Views
 from engine.config.schema import Section
 from engine.errors import ConfigError
 from engine.training.step import MicroBatch, Output
+from pretrain.image_outputs import draw_outputs
 from pretrain.image_views import ImageViewDataset
 from pretrain.model.image_encoder import ImageEncoder
 from pretrain.model.patches import from_patches, position_embeddings, to_patches
+from pretrain.objective import BaseObjective, Gallery, HeldOut
 
 
 class Config(Section):
@@ -57,10 +59,8 @@ class Dataset(ImageViewDataset):
         return MicroBatch({**inputs, "kept": torch.from_numpy(np.stack(kept))}, num_images)
 
 
-class Objective(nn.Module):
+class Objective(BaseObjective):
     """Summed mean squared error of the hidden patches, each with mean 0 and variance 1; their count."""
-
-    trains_mlm_head = False
 
     def __init__(self, config: Config, encoder: ImageEncoder):
         super().__init__()
@@ -92,6 +92,11 @@ class Objective(nn.Module):
         is_hidden = torch.ones_like(errors).scatter(1, kept, 0.0)
         return Output((errors * is_hidden).sum(), is_hidden.sum())
 
+    def draw_gallery(self, held_out: HeldOut) -> Gallery:
+        """Return some held-out images with their visible patches and their reconstruction."""
+        title = "Held-out images, what is visible of them, and the reconstruction"
+        return [(title, draw_outputs(self.encoder, held_out.data, self.reconstruct))]
+
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return (images with hidden patches black, images with them predicted) of normalized images, for a person.
 
@@ -105,9 +110,6 @@ class Objective(nn.Module):
         hidden = torch.full_like(patches, float(patches.min()))
         parts = [base.scatter(1, index, patches.gather(1, index)) for base in (hidden, restored)]
         return tuple(from_patches(each, self.patch, images.shape) for each in parts)
-
-    def after_step(self, step: int) -> None:
-        """Do nothing."""
 
 
 def count_patches(encoder: ImageEncoder) -> int:

@@ -5,13 +5,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.tokens.collate import collate_rows
 from data.tokens.shards import Shards
 from engine.training.step import MicroBatch, Output
 from pretrain.masking import Masking, mask_tokens
 from pretrain.model.encoder import Encoder
+from pretrain.objective import BaseObjective
 
 EVAL_MASK_RATE = 0.15
 
@@ -55,7 +56,7 @@ class Dataset:
         return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, num_tokens)
 
 
-class Objective(nn.Module):
+class Objective(BaseObjective):
     """Summed cross-entropy of the masked tokens, and their count."""
 
     trains_mlm_head = True
@@ -68,6 +69,3 @@ class Objective(nn.Module):
         """Compute the loss of inputs from `Dataset.collate`."""
         loss = self.encoder.mlm_loss(masked_indices, targets, **rows)
         return Output(loss, masked_indices.new_full((), len(masked_indices)))
-
-    def after_step(self, step: int) -> None:
-        """Do nothing."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from engine.training.step import Output
 from pretrain.info_nce import embedding_stats
 from pretrain.model.base import BaseEncoder
+from pretrain.objective import BaseObjective
 from pretrain.views import Views
 
 
@@ -26,10 +27,8 @@ class Config(Views):
     """Width of the predictor's bottleneck."""
 
 
-class Objective(nn.Module):
+class Objective(BaseObjective):
     """Negative cosine of prediction and embedding, averaged over both directions, summed over pairs."""
-
-    trains_mlm_head = False
 
     def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
@@ -57,6 +56,3 @@ class Objective(nn.Module):
         stats = embedding_stats(pooled.detach().unflatten(0, group_ids.shape))
         metrics = {name: torch.stack([stat * count, count]) for name, stat in stats.items()}
         return Output(-(first + second).sum() / 2, count, metrics)
-
-    def after_step(self, step: int) -> None:
-        """Do nothing."""

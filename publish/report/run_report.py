@@ -56,7 +56,10 @@ def evaluations_table(log: list[dict[str, float]]) -> tuple[list[str], list[list
 
 
 def render_run_report(run: Run, gallery: Sequence = ()) -> str:
-    """Return the page of a finished run, read from its folder; gallery: (title, rows of images as data URLs)."""
+    """Return the page of a finished run, read from its folder.
+
+    gallery: (title, rows of {"image": data URL} or {"text": text}).
+    """
     metrics = read_json(run.folder / "metrics.json")
     path = run.folder / "mistakes.json"
     mistakes = read_json(path)["mistakes"] if path.is_file() else []

@@ -1,0 +1,34 @@
+"""Images that a network makes, for the report of a run."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.images.shards import PixelShards
+from data.sampling import take_evenly
+from pretrain.model.image_encoder import ImageEncoder, normalized
+
+NUM_OUTPUTS = 3
+
+
+def denormalized(encoder: ImageEncoder, images: Tensor) -> np.ndarray:
+    """Return uint8 pixels (images, size, size, channels) of normalized images."""
+    mean, std = (np.array(values) for values in encoder.processor[1:])
+    values = images.permute(0, 2, 3, 1).float().cpu().numpy() * std + mean
+    return (255 * values.clip(0, 1)).round().astype(np.uint8)
+
+
+@torch.no_grad()
+def draw_outputs(
+    encoder: ImageEncoder, held_out: PixelShards, compute: Callable[[Tensor], Sequence[Tensor]]
+) -> list[list[np.ndarray]]:
+    """Return some held-out images, each followed by outputs.
+
+    compute: returns the outputs, each (images, channels, size, size), of normalized images.
+    """
+    pixels = held_out.pixels[take_evenly(range(len(held_out)), NUM_OUTPUTS)]
+    images = normalized(encoder, pixels, next(encoder.parameters()).device)
+    outputs = [denormalized(encoder, each) for each in compute(images)]
+    return [list(row) for row in zip(pixels, *outputs, strict=True)]

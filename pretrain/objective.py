@@ -1,0 +1,52 @@
+"""What pretraining needs of an objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from data.images.shards import PixelShards
+from data.tokens.shards import Shards
+
+Gallery = list[tuple[str, list[list[np.ndarray | str]]]]
+"""Sections of the report: title, and rows of cells, each uint8 pixels (height, width, channels) or a text."""
+
+
+class HeldOut(NamedTuple):
+    """Data that is not trained on."""
+
+    data: Shards | PixelShards
+    accelerator: Accelerator
+    tokenizer_folder: Path | None = None
+    """The tokenizer of a text corpus."""
+
+
+class BaseObjective(nn.Module):
+    """An objective, `pretrain.objectives.NAME.Objective`: its `forward` computes the loss of inputs from a data set.
+
+    `forward` returns a sum over rows and their count (`engine.training.step.Output`), so that a step is the same
+    however its rows are cut. Objectives override what they need of the other methods.
+    """
+
+    trains_mlm_head: ClassVar[bool] = False
+    """Whether the masked-language head is trained, evaluated and saved."""
+    has_generator: ClassVar[bool] = False
+    """Whether `save_generator` writes a network of its own, next to the encoder folder."""
+
+    def after_step(self, step: int) -> None:
+        """Do what follows an optimizer step; by default nothing."""
+
+    def evaluate(self, held_out: HeldOut) -> dict[str, float]:
+        """Return further metrics on held-out data, on every process; called at each evaluation."""
+        return {}
+
+    def draw_gallery(self, held_out: HeldOut) -> Gallery:
+        """Return what the report of the run shows of the objective."""
+        return []
+
+    def save_generator(self, folder: Path, held_out: HeldOut) -> None:
+        """Write the network that makes data, to an existing empty folder."""
