@@ -1,8 +1,9 @@
-"""How well held-out texts are rebuilt from their embeddings, and a few of them for the report of a run."""
+"""How well held-out texts are rebuilt from their embeddings, and a few of them for the report of a run.
+
+The objective is that of `pretrain.objectives.denoise`.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +12,7 @@ from data.sampling import row_generator, take_evenly
 from engine.log import warn_once
 from engine.models.load import load_tokenizer
 from engine.training.distributed import shard_list
-from pretrain.objective import Gallery, HeldOut
-from pretrain.validation import FIXED_SEED
-
-if TYPE_CHECKING:
-    from pretrain.objectives.denoise import Objective
+from pretrain.objective import FIXED_SEED, BaseObjective, Gallery, HeldOut
 
 MAX_TEXTS, BATCH_SIZE = 256, 64
 MIN_GAIN = 0.01  # nats per token that a text's own embedding must be worth
@@ -23,11 +20,11 @@ NUM_SHOWN, MAX_SHOWN_TOKENS = 6, 32
 
 
 @torch.no_grad()
-def measure_reconstruction(objective: Objective, held_out: HeldOut) -> dict[str, float]:
+def measure_reconstruction(objective: BaseObjective, held_out: HeldOut) -> dict[str, float]:
     """Return the loss of held-out texts, in nats per token, and what their own embeddings are worth.
 
     "reconstruction_loss": as in training; "embedding_gain": how much higher it is with the embedding of another text.
-    Texts and noise are the same at every evaluation. Reports embeddings that the decoder ignores in a line.
+    Texts and noise are the same at every evaluation.
     """
     accelerator, dataset = held_out.accelerator, objective.dataset_class(objective.config, held_out.data)
     rows = shard_list(take_evenly(range(len(dataset)), MAX_TEXTS), accelerator)
@@ -41,14 +38,18 @@ def measure_reconstruction(objective: Objective, held_out: HeldOut) -> dict[str,
         totals += torch.stack([own.double(), other.double(), count.double()])
     own, other, count = accelerator.reduce(totals, "sum").tolist()
     gain = (other - own) / max(1, count)
-    if count and gain < MIN_GAIN and accelerator.is_main_process:
-        advice = "try a higher objective.delete_rate, more train.steps, or a higher train.lr"
-        warn_once(f"warning: the decoder ignores the embedding, which is worth {gain:.3f} nats per token; {advice}")
     return {"reconstruction_loss": own / max(1, count), "embedding_gain": gain}
 
 
+def report_ignored_embeddings(metrics: dict[str, float]) -> None:
+    """Warn once if a text's own embedding is worth nothing to the decoder."""
+    if metrics["embedding_gain"] < MIN_GAIN:
+        advice = "try a higher objective.delete_rate, more train.steps, or a higher train.lr"
+        warn_once(f"warning: the decoder ignores the embeddings (less than {MIN_GAIN} nats per token); {advice}")
+
+
 @torch.no_grad()
-def draw_reconstructions(objective: Objective, held_out: HeldOut) -> Gallery:
+def draw_reconstructions(objective: BaseObjective, held_out: HeldOut) -> Gallery:
     """Return a section of held-out texts: the text, what the encoder reads of it, and the decoder's reconstruction."""
     shards, tokenizer = held_out.data, load_tokenizer(held_out.tokenizer_folder)
     special_ids, device = shards.special_ids, held_out.accelerator.device

@@ -15,7 +15,7 @@ from pretrain.deleted_tokens import DeletedTokensDataset
 from pretrain.model.encoder import Encoder
 from pretrain.model.text_decoder import TextDecoder
 from pretrain.objective import BaseObjective, Gallery, HeldOut
-from pretrain.reconstruction import draw_reconstructions, measure_reconstruction
+from pretrain.reconstruction import draw_reconstructions, measure_reconstruction, report_ignored_embeddings
 
 
 class Config(Section):
@@ -43,6 +43,7 @@ class Objective(BaseObjective):
     def __init__(self, config: Config, encoder: Encoder):
         super().__init__()
         self.config, self.encoder, self.decoder = config, encoder, TextDecoder(encoder, config.decoder_layers)
+        self.is_evaluated = False
 
     def embed_texts(self, text_numbers: Tensor, **rows: Tensor) -> Tensor:
         """Return the embeddings of the noisy texts, float32 (texts, width)."""
@@ -60,8 +61,12 @@ class Objective(BaseObjective):
         return Output(*self.rebuild(**inputs))
 
     def evaluate(self, held_out: HeldOut) -> dict[str, float]:
-        """Return how well held-out texts are rebuilt."""
-        return measure_reconstruction(self, held_out)
+        """Return how well held-out texts are rebuilt; report ignored embeddings from the second evaluation on."""
+        metrics = measure_reconstruction(self, held_out)
+        if self.is_evaluated:
+            report_ignored_embeddings(metrics)
+        self.is_evaluated = True
+        return metrics
 
     def draw_gallery(self, held_out: HeldOut) -> Gallery:
         """Return held-out texts and their reconstructions."""
