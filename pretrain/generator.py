@@ -15,9 +15,8 @@ from engine.errors import DataError, first_line
 from engine.files import read_json, write_json
 from pretrain.image_outputs import to_pixels
 from pretrain.model.image_decoder import ImageDecoder, ImageTranslator, LatentDecoder
-from pretrain.objective import Gallery
+from pretrain.objective import FIXED_SEED, Gallery
 
-FIXED_SEED = 20_141_210  # of the samples of evaluations and reports
 BATCH_SIZE = 100
 NUM_ROWS, NUM_COLUMNS, NUM_INTERPOLATIONS = 3, 8, 2
 NETWORKS = {network.__name__: network for network in (ImageDecoder, ImageTranslator, LatentDecoder)}

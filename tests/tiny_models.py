@@ -14,6 +14,7 @@ from pretrain.config import ModelConfig
 from pretrain.model.build import encoder_from_config
 from pretrain.model.encoder import Encoder
 from pretrain.objectives import mlm
+from pretrain.pairs import ViewDataset
 
 SPECIAL_IDS = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 VOCAB_SIZE, MAX_LENGTH = 90, 32
@@ -50,6 +51,12 @@ class InMemoryShards:
 
 def make_batch(dataset, indices: list[int], step: int = 0) -> MicroBatch:
     return dataset.collate(indices, [row_generator(0, step, index) for index in indices])
+
+
+def text_dataset(file, config, shards: InMemoryShards | None = None):
+    """Return the data set of an objective's file for texts."""
+    dataset = getattr(file, "Dataset", None) or getattr(file, "DATASETS", {}).get("text", ViewDataset)
+    return dataset(config, shards or InMemoryShards(), None)
 
 
 def collate_batch(config: mlm.Config, step: int = 0, shards: InMemoryShards | None = None) -> MicroBatch:

@@ -145,9 +145,7 @@ class Modality(modalities.Modality):
         """Return the objective's `Dataset`, or two views of each image for an objective without one."""
         from pretrain.image_views import ImageViewDataset
 
-        if dataset_class := getattr(objective_file, "Dataset", None):
-            if dataset_class.modality != "images":
-                raise ConfigError(f"objective.name: {self.config.objective.name} is for modality=text")
+        if dataset_class := self.find_dataset(objective_file):
             self.dataset = dataset_class(self.config.objective, self.train, self.config.views, self.encoder)
         else:
             self.dataset = ImageViewDataset(self.train, self.config.views)

@@ -117,7 +117,7 @@ class Modality(modalities.Modality):
         from data.tokens.shards import Shards
         from pretrain.pairs import ViewDataset
 
-        dataset_class = getattr(objective_file, "Dataset", ViewDataset)
+        dataset_class = self.find_dataset(objective_file) or ViewDataset
         self.dataset, self.short_dataset = (
             dataset_class(self.config.objective, Shards(folder, "train"), self.tokenizer_folder) if folder else None
             for folder in (self.shards_folder, self.short_folder)

@@ -23,9 +23,14 @@ def list_packings(model: PreTrainedModel) -> tuple[str, ...]:
     return ("additive", "mask", "unpacked") if has_own_attention else ("mask", "unpacked")
 
 
-def build_mask(document_ids: Tensor, packing: str) -> Tensor:
-    """Return the attention mask of rows, (rows, 1, length, length), for the way `mask` or `additive`."""
+def build_mask(document_ids: Tensor, packing: str, is_causal: bool = False) -> Tensor:
+    """Return the attention mask of rows, (rows, 1, length, length), for the way `mask` or `additive`.
+
+    is_causal: whether a token attends to no later one.
+    """
     mask = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
+    if is_causal:
+        mask = mask.tril()
     if packing == "mask":
         return mask
     additive = torch.zeros(mask.shape, device=mask.device)
