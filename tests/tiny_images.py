@@ -53,8 +53,8 @@ def image_dataset(file, encoder: ImageEncoder, config=None, shards=None, views: 
     from pretrain.image_views import ImageViewDataset
 
     shards, views = shards or InMemoryPixels(), views or Views()
-    if hasattr(file, "Dataset"):
-        return file.Dataset(config or file.Config(), shards, views, encoder)
+    if dataset := getattr(file, "Dataset", None) or getattr(file, "DATASETS", {}).get("images"):
+        return dataset(config or file.Config(), shards, views, encoder)
     return ImageViewDataset(shards, views)
 
 
@@ -62,6 +62,7 @@ TINY_OPTIONS = {
     "contrastive": {"projection_dim": 8},
     "mae": {"decoder_dim": 32},
     "dino": {"prototypes": 16},
+    "denoise": {"decoder_width": 4},
     "vae": {"latent_dim": 6, "decoder_width": 4},
     "gan": {"latent_dim": 6, "generator_width": 4, "evaluation_images": 0},
     "cyclegan": {"other": {"folder": "other"}, "generator_width": 4, "generator_blocks": 1},

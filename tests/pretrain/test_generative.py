@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
 from tiny_images import InMemoryPixels, make_objective, tiny_image_encoder
 from tiny_models import make_batch
 from tiny_training import Settings, train_settings
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from data.images.views import Views
 from engine.errors import ConfigError, DataError
 from engine.log import warn_once
 from engine.runs.run import Run
@@ -23,12 +25,13 @@ from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions
 from pretrain.frechet import SampleQuality, frechet_distance
 from pretrain.generator import load_generator, sample_images, save_generator
+from pretrain.image_noise import NoisyImageDataset, add_noise
 from pretrain.image_views import draw_noise
 from pretrain.model.image_decoder import ImageDecoder, ImageTranslator, LatentDecoder
-from pretrain.objectives import cyclegan, gan, vae
+from pretrain.objectives import cyclegan, denoise, gan, vae
 
-CASES = [(vae, {}), (gan, {}), (gan, {"loss": "wgan-gp"}), (cyclegan, {})]
-GENERATIVE = pytest.mark.parametrize("file, options", CASES, ids=["vae", "gan", "wgan-gp", "cyclegan"])
+CASES = [(denoise, {}), (vae, {}), (gan, {}), (gan, {"loss": "wgan-gp"}), (cyclegan, {})]
+GENERATIVE = pytest.mark.parametrize("file, options", CASES, ids=["denoise", "vae", "gan", "wgan-gp", "cyclegan"])
 
 
 def train(folder, accelerator, objective, dataset, steps: int, fail_at: int | None = None, nan_at: int | None = None):
@@ -78,8 +81,8 @@ def test_every_network_learns(file, options):
         output.loss.backward()
         assert all(weight.grad is not None for name, weight in objective.named_parameters() if "encoder" not in name)
         optimizer.step()
-        history.append({name: float(pair[0]) for name, pair in output.metrics.items()})
-    falling = {vae: "squared_error", gan: "discriminator_loss", cyclegan: "cycle_loss"}[file]
+        history.append({name: pair[0].item() for name, pair in output.metrics.items()} | {"loss": output.loss.item()})
+    falling = {denoise: "loss", vae: "squared_error", gan: "discriminator_loss", cyclegan: "cycle_loss"}[file]
     assert history[-1][falling] < history[0][falling], history
 
 
@@ -223,6 +226,45 @@ def test_translations_that_collapse_are_one_line(cpu_accelerator, capsys):
     assert objective.evaluate(held_out(cpu_accelerator))["translation_spread"] == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
     assert len(lines) == 1 and lines[0].startswith("warning: the translations collapse")
+
+
+def test_noise_of_images_is_blur_noise_and_a_hole():
+    config = denoise.Config(pixel_noise=0.0, hole_area=0.2, blur=2.0)
+    dataset = NoisyImageDataset(config, InMemoryPixels(), Views(horizontal_flip=0), tiny_image_encoder())
+    inputs = make_batch(dataset, [0, 1, 2]).inputs
+    images = inputs["pixels"].permute(0, 3, 1, 2) / 255
+    noise = {name: inputs[name] for name in ("seeds", "holes", "blur")}
+    noisy = add_noise(config, images, **noise)
+    for image, found, hole, sigma in zip(images, noisy, inputs["holes"], inputs["blur"], strict=True):
+        assert 0 < sigma < 2
+        expected = np.stack([gaussian_filter(each, float(sigma), radius=6, mode="nearest") for each in image.numpy()])
+        left, top, right, bottom = (32 * hole).tolist()
+        assert (right - left) * (bottom - top) == pytest.approx(0.2 * 32 * 32, rel=1e-4)
+        for y, x in np.ndindex(32, 32):
+            if left <= x + 0.5 < right and top <= y + 0.5 < bottom:
+                expected[:, y, x] = image.mean((1, 2))
+        assert np.allclose(found, expected, atol=1e-4)
+    loud = denoise.Config(pixel_noise=0.3, hole_area=0.0, blur=0.0)
+    added = add_noise(loud, images, noise["seeds"], torch.zeros(3, 4), torch.zeros(3)) - images
+    assert added.std() == pytest.approx(0.3, rel=0.05) and not torch.equal(added[0], added[1])
+    alone = add_noise(loud, images[1:2], noise["seeds"][1:2], torch.zeros(1, 4), torch.zeros(1)) - images[1:2]
+    assert torch.equal(alone[0], added[1])
+
+
+def test_a_decoder_that_ignores_the_embeddings_is_reported_from_the_second_evaluation_on(cpu_accelerator, capsys):
+    warn_once.cache_clear()
+    objective, _ = make_objective(denoise, "resnet")
+    objective.eval()
+    with torch.no_grad():
+        objective.decoder.input.weight.zero_()
+    metrics = objective.evaluate(held_out(cpu_accelerator))
+    assert metrics["reconstruction_error"] > 0 and metrics["embedding_gain"] == pytest.approx(0, abs=1e-3)
+    assert capsys.readouterr().err == ""
+    objective.evaluate(held_out(cpu_accelerator))
+    assert "the decoder ignores the embeddings" in capsys.readouterr().err
+    ((title, rows),) = objective.draw_gallery(held_out(cpu_accelerator))
+    assert title.startswith("Held-out images") and [len(row) for row in rows] == [3, 3, 3]
+    assert not np.array_equal(rows[0][0], rows[0][1])
 
 
 def test_cyclegan_without_a_second_corpus_is_one_line():

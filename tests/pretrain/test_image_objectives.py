@@ -19,10 +19,10 @@ from pretrain.image_validation import ImageValidator
 from pretrain.image_views import ImageViewDataset
 from pretrain.model.batch_statistics import computed_statistics, list_batch_norms
 from pretrain.model.image_encoder import image_encoder_from_pretrained, normalized, save_image_encoder
-from pretrain.objectives import contrastive, cyclegan, dino, gan, mae, simsiam, vae
+from pretrain.objectives import contrastive, cyclegan, denoise, dino, gan, mae, simsiam, vae
 from pretrain.objectives.mae import to_patches
 
-OBJECTIVES = (contrastive, simsiam, mae, dino, vae, gan, cyclegan)
+OBJECTIVES = (contrastive, simsiam, mae, dino, denoise, vae, gan, cyclegan)
 
 
 def gradients(objective, parts: list[dict]) -> list[torch.Tensor]:
