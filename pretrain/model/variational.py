@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.tasks.detector import fit_whitening
+from data.tasks.novelty import NUM_NEIGHBORS, score_vectors
 from pretrain.model.batch_statistics import computed_statistics
 from pretrain.model.image_decoder import LatentDecoder
 from pretrain.model.image_encoder import ImageEncoder, normalized, statistics_batches
@@ -36,3 +38,13 @@ def describe_images(encoder: ImageEncoder, decoder: LatentDecoder, pixels: np.nd
             images = normalized(encoder, pixels[start : start + BATCH_SIZE], device)
             parts.append(reconstruct(encoder, decoder, images)[1:])
     return tuple(torch.cat(part).cpu() for part in zip(*parts, strict=True))
+
+
+def latent_distances(normal: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the mean distance of whitened vectors to the nearest normal ones, float32 (vectors,): an anomaly score.
+
+    normal, vectors: float32 (rows, width), for example means of latent vectors. As `finetune.detector` scores.
+    """
+    center, projection = (torch.from_numpy(each) for each in fit_whitening([normal]))
+    known, whitened = ((torch.from_numpy(each) - center) @ projection for each in (normal, vectors))
+    return score_vectors(whitened, (torch.zeros_like(center), known), NUM_NEIGHBORS)[:, 0].numpy()
