@@ -11,6 +11,9 @@ SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 REPORTED_METRICS = (
     ("loss", "held-out loss", "15 % masked, always the same"),
     ("retrieval_acc@1", "retrieval", "of {views} among {num_candidates:,}"),
+    ("frechet_distance", "samples", "Fréchet distance to held-out images"),
+    ("squared_error", "reconstruction", "squared error of a pixel"),
+    ("cycle_error", "cycle", "error of a pixel"),
 )
 EXAMPLE_TASKS = {"text": "sentiment", "images": "solar"}
 

@@ -85,11 +85,11 @@ class Objective(BaseObjective):
         if mix is None:
             losses = {"discriminator_loss": F.softplus(-real_scores) + F.softplus(fake_scores)}
             losses["generator_loss"] = F.softplus(-scores)
+            losses["discriminator_accuracy"] = ((real_scores > 0).float() + (fake_scores < 0).float()) / 2
         else:
             mixed = torch.lerp(generated.detach(), real, mix[:, None, None, None])
             penalty = self.config.gradient_penalty * self.discriminator.gradient_penalty(mixed)
             losses = {"discriminator_loss": fake_scores - real_scores + penalty, "generator_loss": -scores}
-        losses["discriminator_accuracy"] = ((real_scores > 0).float() + (fake_scores < 0).float()) / 2
         count = real.new_full((), len(real))
         metrics = {name: torch.stack([values.detach().sum(), count]) for name, values in losses.items()}
         return Output((losses["discriminator_loss"] + losses["generator_loss"]).sum(), count, metrics)

@@ -88,7 +88,7 @@ class Objective(BaseObjective):
         pixels = pixels[take_evenly(range(len(pixels)), MAX_IMAGES)]
         error, divergence, mean = describe_images(self.encoder, self.decoder, pixels)
         active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
-        if active < min(MIN_ACTIVE, len(pixels), self.config.latent_dim):
+        if active < min(MIN_ACTIVE, len(pixels) - 1, self.config.latent_dim):
             warn_once(
                 f"warning: posterior collapse: {active} of {self.config.latent_dim} latent dimensions depend on the"
                 " image; try a lower objective.beta, objective.free_bits=0.1 or a lower train.lr"
