@@ -15,19 +15,26 @@ class ImageDecoder(nn.Module):
     """Vectors (images, dim) to images (images, channels, size, size) with values from 0 to 1.
 
     width: channels of the largest hidden map; each smaller one has twice as many, at most `8 * width`.
+    normalizes: whether hidden maps are normalized, by groups of channels of each image, as for an adversarial loss. An
+    autoencoder would learn the brightness of images more slowly.
     """
 
-    def __init__(self, dim: int, channels: int, size: int, width: int):
+    def __init__(self, dim: int, channels: int, size: int, width: int, normalizes: bool = False):
         super().__init__()
-        self.options = {"dim": dim, "channels": channels, "size": size, "width": width}
+        self.options = {"dim": dim, "channels": channels, "size": size, "width": width, "normalizes": normalizes}
         doublings = max(1, math.ceil(math.log2(size / (2 * SMALLEST_GRID - 1))))
         self.grid, self.size = math.ceil(size / 2**doublings), size
         widths = [width * min(8, 2**level) for level in reversed(range(doublings))]
         self.input = nn.Linear(dim, widths[0] * self.grid**2)
-        layers: list[nn.Module] = [group_norm(widths[0]), nn.ReLU()]
+        norm = group_norm if normalizes else lambda _: nn.Identity()
+        layers: list[nn.Module] = [norm(widths[0]), nn.ReLU()]
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), group_norm(after), nn.ReLU()]
+            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), norm(after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1))
+        if not normalizes:
+            for module in layers:
+                if isinstance(module, nn.ConvTranspose2d):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Draw images."""
@@ -42,7 +49,8 @@ class LatentDecoder(nn.Module):
     def __init__(self, embedding_dim: int, dim: int, channels: int, size: int, width: int):
         super().__init__()
         self.decoder = ImageDecoder(dim, channels, size, width)
-        self.options = {"embedding_dim": embedding_dim, **self.decoder.options}
+        shape = {"dim": dim, "channels": channels, "size": size, "width": width}
+        self.options = {"embedding_dim": embedding_dim, **shape}
         self.posterior = nn.Linear(embedding_dim, 2 * dim)
 
     def describe(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:

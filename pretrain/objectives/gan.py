@@ -74,7 +74,7 @@ class Objective(BaseObjective):
             raise ConfigError("objective.loss: wgan-gp needs a network without batch normalization (convnextv2, vit)")
         self.config, self.encoder, self.discriminator = config, encoder, Discriminator(encoder)
         channels, size = len(encoder.processor.mean), encoder.processor.size
-        self.generator = ImageDecoder(config.latent_dim, channels, size, config.generator_width)
+        self.generator = ImageDecoder(config.latent_dim, channels, size, config.generator_width, normalizes=True)
         self.quality = SampleQuality(config.evaluation_images) if config.evaluation_images else None
 
     def forward(self, pixels: Tensor, view_params: Tensor, noise: Tensor, mix: Tensor | None = None) -> Output:

@@ -273,7 +273,7 @@ def test_cyclegan_without_a_second_corpus_is_one_line():
 
 
 @pytest.mark.parametrize(
-    "network", [ImageDecoder(5, 3, 30, 4), LatentDecoder(7, 5, 1, 16, 4), ImageTranslator(3, 4, 1)]
+    "network", [ImageDecoder(5, 3, 30, 4, True), LatentDecoder(7, 5, 1, 16, 4), ImageTranslator(3, 4, 1)]
 )
 def test_a_saved_generator_makes_the_same_images(tmp_path, network):
     save_generator(tmp_path, network)
