@@ -64,13 +64,17 @@ def collate_batch(config: mlm.Config, step: int = 0, shards: InMemoryShards | No
 
 
 def tiny_encoder(
-    architecture: str = "modernbert", dropout: float = 0.0, pooling: str | None = None, **overrides
+    architecture: str = "modernbert",
+    dropout: float = 0.0,
+    pooling: str | None = None,
+    is_causal: bool = False,
+    **overrides,
 ) -> Encoder:
     """An encoder for `InMemoryShards`, with the same weights at every call."""
     torch.manual_seed(0)
     shape = {"layers": 2, "hidden_size": 32, "attention_heads": 2, "intermediate_size": 32, "positions": MAX_LENGTH}
     model_config = ModelConfig(architecture=architecture, **{**shape, **overrides})
-    return encoder_from_config(model_config, SPECIAL_IDS, VOCAB_SIZE, MAX_LENGTH, dropout, pooling)
+    return encoder_from_config(model_config, SPECIAL_IDS, VOCAB_SIZE, MAX_LENGTH, dropout, pooling, is_causal)
 
 
 SMALL = {

@@ -17,8 +17,10 @@ Restore = Callable[[Tensor], Tensor]
 """Hidden states of a model to those of the packed rows, (rows, length, width)."""
 
 
-def list_packings(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return the ways that may suit a model, the fastest first."""
+def list_packings(model: PreTrainedModel, is_causal: bool = False) -> tuple[str, ...]:
+    """Return the ways that may suit a model, the fastest first; is_causal: whether it reads from left to right."""
+    if is_causal and getattr(model.config, "sliding_window", None) and model.config.model_type != "modernbert-decoder":
+        return ("unpacked",)  # one mask would be used for all layers, without the window
     has_own_attention = model.config._attn_implementation == "eager"
     return ("additive", "mask", "unpacked") if has_own_attention else ("mask", "unpacked")
 
