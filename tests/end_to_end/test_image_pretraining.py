@@ -111,10 +111,10 @@ def test_impossible_combinations_are_one_line(folder):
         (["objective.name=cyclegan"], "objective.other: cyclegan needs a second corpus"),
         (
             ["objective.name=gan", "train.sharded=true", "train.average_fraction=0"],
-            "train.sharded: gan computes with its weights twice",
+            "train.sharded: gan computes with constant copies",
         ),
         (["objective={name: gan, loss: wgan-gp, evaluation_images: 0}"], "objective.loss: wgan-gp needs a network"),
-        (["objective.name=vae", "init_fraction=0.5"], "init_fraction: the decoder of vae is trained with the encoder"),
+        (["objective.name=vae", "init_fraction=0.5"], "init_fraction: the decoder of vae fits the encoder"),
         (["objective.name=mae"], "objective.name: mae needs a transformer on patches"),
         (["objective.name=contrastive", "objective.min_span=3"], "objective.min_span: is for modality=text"),
         (["init=no/such/folder"], "no/such/folder: no such folder"),
