@@ -40,7 +40,7 @@ class Config(Pretrain):
     """Only used without init."""
     model: ModelConfig = ModelConfig()
     """Only used without init."""
-    pooling: Literal["mean", "cls"] | None = None
+    pooling: Literal["mean", "cls", "lasttoken"] | None = None
     """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
     sts: STSSource | None = None
     """Scored sentence pairs, to measure general quality before and after training with init; none: not measured."""
@@ -117,7 +117,7 @@ class Modality(modalities.Modality):
         from data.tokens.shards import Shards
         from pretrain.pairs import ViewDataset
 
-        dataset_class = getattr(objective_file, "Dataset", ViewDataset)
+        dataset_class = self.find_dataset(objective_file) or ViewDataset
         self.dataset, self.short_dataset = (
             dataset_class(self.config.objective, Shards(folder, "train"), self.tokenizer_folder) if folder else None
             for folder in (self.shards_folder, self.short_folder)
@@ -193,12 +193,14 @@ class Modality(modalities.Modality):
 
     def record_outputs(self, encoder: Encoder) -> dict:
         """Return embeddings of a few held-out texts."""
+        import torch
+
         from data.reference_outputs import decode_texts
         from engine.models.embed import pool
 
         def output_fn(output):
             states = output.last_hidden_state
-            return pool(states, states.new_ones(states.shape[:2]), encoder.pooling)[0]
+            return pool(states, torch.ones(states.shape[:2], dtype=torch.long), encoder.pooling)[0]
 
         texts = decode_texts(self.held_out, self.tokenizer_folder)
         model, max_length = encoder.model.base_model, self.config.max_length
