@@ -28,8 +28,8 @@ ORDER = {
     " models",
     "data": "arrays csv_cells ngrams sampling cache sources tasks corpus images encoders tokens config contamination"
     " prepare reference_outputs modalities classifier shortcut __main__",
-    "pretrain": "masking config summary info_nce model views pairs next_tokens deleted_tokens"
-    " image_views image_outputs objective reconstruction text_generation evaluate"
+    "pretrain": "masking config summary info_nce model views pairs skip_gram_loss next_tokens deleted_tokens"
+    " image_views image_outputs objective reconstruction text_generation nearest_tokens evaluate"
     " objectives validation image_validation image_probe image_gallery modalities comparison"
     " artifacts validate_config train __main__",
     "label": "config items store session nearest export server terminal run __main__",
