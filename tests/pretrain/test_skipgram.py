@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def test_frequent_tokens_are_left_out_as_by_word2vec():
     dataset = skipgram.Dataset(config, shards)
     counts = shards.token_counts()
     share = counts / counts.sum()
-    expected = sum(min(1, (np.sqrt(part / 0.005) + 1) * 0.005 / part) * count for part, count in zip(share, counts))
+    pairs = [(part / 0.005, count) for part, count in zip(share, counts, strict=True) if count]
+    expected = sum(min(1, (np.sqrt(part) + 1) / part) * count for part, count in pairs)
     for step in range(20):
         inputs = make_batch(dataset, list(range(30)), step).inputs
         kept += int((inputs["document_ids"] >= 0).sum())
@@ -97,15 +99,18 @@ def test_a_bert_without_layers_returns_the_vectors():
     assert torch.allclose(states[..., :-2], encoder.vectors[ids], atol=1e-4) and not states[..., -2:].any()
 
 
-def test_the_folder_of_a_run_loads_and_is_fine_tuned(workspace, sentiment_files, capsys):
+def train(workspace, sentiment_files) -> Path:
+    """Pretrain in this process; return the encoder folder."""
+    words = [*pretrain_args(sentiment_files), "objective.name=skipgram", "run=r", "train.steps=3", "train.lr=0.01"]
+    stage.pretrain(load_config(Pretrain, words))
+    return workspace / "out/runs/r/encoder"
+
+
+def test_the_folder_of_a_run_loads_everywhere(workspace, sentiment_files, capsys):
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
 
-    from finetune.__main__ import main as finetune
-
-    words = [*pretrain_args(sentiment_files), "objective.name=skipgram", "run=r", "train.steps=3", "train.lr=0.01"]
-    stage.pretrain(load_config(Pretrain, words))
-    folder = workspace / "out/runs/r/encoder"
+    folder = train(workspace, sentiment_files)
     loaded = SentenceTransformer(str(folder), device="cpu")
     assert type(loaded[0]).__name__ == "StaticEmbedding" and loaded.get_embedding_dimension() == 32
     vectors = load_file(folder / "0_StaticEmbedding/model.safetensors")["embedding.weight"]
@@ -120,6 +125,13 @@ def test_the_folder_of_a_run_loads_and_is_fine_tuned(workspace, sentiment_files,
     assert cosine > 0.99999 and not states[[0, -1]].abs().max() > 1e-5, "special tokens count nothing"
     report = (workspace / "out/runs/r/report.html").read_text()
     assert "most similar vectors" in report and "StaticEmbedding" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_static_vectors_are_fine_tuned(workspace, sentiment_files):
+    from finetune.__main__ import main as finetune
+
+    folder = train(workspace, sentiment_files)
     finetune([*finetune_args(sentiment_files), f"encoder={folder}", "run=f", "train.epochs=1"])
     metrics = json.loads((workspace / "out/runs/f/metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.3 and (workspace / "out/runs/f/model/model.safetensors").is_file()
