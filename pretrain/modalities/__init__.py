@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from data import modalities
@@ -56,6 +57,18 @@ class Modality:
         if self.config.objective.name == "auto":
             raise ConfigError(f"objective.name: auto chooses none for modality={self.config.modality}; name one")
         return self.config
+
+    def find_dataset(self, objective_file: ModuleType) -> type | None:
+        """Return the objective's data set for this modality; None: two views of an input, which each modality makes.
+
+        Raises ConfigError for an objective of other modalities.
+        """
+        own = getattr(objective_file, "Dataset", None)
+        datasets = getattr(objective_file, "DATASETS", {own.modality: own} if own else None)
+        if datasets is not None and self.config.modality not in datasets:
+            name = self.config.objective.name
+            raise ConfigError(f"objective.name: {name} is for modality={' or '.join(datasets)}")
+        return datasets and datasets[self.config.modality]
 
     def measure_quality(self, encoder: BaseEncoder) -> tuple[dict[str, float], Tensor | None]:
         """Return (metrics to compare before and after training, embeddings of held-out inputs); None: not supported."""

@@ -399,7 +399,7 @@ FILES = {
     },
     ("pretrain", Pretrain): {
         *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"),
-        *("images", "images-scratch", "vit", "your-images"),
+        *("images", "images-scratch", "vit", "your-images", "vae", "gan", "cyclegan"),
     },
 }
 
