@@ -88,7 +88,7 @@ def test_every_network_learns(file, options):
 
 @pytest.mark.parametrize("loss, architecture", [("dcgan", "convnextv2"), ("dcgan", "resnet"), ("wgan-gp", "vit")])
 def test_gradients_of_a_gan_are_those_of_two_backward_passes(loss, architecture):
-    """Of a copy whose discriminator and generator have a backward pass each, the other's gradient being thrown away."""
+    """Of a copy in which discriminator and generator have a backward pass each, without the other's gradient."""
     objective, dataset = make_objective(gan, architecture, loss=loss)
     inputs, slow = make_batch(dataset, list(range(6))).inputs, copy.deepcopy(objective)
     objective(**inputs).loss.backward()
@@ -165,7 +165,7 @@ def test_the_frechet_distance_is_that_of_the_formula(counts):
 
 
 def measure_quality(*samples: torch.Tensor) -> list[dict[str, float]]:
-    """Return the metrics of samples whose features are their mean values by quarters, and the held-out images'."""
+    """Return the metrics of samples; the features are mean values of parts of an image."""
     quality = SampleQuality.__new__(SampleQuality)
     quality.max_images, quality.reference, quality.lowest = 100, None, float("inf")
     quality.extract = lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1)
