@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_batch, text_dataset, tiny_encoder
+from tiny_models import make_batch, text_dataset, tiny_encoder, tiny_static_encoder
 
 from engine.config.schema import Section, list_plugins
 from engine.training.step import Output
@@ -28,7 +28,7 @@ LABELS = {
 
 
 def test_the_folders_are_the_lists():
-    objectives = "auto causal contrastive cyclegan denoise dino gan joint mae mlm simsiam vae"
+    objectives = "auto causal contrastive cyclegan denoise dino gan joint mae mlm simsiam skipgram vae"
     assert objectives.split() == OBJECTIVES
     heads = "anomaly classification multilabel regression standard supcon token_classification"
     assert heads.split() == HEADS
@@ -58,7 +58,8 @@ def test_objective(name):
     # With documents this short, spans would be whole documents.
     config = plugin.Config(**({"views": "mask"} if "views" in plugin.Config.model_fields else {}))
     dataset = text_dataset(plugin, config)
-    objective = plugin.Objective(config, tiny_encoder(is_causal=name == "causal"))
+    encoder = tiny_static_encoder() if name == "skipgram" else tiny_encoder(is_causal=name == "causal")
+    objective = plugin.Objective(config, encoder)
     whole, again, later = (make_batch(dataset, [0, 1, 2], step) for step in (3, 3, 4))
     assert all(whole.inputs[key].equal(again.inputs[key]) for key in whole.inputs), "a pure function of the step"
     assert name == "causal" or any(not whole.inputs[key].equal(later.inputs[key]) for key in whole.inputs)

@@ -13,6 +13,7 @@ from engine.training.step import MicroBatch
 from pretrain.config import ModelConfig
 from pretrain.model.build import encoder_from_config
 from pretrain.model.encoder import Encoder
+from pretrain.model.static_encoder import StaticEncoder
 from pretrain.objectives import mlm
 from pretrain.pairs import ViewDataset
 
@@ -45,6 +46,9 @@ class InMemoryShards:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def token_counts(self) -> np.ndarray:
+        return np.bincount(self.tokens, minlength=self.vocab_size)
+
     def get_row(self, index: int):
         return self.rows[index]
 
@@ -75,6 +79,12 @@ def tiny_encoder(
     shape = {"layers": 2, "hidden_size": 32, "attention_heads": 2, "intermediate_size": 32, "positions": MAX_LENGTH}
     model_config = ModelConfig(architecture=architecture, **{**shape, **overrides})
     return encoder_from_config(model_config, SPECIAL_IDS, VOCAB_SIZE, MAX_LENGTH, dropout, pooling, is_causal)
+
+
+def tiny_static_encoder() -> StaticEncoder:
+    """Vectors for `InMemoryShards`, the same at every call."""
+    torch.manual_seed(0)
+    return StaticEncoder(VOCAB_SIZE, 30, SPECIAL_IDS, MAX_LENGTH)
 
 
 SMALL = {

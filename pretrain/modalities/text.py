@@ -57,6 +57,8 @@ class Modality(modalities.Modality):
         """Raise ConfigError for settings that cannot be combined."""
         config = self.config
         config.objective.validate_training(config.train.batch_size, config.dropout, config.max_length)
+        if config.train.optimizer == "muon" and getattr(config.objective, "is_static", False):
+            raise ConfigError("train.optimizer: muon is for the matrices of layers, and vectors have none; adamw")
         if config.short_sequence_fraction and (config.objective.name != "mlm" or config.max_length < 16):
             raise ConfigError(
                 "short_sequence_fraction: needs objective.name=mlm and max_length of at least 16; leave it out"
@@ -188,6 +190,7 @@ class Modality(modalities.Modality):
             "corpus_summary": corpus_summary(self.shards_folder),
             "pooling": encoder.pooling,
             "has_mlm_head": with_head,
+            **({"is_static": True} if getattr(config.objective, "is_static", False) else {}),
             "licenses": {"corpus": source_licenses(config.corpus), "base": base},
         }
 
@@ -209,5 +212,9 @@ class Modality(modalities.Modality):
     def save_encoder(self, encoder: Encoder, folder: Path, record: dict, card: str, with_head: bool) -> None:
         """Write a folder that plain transformers and sentence-transformers load."""
         from pretrain.model.encoder import save_encoder
+        from pretrain.model.static_encoder import StaticEncoder, save_static_encoder
 
+        if isinstance(encoder, StaticEncoder):
+            save_static_encoder(encoder, folder, self.tokenizer_folder, record, card)
+            return
         save_encoder(encoder, folder, self.tokenizer_folder, record, card, with_head, self.init_folder)

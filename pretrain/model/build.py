@@ -24,11 +24,16 @@ from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence
 from pretrain.model.packing import ignore_pairwise_mask, list_packings
 from pretrain.model.sparse_ffn import last_feed_forward, sparse_forward
+from pretrain.model.static_encoder import StaticEncoder
 
 
 def build_encoder(config: Pretrain, init_folder: Path | None, shards: Shards) -> Encoder:
     """Build the initial encoder. Raises DataError when the tokenizer has more tokens than the network embeddings."""
     torch.manual_seed(config.seed)
+    if getattr(config.objective, "is_static", False):
+        if init_folder:
+            raise ConfigError(f"init: {config.objective.name} trains new vectors; leave it out (init=none)")
+        return StaticEncoder(shards.vocab_size, config.model.hidden_size, shards.special_ids, config.model.positions)
     common = (config.max_length, config.dropout, config.pooling, getattr(config.objective, "is_causal", False))
     if init_folder:
         encoder = encoder_from_pretrained(init_folder, *common)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from helpers import pretrain_args
 from safetensors.torch import load_file
-from tiny_models import make_batch, text_dataset, tiny_encoder
+from tiny_models import make_batch, text_dataset, tiny_encoder, tiny_static_encoder
 
 from engine.config.loader import load_config
 from engine.training import trainer
 from pretrain import train as stage
 from pretrain.config import Pretrain
 
-OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"]}
+OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"], "skipgram": []}
 """Objective -> arguments of its runs."""
 STEPS = 4
 
@@ -27,7 +27,7 @@ def test_the_gradient_is_the_same_however_a_batch_is_cut(name):
     file = importlib.import_module(f"pretrain.objectives.{name}")
     results = []
     for sizes in ([6], [1, 2, 3], [5, 1]):
-        encoder = tiny_encoder("bert", is_causal=getattr(file.Config, "is_causal", False))
+        encoder = tiny_encoder("bert", is_causal=name == "causal") if name != "skipgram" else tiny_static_encoder()
         torch.manual_seed(1)
         objective = file.Objective(file.Config(), encoder).train()
         dataset = text_dataset(file, file.Config())
