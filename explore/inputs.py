@@ -16,8 +16,8 @@ from data.sources.values import get_text
 from data.tasks.answers import keep_last_answers
 from data.tasks.splits import join_texts, normalize
 from data.tasks.task import Task, TaskFile
-from engine.config.loader import load_config
-from engine.errors import ConfigError, DataError, list_siblings, suggest
+from engine.config.loader import find_file, load_config
+from engine.errors import ConfigError, DataError
 from explore.config import Explore
 
 CORPUS_FOLDER, TASK_FOLDER = Path("configs/corpus"), Path("configs/finetune")
@@ -48,15 +48,6 @@ class Inputs:
         for text in self.texts:
             digest.update(text.encode("utf-8", "replace") + b"\0")
         return digest.hexdigest()[:12]
-
-
-def find_file(name: str, folder: Path, key: str) -> Path:
-    """Return a YAML file given by its path or its name in a folder. Raises ConfigError with the nearest name."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
-        known = [Path(each).stem for each in list_siblings(folder / "x.yaml", "*.yaml")]
-        raise ConfigError(f"{key}: {path} does not exist{suggest(name, known)}")
-    return path
 
 
 def split_inputs(text: str, config: Explore) -> list[str]:

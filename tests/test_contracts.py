@@ -15,7 +15,7 @@ from engine.config.schema import Section, list_plugins
 from engine.training.step import Output
 
 OBJECTIVES, HEADS = list_plugins("pretrain.objectives"), list_plugins("finetune.heads")
-IMAGE_OBJECTIVES = ("auto", "dino", "mae")
+IMAGE_OBJECTIVES = ("auto", "cyclegan", "dino", "gan", "mae", "vae")
 """Those of images alone (tests/pretrain/test_image_objectives.py), and auto, which becomes one of the others."""
 LABELS = {
     "anomaly_detection": (["good"], "good", "bad"),
@@ -28,18 +28,8 @@ LABELS = {
 
 
 def test_the_folders_are_the_lists():
-    assert OBJECTIVES == [
-        "auto",
-        "causal",
-        "contrastive",
-        "denoise",
-        "dino",
-        "joint",
-        "mae",
-        "mlm",
-        "simsiam",
-        "skipgram",
-    ]
+    objectives = "auto causal contrastive cyclegan denoise dino gan joint mae mlm simsiam skipgram vae"
+    assert objectives.split() == OBJECTIVES
     heads = "anomaly classification multilabel regression standard supcon token_classification"
     assert heads.split() == HEADS
     assert list_plugins("data.tasks.problem_types") == list(LABELS)
