@@ -184,7 +184,7 @@ def drop_times(content: object) -> object:
 
 
 def stop_repeatedly(name: str, kills: int, signals: list[signal.Signals], rng: random.Random) -> dict:
-    """Stop a command `kills` times by one of the signals; return counts of signals and finished runs, and the files that differ."""
+    """Stop a command `kills` times by one of the signals; return counts of stops and runs, and files that differ."""
     whole, cut = FOLDER / name / "whole", FOLDER / name / "cut"
     shutil.rmtree(FOLDER / name, ignore_errors=True)
     for folder in (whole, cut):
