@@ -86,7 +86,7 @@ class ImageTranslator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Translate images: the network adds to their logits, so that little has to be learned to leave them as they are."""
+        """Translate images: the network adds to their logits, so that it starts close to leaving them as they are."""
         states = self.input(2 * images - 1)
         for block in self.blocks:
             states = states + block(states)
