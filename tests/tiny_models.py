@@ -84,7 +84,7 @@ def tiny_encoder(
 def tiny_static_encoder() -> StaticEncoder:
     """Vectors for `InMemoryShards`, the same at every call."""
     torch.manual_seed(0)
-    return StaticEncoder(VOCAB_SIZE, 30, SPECIAL_IDS, MAX_LENGTH)
+    return StaticEncoder(InMemoryShards().token_counts(), 30, SPECIAL_IDS, MAX_LENGTH, 1e-2)
 
 
 SMALL = {

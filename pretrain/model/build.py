@@ -33,7 +33,8 @@ def build_encoder(config: Pretrain, init_folder: Path | None, shards: Shards) ->
     if getattr(config.objective, "is_static", False):
         if init_folder:
             raise ConfigError(f"init: {config.objective.name} trains new vectors; leave it out (init=none)")
-        return StaticEncoder(shards.vocab_size, config.model.hidden_size, shards.special_ids, config.model.positions)
+        shape = (config.model.hidden_size, shards.special_ids, config.model.positions)
+        return StaticEncoder(shards.token_counts(), *shape, config.objective.smoothing)
     common = (config.max_length, config.dropout, config.pooling, getattr(config.objective, "is_causal", False))
     if init_folder:
         encoder = encoder_from_pretrained(init_folder, *common)

@@ -7,6 +7,7 @@ vectors, with plain `AutoModel` and everything that fine-tunes or evaluates an e
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,20 +34,33 @@ class StaticModel(PreTrainedModel):
         width = config.hidden_size - ADDED_WIDTH
         self.embeddings = nn.Embedding(config.vocab_size, width)
         nn.init.uniform_(self.embeddings.weight, -0.5 / width, 0.5 / width)
+        self.register_buffer("token_weights", torch.ones(config.vocab_size), persistent=False)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the vectors."""
         return self.embeddings
 
+    def weighted(self) -> Tensor:
+        """Return the vectors times the tokens' weights in a mean, (vocabulary, width)."""
+        return self.embeddings.weight * self.token_weights[:, None]
+
     def forward(self, input_ids: Tensor, **unused) -> BaseModelOutput:
-        """Return the vectors of token ids (texts, length) as the last hidden states."""
-        return BaseModelOutput(F.pad(self.embeddings(input_ids), (0, ADDED_WIDTH)))
+        """Return the weighted vectors of token ids (texts, length) as the last hidden states."""
+        states = self.embeddings(input_ids) * self.token_weights[input_ids][..., None]
+        return BaseModelOutput(F.pad(states, (0, ADDED_WIDTH)))
 
 
 class StaticEncoder(Encoder):
     """Static vectors in training; `width` is that of the states."""
 
-    def __init__(self, vocab_size: int, width: int, special_ids: dict[str, int], positions: int):
+    def __init__(
+        self, token_counts: np.ndarray, width: int, special_ids: dict[str, int], positions: int, smoothing: float | None
+    ):
+        """token_counts: int64 (vocabulary,); smoothing: a of the weights a / (a + share of the text), none: no weights.
+
+        Weights by smoothed inverse frequency (SIF; Arora et al. 2017) make the rare words of a text count more.
+        """
+        vocab_size = len(token_counts)
         config = BertConfig(
             vocab_size=vocab_size,
             hidden_size=width + ADDED_WIDTH,
@@ -60,6 +74,9 @@ class StaticEncoder(Encoder):
         super().__init__(model, frozenset(name for name, _ in model.named_parameters()))
         with torch.no_grad():
             model.embeddings.weight[list(special_ids.values())] = 0
+            if smoothing:
+                share = torch.from_numpy(token_counts / max(1, token_counts.sum()))
+                model.token_weights.copy_(smoothing / (smoothing + share))
 
     @property
     def vectors(self) -> nn.Parameter:
@@ -95,7 +112,7 @@ def save_static_encoder(encoder: StaticEncoder, folder: Path, tokenizer_folder: 
     """Write the encoder folder atomically."""
 
     def fill(path: Path) -> None:
-        vectors = encoder.vectors.detach().float().cpu()
+        vectors = encoder.model.weighted().detach().float().cpu()
         build_layerless_bert(vectors, encoder.model.config).save_pretrained(path)
         MODALITY.copy_preprocessor(tokenizer_folder, path)
         for name in (STATIC_FOLDER, "1_Pooling"):

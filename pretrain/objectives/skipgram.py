@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +37,8 @@ class Config(Section):
     """Random tokens that a pair is compared with."""
     subsample: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Share of the text above which a token is left out at random, more often the more frequent it is."""
+    smoothing: PositiveFloat | None = 1e-3
+    """a of a token's weight in the mean, a / (a + its share of the text) (Arora et al. 2017); none: no weights."""
     is_static: ClassVar[bool] = True
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:

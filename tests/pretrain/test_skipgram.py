@@ -106,6 +106,15 @@ def train(workspace, sentiment_files) -> Path:
     return workspace / "out/runs/r/encoder"
 
 
+def test_frequent_tokens_weigh_less_in_the_mean():
+    encoder, counts = tiny_static_encoder(), InMemoryShards().token_counts()
+    share = counts[[7, 8]] / counts.sum()
+    ids = torch.tensor([[7, 8]])
+    pooled = encoder.embed(1, input_ids=ids, position_ids=torch.arange(2)[None], document_ids=torch.zeros_like(ids))
+    weights = torch.from_numpy(1e-2 / (1e-2 + share)).float()
+    assert torch.allclose(pooled[0, :30], (encoder.vectors[[7, 8]] * weights[:, None]).mean(0), atol=1e-6)
+
+
 def test_the_folder_of_a_run_loads_everywhere(workspace, sentiment_files, capsys):
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer

@@ -398,7 +398,7 @@ FILES = {
         *("your-entities", "your-images", "your-task"),
     },
     ("pretrain", Pretrain): {
-        *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"),
+        *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text", "denoise", "causal", "skipgram"),
         *("images", "images-scratch", "vit", "your-images", "vae", "gan", "cyclegan"),
     },
 }
