@@ -11,7 +11,6 @@ from torch import Tensor
 from data.sampling import row_generator, take_evenly
 from engine.log import warn_once
 from engine.models.load import load_tokenizer
-from engine.training.distributed import shard_list
 from pretrain.objective import FIXED_SEED, BaseObjective, Gallery, HeldOut
 
 MAX_TEXTS, BATCH_SIZE = 256, 64
@@ -27,7 +26,7 @@ def measure_reconstruction(objective: BaseObjective, held_out: HeldOut) -> dict[
     Texts and noise are the same at every evaluation.
     """
     accelerator, dataset = held_out.accelerator, objective.dataset_class(objective.config, held_out.data)
-    rows = shard_list(take_evenly(range(len(dataset)), MAX_TEXTS), accelerator)
+    rows = take_evenly(range(len(dataset)), MAX_TEXTS)  # on every process, as which text is another depends on them
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
     for start in range(0, len(rows), BATCH_SIZE):
         part = rows[start : start + BATCH_SIZE]
@@ -36,7 +35,7 @@ def measure_reconstruction(objective: BaseObjective, held_out: HeldOut) -> dict[
         with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
             (own, count), (other, _) = (objective.rebuild(shift=shift, **inputs) for shift in (0, 1))
         totals += torch.stack([own.double(), other.double(), count.double()])
-    own, other, count = accelerator.reduce(totals, "sum").tolist()
+    own, other, count = totals.tolist()
     gain = (other - own) / max(1, count)
     return {"reconstruction_loss": own / max(1, count), "embedding_gain": gain}
 
