@@ -208,6 +208,7 @@ def measure_gan(seeds: int) -> None:
     }
     lines = []
     for name, samples in makers.items():
+        quality.lowest = float("inf")  # no training goes from one of them to the next
         found = quality.measure(samples, held_out)
         lines.append([name, f"{found['frechet_distance']:.0f}", f"{found['sample_rank']:.1f}"])
         print(*lines[-1], flush=True)
