@@ -12,13 +12,15 @@ are not repeated. Writes sections of benchmarks/RESULTS.md.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import results  # before the packages of the repository, which it makes importable
 import torch
-from image_labels import FASHION_TASK, RUNS, describe, run_command
+from image_labels import RUNS, describe
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
@@ -28,7 +30,7 @@ from data.encoders import resolve_encoder
 from data.images.config import Pixels
 from data.images.processor import Processor
 from data.images.shards import PixelShards, prepare_pixels
-from data.images.task import ImageStore, ImageTask, ImageTaskFile
+from data.images.task import ImageStore, ImageTaskFile
 from data.sampling import take_evenly
 from data.tasks.task import read_task, sample_examples
 from engine.config.loader import load_config
@@ -63,7 +65,11 @@ def timed_run(args: list[str], run: str) -> float:
     """Pretrain unless the run is finished; return its CPU seconds, also of an earlier call."""
     record = RUNS / f"{run}.json"
     if not record.is_file():
-        write_json(record, {"seconds": run_command("pretrain", args, run)})
+        start, command = os.times(), [sys.executable, "-m", "pretrain", *args, f"run={run}"]
+        subprocess.run(command, cwd=results.ROOT, check=True, stdout=subprocess.DEVNULL)
+        end = os.times()
+        seconds = end.children_user + end.children_system - start.children_user - start.children_system
+        write_json(record, {"seconds": seconds})
     return read_json(record)["seconds"]
 
 
@@ -160,7 +166,8 @@ def probe(encoder: ImageEncoder, train: list[tuple[np.ndarray, list]], test: tup
 
 def measure_probes(config: Pretrain, folder: Path, trained: Path, seeds: int) -> dict[str, np.ndarray]:
     """Return the accuracies of the discriminator, and of random weights with the seed of the sample."""
-    task = ImageTask(**FASHION_TASK, test_fraction=0.0)
+    task = load_config(ImageTaskFile, ["configs/finetune/fashion-mnist.yaml"]).task
+    task = task.model_copy(update={"num_examples": None})
     splits, store = read_task(task, needs_validation=False), ImageStore(task)
 
     def read(rows: list) -> tuple[np.ndarray, list]:
@@ -201,6 +208,7 @@ def measure_gan(seeds: int) -> None:
     }
     lines = []
     for name, samples in makers.items():
+        quality.lowest = float("inf")  # no training goes from one of them to the next
         found = quality.measure(samples, held_out)
         lines.append([name, f"{found['frechet_distance']:.0f}", f"{found['sample_rank']:.1f}"])
         print(*lines[-1], flush=True)
