@@ -11,6 +11,7 @@ from helpers import error_lines, pretrain_args
 from tiny_architectures import tiny_model, write_encoder
 from tiny_models import VOCAB_SIZE, InMemoryShards, make_batch, tiny_encoder
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from data.tokens.shards import Shards
 from engine.config.loader import load_config
@@ -20,6 +21,7 @@ from pretrain.__main__ import main
 from pretrain.config import Pretrain
 from pretrain.model.build import encoder_from_pretrained, prepare_encoder
 from pretrain.model.encoder import Encoder
+from pretrain.model.rms_norm import RMSNormFunction, fast_rms_norm, original_rms_norm
 from pretrain.objective import HeldOut
 from pretrain.objectives import causal
 
@@ -59,6 +61,21 @@ def test_loss_and_gradient_equal_those_of_each_text_alone(architecture):
     for name, parameter in encoder.model.named_parameters():
         if parameter.grad is not None:
             assert torch.allclose(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5), name
+
+
+def test_the_fast_norm_equals_that_of_transformers():
+    random = torch.Generator().manual_seed(0)
+    states = (3 * torch.randn(4, 9, 16, generator=random)).double().requires_grad_()
+    weight = torch.randn(16, generator=random).double().requires_grad_()
+    inputs = states.flatten(0, 1), weight
+    assert torch.autograd.gradcheck(lambda *each: RMSNormFunction.apply(*each, 1e-6), inputs)
+    norm = LlamaRMSNorm(16)
+    norm.weight.data = weight.detach().float()
+    for shape in ((4, 9, 16), (36, 16)):
+        hidden = states.detach().float().view(shape)
+        assert torch.allclose(fast_rms_norm(norm, hidden), original_rms_norm(norm, hidden), atol=1e-6)
+        half = hidden.bfloat16()
+        assert torch.equal(fast_rms_norm(norm, half), original_rms_norm(norm, half))
 
 
 def test_perplexity_is_that_of_each_text_alone(cpu_accelerator, capsys):
