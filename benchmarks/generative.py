@@ -159,7 +159,7 @@ def probe(encoder: ImageEncoder, train: list[tuple[np.ndarray, list]], test: tup
 
 
 def measure_probes(config: Pretrain, folder: Path, trained: Path, seeds: int) -> dict[str, np.ndarray]:
-    """Return the accuracies of the discriminator, and of random weights, whose seed is that of the sample."""
+    """Return the accuracies of the discriminator, and of random weights with the seed of the sample."""
     task = ImageTask(**FASHION_TASK, test_fraction=0.0)
     splits, store = read_task(task, needs_validation=False), ImageStore(task)
 

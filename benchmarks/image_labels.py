@@ -43,7 +43,7 @@ def measure_solar(seeds: int, labels: list[str]) -> None:
     lines = []
     for number in labels:
         runs = {seed: f"bench-solar-{number}-{seed}" for seed in range(seeds)}
-        args = ["configs/finetune/solar.yaml", f"task.num_examples={'null' if number == 'all' else number}"]
+        args = ["configs/finetune/solar.yaml", f"task.num_examples={number}"]
         args += ["baselines=false"]
         tests = [finetune([*args, f"seed={seed}"], run)["test"] for seed, run in runs.items()]
         metrics = {name: [test[name] for test in tests] for name in ("auroc", "f1_macro")}

@@ -68,7 +68,8 @@ def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start:
         scores = f"{mean} vs. {other} ({format_points(gain['difference'])} points, {interval})"
         return f"With few labels, {which} beats {start}: {scores}."
     if gain["difference"] <= 0:
-        return f"Nothing beats {start}: with few labels, {which} scores {points} less ({interval})."
+        less = f"{points} less" if points != "0.0 points" else "the same"
+        return f"Nothing beats {start}: with few labels, {which} scores {less} ({interval})."
     chance = f"scores {points} more, which may be chance ({interval})"
     return f"Unclear whether anything beats {start}: with few labels, {which} {chance}."
 

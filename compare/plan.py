@@ -11,6 +11,7 @@ from engine.config.loader import find_file, merge, read_args, read_yaml, validat
 from engine.errors import ConfigError
 from engine.files import read_json
 from pretrain.config import Pretrain
+from pretrain.modalities import list_datasets
 
 CORPUS_FOLDER, TASK_FOLDER, PRETRAIN_FOLDER = (Path("configs") / name for name in ("corpus", "finetune", "pretrain"))
 BASES = {"text": ("scratch", "default"), "images": ("images-scratch", "images")}
@@ -124,9 +125,7 @@ def make_plans(config: Compare, corpus: dict, init: str | None) -> list[Plan]:
 
 def check_modality(objective: str, modality: str) -> None:
     """Raise ConfigError for an objective of other modalities."""
-    file = import_module(f"pretrain.objectives.{objective}")
-    own = getattr(file, "Dataset", None)
-    datasets = getattr(file, "DATASETS", {own.modality: own} if own else None)
+    datasets = list_datasets(import_module(f"pretrain.objectives.{objective}"))
     if datasets is not None and modality not in datasets:
         modalities = " or ".join(datasets)
         raise ConfigError(f"objectives: {objective} is for modality={modalities}, and the corpus for {modality}")

@@ -69,7 +69,7 @@ class StepTimer:
 
 
 class Pretraining:
-    """A training of an objective, whose results are in the folder of the comparison.
+    """A training of an objective, with its results in the folder of the comparison.
 
     folder: of the comparison. name: of the objective or the start. tree: the configuration without run. budget: CPU
     seconds; None: as many steps as the configuration has.

@@ -23,6 +23,7 @@ from engine.errors import ConfigError, DataError, UserError
 from engine.log import get_logger
 from engine.sanitize import redact_credentials
 from engine.system.lock import acquire
+from finetune.study.run import format_duration
 from finetune.study.trials import study_versions
 from finetune.train import quiet_transformers
 
@@ -178,10 +179,10 @@ def compare(config: Compare, args: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = acquire(folder, way_out=f"choose another name: name={folder.name}-2")
     objectives, start = ", ".join(config.objectives), comparison.init or "new networks"
-    minutes = len(config.objectives) * config.pretrainings * config.budget / 60
+    total = format_duration(len(config.objectives) * config.pretrainings * config.budget)
     logger.info(
         f"comparison {folder.name}: {objectives}, from {start}\n"
-        f"  {config.budget:g} CPU seconds each, {minutes:,.0f} CPU minutes of training in all, then fine-tuning"
+        f"  {config.budget:g} CPU seconds each, {total} of CPU time in all, then fine-tuning"
     )
     comparison.train()
     measured = comparison.measure()

@@ -95,7 +95,7 @@ def find_test_rows(study: Study, rows: dict[str, list[Example]], record: dict, f
 
 
 def measure(study: Study, entries: list[Entry], record: dict, folder: Path) -> Scores:
-    """Run the missing trials of a task. The first entry is a start, whose errors are raised.
+    """Run the missing trials of a task. Errors of the first entry, which is a start, are raised.
 
     record: of an encoder that was trained on the corpus, to count its test rows in it. folder: of the trials.
     """

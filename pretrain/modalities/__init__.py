@@ -63,8 +63,7 @@ class Modality:
 
         Raises ConfigError for an objective of other modalities.
         """
-        own = getattr(objective_file, "Dataset", None)
-        datasets = getattr(objective_file, "DATASETS", {own.modality: own} if own else None)
+        datasets = list_datasets(objective_file)
         if datasets is not None and self.config.modality not in datasets:
             name = self.config.objective.name
             raise ConfigError(f"objective.name: {name} is for modality={' or '.join(datasets)}")
@@ -95,6 +94,12 @@ class Modality:
     def record_outputs(self, encoder: BaseEncoder) -> dict | None:
         """Return embeddings of a few held-out inputs, to verify copies of the encoder; None: not supported."""
         return None
+
+
+def list_datasets(objective_file: ModuleType) -> dict[str, type] | None:
+    """Return an objective's data sets by modality; None: two views of an input, which each modality makes."""
+    own = getattr(objective_file, "Dataset", None)
+    return getattr(objective_file, "DATASETS", {own.modality: own} if own else None)
 
 
 def load_modality(config: Pretrain, accelerator: Accelerator) -> Modality:

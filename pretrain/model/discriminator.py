@@ -30,7 +30,7 @@ class Discriminator(nn.Module):
         return real_scores, fake_scores, self.score_detached(torch.cat([real, generated])).chunk(2)[1]
 
     def score_detached(self, images: Tensor) -> Tensor:
-        """Return scores whose gradient reaches the images, but not the weights of the discriminator.
+        """Return scores with a gradient that reaches the images, but not the weights of the discriminator.
 
         So one backward pass of the sum of both losses gives each network the gradient of its own.
         """

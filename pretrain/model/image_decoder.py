@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 SMALLEST_GRID = 4  # positions on a side of the first, smallest map
 CHANNELS_PER_GROUP = 8  # of group normalization
+SMALLEST_VALUE = 0.02  # of a pixel in a logit, which would be infinite at 0
 
 
 class ImageDecoder(nn.Module):
@@ -85,11 +86,13 @@ class ImageTranslator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Translate images."""
+        """Translate images: the network adds to their logits, so that it starts close to leaving them as they are."""
         states = self.input(2 * images - 1)
         for block in self.blocks:
             states = states + block(states)
-        return self.output(states).float().sigmoid()
+        return (
+            images.float().clamp(SMALLEST_VALUE, 1 - SMALLEST_VALUE).logit() + self.output(states).float()
+        ).sigmoid()
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

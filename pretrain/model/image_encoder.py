@@ -170,6 +170,7 @@ def check_size(folder: Path, model: PreTrainedModel, size: int, channels: int) -
 def image_encoder_from_config(shape: ImageModel, processor: Processor, dropout: float) -> ImageEncoder:
     """Build an encoder with random weights. Raises ConfigError for an impossible shape."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     options = shape_options(shape, processor.size) | {"num_channels": len(processor.mean)}
     model = AutoModel.from_config(AutoConfig.for_model(shape.architecture, **options, **LOAD_KWARGS), **LOAD_KWARGS)
     use_batch_statistics(model)

@@ -42,7 +42,7 @@ class Config(Section):
     gradient_penalty: PositiveFloat = 10.0
     """Weight of the gradient penalty of wgan-gp."""
     evaluation_images: NonNegativeInt = 1_000
-    """Samples and held-out images whose features, by efficientnet-lite0, are compared at an evaluation; 0: none."""
+    """Samples and held-out images that are compared at an evaluation, by efficientnet-lite0's features; 0: none."""
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
         """Accept any configuration."""

@@ -66,6 +66,9 @@ def test_no_gain_is_the_conclusion_when_nothing_is_above_the_start():
         "Nothing beats the encoder you started from (minilm): with few labels, contrastive, the best of 2 objectives,"
     )
     assert sentence.startswith(start) and " points less (interval −" in sentence
+    start = make_curve({"start": 0})["start"]
+    same = conclude([{"start": start, "mlm": start}], {"mlm": "start"}, PHRASE)
+    assert same.startswith(f"Nothing beats {PHRASE}: with few labels, mlm scores the same (95% interval −")
 
 
 def test_a_gain_within_chance_is_unclear():

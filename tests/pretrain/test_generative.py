@@ -88,7 +88,7 @@ def test_every_network_learns(file, options):
 
 @pytest.mark.parametrize("loss, architecture", [("dcgan", "convnextv2"), ("dcgan", "resnet"), ("wgan-gp", "vit")])
 def test_gradients_of_a_gan_are_those_of_two_backward_passes(loss, architecture):
-    """Of a copy whose discriminator and generator have a backward pass each, the other's gradient being thrown away."""
+    """Of a copy in which discriminator and generator have a backward pass each, without the other's gradient."""
     objective, dataset = make_objective(gan, architecture, loss=loss)
     inputs, slow = make_batch(dataset, list(range(6))).inputs, copy.deepcopy(objective)
     objective(**inputs).loss.backward()
@@ -165,7 +165,7 @@ def test_the_frechet_distance_is_that_of_the_formula(counts):
 
 
 def measure_quality(*samples: torch.Tensor) -> list[dict[str, float]]:
-    """Return the metrics of samples whose features are their mean values by quarters, and the held-out images'."""
+    """Return the metrics of samples; the features are mean values of parts of an image."""
     quality = SampleQuality.__new__(SampleQuality)
     quality.max_images, quality.reference, quality.lowest = 100, None, float("inf")
     quality.extract = lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1)
@@ -222,8 +222,8 @@ def test_translations_that_collapse_are_one_line(cpu_accelerator, capsys):
     metrics = objective.evaluate(held_out(cpu_accelerator))
     assert 0 < metrics["cycle_error"] < 1 and metrics["translation_spread"] > 0
     with torch.no_grad():
-        objective.to_other.output[-1].weight.zero_()
-    assert objective.evaluate(held_out(cpu_accelerator))["translation_spread"] == 0
+        objective.to_other.output[-1].bias.fill_(30)
+    assert objective.evaluate(held_out(cpu_accelerator))["translation_spread"] < 1e-3
     lines = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
     assert len(lines) == 1 and lines[0].startswith("warning: the translations collapse")
 
