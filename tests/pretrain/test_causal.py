@@ -166,6 +166,18 @@ def test_a_decoder_with_one_special_token_is_trained(workspace, sentiment_files)
     assert record["config"]["init_fraction"] == 0 and record["pooling"] == "mean"
 
 
+def test_fine_tuning_an_encoder_reads_in_both_directions(tmp_path):
+    from data.tasks.problem_types import load_problem_type
+    from finetune.model.text_network import build_text_network
+
+    folder = write_encoder("bert", tmp_path, is_decoder=True)
+    problem_type = load_problem_type("single_label_classification")
+    model = build_text_network(folder, problem_type, "mean", ["a", "b"], 0.0).model.eval()
+    with torch.no_grad():
+        one, other = (model(input_ids=torch.tensor([[0, 7, 8, last, 2]])).logits for last in (9, 30))
+    assert not model.config.is_decoder and not torch.allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
