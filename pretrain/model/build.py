@@ -33,6 +33,7 @@ def build_encoder(config: Pretrain, init_folder: Path | None, shards: Shards) ->
     if getattr(config.objective, "is_static", False):
         if init_folder:
             raise ConfigError(f"init: {config.objective.name} trains new vectors; leave it out (init=none)")
+        silence_transformers()
         shape = (config.model.hidden_size, shards.special_ids, config.model.positions)
         return StaticEncoder(shards.token_counts(), *shape, config.objective.smoothing)
     common = (config.max_length, config.dropout, config.pooling, getattr(config.objective, "is_causal", False))
