@@ -24,6 +24,7 @@ from pretrain.model.encoder import Encoder
 from pretrain.model.rms_norm import RMSNormFunction, fast_rms_norm, original_rms_norm
 from pretrain.objective import HeldOut
 from pretrain.objectives import causal
+from pretrain.text_generation import continuing_decoder
 
 PACKINGS = {
     **dict.fromkeys(("bert", "modernbert", "llama", "gpt2", "gpt_neox", "qwen3", "roberta"), "mask"),
@@ -108,6 +109,12 @@ def test_an_encoder_is_loaded_as_the_decoder_with_its_weights(tmp_path):
         masks = {"full_attention": mask, "sliding_attention": near}
         expected = encoder.model(input_ids=ids, attention_mask=masks).logits
         assert torch.allclose(loaded.model.eval()(input_ids=ids).logits, expected, atol=1e-5)
+
+
+def test_a_continued_text_has_a_space_before_its_next_word():
+    decoder = continuing_decoder("##")
+    assert decoder.decode(["is", "un", "##believ", "##able", ",", "not", "#"]) == " is unbelievable, not #"
+    assert decoder.decode(["##s", "!"]) == "s!"
 
 
 def train(workspace, sentiment_files, *words: str) -> Shards:
