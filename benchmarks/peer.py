@@ -66,13 +66,15 @@ def load_documents(folder: Path, max_documents: int | None = None):
 
 
 def to_transformers(model):
-    """Return a copy of the model with transformers' own attention and rotary embedding, and its configured dropout."""
+    """Return a copy of the model with transformers' own operations and its configured dropout."""
     from transformers.models.llama import modeling_llama
     from transformers.models.modernbert import modeling_modernbert
     from transformers.models.modernbert_decoder import modeling_modernbert_decoder
 
     from engine.kernels import attention
+    from pretrain.model.rms_norm import original_rms_norm
 
+    modeling_llama.LlamaRMSNorm.forward = original_rms_norm
     for module in (modeling_llama, modeling_modernbert, modeling_modernbert_decoder):
         module.apply_rotary_pos_emb = attention.original_apply_rotary_pos_emb
     model.config._attn_implementation = "sdpa"

@@ -4,9 +4,11 @@ The objective is that of `pretrain.objectives.causal`.
 """
 
 import math
+import re
 from pathlib import Path
 
 import torch
+from tokenizers import Regex, decoders
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
@@ -64,12 +66,26 @@ def ending(held_out: HeldOut) -> dict[str, int]:
     return {"eos_token_id": special_ids["sep"], "pad_token_id": special_ids["pad"]}
 
 
+def continuing_decoder(prefix: str) -> decoders.Decoder:
+    """Return a decoder of WordPiece with a space before the first word, where a text is continued.
+
+    prefix: of tokens that continue a word.
+    """
+    marks = [decoders.Replace(f" {mark}", mark) for mark in ".,!?"]
+    start, inside = Regex(f"^(?!{re.escape(prefix)})"), Regex(f"^{re.escape(prefix)}")
+    steps = [decoders.Replace(start, " "), decoders.Replace(inside, ""), *marks, decoders.Fuse()]
+    return decoders.Sequence(steps)
+
+
 def save_text_generator(model: PreTrainedModel, folder: Path, held_out: HeldOut) -> None:
     """Write a folder that `pipeline("text-generation")` loads: a text starts as in training, and does not end."""
     tokenizer, first_id = load_tokenizer(held_out.tokenizer_folder), held_out.data.special_ids["cls"]
     first, last = (tokenizer.convert_ids_to_tokens(held_out.data.special_ids[name]) for name in ("cls", "sep"))
     template = {"single": f"{first} $A", "pair": f"{first} $A $B", "special_tokens": [(first, first_id)]}
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**template)
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = TemplateProcessing(**template)
+    if isinstance(backend.decoder, decoders.WordPiece):
+        backend.decoder = continuing_decoder(backend.decoder.prefix)
     tokenizer.bos_token, tokenizer.eos_token = first, last
     tokenizer.save_pretrained(folder)
     model.generation_config.update(bos_token_id=first_id, **ending(held_out))

@@ -19,7 +19,7 @@ from engine.kernels.dropout import replace_dropout
 from engine.models.load import check_encoder_weights, is_decoder, load_pretrained
 from engine.models.positions import max_positions
 from pretrain.config import ModelConfig, Pretrain
-from pretrain.model.causal import causal_lm_from_pretrained, new_config, use_fast_rotary
+from pretrain.model.causal import causal_lm_from_pretrained, new_config, use_fast_operations
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence
 from pretrain.model.packing import ignore_pairwise_mask, list_packings
@@ -33,6 +33,7 @@ def build_encoder(config: Pretrain, init_folder: Path | None, shards: Shards) ->
     if getattr(config.objective, "is_static", False):
         if init_folder:
             raise ConfigError(f"init: {config.objective.name} trains new vectors; leave it out (init=none)")
+        silence_transformers()
         shape = (config.model.hidden_size, shards.special_ids, config.model.positions)
         return StaticEncoder(shards.token_counts(), *shape, config.objective.smoothing)
     common = (config.max_length, config.dropout, config.pooling, getattr(config.objective, "is_causal", False))
@@ -143,7 +144,7 @@ def encoder_from_config(
 def prepare_encoder(encoder: Encoder, dropout: float) -> Encoder:
     """Set dropout, except in config.json, fast paths and the way of packed rows. Raises DataError if there is none."""
     attention.use_fast_attention(encoder.model)
-    use_fast_rotary(encoder.model)
+    use_fast_operations(encoder.model)
     if hasattr(encoder.model.base_model, "set_attention_type"):
         # BigBird makes new attention modules, with the dropout of its config, when it first reads a short text.
         encoder.model.base_model.set_attention_type("original_full")

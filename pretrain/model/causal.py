@@ -24,6 +24,7 @@ from engine.files import read_json
 from engine.kernels import attention
 from engine.models.load import is_decoder, load_pretrained
 from pretrain.config import ModelConfig
+from pretrain.model.rms_norm import use_fast_rms_norm
 
 SHARED_KEYS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_types"),
@@ -96,11 +97,13 @@ def convert_modernbert(model: PreTrainedModel, missing: set[str]) -> tuple[PreTr
     return decoder, set(map(rename, missing))
 
 
-def use_fast_rotary(model: PreTrainedModel) -> None:
-    """Replace the rotary embedding of decoders that have ModernBERT's (`engine.kernels.attention`).
+def use_fast_operations(model: PreTrainedModel) -> None:
+    """Replace the rotary embedding of decoders that have ModernBERT's (`engine.kernels.attention`), and Llama's norm.
 
     Replaces module functions, so it affects all models of the architecture in this process; exact up to rounding.
     """
     for module in (modeling_llama, modeling_modernbert_decoder):
         if type(model).__module__ == module.__name__:
             module.apply_rotary_pos_emb = attention.fast_apply_rotary_pos_emb
+    if type(model).__module__ == modeling_llama.__name__:
+        use_fast_rms_norm()

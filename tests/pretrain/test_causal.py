@@ -11,6 +11,7 @@ from helpers import error_lines, pretrain_args
 from tiny_architectures import tiny_model, write_encoder
 from tiny_models import VOCAB_SIZE, InMemoryShards, make_batch, tiny_encoder
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from data.tokens.shards import Shards
 from engine.config.loader import load_config
@@ -20,8 +21,10 @@ from pretrain.__main__ import main
 from pretrain.config import Pretrain
 from pretrain.model.build import encoder_from_pretrained, prepare_encoder
 from pretrain.model.encoder import Encoder
+from pretrain.model.rms_norm import RMSNormFunction, fast_rms_norm, original_rms_norm
 from pretrain.objective import HeldOut
 from pretrain.objectives import causal
+from pretrain.text_generation import continuing_decoder
 
 PACKINGS = {
     **dict.fromkeys(("bert", "modernbert", "llama", "gpt2", "gpt_neox", "qwen3", "roberta"), "mask"),
@@ -61,6 +64,21 @@ def test_loss_and_gradient_equal_those_of_each_text_alone(architecture):
             assert torch.allclose(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5), name
 
 
+def test_the_fast_norm_equals_that_of_transformers():
+    random = torch.Generator().manual_seed(0)
+    states = (3 * torch.randn(4, 9, 16, generator=random)).double().requires_grad_()
+    weight = torch.randn(16, generator=random).double().requires_grad_()
+    inputs = states.flatten(0, 1), weight
+    assert torch.autograd.gradcheck(lambda *each: RMSNormFunction.apply(*each, 1e-6), inputs)
+    norm = LlamaRMSNorm(16)
+    norm.weight.data = weight.detach().float()
+    for shape in ((4, 9, 16), (36, 16)):
+        hidden = states.detach().float().view(shape)
+        assert torch.allclose(fast_rms_norm(norm, hidden), original_rms_norm(norm, hidden), atol=1e-6)
+        half = hidden.bfloat16()
+        assert torch.equal(fast_rms_norm(norm, half), original_rms_norm(norm, half))
+
+
 def test_perplexity_is_that_of_each_text_alone(cpu_accelerator, capsys):
     encoder, shards = causal_encoder("llama"), InMemoryShards(20)
     objective, losses = causal.Objective(causal.Config(), encoder.eval()), []
@@ -91,6 +109,12 @@ def test_an_encoder_is_loaded_as_the_decoder_with_its_weights(tmp_path):
         masks = {"full_attention": mask, "sliding_attention": near}
         expected = encoder.model(input_ids=ids, attention_mask=masks).logits
         assert torch.allclose(loaded.model.eval()(input_ids=ids).logits, expected, atol=1e-5)
+
+
+def test_a_continued_text_has_a_space_before_its_next_word():
+    decoder = continuing_decoder("##")
+    assert decoder.decode(["is", "un", "##believ", "##able", ",", "not", "#"]) == " is unbelievable, not #"
+    assert decoder.decode(["##s", "!"]) == "s!"
 
 
 def train(workspace, sentiment_files, *words: str) -> Shards:
@@ -147,6 +171,18 @@ def test_a_decoder_with_one_special_token_is_trained(workspace, sentiment_files)
     train(workspace, sentiment_files, "init=gpt2")
     record = json.loads((workspace / "out/runs/r/encoder/record.json").read_text())
     assert record["config"]["init_fraction"] == 0 and record["pooling"] == "mean"
+
+
+def test_fine_tuning_an_encoder_reads_in_both_directions(tmp_path):
+    from data.tasks.problem_types import load_problem_type
+    from finetune.model.text_network import build_text_network
+
+    folder = write_encoder("bert", tmp_path, is_decoder=True)
+    problem_type = load_problem_type("single_label_classification")
+    model = build_text_network(folder, problem_type, "mean", ["a", "b"], 0.0).model.eval()
+    with torch.no_grad():
+        one, other = (model(input_ids=torch.tensor([[0, 7, 8, last, 2]])).logits for last in (9, 30))
+    assert not model.config.is_decoder and not torch.allclose(one, other, atol=1e-4)
 
 
 @pytest.mark.parametrize(

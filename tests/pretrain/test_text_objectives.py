@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import pretrain_args
+from helpers import ROOT, pretrain_args
 from safetensors.torch import load_file
 from tiny_models import make_batch, text_dataset, tiny_encoder, tiny_static_encoder
 
@@ -40,6 +41,16 @@ def test_the_gradient_is_the_same_however_a_batch_is_cut(name):
         assert all((results[0][key] - other[key]).abs().max() < 1e-5 * largest for key in other)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working folder for all runs of this file, which share tokenizer and shards."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "out").mkdir()
+    (folder / "out/cache").symlink_to(ROOT / "out/cache")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
 def run(sentiment_files, name: str, run_name: str, *more: str) -> None:
     """Pretrain in this process."""
     words = [*pretrain_args(sentiment_files), *OBJECTIVES[name], f"objective.name={name}", f"run={run_name}", *more]
@@ -48,8 +59,9 @@ def run(sentiment_files, name: str, run_name: str, *more: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_resumed_run_is_bit_identical(workspace, sentiment_files, monkeypatch, name):
-    run(sentiment_files, name, "whole")
+def test_a_resumed_run_is_bit_identical(folder, sentiment_files, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    run(sentiment_files, name, f"{name}-whole")
     lr_at = trainer.lr_at
 
     def fail_at_step(step, *args):
@@ -60,15 +72,14 @@ def test_a_resumed_run_is_bit_identical(workspace, sentiment_files, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "lr_at", fail_at_step)
         with pytest.raises(InterruptedError):
-            run(sentiment_files, name, "cut")
-    run(sentiment_files, name, "cut")
-    folders = [workspace / "out/runs" / run_name for run_name in ("whole", "cut")]
+            run(sentiment_files, name, f"{name}-cut")
+    run(sentiment_files, name, f"{name}-cut")
+    folders = [folder / f"out/runs/{name}-{kind}" for kind in ("whole", "cut")]
     for file in (f"step-{STEPS:06}/model.safetensors", f"step-{STEPS:06}/optimizer.safetensors"):
         whole, cut = (load_file(folder / file) for folder in folders)
         assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
     logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in folders]
     times = dict.fromkeys(("tokens_per_second", "seconds", "checkpoint_seconds"))
     assert [entry | times for entry in logs[0]] == [entry | times for entry in logs[1]]
-    assert (folders[0] / "encoder/model.safetensors").read_bytes() == (
-        folders[1] / "encoder/model.safetensors"
-    ).read_bytes()
+    weights = [(each / "encoder/model.safetensors").read_bytes() for each in folders]
+    assert weights[0] == weights[1]
