@@ -42,10 +42,10 @@ class Map:
     report: dict = field(default_factory=dict)
 
     def list_odd(self, count: int) -> list[int]:
-        """List the oddest inputs, each text once."""
+        """List the oddest inputs, equal ones once."""
         found: dict[str, int] = {}
         for index in np.argsort(-self.oddness, kind="stable")[: 4 * count]:
-            found.setdefault(self.inputs.texts[index], int(index))
+            found.setdefault(self.inputs.keys[index], int(index))
         return list(found.values())[:count]
 
     def list_duplicates(self) -> list[np.ndarray]:

@@ -12,17 +12,20 @@ ROWS = 1_024
 MAX_LINKS = 16  # to near duplicates of an input; more add nothing to a group of thousands of equal texts
 
 
-def search_cells(vectors: np.ndarray, cells: np.ndarray, similarity: float) -> dict[str, np.ndarray]:
+def search_cells(
+    vectors: np.ndarray, cells: np.ndarray, similarity: float | None, copies: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Return the neighbors of each input among those of its cell.
 
     vectors: unit, (inputs, width); cells: int32 (inputs,). neighbors: int64 (inputs, NUM_NEIGHBORS), -1 for none;
     neighbor_distances: of these, float32; distance: to the ODD_NEIGHBOR-th, float32 (inputs,); duplicate_of: the first
-    input of a group of near duplicates, linked by pairs of at least `similarity`, int64 (inputs,), -1 for none.
+    input of a group of near duplicates, linked by `copies`, (2, pairs), and by pairs of at least `similarity`, int64
+    (inputs,), -1 for none.
     """
     count = len(vectors)
     neighbors = np.full((count, NUM_NEIGHBORS), -1, np.int64)
     neighbor_distances = np.full((count, NUM_NEIGHBORS), np.nan, np.float32)
-    distance, pairs = np.zeros(count, np.float32), []
+    distance, pairs = np.zeros(count, np.float32), [np.zeros((2, 0), np.int64) if copies is None else copies]
     for cell in np.unique(cells):
         members = np.flatnonzero(cells == cell)
         inside = vectors[members].astype(np.float32)
@@ -30,8 +33,9 @@ def search_cells(vectors: np.ndarray, cells: np.ndarray, similarity: float) -> d
             rows = np.arange(start, min(start + ROWS, len(members)))
             similarities = inside[rows] @ inside.T
             similarities[np.arange(len(rows)), rows] = -np.inf
-            left, right = find_links(similarities >= similarity)
-            pairs.append(np.stack([members[rows[left]], members[right]]))
+            if similarity is not None:
+                left, right = find_links(similarities >= similarity)
+                pairs.append(np.stack([members[rows[left]], members[right]]))
             largest = min(ODD_NEIGHBOR, len(members) - 1)
             if not largest:
                 continue

@@ -12,6 +12,7 @@ from data.tasks.answers import QUEUE_COLUMNS
 from engine.files import atomic_path, write_json, write_text
 from engine.html import render
 from explore.map import Map
+from explore.modalities import Modality
 from explore.page import render_page
 
 MAX_TYPICAL_CHARS = 300
@@ -22,16 +23,16 @@ def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     write_text(path, csv_lines([header, *rows], raw=False))
 
 
-def write_queue(path: Path, found: Map) -> None:
+def write_queue(path: Path, found: Map, modality: Modality) -> None:
     """Write the inputs to label, in order. Its columns are `id`, that of the input, and QUEUE_COLUMNS."""
-    rows = []
+    rows, paths = [], modality.save_files([entry.index for entry in found.queue], path.parent / "images")
     for entry in found.queue:
         label, probability = found.suggestions.get(entry.index, ("", None))
         rounded = None if probability is None else round(probability, 4)
         cluster = int(found.clusters[entry.index])
-        text = found.inputs.texts[entry.index]
+        text = paths.get(entry.index, found.inputs.texts[entry.index])
         rows.append([entry.index, text, "", entry.role, entry.reason, cluster, label, rounded])
-    write_csv(path, ["id", found.inputs.column, *QUEUE_COLUMNS], rows)
+    write_csv(path, ["id", modality.column, *QUEUE_COLUMNS], rows)
 
 
 def write_clusters(path: Path, found: Map) -> None:
@@ -47,7 +48,7 @@ def write_clusters(path: Path, found: Map) -> None:
     write_csv(path, [*header, "typical_1", "typical_2", "typical_3"], rows)
 
 
-def write_map(path: Path, found: Map) -> None:
+def write_map(path: Path, found: Map, column: str) -> None:
     """Write a row for each input, with columns that embedding-atlas reads too (projection_x/y, neighbors)."""
     import pyarrow
     import pyarrow.parquet
@@ -59,7 +60,7 @@ def write_map(path: Path, found: Map) -> None:
     suggestions = [found.suggestions.get(index, ("", None)) for index in range(count)]
     columns = {
         "id": to_int64_array(np.arange(count)),
-        inputs.column: to_string_array([text.encode("utf-8", "replace").decode() for text in inputs.texts]),
+        column: to_string_array([text.encode("utf-8", "replace").decode() for text in inputs.texts]),
         "projection_x": pyarrow.array(found.positions[:, 0]),
         "projection_y": pyarrow.array(found.positions[:, 1]),
         "cluster": pyarrow.array(found.clusters),
@@ -79,12 +80,17 @@ def write_map(path: Path, found: Map) -> None:
         pyarrow.parquet.write_table(pyarrow.table(columns), temp, compression="zstd")
 
 
-def write_outputs(folder: Path, found: Map) -> None:
-    """Write all files; the report is the last."""
+def write_outputs(folder: Path, found: Map, modality: Modality, vectors: np.ndarray | None) -> None:
+    """Write all files; the report is the last. vectors: of all inputs, by the encoder, if it has read them."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_map(folder / "map.parquet", found)
+    write_map(folder / "map.parquet", found, modality.column)
     write_clusters(folder / "clusters.csv", found)
-    write_queue(folder / "queue.csv", found)
-    write_text(folder / "map.html", render_page(found))
+    write_queue(folder / "queue.csv", found, modality)
+    if vectors is not None:
+        with atomic_path(folder / "vectors.npy") as temp, open(temp, "wb") as file:
+            np.save(file, vectors)
+    else:
+        (folder / "vectors.npy").unlink(missing_ok=True)
+    write_text(folder / "map.html", render_page(found, modality))
     write_text(folder / "README.md", render("explore/readme.md.j2", found=found, report=found.report))
     write_json(folder / "report.json", found.report)

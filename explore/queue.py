@@ -34,8 +34,8 @@ class Unlabeled(NamedTuple):
 
 
 def split_unlabeled(inputs: Inputs, seed: int) -> Unlabeled:
-    """Return the unlabeled inputs, without those with the text of a labeled one."""
-    keys = [hash_text((text,)) for text in inputs.texts]
+    """Return the unlabeled inputs, without those equal to a labeled one."""
+    keys = [hash_text((key,)) for key in inputs.keys]
     seen = {key for key, label in zip(keys, inputs.labels, strict=True) if label}
     found = []
     for index, key in enumerate(keys):

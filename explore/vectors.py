@@ -1,4 +1,4 @@
-"""Vectors of texts: by the encoder or, of very many texts, by static vectors distilled from it.
+"""Vectors of inputs, and of texts: by the encoder or, of very many texts, by static vectors distilled from it.
 
 A static vector is that of a token alone, as the encoder reads it (Tulkens and van Dongen 2024: model2vec); the vector
 of a text is the mean over its tokens, in which frequent tokens count less (Arora et al. 2017). It takes a hundredth of
@@ -7,16 +7,17 @@ the time and keeps about half of what the encoder's vectors are worth for choosi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from data.encoders import hash_weights, read_pooling
+from data.encoders import hash_weights
+from data.modalities.text import MODALITY
 from data.tasks.splits import Example
 from data.tokens.dataset import tokenize_examples
 from engine.models import embed
@@ -43,32 +44,31 @@ class TextEncoder:
     def __init__(self, folder: Path, max_length: int):
         self.folder, self.max_length = folder, max_length
         self.key = [hash_weights(folder), max_length]
-        self.embedder: embed.Embedder | None = None
+        self.embedder: nn.Module | None = None
 
     def embed(self, texts: list[str], title: str | None = None) -> np.ndarray:
         """Return the unit vectors of texts, float32 (texts, width). title: of the progress bar, if there is one."""
         accelerator = make_accelerator("native")
         if self.embedder is None:
-            model = embed.load_model(self.folder).to(accelerator.device)
-            self.embedder = embed.Embedder(model, read_pooling(self.folder) or "mean")
+            self.embedder = MODALITY.load_embedder(self.folder).to(accelerator.device)
         examples = [Example((text,), "") for text in texts]
         dataset = tokenize_examples(examples, self.folder, self.max_length, str(self.folder), allow_empty=True)
         return to_unit(np.stack(embed.run_batches(self.embedder, dataset, accelerator, progress_title=title)))
 
 
-def embed_in_parts(texts: list[str], key: str, encoder: TextEncoder, steps: Steps) -> np.ndarray:
-    """Return the unit vectors of texts, float16 (texts, width), computed and stored part by part.
+def embed_in_parts(inputs: list, key: list, embed: Callable[[list, str], np.ndarray], steps: Steps) -> np.ndarray:
+    """Return the unit vectors of inputs, float16 (inputs, width), computed and stored part by part.
 
-    key: fingerprint of the texts.
+    key: what they depend on. embed: returns the unit vectors of some inputs; the title is of the progress bar.
     """
     parts = []
-    for start in range(0, len(texts), PART_INPUTS):
-        part = texts[start : start + PART_INPUTS]
-        title = f"encode {start + len(part):,} of {len(texts):,}"
+    for start in range(0, len(inputs), PART_INPUTS):
+        part = inputs[start : start + PART_INPUTS]
+        title = f"encode {start + len(part):,} of {len(inputs):,}"
         found = steps.get(
             "vectors",
-            [key, start, *encoder.key],
-            lambda part=part, title=title: {"vectors": encoder.embed(part, title).astype(np.float16)},
+            [key[0], start, *key[1:]],
+            lambda part=part, title=title: {"vectors": embed(part, title).astype(np.float16)},
         )
         parts.append(found["vectors"])
     return np.concatenate(parts)
@@ -102,7 +102,7 @@ class LoneTokens:
 def distill(folder: Path) -> np.ndarray:
     """Return the vector of every token that the encoder reads alone, float32 (tokens, width)."""
     accelerator = make_accelerator("native")
-    embedder = embed.Embedder(embed.load_model(folder).to(accelerator.device), read_pooling(folder) or "mean")
+    embedder = MODALITY.load_embedder(folder).to(accelerator.device)
     tokens = LoneTokens(load_tokenizer(folder))
     vectors = np.stack(embed.run_batches(embedder, tokens, accelerator, TOKEN_BATCH, "distill static vectors"))
     return (vectors - vectors.mean(0)).astype(np.float32)

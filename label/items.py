@@ -142,19 +142,18 @@ def list_sources(config: Label, task: Task | None, labels: Path) -> list[tuple[S
 
 def read_images(sources: list[tuple[Source, str | None]]) -> tuple[list[str], dict[str, Callable]]:
     """Return the paths of images, and the function that loads each. Raises DataError for images without a path."""
-    from data.images.sources import iter_images, resolve_path
+    from data.images.sources import iter_images
+    from data.images.task import locate_image
 
     loaders: dict[str, Callable] = {}
     for source, label in sources:
         for image in iter_images(source):
             if label and not is_empty(find_value(image.columns, label)):
                 continue
-            inside = image.columns.get("path")
-            path = str(Path(source.folder) / inside) if source.folder and inside else inside
-            if path and not source.folder:
-                path = resolve_path(image.location.partition(" (")[0], path)
-            if not path or not Path(path).is_file():
-                raise DataError(f"{display_name(source)}: only images in files of their own can be labeled")
+            is_file, path = locate_image(source, image.location, image.columns)
+            if not is_file:
+                hint = "make explore writes those that it lists as files"
+                raise DataError(f"{display_name(source)}: only images in files of their own can be labeled; {hint}")
             loaders[path] = image.load
     return list(loaders), loaders
 

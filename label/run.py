@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from data import modalities
 from data.cache import OUTPUT_DIR
 from data.shortcut import name_run
 from data.sources.source import display_name
-from data.tasks.task import Task, TaskFile, to_list
-from engine.config.loader import load_config, read_args
+from data.tasks.task import Task, to_list
 from engine.errors import ConfigError, list_siblings, suggest
 from engine.log import get_logger
 from label.config import Label
@@ -37,13 +37,7 @@ def find_task_file(name: str) -> Path:
 
 def load_task(path: Path) -> Task:
     """Return the task of a fine-tuning YAML. Raises ConfigError for labels that a key cannot give."""
-    schema = TaskFile
-    section = read_args([str(path)]).get("task")
-    if isinstance(section, dict) and section.get("modality") == "images":
-        from data.images.task import ImageTaskFile
-
-        schema = ImageTaskFile
-    task = load_config(schema, [str(path)]).task
+    task = modalities.load_task(path)
     if task.problem_type != "single_label_classification":
         raise ConfigError(f"task.problem_type: labeling gives one class to each text, not {task.problem_type}")
     return task

@@ -91,7 +91,7 @@ def test_the_same_command_writes_the_same_bytes(explored, tiny, monkeypatch):
     for path in (explored[0] / "out/explore/notes/steps").glob("layout-*"):
         path.unlink()
     main([f"text={explored[0]}/notes.txt", f"encoder={tiny}"])
-    assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 6
+    assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 7
 
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(explored, tiny, tmp_path):
@@ -192,7 +192,7 @@ def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([], "give texts, text=FILES or corpus=NAME, or a task, task=NAME"),
+        ([], "give texts, text=FILES or corpus=NAME, images, images=FILES, or a task, task=NAME"),
         (["corpus=reviewz"], "corpus: configs/corpus/reviewz.yaml does not exist (nearest: reviews)"),
         (["task=sentimant"], "task: configs/finetune/sentimant.yaml does not exist (nearest: sentiment)"),
         (["text=few.txt"], "3 texts are too few for a map: label them all, or give at least 10"),
