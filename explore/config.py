@@ -66,6 +66,8 @@ class Explore(Section):
     """Number of labels that look wrong to show again, at the head of the queue."""
     suggest: bool = True
     """Whether the queue has a suggested label, from the model, the labels or the names of the classes."""
+    baselines: bool = True
+    """Whether to measure the map of simpler vectors too, which shows what pretraining did to it."""
     seed: NonNegativeInt = 0
     """Seed of all that is drawn; also of which inputs are reserved for measuring, so keep it between rounds."""
 

@@ -7,6 +7,7 @@ import base64
 import numpy as np
 
 from engine.html import one_line, render
+from explore.baselines import tabulate
 from explore.map import Map
 from explore.modalities import Modality
 from explore.pictures import CELL_SIDE, Sheets, make_sheets, to_url
@@ -132,12 +133,14 @@ def render_page(found: Map, modality: Modality) -> str:
         "sentence": found.report["sentence"],
         "notes": found.report["notes"],
         "noun": noun,
+        "map_key": f"{found.name}:{found.report['key']}",
         "data": point_data(found, shown),
         "clusters": cluster_table(found, cells, noun),
         "queue": queue_table(found, cells, column),
         "odd": (["id", "oddness", column], odd),
         "duplicates": (["first id", noun, "some of them"], groups),
         "suspects": suspect_table(found, cells, column),
+        "baselines": tabulate(found.baselines),
     }
     page = render("explore/page.html.j2", **content, sheets=Sheets(0, []))
     if not cells.has_pictures:

@@ -23,6 +23,7 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
     duplicates = found.list_duplicates()
     report = {
         "name": found.name,
+        "key": found.inputs.fingerprint(),
         "inputs": len(found.inputs.texts),
         "labeled": sum(map(bool, found.inputs.labels)),
         "classes": classes,
@@ -39,6 +40,7 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
         "queue": dict(sorted(counts.items())),
         "suggested_by": found.suggested_by,
         "measured": found.measured._asdict() if found.measured else None,
+        "baselines": [each.to_json() for each in found.baselines],
         "groups": group_rows,
         "config": config.model_dump(mode="json"),
     }

@@ -21,6 +21,7 @@ from data.encoders import resolve_encoder
 from engine.files import read_json
 from engine.log import get_logger
 from explore import cluster, labels, layout, names, neighbors
+from explore.baselines import MapQuality, draw_sample, measure_baselines
 from explore.config import Explore
 from explore.inputs import list_classes, load_task, name_inputs
 from explore.labels import Suspect
@@ -143,6 +144,17 @@ class Exploration:
         }
         return found | {each.index: (self.classes[each.suggestion], each.suggestion_probability) for each in suspects}
 
+    def compare(self, encoded: np.ndarray, vectors: np.ndarray) -> list[MapQuality]:
+        """Return the quality of the map by the encoder's vectors and by simpler ones."""
+        if not self.config.baselines:
+            return []
+        logger.info("  baselines simpler vectors of the same inputs")
+        sample = draw_sample(encoded, self.inputs.labels, self.seed)
+        own = vectors[np.searchsorted(encoded, sample.indices)]
+        found = self.modality.list_baselines(sample.indices)
+        key = [self.key, *self.modality.encoder.key]
+        return measure_baselines(own, found, sample, self.inputs.labels, self.steps, key, self.seed)
+
     def run(self) -> Map:
         """Run all steps, write the files and return what was found."""
         unlabeled = split_unlabeled(self.inputs, self.seed)
@@ -174,6 +186,8 @@ class Exploration:
             self.suggest(encoded, probabilities, suspects),
             suggested_by,
             self.measure(encoded, probabilities),
+            unlabeled.is_reserved,
+            self.compare(encoded, read),
         )
         result.report = make_report(result, self.config, self.classes, self.modality)
         write_outputs(self.folder, result, self.modality, None if self.modality.is_static else vectors)

@@ -19,10 +19,12 @@ from transformers import PreTrainedTokenizerBase
 from data.encoders import hash_weights
 from data.modalities.text import MODALITY
 from data.tasks.splits import Example
+from data.tasks.tfidf import tfidf_vectorizer
 from data.tokens.dataset import tokenize_examples
 from engine.models import embed
 from engine.models.load import load_tokenizer
 from engine.training.distributed import make_accelerator
+from explore.choose import sample_indices
 from explore.steps import Steps
 
 PART_INPUTS = 4_096  # inputs of a file of vectors
@@ -30,6 +32,8 @@ STATIC_BLOCK = 20_000
 SMOOTHING = 1e-3  # tokens of this frequency count half
 MAX_STATIC_TOKENS = 256
 TOKEN_BATCH = 1_024
+SVD_DIMS, MAX_SVD_TEXTS = 100, 10_000
+SVD_STREAM = 2**36 + 11
 
 
 def to_unit(vectors: np.ndarray) -> np.ndarray:
@@ -39,10 +43,13 @@ def to_unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class TextEncoder:
-    """The encoder in a folder, loaded when the first text is embedded. Raises DataError if it cannot be."""
+    """The encoder in a folder, loaded when the first text is embedded. Raises DataError if it cannot be.
 
-    def __init__(self, folder: Path, max_length: int):
-        self.folder, self.max_length = folder, max_length
+    random_seed: of random weights instead of those in the folder.
+    """
+
+    def __init__(self, folder: Path, max_length: int, random_seed: int | None = None):
+        self.folder, self.max_length, self.random_seed = folder, max_length, random_seed
         self.key = [hash_weights(folder), max_length]
         self.embedder: nn.Module | None = None
 
@@ -50,7 +57,12 @@ class TextEncoder:
         """Return the unit vectors of texts, float32 (texts, width). title: of the progress bar, if there is one."""
         accelerator = make_accelerator("native")
         if self.embedder is None:
-            self.embedder = MODALITY.load_embedder(self.folder).to(accelerator.device)
+            if self.random_seed is None:
+                self.embedder = MODALITY.load_embedder(self.folder)
+            else:
+                torch.manual_seed(self.random_seed)
+                self.embedder = embed.Embedder(embed.load_model(self.folder, random_init=True))
+            self.embedder = self.embedder.to(accelerator.device)
         examples = [Example((text,), "") for text in texts]
         dataset = tokenize_examples(examples, self.folder, self.max_length, str(self.folder), allow_empty=True)
         return to_unit(np.stack(embed.run_batches(self.embedder, dataset, accelerator, progress_title=title)))
@@ -121,3 +133,20 @@ def embed_static(texts: list[str], token_vectors: np.ndarray, folder: Path) -> n
         counted = csr_matrix((np.ones(len(ids), np.float32), ids, starts), (len(lengths), len(weighted)))
         blocks.append(to_unit(counted @ weighted).astype(np.float16))
     return np.concatenate(blocks)
+
+
+def read_word_vectors(folder: Path) -> np.ndarray:
+    """Return the vector of every token at the input of an encoder, float32 (tokens, width)."""
+    weights = embed.load_model(folder).get_input_embeddings().weight.detach().float().numpy()
+    return weights - weights.mean(0)
+
+
+def fit_tfidf(texts: list[str], seed: int) -> Callable[[list[str]], np.ndarray]:
+    """Return a function from texts to TF-IDF reduced to SVD_DIMS (latent semantic analysis), unit, float32."""
+    from sklearn.decomposition import TruncatedSVD
+
+    fitted = [texts[index] for index in sample_indices(np.arange(len(texts)), MAX_SVD_TEXTS, seed, SVD_STREAM)]
+    vectorizer = tfidf_vectorizer(fitted, (1, 1))
+    matrix = vectorizer.fit_transform(fitted)
+    svd = TruncatedSVD(max(1, min(SVD_DIMS, matrix.shape[1] - 1)), random_state=seed).fit(matrix)
+    return lambda rows: to_unit(svd.transform(vectorizer.transform(rows)))

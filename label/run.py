@@ -14,7 +14,7 @@ from engine.errors import ConfigError, list_siblings, suggest
 from engine.log import get_logger
 from label.config import Label
 from label.export import EXTENSIONS, export_items
-from label.items import describe_order, queue_path, read_items
+from label.items import describe_order, map_folder, queue_path, read_items
 from label.nearest import Nearest, load_vectors
 from label.session import Session, modified_at
 from label.store import AnswerFile
@@ -101,7 +101,7 @@ def open_session(config: Label, task: Task | None, name: str) -> tuple[Session, 
     is_images = task is not None and task.modality == "images"
     store = AnswerFile(labels, "image" if is_images else "text")
     texts = list(dict.fromkeys([*(item.text for item in items), *store.answers]))
-    vectors = load_vectors(queue.parent if queue else None, [item.id for item in items])
+    vectors = load_vectors(map_folder(queue) if queue else None, [item.id for item in items])
     nearest = (
         None
         if is_images and vectors is None

@@ -34,8 +34,8 @@ ORDER = {
     "label": "config items store session nearest export server terminal run __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out detector artifacts semi_supervised train study __main__",
-    "explore": "config steps choose vectors image_encoder inputs labels queue cluster neighbors names modalities model"
-    " layout map pictures page output report run __main__",
+    "explore": "config steps choose vectors image_encoder inputs labels queue cluster neighbors baselines names"
+    " modalities model layout map pictures page output report run __main__",
     "predict": "config mixed_precision rows image_rows output predictions why pictures summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "headstart": "__main__",

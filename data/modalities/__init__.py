@@ -134,7 +134,7 @@ def load_task(path: Path) -> Task:
     """Return the task of a fine-tuning YAML by the schema of its modality. Raises ConfigError or DataError."""
     section = read_args([str(path)]).get("task")
     name = section.get("modality") if isinstance(section, dict) else None
-    known = name if name in list_plugins("data.modalities") else "text"  # whose schema names an unknown one
+    known = name if name in list_plugins("data.modalities") else "text"  # its schema names an unknown one
     return load_config(load_modality(known).task_file(), [str(path)]).task
 
 

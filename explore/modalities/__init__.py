@@ -22,6 +22,7 @@ from explore.inputs import Inputs, find_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from explore.baselines import Baseline
     from explore.queue import Unlabeled
     from explore.steps import Steps
 
@@ -96,6 +97,14 @@ class Modality:
     def name_clusters(self, clusters: np.ndarray, count: int, seed: int, kind: str) -> list[str]:
         """Return a name for each cluster. clusters: int32 (inputs,), -1 for none; kind: `cluster` or `group`."""
         return [f"{kind} {number}" for number in range(count)]
+
+    def list_baselines(self, indices: np.ndarray) -> list[Baseline]:
+        """List simpler vectors of inputs, to compare the encoder's with, and the weights that it was trained from."""
+        from data.encoders import initial_encoder
+
+        if (initial := initial_encoder(self.encoder.folder)) is None:
+            return []
+        return [("before pretraining", lambda: self.load_encoder(initial).embed(self.list_inputs(indices)))]
 
     def draw(self, index: int, side: int) -> Image | None:
         """Return the picture of an input, a square; None for one without."""

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from data.cache import read_manifest
+from data.images.baseline import BASELINE_SIZE
 from data.images.config import ImageSource, Pixels
 from data.images.task import ImageTask, locate_image, prepare_rows, read_rows
 from data.sources.source import display_name
 from engine.errors import DataError
 from engine.files import atomic_path
+from engine.log import warn_once
 from explore import modalities
 from explore.config import Explore
 from explore.inputs import Inputs
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from data.images.store import PixelShards
+    from explore.baselines import Baseline
     from explore.image_encoder import ImageEncoder
 
 MAX_SIZE = 128  # pixels, where neither the task nor the corpus has another size
@@ -77,6 +81,8 @@ class Modality(modalities.Modality):
         from data.images.store import PixelShards
 
         folder = prepare_rows(name, source, self.pixels)
+        for line in read_manifest(folder)["dropped"]:
+            warn_once(line)
         shards = PixelShards(folder, "rows")
         for key, index in shards.index.items():
             self.places.setdefault(key, (shards, index))
@@ -139,6 +145,17 @@ class Modality(modalities.Modality):
         shards, position = self.places[self.inputs.keys[index]]
         pixels = np.asarray(shards.pixels[position])
         return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+
+    def list_baselines(self, indices: np.ndarray) -> list[Baseline]:
+        """List the encoder before pretraining, and the pixels of small images."""
+        from data.images.baseline import shrink_images
+        from explore.vectors import to_unit
+
+        def embed() -> np.ndarray:
+            pixels = shrink_images(self.list_inputs(indices), BASELINE_SIZE)
+            return to_unit((pixels - pixels.mean(0)) / pixels.std(0).clip(1e-3))
+
+        return [*super().list_baselines(indices), (f"{BASELINE_SIZE} x {BASELINE_SIZE} pixels", embed)]
 
     def draw(self, index: int, side: int) -> Image:
         """Return an image, scaled."""

@@ -18,6 +18,7 @@ from explore import modalities
 from explore.config import Explore
 
 if TYPE_CHECKING:
+    from explore.baselines import Baseline
     from explore.queue import Unlabeled
     from explore.steps import Steps
     from explore.vectors import TextEncoder
@@ -121,6 +122,18 @@ class Modality(modalities.Modality):
             "static", [key, *encoder.key], lambda: {"vectors": embed_static(texts, tokens["vectors"], encoder.folder)}
         )
         return static["vectors"], encoded, vectors
+
+    def list_baselines(self, indices: np.ndarray) -> list[Baseline]:
+        """List the encoder before pretraining and with random weights, its word vectors alone, and TF-IDF."""
+        from explore.vectors import TextEncoder, embed_static, fit_tfidf, read_word_vectors
+
+        texts, folder, seed = self.list_inputs(indices), self.encoder.folder, self.config.seed
+        return [
+            *super().list_baselines(indices),
+            ("word vectors", lambda: embed_static(texts, read_word_vectors(folder), folder).astype(np.float32)),
+            ("TF-IDF + SVD", lambda: fit_tfidf(self.inputs.keys, seed)(texts)),
+            ("random weights", lambda: TextEncoder(folder, self.config.max_length, seed).embed(texts)),
+        ]
 
     def predict_from_names(self, encoded: np.ndarray, vectors: np.ndarray, classes: list[str]) -> np.ndarray | None:
         """Return class probabilities from the names or descriptions of the classes."""
