@@ -77,10 +77,11 @@ class BaselineSample(NamedTuple):
 
 
 def draw_sample(encoded: np.ndarray, labels: list[str], seed: int) -> BaselineSample:
-    """Return a random sample of the encoded inputs, and one of the labeled among them."""
+    """Return a random sample of the encoded inputs, and the labeled ones in it with others up to as many."""
     drawn = sample_indices(encoded, MAX_SAMPLE, seed, SAMPLE_STREAM)
     known = encoded[np.array([bool(labels[index]) for index in encoded], bool)]
-    labeled = sample_indices(known, MAX_SAMPLE, seed, LABELED_STREAM)
+    inside, others = np.intersect1d(known, drawn), np.setdiff1d(known, drawn)
+    labeled = np.concatenate([inside, sample_indices(others, MAX_SAMPLE - len(inside), seed, LABELED_STREAM)])
     indices = np.union1d(drawn, labeled)
     return BaselineSample(indices, np.searchsorted(indices, drawn), np.searchsorted(indices, labeled))
 

@@ -82,11 +82,15 @@ class Exploration:
         }
         logger.info("  neighbors near duplicates and odd ones")
         similarity = config.duplicate_similarity
-        found["search"] = self.run_step(
-            "search",
-            [similarity],
-            lambda: neighbors.search_cells(vectors, cells, similarity, self.modality.find_copies()),
-        )
+        is_indexed = neighbors.uses_index(len(vectors))
+
+        def search() -> dict[str, np.ndarray]:
+            copies = self.modality.find_copies()
+            if is_indexed:
+                return neighbors.search_index(vectors, similarity, copies)
+            return neighbors.search_cells(vectors, cells, similarity, copies)
+
+        found["search"] = self.run_step("search", [similarity, *["faiss"] * is_indexed], search)
         logger.info(f"  layout    {config.layout}")
         found["layout"] = self.run_step(
             "layout", [config.layout], lambda: {"positions": layout.make_layout(points, cells, config.layout, seed)}

@@ -171,7 +171,7 @@ class Modality(modalities.Modality):
         return hashes.find_copies(found, pixels).T
 
     def save_files(self, indices: Iterable[int], folder: Path) -> dict[int, str]:
-        """Write images of archives and tables as PNG files, whose pixels are the same; return their paths.
+        """Write images of archives and tables as PNG files with the same pixels; return their paths.
 
         The sources are read once more, and only these images decoded.
         """
