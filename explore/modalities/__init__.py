@@ -7,6 +7,7 @@ at the top level.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -95,8 +96,16 @@ class Modality:
         return np.zeros((2, 0), np.int64)
 
     def name_clusters(self, clusters: np.ndarray, count: int, seed: int, kind: str) -> list[str]:
-        """Return a name for each cluster. clusters: int32 (inputs,), -1 for none; kind: `cluster` or `group`."""
-        return [f"{kind} {number}" for number in range(count)]
+        """Return a name for each cluster, here its number and its most frequent label.
+
+        clusters: int32 (inputs,), -1 for none; kind: `cluster` or `group`.
+        """
+        labels: dict[int, Counter[str]] = {}
+        for number, label in zip(clusters.tolist(), self.inputs.labels, strict=True):
+            if label:
+                labels.setdefault(number, Counter())[label] += 1
+        most = {number: f": {found.most_common(1)[0][0]}" for number, found in labels.items()}
+        return [f"{kind} {number}{most.get(number, '')}" for number in range(count)]
 
     def list_baselines(self, indices: np.ndarray) -> list[Baseline]:
         """List simpler vectors of inputs, to compare the encoder's with, and the weights that it was trained from."""

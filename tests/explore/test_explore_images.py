@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from browser import Browser, load_page
 from helpers import error_lines
 from PIL import Image
 from tiny_images import draw_images, tiny_image_encoder
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from explore.__main__ import main
 from explore.pictures import make_sheets
@@ -125,8 +128,6 @@ def test_sheets_hold_all_pictures_in_order_and_shrink_to_fit():
 
     sheets = make_sheets(draw, np.arange(50), 10**6)
     assert (sheets.side, len(sheets.urls)) == (64, 1)
-    import base64
-
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheets.urls[0].partition(",")[2]))), float)
     for number in range(50):
         row, column = divmod(number, 32)
@@ -162,6 +163,49 @@ def test_images_of_an_archive_are_labeled_as_files_and_known_again(explored, enc
     again = read_csv("out/explore/colors/queue.csv")
     asked = {row["image"] for row in again if row["reason"] != "suspect"}
     assert asked == {row["image"] for row in queue[30:]}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    """Return the folder of a classifier of colors with random weights."""
+    folder = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    labels = {"id2label": dict(enumerate(COLORS)), "label2id": {name: index for index, name in enumerate(COLORS)}}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, **labels)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def test_the_next_round_asks_the_model(explored, encoder, classifier, monkeypatch):
+    monkeypatch.chdir(explored)
+    files = sorted(str(path) for path in Path("photos").rglob("[0-9]*.png"))
+    rows = [[path, Path(path).parent.name, "measure" if n % 4 == 0 else "train"] for n, path in enumerate(files[:44])]
+    with open("rated.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["image", "label", "role"], *rows])
+    task = {"name": "rated", "modality": "images", "role": "role", "label": "label", "pixels": {"size": 32}}
+    task |= {"train": {"files": "rated.csv"}, "unlabeled": {"folder": "photos"}}
+    Path("rated.yaml").write_text(json.dumps({"task": task}))
+    monkeypatch.setattr("explore.modalities.images.Modality.part_inputs", 20)
+    main(["task=rated.yaml", f"encoder={encoder}", f"model={classifier}", "num_suspects=0", "baselines=false"])
+    report = json.loads(Path("out/explore/rated/report.json").read_text())
+    queue = read_csv("out/explore/rated/queue.csv")
+    assert report["suggested_by"] == "model" and report["measured"]["rows"] == 11 and report["baselines"] == []
+    assert "uncertain" in {row["reason"] for row in queue} and {row["suggestion"] for row in queue} <= set(COLORS)
+    assert len(queue) == COUNT + 1 - 44
+    names = [row["name"] for row in read_csv("out/explore/rated/clusters.csv")]
+    assert {name.partition(": ")[2] for name in names} >= set(COLORS), "the most frequent label"
+
+
+def test_a_corpus_is_read_as_pretraining_reads_it(explored, encoder, monkeypatch):
+    monkeypatch.chdir(explored)
+    corpus = {"name": "tints", "sources": [{"folder": "photos"}], "held_out": 0.2}
+    Path("tints.yaml").write_text(json.dumps({"modality": "images", "corpus": corpus, "pixels": {"size": 32}}))
+    main(["corpus=tints.yaml", f"encoder={encoder}"])
+    report = json.loads(Path("out/explore/tints/report.json").read_text())
+    assert report["inputs"] == COUNT and report["duplicates"] == 0, "without the copy"
+    names = [each["name"] for each in report["baselines"]]
+    assert names == ["encoder", "16 x 16 pixels"]
 
 
 @pytest.mark.parametrize(
