@@ -9,6 +9,9 @@ METHOD ?=
 MODEL ?=
 FILE ?=
 INIT ?=
+OBJECTIVES ?=
+BUDGET ?= 300
+TASKS ?=
 RUN ?=
 TEXT ?=
 IMAGES ?=
@@ -24,10 +27,10 @@ given = $(filter command environment,$(firstword $(origin $(1))))
 # A configuration by its name, or by its path.
 yaml = $(if $(findstring /,$(2)),$(2),configs/$(1)/$(2).yaml)
 
-.PHONY: help data pretrain explore label finetune predict study evaluate export compare publish bench lint test test-all
+.PHONY: help data pretrain explore label finetune predict study compare-objectives evaluate export compare publish bench lint test test-all
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-26s %s\n", $$1, $$2}'
 
 data: .venv/ready  ## raw text or images to shards, with a report   [CORPUS=reviews] [INIT=minilm] [ARGS="corpus.deduplicate.near=false"]
 	@$(PYTHON) -m data configs/corpus/$(CORPUS).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
@@ -49,6 +52,9 @@ predict: .venv/ready  ## predict the labels of a file   MODEL=out/runs/sentiment
 
 study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+
+compare-objectives: .venv/ready  ## train objectives for the same CPU seconds, compare them with few labels   OBJECTIVES=mlm,contrastive [CORPUS=reviews] [BUDGET=300] [TASKS=sentiment] [INIT=none]
+	@$(PYTHON) -m compare corpus=$(CORPUS) $(if $(OBJECTIVES),objectives=[$(OBJECTIVES)]) budget=$(BUDGET) $(if $(TASKS),tasks=[$(TASKS)]) $(if $(INIT),init=$(INIT)) $(ARGS)
 
 evaluate: .venv/ready  ## score the frozen embeddings of an encoder against two baselines   [ENCODER=...] [ARGS="num_examples=[100]"]
 	@$(PYTHON) -m pretrain.evaluate $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)

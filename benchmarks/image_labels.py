@@ -4,57 +4,31 @@
     python benchmarks/image_labels.py fashion [seeds=5] [seconds=600] [objectives=contrastive,simsiam,mae]
 
 `solar` fine-tunes EfficientNet-Lite0 on solar cells, `make finetune TASK=solar`, with the same 600 test cells for every
-seed. `fashion` pretrains new networks on Fashion-MNIST (official split) for the same CPU seconds each, and
-compares them with random weights on 100 labels, paired by seed. Runs in out/runs are not repeated. Writes sections of
-benchmarks/RESULTS.md.
+seed. `fashion` pretrains new networks on Fashion-MNIST (official split) for the same CPU seconds each and compares them
+on 100 labels, by `make compare-objectives`. Finished runs are not repeated. Writes sections of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 
 import results
 
+from compare import report
+
 RUNS = results.ROOT / "out" / "runs"
-PROBE_STEPS = 30  # steps by which the speed of an objective is measured
-NETWORKS = {
-    "mae": ["model={architecture: vit, layers: 4, hidden_size: 128, patch_size: 4}"],
-    "dino": ["model={architecture: vit, layers: 4, hidden_size: 128, patch_size: 4}"],
-}
-FASHION = "/usr/share/datasets/fashion-mnist"
-FASHION_TASK = {
-    "name": "fashion-mnist",
-    "modality": "images",
-    "train": {
-        "idx": f"{FASHION}/train-images-idx3-ubyte.gz",
-        "idx_labels": f"{FASHION}/train-labels-idx1-ubyte.gz",
-        "license": "mit",
-    },
-    "test": {"idx": f"{FASHION}/t10k-images-idx3-ubyte.gz", "idx_labels": f"{FASHION}/t10k-labels-idx1-ubyte.gz"},
-    "pixels": {"size": 28, "channels": 1},
-}
-
-
-def run_command(module: str, args: list[str], run: str) -> float:
-    """Run a command unless its run is finished; return its CPU seconds, 0 if it was."""
-    finished = RUNS / run / ("metrics.json" if module == "finetune" else "encoder/config.json")
-    if finished.is_file():
-        return 0.0
-    start = os.times()
-    command = [sys.executable, "-m", module, *args, f"run={run}"]
-    subprocess.run(command, cwd=results.ROOT, check=True, stdout=subprocess.DEVNULL)
-    end = os.times()
-    return end.children_user + end.children_system - start.children_user - start.children_system
 
 
 def finetune(args: list[str], run: str) -> dict:
-    """Return metrics.json of a fine-tuning."""
-    run_command("finetune", args, run)
-    metrics = json.loads((RUNS / run / "metrics.json").read_text(encoding="utf-8"))
+    """Return metrics.json of a fine-tuning, which is run unless it is finished."""
+    path = RUNS / run / "metrics.json"
+    if not path.is_file():
+        command = [sys.executable, "-m", "finetune", *args, f"run={run}"]
+        subprocess.run(command, cwd=results.ROOT, check=True, stdout=subprocess.DEVNULL)
+    metrics = json.loads(path.read_text(encoding="utf-8"))
     print(run, {name: round(metrics["test"][name], 3) for name in metrics["report_metrics"]}, flush=True)
     return metrics
 
@@ -69,7 +43,7 @@ def measure_solar(seeds: int, labels: list[str]) -> None:
     lines = []
     for number in labels:
         runs = {seed: f"bench-solar-{number}-{seed}" for seed in range(seeds)}
-        args = ["configs/finetune/solar.yaml", f"task.num_examples={'null' if number == 'all' else number}"]
+        args = ["configs/finetune/solar.yaml", f"task.num_examples={number}"]
         args += ["baselines=false"]
         tests = [finetune([*args, f"seed={seed}"], run)["test"] for seed, run in runs.items()]
         metrics = {name: [test[name] for test in tests] for name in ("auroc", "f1_macro")}
@@ -81,44 +55,16 @@ def measure_solar(seeds: int, labels: list[str]) -> None:
     print(body)
 
 
-def pretrain(objective: str, seconds: float) -> tuple[list[str], float]:
-    """Pretrain a new network for so many CPU seconds; return the arguments of its encoder and the seconds it took."""
-    args = ["configs/pretrain/images-scratch.yaml", f"objective={{name: {objective}}}", *NETWORKS.get(objective, [])]
-    run = f"bench-fashion-{objective}-{seconds:.0f}"
-    record = RUNS / f"{run}.json"
-    if not record.is_file():
-        short = [run_command("pretrain", [*args, f"train.steps={steps}"], f"{run}-speed-{steps}") for steps in (5, 35)]
-        steps = max(20, int(seconds * PROBE_STEPS / (short[1] - short[0])))
-        spent = run_command("pretrain", [*args, f"train.steps={steps}"], run)
-        record.write_text(json.dumps({"steps": steps, "seconds": spent}), encoding="utf-8")
-    found = json.loads(record.read_text(encoding="utf-8"))
-    print(objective, found, flush=True)
-    return [f"encoder=out/runs/{run}/encoder"], found["seconds"]
-
-
 def measure_fashion(seeds: int, seconds: float, objectives: list[str]) -> None:
-    """Compare pretrained weights with random ones on 100 labels."""
-    lines = []
-    for objective in objectives:
-        encoder, spent = pretrain(objective, seconds)
-        for method in ("fewshot", "probe"):
-            args = ["configs/finetune/images.yaml", f"task={json.dumps(FASHION_TASK)}", "task.num_examples=100"]
-            args += [*encoder, f"method={method}"]
-            runs = [
-                finetune([*args, f"seed={seed}"], f"bench-fashion-{objective}-{method}-{seed}") for seed in range(seeds)
-            ]
-            values = {
-                "pretrained": [run["test"]["accuracy"] for run in runs],
-                "random": [run["baselines"]["without_pretraining"]["test"]["accuracy"] for run in runs],
-            }
-            gains = [100 * (one - other) for one, other in zip(values["pretrained"], values["random"], strict=True)]
-            gain = f"{statistics.mean(gains):+.1f} ± {results.half_interval(gains):.1f}"
-            lines.append([objective, f"{spent:.0f}", method, *map(describe, values.values()), gain])
-            print(lines[-1], flush=True)
-    header = ["objective", "CPU seconds", "method", "pretrained", "random weights", "gain in points"]
-    note = f"Accuracy on the 10,000 test images, 100 labels, {seeds} paired seeds (standard deviation; 95% interval)."
-    note += " `mae` has a ViT of four layers, the others a ResNet."
-    body = f"{note}\n\n{results.markdown_table(header, lines)}"
+    """Compare objectives on new networks with 100 labels."""
+    args = ["corpus=fashion-mnist", "init=none", f"objectives=[{','.join(objectives)}]", f"budget={seconds}"]
+    args += [f"seeds={seeds}", "shots=[10]", "name=bench-fashion"]
+    subprocess.run([sys.executable, "-m", "compare", *args], cwd=results.ROOT, check=True)
+    path = results.ROOT / "out" / "comparisons" / "bench-fashion" / "report.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    header, lines = report.flatten(report.HEADER, list(map(report.league_row, summary["rows"])))
+    note = f"`make compare-objectives`, 100 labels, {seeds} samples of labels, 10,000 test images: accuracy in %."
+    body = f"{note} {summary['sentence']}\n\n{results.markdown_table(header, lines)}"
     print(body)
     results.write_section("Fashion-MNIST from nothing", "python benchmarks/image_labels.py fashion", body)
 

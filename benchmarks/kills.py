@@ -1,10 +1,10 @@
 """Stop commands at random moments and compare their results with those of undisturbed ones.
 
     python benchmarks/kills.py [kills=100] [seed=0] [only=finetune,study]
-    python benchmarks/kills.py kills=20 only=simsiam-resnet,contrastive-convnextv2,mae-vit
+    python benchmarks/kills.py kills=20 signals=SIGKILL only=simsiam-resnet,contrastive-convnextv2,mae-vit
 
-Each command is started in a process of its own, receives SIGTERM, SIGINT or SIGKILL at a random moment, and is started
-again, until it ends by itself. All weights, metrics, logs and sample outputs must
+Each command is started in a process of its own, receives SIGTERM, SIGINT or SIGKILL (or `signals`) at a random moment,
+and is started again, until it ends by itself. All weights, metrics, logs and sample outputs must
 then be those of an undisturbed run, except for times. This repeats until every command was stopped `kills` times.
 Writes its section of benchmarks/RESULTS.md.
 """
@@ -37,7 +37,7 @@ from finetune.study.__main__ import main as study_main
 from pretrain.__main__ import main as pretrain_main
 
 FOLDER = results.ROOT / "out/benchmarks/kills"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+SIGNALS = "SIGTERM,SIGINT,SIGKILL"
 PRELOADED = (
     "finetune.train finetune.study.run finetune.model.adapters sklearn.linear_model scipy.stats matplotlib.figure"
     " pretrain.train pretrain.modalities.images pretrain.model.image_encoder pretrain.image_gallery"
@@ -183,8 +183,8 @@ def drop_times(content: object) -> object:
     return [drop_times(value) for value in content] if isinstance(content, list) else content
 
 
-def stop_repeatedly(name: str, kills: int, rng: random.Random) -> dict:
-    """Stop a command `kills` times; return counts of signals and finished runs, and the files that differ."""
+def stop_repeatedly(name: str, kills: int, signals: list[signal.Signals], rng: random.Random) -> dict:
+    """Stop a command `kills` times by one of the signals; return counts of stops and runs, and files that differ."""
     whole, cut = FOLDER / name / "whole", FOLDER / name / "cut"
     shutil.rmtree(FOLDER / name, ignore_errors=True)
     for folder in (whole, cut):
@@ -202,7 +202,7 @@ def stop_repeatedly(name: str, kills: int, rng: random.Random) -> dict:
             child = start(name, cut)
             code = wait(child, rng.uniform(0, KILL_FRACTION * duration))
             if code is None:
-                number = rng.choice(SIGNALS)
+                number = rng.choice(signals)
                 os.kill(child, number)
                 code = wait(child, 120)
                 counts[number.name] += 1
@@ -220,14 +220,14 @@ def stop_repeatedly(name: str, kills: int, rng: random.Random) -> dict:
 
 def main(args: list[str]) -> None:
     """Run the benchmark; exit code 1 if a result differs."""
-    options, _ = results.parse_options(args, kills="100", seed="0", only=",".join(COMMANDS))
+    options, _ = results.parse_options(args, kills="100", seed="0", only=",".join(COMMANDS), signals=SIGNALS)
     for module in PRELOADED.split():
         importlib.import_module(module)
     torch.set_num_threads(1)  # before forking; threads do not survive it
     verify.run_load_check = lambda arguments: load_check.check(*arguments)
-    lines, failed = [], False
+    lines, failed, signals = [], False, [signal.Signals[name] for name in options["signals"].split(",")]
     for name in options["only"].split(","):
-        result = stop_repeatedly(name, int(options["kills"]), random.Random(f"{options['seed']} {name}"))
+        result = stop_repeatedly(name, int(options["kills"]), signals, random.Random(f"{options['seed']} {name}"))
         stops = ", ".join(f"{count} {number}" for number, count in sorted(result["counts"].items()))
         different = ", ".join(sorted(result["different"])) or "none"
         lines.append([name, f"{result['duration']:.1f}", stops, str(result["runs"]), str(result["files"]), different])

@@ -1,4 +1,4 @@
-"""The reference recipe: transformers' `run_mlm` example on the same network, text and machine as ours.
+"""The reference recipe: transformers' `run_mlm` example, or `run_clm`, on the same network, text and machine as ours.
 
 HF `Trainer`, `DataCollatorForLanguageModeling` (15% masked, 80/10/10), `group_texts` (documents concatenated and split
 into blocks of one length, with attention across documents), fused AdamW, linear decay. Options are its own flags.
@@ -33,8 +33,11 @@ def prepare(dataset, tokenizer, max_length: int):
     return tokens.map(group_texts, batched=True, num_proc=os.cpu_count())
 
 
-def train(model, train_dataset, tokenizer, after_step: Callable[[int], bool], **flags) -> None:
-    """Train with `Trainer`, without its output, for `max_steps` or until `after_step(step)` returns True."""
+def train(model, train_dataset, tokenizer, after_step: Callable[[int], bool], is_causal: bool = False, **flags) -> None:
+    """Train with `Trainer`, without its output, for `max_steps` or until `after_step(step)` returns True.
+
+    is_causal: as run_clm does, which predicts the next tokens of the same blocks.
+    """
     import torch
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
@@ -49,7 +52,7 @@ def train(model, train_dataset, tokenizer, after_step: Callable[[int], bool], **
             TrainingArguments(folder, use_cpu=not torch.cuda.is_available(), **silent, **flags),
             train_dataset=train_dataset,
             callbacks=[StepCallback()],
-            data_collator=DataCollatorForLanguageModeling(tokenizer),
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=not is_causal),
         ).train()
 
 
@@ -63,14 +66,18 @@ def load_documents(folder: Path, max_documents: int | None = None):
 
 
 def to_transformers(model):
-    """Return a copy of the model with transformers' own attention and rotary embedding, and its configured dropout."""
-    from transformers import AutoModelForMaskedLM
+    """Return a copy of the model with transformers' own operations and its configured dropout."""
+    from transformers.models.llama import modeling_llama
     from transformers.models.modernbert import modeling_modernbert
+    from transformers.models.modernbert_decoder import modeling_modernbert_decoder
 
     from engine.kernels import attention
+    from pretrain.model.rms_norm import original_rms_norm
 
-    modeling_modernbert.apply_rotary_pos_emb = attention.original_apply_rotary_pos_emb
+    modeling_llama.LlamaRMSNorm.forward = original_rms_norm
+    for module in (modeling_llama, modeling_modernbert, modeling_modernbert_decoder):
+        module.apply_rotary_pos_emb = attention.original_apply_rotary_pos_emb
     model.config._attn_implementation = "sdpa"
-    copy = AutoModelForMaskedLM.from_config(model.config)
+    copy = type(model)._from_config(model.config)
     copy.load_state_dict(model.state_dict())
     return copy

@@ -10,8 +10,12 @@ of 8 rows per step and with ours. Utilization is relative to the rate at which t
 of 4,096, measured between the turns in the contender's precision, and counts only the products that a step needs: ours
 projects masked tokens only onto the vocabulary and computes its last layer for them alone, run_mlm does so for all
 tokens. Other contenders by name: `ours compile as run_mlm, 64 rows`, and on a GPU `ours undivided as run_mlm, 64
-rows`, with one document per row. Writes its section of benchmarks/RESULTS.md. `python benchmarks/pretraining.py images`
-is benchmarks/image_pretraining.py.
+rows`, with one document per row. Writes its section of benchmarks/RESULTS.md.
+
+    python benchmarks/pretraining.py causal [sizes=causal,causal-minilm] ...     # next tokens, compared with run_clm
+    python benchmarks/pretraining.py images ...                                  # benchmarks/image_pretraining.py
+
+Of next tokens all are projected onto the vocabulary, and a line has the loss per token of the same weights by both.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ BASE_ARGS = ["configs/pretrain/base.yaml", "train.micro_batch_size=none"]
 SIZES = {
     "minilm": ["configs/pretrain/mlm.yaml"],
     "scratch": ["configs/pretrain/scratch.yaml"],
+    "causal": ["configs/pretrain/causal.yaml"],
+    "causal-minilm": ["configs/pretrain/mlm.yaml", "objective={name: causal}"],
     **{
         f"base-{length}": [*BASE_ARGS, f"max_length={length}", f"train.batch_size={32_768 // length}"]
         for length in (128, 512, 8192)
@@ -35,6 +41,7 @@ SIZES = {
 }
 FASTEST_PEER = "run_mlm bf16 compile"
 MATCHED_BATCH_SIZES = {"minilm": 16, "scratch": 64}  # rows per step of ours configured like run_mlm
+LOSS_ROWS = 4  # that both compute the loss of
 
 
 def flops_per_token(model, vocabulary_fraction: float, attended_tokens: float, sparse_modules=()) -> float:
@@ -70,14 +77,15 @@ def run_headstart(args: list[str], transform_batch: Callable = lambda batch: bat
         # A mask multiplies each token with its whole row; on a GPU only with its own document.
         sizes = batch.inputs["cu_seqlens"].diff().double()
         attended = (sizes @ sizes / sizes.sum()).item() if on_gpu else config.max_length
-        return flops_per_token(module.encoder.model, config.objective.mask_rate, attended, module.encoder.sparse_ffn)
+        encoder, predicted = module.encoder, getattr(config.objective, "mask_rate", 1.0)
+        return flops_per_token(encoder.model, predicted, attended, encoder.sparse_ffn)
 
     fixed = ["head_only_fraction=0", "short_sequence_fraction=0"]
     turns.run_contender([*args, *fixed], lambda batch: batch.num_tokens, compute_flops, transform_batch)
 
 
 def run_peer_worker(name: str, args: list[str]) -> None:
-    """Run run_mlm's recipe as a contender, with the same documents, tokenizer and network."""
+    """Run run_mlm's recipe, or run_clm's, as a contender, with the same documents, tokenizer and network."""
     import peer
     import torch
     from transformers import AutoTokenizer
@@ -96,11 +104,45 @@ def run_peer_worker(name: str, args: list[str]) -> None:
     dataset = peer.prepare(peer.load_documents(build_corpus(config.corpus), 4_000), tokenizer, max_length)
     torch.manual_seed(0)
     model = peer.to_transformers(build_encoder(config, init, Shards(shards, "train")).model)
-    flags, _, size = name.partition(", ")
+    flags, _, size = name.replace("run_clm", "run_mlm").partition(", ")
     batch_size = int(size.split()[0]) if size else peer.BATCH_SIZE
     turn_taker = turns.TurnTaker(flops_per_token(model, 1.0, max_length))
     flags = {"max_steps": 1_000_000, "per_device_train_batch_size": batch_size, **peer.FLAGS[flags]}
-    peer.train(model, dataset, tokenizer, lambda step: turn_taker.record_step(batch_size * max_length), **flags)
+    is_causal = name.startswith("run_clm")
+    count = batch_size * max_length
+    peer.train(model, dataset, tokenizer, lambda step: turn_taker.record_step(count), is_causal, **flags)
+
+
+def compare_losses(args: list[str]) -> str:
+    """Return a sentence with the loss per token of the initial network by our objective and by transformers."""
+    import peer
+    import torch
+    from torch.nn import functional as F
+
+    from data.prepare import prepare
+    from data.tokens.shards import Shards
+    from engine.config.loader import load_config
+    from pretrain.config import Pretrain
+    from pretrain.model.build import build_encoder
+    from pretrain.objectives import causal
+
+    config = load_config(Pretrain, args)
+    init, _, folder = prepare(config.corpus, config.tokenizer, config.init, config.max_length, config.model.positions)
+    shards = Shards(folder, "train")
+    objective = causal.Objective(config.objective, build_encoder(config, init, shards)).eval()
+    inputs = causal.Dataset(config.objective, shards).collate(list(range(LOSS_ROWS)), []).inputs
+    with torch.no_grad():
+        output = objective(**inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = objective(**inputs)
+        model, losses = peer.to_transformers(objective.encoder.model).eval(), []
+        for ids, documents in zip(inputs["input_ids"], inputs["document_ids"], strict=True):
+            for number in range(int(documents.max()) + 1):
+                text = ids[documents == number][None]
+                losses += F.cross_entropy(model(input_ids=text).logits[0, :-1], text[0, 1:], reduction="none")
+    ours, ours_half = output.loss / output.count, half.loss / half.count
+    theirs = torch.stack(losses).mean()
+    return f"Loss per token: ours {ours:.5f}, in bf16 {ours_half:.5f}; transformers {theirs:.5f}, in float32."
 
 
 def table_rows(size: str, contenders: list[str], measurements: dict) -> list[list[str]]:
@@ -109,7 +151,7 @@ def table_rows(size: str, contenders: list[str], measurements: dict) -> list[lis
     for name in contenders:
         report = measurements[name]
         rate = statistics.median(report["rates"])
-        precision = "float32" if name.partition(",")[0] == "run_mlm" else "bfloat16"
+        precision = "float32" if name.partition(",")[0] in ("run_mlm", "run_clm") else "bfloat16"
         utilization = f"{rate * report['flops_per_item'] / statistics.median(measurements[precision]):.0%}"
         peak = f"{report['peak_bytes'] / 1e6:,.0f}"
         rows.append([size, name, *turns.summarize_rates(report["rates"]), f"{first / rate:.2f}", utilization, peak])
@@ -120,8 +162,10 @@ def run_worker(name: str, args: list[str]) -> None:
     """Run the contender of this name."""
     if not name.startswith("ours"):
         return run_peer_worker(name, args)
-    kind, _, rows = name.removesuffix(" rows").partition(" as run_mlm, ")
-    like_peer = ["train.optimizer=adamw", "objective.mask_rate=0.15", f"train.batch_size={rows}"] if rows else []
+    kind, _, rows = name.removesuffix(" rows").replace("run_clm", "run_mlm").partition(" as run_mlm, ")
+    like_peer = ["train.optimizer=adamw", f"train.batch_size={rows}"] if rows else []
+    if rows and "run_mlm" in name:
+        like_peer.append("objective.mask_rate=0.15")
     compiled = ["train.compile=true"] if kind == "ours compile" else []
     run_headstart([*args, *like_peer, *compiled], *([merge_documents] if kind == "ours undivided" else []))
 
@@ -138,22 +182,27 @@ def main(args: list[str]) -> None:
     from engine.config.loader import load_config
     from pretrain.config import Pretrain
 
-    on_gpu, rows = torch.cuda.is_available(), []
+    on_gpu, rows, notes = torch.cuda.is_available(), [], []
+    is_causal, command = args[:1] == ["causal"], " ".join(["python benchmarks/pretraining.py", *args])
+    args, recipe = (args[1:], "run_clm") if is_causal else (args, "run_mlm")
     sizes = "base-128,base-512,base-8192" if on_gpu else "minilm,scratch"
+    sizes = "causal,causal-minilm" if is_causal else sizes
     options, rest = results.parse_options(args, sizes=sizes, rounds="3", seconds="5", contenders=None)
     for size in options["sizes"].split(","):
         pretrain_args = [*SIZES[size], *rest]
         batch_size = MATCHED_BATCH_SIZES.get(size) or load_config(Pretrain, pretrain_args).train.batch_size
         names = [f"ours as run_mlm, {batch_size} rows", "ours", *peer.FLAGS, f"{FASTEST_PEER}, {batch_size} rows"]
+        names = [name.replace("run_mlm", recipe) for name in names]
         if options["contenders"]:
             names = options["contenders"].split(";")
         rounds, seconds = int(options["rounds"]), float(options["seconds"])
         rows += table_rows(size, names, turns.compare_contenders(__file__, names, rounds, seconds, pretrain_args))
+        if is_causal:
+            notes.append(f"{size}: {compare_losses(pretrain_args)}")
         print("\n".join("  ".join(f"{cell:>12}" for cell in row) for row in rows[-len(names) :]), flush=True)
     header = ["size", "", "tokens/s", "range", "speedup of the first row", "utilization", "peak MB"]
-    title = f"Speed of pretraining, on a {'GPU' if on_gpu else 'CPU'}"
-    command = " ".join(["python benchmarks/pretraining.py", *args])
-    results.write_section(title, command, results.markdown_table(header, rows))
+    title = f"Speed of {'next-token prediction' if is_causal else 'pretraining'}, on a {'GPU' if on_gpu else 'CPU'}"
+    results.write_section(title, command, "\n\n".join([results.markdown_table(header, rows), *notes]))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ POOLING_KEYS = {
     "lasttoken": "pooling_mode_lasttoken",
 }
 """Poolings that can be computed here, and their keys in sentence-transformers' older format."""
+KEPT_MODULES = ("Transformer", "Pooling", "Normalize", "StaticEmbedding")
+"""Modules of sentence-transformers that are kept, or that the network itself replaces."""
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 
 
@@ -203,7 +205,7 @@ def list_modules(folder: Path) -> list[str]:
 
 def describe_lost_modules(folder: Path) -> str | None:
     """Describe, in a line, what of an encoder's sentence-transformers modules is not kept; None if all is."""
-    lost = [kind for kind in list_modules(folder) if kind not in ("Transformer", "Pooling", "Normalize")]
+    lost = [kind for kind in list_modules(folder) if kind not in KEPT_MODULES]
     if (folder / "1_Pooling" / "config.json").is_file() and read_pooling(folder) is None:
         lost.append("its pooling")
     return f"note: {folder}: not kept of its sentence-transformers modules: {', '.join(lost)}" if lost else None

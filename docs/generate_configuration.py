@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from compare.config import Compare as CompareObjectives
 from data.config import Prepare
 from engine.config.help import Keys, group_keys
 from engine.config.schema import Section
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[str, type[Section]]] = {
     "finetune images": ("finetune task.modality=images", Finetune.choose_schema({"task": IMAGES})),
     "predict": ("predict", Predict),
     "study": ("finetune.study", Study.choose_schema({})),
+    "compare-objectives": ("compare", CompareObjectives),
     "evaluate": ("pretrain.evaluate", Evaluate),
     "publish": ("publish", Publish),
     "export": ("publish.export", Export),

@@ -68,7 +68,7 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     if close:
         return f" (nearest: {close[0]})"
-    return f" (there are: {', '.join(choices)})" if 0 < len(choices) <= 12 else ""
+    return f" (there are: {', '.join(choices)})" if 0 < len(choices) <= 16 else ""
 
 
 def list_siblings(path: str | Path, pattern: str = "*") -> list[str]:

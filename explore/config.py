@@ -8,15 +8,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from data.sources.source import Source
-from engine.config.loader import read_args
+from engine.config.loader import locate_file, read_args
 from engine.config.schema import FileName, PluginName, Section, choose_plugin_schema
 
 CORPUS_FOLDER, TASK_FOLDER = Path("configs/corpus"), Path("configs/finetune")
-
-
-def locate(name: str, folder: Path) -> Path:
-    """Return the path of a YAML file given by its path or its name in a folder."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
 
 
 def find_modality(tree: dict) -> str:
@@ -24,7 +19,7 @@ def find_modality(tree: dict) -> str:
     if "modality" in tree:
         return str(tree["modality"])
     for key, folder in (("task", TASK_FOLDER), ("corpus", CORPUS_FOLDER)):
-        path = locate(str(tree.get(key)), folder)
+        path = locate_file(str(tree.get(key)), folder)
         if tree.get(key) and path.is_file():
             found = read_args([str(path)])
             found = found.get("task") if key == "task" else found

@@ -13,8 +13,9 @@ from data.sources.source import display_name, resolve_files
 from data.tasks.answers import Row, keep_last_answers
 from data.tasks.splits import join_texts, normalize
 from data.tasks.task import Task
-from engine.errors import ConfigError, list_siblings, suggest
-from explore.config import TASK_FOLDER, Explore, locate
+from engine.config.loader import find_file
+from engine.errors import ConfigError
+from explore.config import TASK_FOLDER, Explore
 
 
 @dataclass
@@ -63,15 +64,6 @@ class Inputs:
         for key in self.keys:
             digest.update(key.encode("utf-8", "replace") + b"\0")
         return digest.hexdigest()[:12]
-
-
-def find_file(name: str, folder: Path, key: str) -> Path:
-    """Return a YAML file given by its path or its name in a folder. Raises ConfigError with the nearest name."""
-    path = locate(name, folder)
-    if not path.is_file():
-        known = [Path(each).stem for each in list_siblings(folder / "x.yaml", "*.yaml")]
-        raise ConfigError(f"{key}: {path} does not exist{suggest(name, known)}")
-    return path
 
 
 def name_inputs(config: Explore, task: Task | None) -> str:

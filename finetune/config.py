@@ -128,6 +128,9 @@ class SelfTraining(Section):
 
     rounds: NonNegativeInt = 0
     """Number of times the model labels texts and is trained again; 0: no self-training."""
+    teacher: Literal["finetuned", "frozen"] = "finetuned"
+    """What labels the texts in the first round: the fine-tuned model, or a regression on the features of all layers of
+    the frozen encoder, which takes seconds; only for images."""
     max_texts: PositiveInt = 2000
     """Maximum number of unlabeled texts to label, from the training rows used without their label."""
     corpus: str | None = None

@@ -11,22 +11,23 @@ from engine.errors import ConfigError, suggest
 COMMANDS = {
     "data": ("data.__main__", "turn raw text into training data, with a report"),
     "pretrain": ("pretrain.__main__", "pretrain an encoder on unlabeled text"),
-    "explore": ("explore.__main__", "map unlabeled inputs, and list which to label first"),
+    "explore": ("explore.__main__", "map inputs, and list which to label first"),
     "label": ("label.__main__", "label texts or images by keys"),
     "finetune": ("finetune.__main__", "fine-tune an encoder on a task"),
     "predict": ("predict.__main__", "predict the labels of a file, or of single texts"),
     "study": ("finetune.study.__main__", "measure how many labels pretraining saves"),
+    "compare-objectives": ("compare.__main__", "compare objectives at equal compute"),
     "evaluate": ("pretrain.evaluate.__main__", "score the frozen embeddings of an encoder"),
-    "export": ("publish.export.__main__", "convert a model to ONNX and int8, and measure both"),
+    "export": ("publish.export.__main__", "convert a model to ONNX and int8; measure both"),
     "compare": ("publish.compare", "compare runs on one page"),
-    "publish": ("publish.__main__", "check a finished run and upload it to a model hub"),
+    "publish": ("publish.__main__", "check a finished run, upload it to a model hub"),
 }
 """Module and summary of each command, in the order in which they are used."""
 
 
 def list_commands() -> str:
     """Return the help: every command in one line."""
-    lines = [f"  headstart {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  headstart {name:<20}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join([*lines, "", "`headstart NAME --help` lists the keys of a command."])
 
 

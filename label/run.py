@@ -10,7 +10,8 @@ from data.cache import OUTPUT_DIR
 from data.shortcut import name_run
 from data.sources.source import display_name
 from data.tasks.task import Task, to_list
-from engine.errors import ConfigError, list_siblings, suggest
+from engine.config.loader import find_file
+from engine.errors import ConfigError
 from engine.log import get_logger
 from label.config import Label
 from label.export import EXTENSIONS, export_items
@@ -24,15 +25,6 @@ logger = get_logger(__name__)
 TASK_FOLDER, LABELS_FOLDER = Path("configs/finetune"), Path("labels")
 COLUMNS = {"text": "text", "label": "label", "role": "role"}
 """Keys of a task and the columns of labels.csv that they must name."""
-
-
-def find_task_file(name: str) -> Path:
-    """Return the YAML file of a task. Raises ConfigError with the nearest name."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else TASK_FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        known = [Path(each).stem for each in list_siblings(TASK_FOLDER / "x.yaml", "*.yaml")]
-        raise ConfigError(f"task: {path} does not exist{suggest(path.stem, known)}")
-    return path
 
 
 def load_task(path: Path) -> Task:
@@ -122,7 +114,7 @@ def open_session(config: Label, task: Task | None, name: str) -> tuple[Session, 
 
 def label(config: Label) -> None:
     """Run the command. Raises ConfigError or DataError for mistakes, before anything is asked."""
-    path = find_task_file(config.task) if config.task else None
+    path = find_file(config.task, TASK_FOLDER, "task") if config.task else None
     task = load_task(path) if path else None
     name = name_labels(config, task)
     if config.export:

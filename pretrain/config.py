@@ -17,8 +17,9 @@ DEFAULT_STEPS = 400
 class ModelConfig(Section):
     """The shape of a new model; with `init`, the shape is that of the existing encoder."""
 
-    architecture: Literal["modernbert", "bert"] = "modernbert"
-    """modernbert: rotary positions, GeGLU, pre-norm, local attention (Warner et al. 2024); bert: Devlin et al. 2019."""
+    architecture: Literal["modernbert", "bert", "llama"] = "modernbert"
+    """modernbert: rotary positions, GeGLU, pre-norm, local attention (Warner et al. 2024); bert: Devlin et al. 2019;
+    llama: Touvron et al. 2023, only for objective.name=causal, which takes all three."""
     layers: PositiveInt = 4
     """Number of transformer layers."""
     hidden_size: PositiveInt = 256
@@ -88,7 +89,7 @@ class Pretrain(Section):
     """Fraction of the steps, at the start, that train only the new parameters (the head), with init."""
     init_fraction: Fraction | None = None
     """Fraction of init's weights in the saved ones, an average with the trained ones that forgets less (Wortsman et al.
-    2022); none: 0.5 with init, 0 without."""
+    2022); none: 0.6 with init, 0 without and with objective.name=causal."""
     head_lr_scale: PositiveFloat = 10.0
     """Learning rate multiplier of the new parameters (the head), with init."""
     eval_rows: PositiveInt = 256
@@ -115,7 +116,10 @@ class Pretrain(Section):
             return values
         resolved, objective, train = dict(values), values.get("objective"), values.get("train")
         if values.get("init_fraction") in (None, "none"):
-            resolved["init_fraction"] = 0.0 if values.get("init") in (None, "none") else DEFAULT_INIT_FRACTION
+            is_new = values.get("init") in (None, "none")
+            # The mean of weights that read in both directions with some that read in one is neither.
+            is_causal = isinstance(objective, dict) and objective.get("name") == "causal"
+            resolved["init_fraction"] = 0.0 if is_new or is_causal else DEFAULT_INIT_FRACTION
         if isinstance(objective, dict) and objective and "name" not in objective:
             objective = resolved["objective"] = {"name": "mlm", **objective}
         is_named = isinstance(objective, dict) and objective.get("name", "auto") != "auto"

@@ -13,11 +13,14 @@ from pretrain.model.image_encoder import ImageEncoder, normalized
 NUM_OUTPUTS = 3
 
 
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Return uint8 pixels (images, size, size, channels) of images with values from 0 to 1."""
+    return (255 * images.permute(0, 2, 3, 1).float().cpu().numpy().clip(0, 1)).round().astype(np.uint8)
+
+
 def denormalized(encoder: ImageEncoder, images: Tensor) -> np.ndarray:
     """Return uint8 pixels (images, size, size, channels) of normalized images."""
-    mean, std = (np.array(values) for values in encoder.processor[1:])
-    values = images.permute(0, 2, 3, 1).float().cpu().numpy() * std + mean
-    return (255 * values.clip(0, 1)).round().astype(np.uint8)
+    return to_pixels(encoder.unstandardize(images.float()))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -40,3 +41,36 @@ class ImageViewDataset:
             "group_ids": np.repeat(np.array(indices, dtype=np.int64)[:, None], self.views, 1),
         }
         return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, len(indices))
+
+
+class WholeImageDataset(ImageViewDataset):
+    """One view of each picture, all of it, for objectives that make pictures; it is at most mirrored.
+
+    noise_dim: standard normal numbers of a row, drawn by its generator.
+    """
+
+    views: ClassVar[int] = 1
+
+    def __init__(self, shards: PixelShards, settings: Views, noise_dim: int = 0):
+        super().__init__(shards, whole_views(settings))
+        self.noise_dim = noise_dim
+
+    def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
+        """Make `pixels` and `view_params` of one view, and `noise`, float32 (rows, noise_dim), if there is any."""
+        inputs, num_images = super().collate(indices, generators)
+        del inputs["group_ids"]
+        if self.noise_dim:
+            inputs["noise"] = draw_noise(generators, self.noise_dim)
+        return MicroBatch(inputs, num_images)
+
+
+def whole_views(settings: Views) -> Views:
+    """Return settings of views that show all of a picture in its own colors, mirrored as in `settings`."""
+    return settings.model_copy(
+        update={"min_area": 1.0, "max_area": 1.0, "aspect_ratio": 1.0, "color_prob": 0.0, "gray_prob": 0.0}
+    )
+
+
+def draw_noise(generators: Sequence[np.random.Generator], *shape: int) -> torch.Tensor:
+    """Draw standard normal numbers of each row from its generator, float32 (rows, *shape)."""
+    return torch.from_numpy(np.stack([generator.standard_normal(shape, np.float32) for generator in generators]))

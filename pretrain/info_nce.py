@@ -81,10 +81,15 @@ def embedding_stats(embeddings: Tensor) -> dict[str, Tensor]:
     """
     first, second = F.normalize(embeddings[:STATS_PAIRS, :2].float(), dim=-1).unbind(1)
     distance = torch.pdist(first).square() if len(first) > 1 else first.new_zeros(1)
-    centered = first - first.mean(0)
-    gram = centered @ centered.T if len(first) < first.shape[1] else centered.T @ centered
     return {
         "alignment": (first - second).square().sum(-1).mean(),
         "uniformity": distance.mul(-2).exp().mean().log(),
-        "effective_rank": gram.trace().square() / gram.square().sum().clamp(min=1e-12),
+        "effective_rank": effective_rank(first),
     }
+
+
+def effective_rank(vectors: Tensor) -> Tensor:
+    """Return (sum of the eigenvalues of the covariance)^2 / sum of their squares, a scalar, of vectors (n, width)."""
+    centered = vectors - vectors.mean(0)
+    gram = centered @ centered.T if len(vectors) < vectors.shape[1] else centered.T @ centered
+    return gram.trace().square() / gram.square().sum().clamp(min=1e-12)

@@ -12,6 +12,8 @@ from torch import nn
 from data.images.shards import PixelShards
 from data.tokens.shards import Shards
 
+FIXED_SEED = 20_181_011
+"""Of the noise on held-out data, which is the same for every run."""
 Gallery = list[tuple[str, list[list[np.ndarray | str]]]]
 """Sections of the report: title, and rows of cells, each uint8 pixels (height, width, channels) or a text."""
 

@@ -90,7 +90,7 @@ def pretrain(config: Pretrain) -> None:
         return {**validator(encoder), **objective.evaluate(modality.held_out_data())}
 
     # A head that is not trained is neither evaluated nor saved.
-    with_head = objective.trains_mlm_head or not encoder.new_parameters
+    with_head = (objective.trains_mlm_head or not encoder.new_parameters) and not encoder.is_causal
     validator = modality.build_validator(with_head)
     artifacts = Artifacts(config, run, encoder, modality, with_head)
     optimizer = build_optimizer(config, objective, encoder, pretrained)

@@ -12,9 +12,9 @@ from engine.training.distributed import shard_list
 from engine.training.gradcache import all_gather_rows
 from pretrain.info_nce import embedding_stats
 from pretrain.model.encoder import Encoder
+from pretrain.objective import FIXED_SEED
 from pretrain.objectives import mlm
 
-FIXED_SEED = 20_181_011
 MAX_RETRIEVAL_TEXTS = 1_000
 MIN_HALF_TOKENS, MAX_HALF_TOKENS = 8, 32
 MIN_SHORT_HALF_TOKENS, MIN_LONG_FRACTION = 4, 0.5

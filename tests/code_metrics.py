@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("engine", "data", "pretrain", "finetune", "publish", "headstart")
+PACKAGES = ("engine", "data", "pretrain", "finetune", "publish", "compare", "headstart")
 TEMPLATES = ("*.j2", "*.md")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-PACKAGES = ("engine", "data", "pretrain", "explore", "label", "finetune", "predict", "publish", "headstart")
+PACKAGES = ("engine", "data", "pretrain", "explore", "label", "finetune", "predict", "publish", "compare", "headstart")
 MAY_IMPORT = {
     "engine": set(),
     "data": {"engine"},
@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "explore": {"engine", "data"},
     "predict": {"engine", "data"},
     "publish": {"engine", "data"},
-    "headstart": {"engine", "data", "pretrain", "explore", "label", "finetune", "predict", "publish"},
+    "compare": {"engine", "data", "pretrain", "finetune"},
+    "headstart": {"engine", "data", "pretrain", "explore", "label", "finetune", "predict", "publish", "compare"},
 }
 # The order of sub-packages and top-level modules inside a package: each imports only those before it.
 ORDER = {
@@ -28,8 +29,10 @@ ORDER = {
     " models",
     "data": "arrays csv_cells ngrams sampling cache sources tasks corpus images encoders tokens config contamination"
     " prepare reference_outputs modalities classifier shortcut __main__",
-    "pretrain": "masking config summary info_nce model views pairs image_views image_outputs objective evaluate"
-    " objectives validation image_validation image_probe image_gallery modalities comparison"
+    "pretrain": "masking config summary info_nce model views pairs skip_gram_loss next_tokens deleted_tokens"
+    " image_views image_outputs image_noise objective image_denoising reconstruction text_generation nearest_tokens"
+    " frechet generator translation evaluate objectives validation image_validation image_probe image_gallery"
+    " modalities comparison"
     " artifacts validate_config train __main__",
     "label": "config items store session nearest export server terminal run __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
@@ -38,6 +41,7 @@ ORDER = {
     " modalities model layout map pictures page output report run __main__",
     "predict": "config mixed_precision rows image_rows output predictions why pictures summary page run __main__",
     "publish": "config card report hub export compare __main__",
+    "compare": "config plan pretraining scores league report run __main__",
     "headstart": "__main__",
 }
 # All that the stages import of publishing: from records and logs to text.
@@ -56,6 +60,7 @@ LIGHT = (
     " predict.config predict.__main__ explore.config explore.modalities.text"
     " explore.modalities.images explore.__main__"
     " label.config label.__main__"
+    " compare.config compare.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"
 ).split()
 

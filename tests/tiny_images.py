@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -52,9 +53,29 @@ def image_dataset(file, encoder: ImageEncoder, config=None, shards=None, views: 
     from pretrain.image_views import ImageViewDataset
 
     shards, views = shards or InMemoryPixels(), views or Views()
-    if hasattr(file, "Dataset"):
-        return file.Dataset(config or file.Config(), shards, views, encoder)
+    if dataset := getattr(file, "Dataset", None) or getattr(file, "DATASETS", {}).get("images"):
+        return dataset(config or file.Config(), shards, views, encoder)
     return ImageViewDataset(shards, views)
+
+
+TINY_OPTIONS = {
+    "contrastive": {"projection_dim": 8},
+    "mae": {"decoder_dim": 32},
+    "dino": {"prototypes": 16},
+    "denoise": {"decoder_width": 4},
+    "vae": {"latent_dim": 6, "decoder_width": 4},
+    "gan": {"latent_dim": 6, "generator_width": 4, "evaluation_images": 0},
+    "cyclegan": {"other": {"folder": "other"}, "generator_width": 4, "generator_blocks": 1},
+}
+
+
+def make_objective(file, architecture: str = "vit", **options):
+    """Return (objective, its data set) of an objective's file, with the same weights at every call."""
+    name = file.__name__.rpartition(".")[2]
+    encoder, config = tiny_image_encoder(architecture), file.Config(**TINY_OPTIONS.get(name, {}) | options)
+    torch.manual_seed(1)
+    with patch("pretrain.objectives.cyclegan.read_images", lambda *args: InMemoryPixels(7)):
+        return file.Objective(config, encoder), image_dataset(file, encoder, config)
 
 
 def write_idx(path: Path, images: np.ndarray) -> Path:

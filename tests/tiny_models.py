@@ -13,7 +13,9 @@ from engine.training.step import MicroBatch
 from pretrain.config import ModelConfig
 from pretrain.model.build import encoder_from_config
 from pretrain.model.encoder import Encoder
+from pretrain.model.static_encoder import StaticEncoder
 from pretrain.objectives import mlm
+from pretrain.pairs import ViewDataset
 
 SPECIAL_IDS = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 VOCAB_SIZE, MAX_LENGTH = 90, 32
@@ -44,6 +46,9 @@ class InMemoryShards:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def token_counts(self) -> np.ndarray:
+        return np.bincount(self.tokens, minlength=self.vocab_size)
+
     def get_row(self, index: int):
         return self.rows[index]
 
@@ -52,18 +57,34 @@ def make_batch(dataset, indices: list[int], step: int = 0) -> MicroBatch:
     return dataset.collate(indices, [row_generator(0, step, index) for index in indices])
 
 
+def text_dataset(file, config, shards: InMemoryShards | None = None):
+    """Return the data set of an objective's file for texts."""
+    dataset = getattr(file, "Dataset", None) or getattr(file, "DATASETS", {}).get("text", ViewDataset)
+    return dataset(config, shards or InMemoryShards(), None)
+
+
 def collate_batch(config: mlm.Config, step: int = 0, shards: InMemoryShards | None = None) -> MicroBatch:
     return make_batch(mlm.Dataset(config, shards or InMemoryShards()), list(range(6)), step)
 
 
 def tiny_encoder(
-    architecture: str = "modernbert", dropout: float = 0.0, pooling: str | None = None, **overrides
+    architecture: str = "modernbert",
+    dropout: float = 0.0,
+    pooling: str | None = None,
+    is_causal: bool = False,
+    **overrides,
 ) -> Encoder:
     """An encoder for `InMemoryShards`, with the same weights at every call."""
     torch.manual_seed(0)
     shape = {"layers": 2, "hidden_size": 32, "attention_heads": 2, "intermediate_size": 32, "positions": MAX_LENGTH}
     model_config = ModelConfig(architecture=architecture, **{**shape, **overrides})
-    return encoder_from_config(model_config, SPECIAL_IDS, VOCAB_SIZE, MAX_LENGTH, dropout, pooling)
+    return encoder_from_config(model_config, SPECIAL_IDS, VOCAB_SIZE, MAX_LENGTH, dropout, pooling, is_causal)
+
+
+def tiny_static_encoder() -> StaticEncoder:
+    """Vectors for `InMemoryShards`, the same at every call."""
+    torch.manual_seed(0)
+    return StaticEncoder(InMemoryShards().token_counts(), 30, SPECIAL_IDS, MAX_LENGTH, 1e-2)
 
 
 SMALL = {

@@ -76,10 +76,10 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
     return values - values.mean()
 
 
-def is_copy(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether two images, from `shrink`, differ by little of their contrast."""
-    contrast = max(one.std() * other.std(), MIN_CONTRAST**2)
-    return bool(np.square(one - other).mean() <= MAX_DIFFERENCE**2 * contrast)
+def are_copies(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which images, from `shrink`, differ from the others by little of their contrast, bool (images,)."""
+    contrast = np.maximum(ones.std(-1) * others.std(-1), MIN_CONTRAST**2)
+    return np.square(ones - others).mean(-1) <= MAX_DIFFERENCE**2 * contrast
 
 
 def find_copies(
@@ -105,7 +105,7 @@ def find_copies(
         return shrunk[side, index]
 
     same = 0 if others is None else 1
-    keep = [is_copy(get(0, one), get(same, other)) for one, other in pairs.tolist()]
+    keep = [are_copies(get(0, one), get(same, other)) for one, other in pairs.tolist()]
     return pairs[np.array(keep, dtype=bool)]
 
 

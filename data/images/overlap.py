@@ -12,6 +12,7 @@ from data.images.task import ImageStore
 from data.tasks.splits import Example
 
 NONE, NEAR, EXACT = 0, 1, 2
+BLOCK_PAIRS = 2**18  # compared at once
 
 
 def match_images(store: ImageStore, examples: list[Example], others: list[Example]) -> np.ndarray:
@@ -37,19 +38,19 @@ def match_pixels(
     read: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Return matches as `match_images` does. keys, others, read: keys, hashes and function to pixels of the others."""
-    matches = np.zeros(len(examples), np.uint8)
-    if examples and len(others):
-        pairs = hashes.find_close(store.read_hashes(examples), others)
-        firsts, seconds = np.unique(pairs[:, 0]), np.unique(pairs[:, 1])
-        if len(pairs):
-            pixels = store.read_pixels([examples[index] for index in firsts]), read(seconds)
-            shrunk = [[hashes.shrink(each) for each in part] for part in pixels]
-            for first, second in zip(
-                np.searchsorted(firsts, pairs[:, 0]), np.searchsorted(seconds, pairs[:, 1]), strict=True
-            ):
-                if hashes.is_copy(shrunk[0][first], shrunk[1][second]):
-                    matches[firsts[first]] = NEAR
-    matches[[example.texts[0] in keys for example in examples]] = EXACT
+    matches = np.array([EXACT if example.texts[0] in keys else NONE for example in examples], np.uint8)
+    rest = np.flatnonzero(matches == NONE)
+    if not len(rest) or not len(others):
+        return matches
+    pairs = hashes.find_close(store.read_hashes([examples[index] for index in rest]), others)
+    if len(pairs):
+        (firsts, ones), (seconds, twos) = (np.unique(column, return_inverse=True) for column in pairs.T)
+        pixels = store.read_pixels([examples[index] for index in rest[firsts]]), read(seconds)
+        shrunk = [np.stack([hashes.shrink(each) for each in part]) for part in pixels]
+        for block in range(0, len(pairs), BLOCK_PAIRS):
+            ones_here, twos_here = ones[block : block + BLOCK_PAIRS], twos[block : block + BLOCK_PAIRS]
+            copies = ones_here[hashes.are_copies(shrunk[0][ones_here], shrunk[1][twos_here])]
+            matches[rest[firsts[copies]]] = NEAR
     return matches
 
 

@@ -27,6 +27,7 @@ from data.corpus.documents import estimate_characters, iter_documents, read_corp
 from data.tokens.encode import CachedTokenizer
 from data.tokens.packing import pack_rows, sentence_end_ids, split_documents
 from engine.errors import DataError, first_line
+from engine.files import read_json
 from engine.log import warn_once
 from engine.runs.progress import Progress
 
@@ -38,6 +39,7 @@ MIN_CUT_TOKENS = 128  # held out of a corpus of one document
 MIN_HELD_OUT_CHARS = 100_000  # expected held-out characters, below which the held-out split could be empty by chance
 SPECIAL_TOKEN_KEYS = {"pad": ["pad_token"], "cls": ["cls_token", "bos_token"], "sep": ["sep_token", "eos_token"]}
 SPECIAL_TOKEN_KEYS["mask"] = ["mask_token"]
+DECODER_TOKEN_KEYS = ["eos_token", "unk_token"]  # of a decoder, which has no masks, and often one special token only
 
 
 def hash_fraction(text: str) -> float:
@@ -183,24 +185,33 @@ def describe_units(corpus: Corpus) -> str:
 
 def find_special_ids(tokenizer_folder: Path, vocab: dict[str, int], encoder_folder: Path | None = None) -> dict:
     """Return the ids of the special tokens a row needs. Raises DataError when the tokenizer lacks one."""
-    tokens = {}
+    tokens, all_keys = {}, SPECIAL_TOKEN_KEYS
+    if encoder_folder and is_decoder_folder(encoder_folder):
+        all_keys = {name: [*keys, *DECODER_TOKEN_KEYS] for name, keys in SPECIAL_TOKEN_KEYS.items()}
     for path in (tokenizer_folder / "special_tokens_map.json", tokenizer_folder / "tokenizer_config.json"):
         if path.is_file():
             tokens |= json.loads(path.read_text(encoding="utf-8"))
-    if not all(any(map(tokens.get, keys)) for keys in SPECIAL_TOKEN_KEYS.values()):
+    if not all(any(map(tokens.get, keys)) for keys in all_keys.values()):
         # The special tokens may be those of the tokenizer class, which the encoder's config.json may name.
         from engine.models.load import load_tokenizer
 
         tokenizer = load_tokenizer(encoder_folder or tokenizer_folder)
-        tokens = {key: getattr(tokenizer, key, None) for keys in SPECIAL_TOKEN_KEYS.values() for key in keys}
+        tokens = {key: getattr(tokenizer, key, None) for keys in all_keys.values() for key in keys}
     special_ids: dict[str, int] = {}
-    for name, keys in SPECIAL_TOKEN_KEYS.items():
+    for name, keys in all_keys.items():
         token = next(filter(None, map(tokens.get, keys)), None)
         token = token["content"] if isinstance(token, dict) else token
         if token not in vocab:
             raise DataError(f"{tokenizer_folder}: the tokenizer has no {name} token, which pretraining needs")
         special_ids[name] = vocab[token]
     return special_ids
+
+
+def is_decoder_folder(folder: Path) -> bool:
+    """Return whether the network in a folder is a decoder."""
+    from engine.models.load import is_decoder
+
+    return is_decoder(read_json(folder / "config.json").get("model_type"))
 
 
 class Shards:

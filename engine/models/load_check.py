@@ -4,9 +4,9 @@
     prints {"max_difference": float, "missing_weights": [...]}
 
 AUTO_CLASS: the class of transformers that loads the folder. OUTPUT: what the sample holds of one input, its embedding
-by the pooling mean or cls, its logits after the function softmax, sigmoid or none, or its anomaly_score by the folder's
-normal_rows.safetensors. The script imports only transformers (and peft for an adapter). engine.models.verify runs it
-outside the project.
+by the pooling mean, cls or lasttoken, its logits after the function softmax, sigmoid or none, or its anomaly_score by
+the folder's normal_rows.safetensors. The script imports only transformers (and peft for an adapter).
+engine.models.verify runs it outside the project.
 """
 
 import base64
@@ -51,6 +51,7 @@ def mean_state(output: object) -> torch.Tensor:
 OUTPUTS = {
     "mean": mean_state,
     "cls": lambda output: output.last_hidden_state[0, 0],
+    "lasttoken": lambda output: output.last_hidden_state[0, -1],
     "softmax": lambda output: output.logits[0].softmax(-1),
     "sigmoid": lambda output: output.logits[0].sigmoid(),
     "none": lambda output: output.logits[0],

@@ -4,7 +4,10 @@ import ctypes
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from engine.errors import CommandExit
 from engine.system import openmp, stop_signals
@@ -12,21 +15,31 @@ from engine.system import openmp, stop_signals
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 
 
-def run_child(args: list[str], env: dict[str, str]) -> int:
+def start_child(args: list[str], env: dict[str, str], output: IO | None = None) -> subprocess.Popen:
+    """Start `python -m ARGS...`, which is stopped when this process ends in any way. output: a file, for all of it."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: None
+    command, stop = [sys.executable, "-m", *args], partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
+    return subprocess.Popen(command, env=env, preexec_fn=stop, stdout=output, stderr=output)
+
+
+def run_child(
+    args: list[str],
+    env: dict[str, str],
+    output: IO | None = None,
+    watch: Callable[[subprocess.Popen], None] = lambda process: None,
+) -> int:
     """Run `python -m ARGS...` and return its exit code; it is stopped with this process, however that ends.
 
-    Raises CommandExit, once the child has saved its work, if this process received SIGTERM or SIGINT.
+    output: a file, for all that the child prints. watch: called with the process several times a second. Raises
+    CommandExit, once the child has saved its work, if this process received SIGTERM or SIGINT.
     """
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: None
     with stop_signals.catch_signals() as request:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *args], env=env, preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        )
-        forwarded = False
+        process, forwarded = start_child(args, env, output), False
         while process.poll() is None:
             try:
                 process.wait(0.2)
             except subprocess.TimeoutExpired:
+                watch(process)
                 if request.signal and not forwarded:
                     # The child may have received the same signal, and a second one would end it before it has saved.
                     other = next(number for number in stop_signals.SIGNALS if number != request.signal)

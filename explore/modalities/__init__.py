@@ -16,9 +16,10 @@ import numpy as np
 
 from data import modalities
 from data.tasks.task import Task
+from engine.config.loader import find_file
 from engine.errors import DataError
 from explore.config import CORPUS_FOLDER, Explore
-from explore.inputs import Inputs, find_file
+from explore.inputs import Inputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -129,6 +129,17 @@ class Modality(modalities.Modality):
         embedder = load_embedder(folder).to(accelerator.device)
         return np.stack(run_batches(embedder, dataset, accelerator, autocast=False))
 
+    def embed_layers(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
+        """Return each image's features from all layers of the encoder, float32 (images, width)."""
+        import numpy as np
+
+        from engine.models.embed import run_batches
+        from finetune.model.image_network import LayerStatistics, build_image_encoder
+
+        dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
+        module = LayerStatistics(build_image_encoder(folder).model, self.config.augment.horizontal_flip > 0)
+        return np.stack(run_batches(module.to(accelerator.device), dataset, accelerator))
+
     def record_outputs(
         self, model: PreTrainedModel, folder: Path, examples: list[Example], output_fn: Callable[[object], Tensor]
     ) -> dict:

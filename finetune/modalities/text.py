@@ -59,7 +59,9 @@ class Modality(modalities.Modality):
     linear_baseline = "tfidf", "TF-IDF"
 
     def validate_config(self) -> None:
-        """Raise ConfigError for the augmentation of tagged words."""
+        """Raise ConfigError for settings of images, and for the augmentation of tagged words."""
+        if self.config.selftrain.teacher == "frozen":
+            raise ConfigError("selftrain.teacher: frozen is for modality=images; leave it out")
         if self.get_augmentation() and self.problem_type.labels_words:
             name = self.config.head.name
             raise ConfigError(f"augment: not available for head.name={name}, because it drops and moves tagged words")

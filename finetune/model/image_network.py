@@ -42,6 +42,30 @@ class ImageNetwork(Network):
             layer.training = False
 
 
+class LayerStatistics(nn.Module):
+    """Joins mean and standard deviation over the positions of every hidden state, and their mean over both flips.
+
+    What a small data set is about is often in the lower layers, which an embedding leaves out.
+    """
+
+    def __init__(self, model: PreTrainedModel, flip: bool):
+        """flip: whether an image and its mirror image mean the same."""
+        super().__init__()
+        self.model, self.flip = model, flip
+
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Return the features of the images of one batch, float32 (images, width)."""
+        views = [pixel_values, pixel_values.flip(-1)] if self.flip else [pixel_values]
+        return torch.stack([self.join(view) for view in views]).mean(0)
+
+    def join(self, pixel_values: Tensor) -> Tensor:
+        """Return the features of one view."""
+        output = self.model(pixel_values=pixel_values, output_hidden_states=True)
+        states = [*output.hidden_states, output.last_hidden_state]
+        states = [state.flatten(2).mT if state.ndim == 4 else state for state in states]
+        return torch.cat([part for state in states for part in (state.mean(1), state.std(1))], -1).float()
+
+
 @cache
 def load_embedder(folder: Path) -> nn.Module:
     """Return the encoder in `folder`, which a study uses for many trials."""

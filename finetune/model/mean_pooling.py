@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.bert.modeling_bert import BertLayer
 
 BERT_FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 MEAN_SCALE = 1e4
@@ -34,7 +35,8 @@ def add_mean_pooling_layer(model: PreTrainedModel) -> list[nn.Parameter]:
     """
     config, layers = model.config, model.base_model.encoder.layer
     config.num_hidden_layers += 1
-    layer = type(layers[0])(config, layer_idx=len(layers))
+    layer_class = type(layers[0]) if len(layers) else BertLayer  # static vectors are a BERT without layers
+    layer = layer_class(config, layer_idx=len(layers))
     identity = torch.eye(config.hidden_size)
     for parameter in layer.parameters():
         parameter.zero_().requires_grad_(False)
@@ -60,7 +62,8 @@ def init_pooler(model: PreTrainedModel, scale: float) -> None:
 
 def has_mean_pooling_layer(model: PreTrainedModel) -> bool:
     """Return whether the model's last layer was added by `add_mean_pooling_layer`."""
-    return supports_mean_pooling(model) and not model.base_model.encoder.layer[-1].attention.self.query.weight.any()
+    layers = model.base_model.encoder.layer if supports_mean_pooling(model) else []
+    return len(layers) > 0 and not layers[-1].attention.self.query.weight.any()
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def load_model(
             config.classifier_pooling = "mean" if use_mean else FIRST_TOKEN_POOLING.get(config.model_type, "cls")
         if is_decoder(config.model_type):  # its head reads the last token before the padding
             config.pad_token_id = load_tokenizer(folder).pad_token_id
+        elif getattr(config, "is_decoder", False):
+            config.is_decoder = False  # its head reads the first token, which would see no other
         random_model = getattr(transformers, auto_class).from_config(config) if random_init else None
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None

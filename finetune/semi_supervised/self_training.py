@@ -17,12 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from sklearn.preprocessing import StandardScaler
 
 from data.cache import fingerprint
 from data.corpus.build import build_corpus
 from data.corpus.config import CorpusFile
 from data.corpus.documents import iter_documents
 from data.tasks.label_propagation import NAMES_C, propagate_labels, select_most_confident, weigh_texts
+from data.tasks.linear_probe import fit_logistic_regression
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
@@ -186,15 +188,17 @@ class SelfTrainer:
         run, path = Run(self.config, self.config.run, self.accelerator.is_main_process, folder), folder / "labels.json"
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("fingerprint") != self.inputs:
             start, seconds = time.monotonic(), 0.0
-            if train_set:
+            if not train_set:
+                probabilities = self.predict_from_names()
+            elif number == 1 and settings.teacher == "frozen":
+                probabilities = self.predict_from_layers()
+            else:
                 splits = {split: rows for split, rows in self.data.splits.items() if split != "test"}
                 data = replace(self.data, splits=splits | {"train": train_set})
                 output = self.finetune(self.config if number == 1 else self.later_config, data, run, title)
                 start, seconds = time.monotonic(), output.train_result.seconds
                 predict_fn = partial(self.predict_texts, f"{title}, predicting")
                 probabilities = self.pool.predict_proba(output, self.labeled, predict_fn)
-            else:
-                probabilities = self.predict_from_names()
             indices, classes = select_most_confident(probabilities, settings.top_fraction, settings.min_confidence)
             content = {
                 "fingerprint": self.inputs,
@@ -230,6 +234,16 @@ class SelfTrainer:
         features = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in features]
         fraction = self.config.selftrain.labeled_fraction
         return propagate_labels(features[0], self.labeled.labels, features[1], fraction, self.labeled.weights, NAMES_C)
+
+    def predict_from_layers(self) -> np.ndarray:
+        """Return class probabilities, (inputs, classes), by a regression on all layers of the encoder as it is."""
+        rows, pool = self.rows, self.pool.texts
+        features = self.modality.embed_layers(rows + pool, self.folder, self.accelerator)
+        features = StandardScaler().fit_transform(features)
+        model = fit_logistic_regression(features[: len(rows)], self.labeled.labels[: len(rows)], self.config.seed)
+        probabilities = np.zeros((len(pool), len(self.data.label_names)))
+        probabilities[:, model.classes_] = model.predict_proba(features[len(rows) :])
+        return probabilities
 
     def predict_texts(
         self, title: str, module: torch.nn.Module, examples: list[Example], show_progress: bool = False

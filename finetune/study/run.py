@@ -16,7 +16,7 @@ from transformers.utils import logging
 from data.cache import OUTPUT_DIR, fingerprint
 from data.contamination import describe_contamination
 from data.encoders import read_record, resolve_encoder
-from data.tasks.splits import join_texts
+from data.tasks.splits import Example, join_texts
 from data.tasks.task import fingerprint_inputs, read_task
 from engine.cli import flags_to_keys
 from engine.errors import ConfigError, DataError
@@ -47,6 +47,21 @@ def validate_study(config: Study) -> None:
         raise ConfigError("tapt.steps: a study does not adapt its encoder; set it to 0 and pass an adapted encoder")
 
 
+def select_test_rows(config: Study, rows: dict[str, list[Example]], record: dict) -> tuple[dict, list[int]]:
+    """Return what was found in the training rows and the corpus of an encoder's record, and the test rows to measure.
+
+    Raises DataError if there are none.
+    """
+    drops = [value == "drop" for value in (config.study.contamination, config.study.corpus_contamination)]
+    counts, measured = load_modality(config).check_contamination(rows, record, *drops)
+    if not measured:
+        raise DataError(
+            f"task {config.task.name}: every test row also occurs in the training rows or the pretraining corpus;"
+            " set study.contamination=flag and study.corpus_contamination=flag to measure them anyway"
+        )
+    return counts, measured
+
+
 def run_study(config: Study, args: list[str]) -> None:
     """Run the missing trials and write the report. Raises ConfigError or DataError for bad input, before training."""
     logging.set_verbosity_error()
@@ -55,13 +70,7 @@ def run_study(config: Study, args: list[str]) -> None:
     encoder = config.encoder or find_latest_encoder(config.task.modality)
     rows = read_task(config.task, needs_validation=False)
     record = read_record(resolve_encoder(encoder))
-    drops = [value == "drop" for value in (config.study.contamination, config.study.corpus_contamination)]
-    counts, measured = load_modality(config).check_contamination(rows, record, *drops)
-    if not measured:
-        raise DataError(
-            f"task {config.task.name}: every test row also occurs in the training rows or the pretraining corpus;"
-            " set study.contamination=flag and study.corpus_contamination=flag to measure them anyway"
-        )
+    counts, measured = select_test_rows(config, rows, record)
     folder = STUDIES_FOLDER / config.run
     trials = Trials(config, encoder, rows, measured, folder, flags_to_keys(Study, args))
     planned = trials.list_trials()

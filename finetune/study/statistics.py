@@ -15,13 +15,13 @@ VARIANT_PHRASES = {
 }
 
 
-def estimate_mean(results: np.ndarray) -> dict:
+def estimate_mean(results: np.ndarray, level: float = CONFIDENCE_LEVEL) -> dict:
     """Return {"mean", "low", "high", "n"} of results (seeds, test rows); low and high are None for a single seed.
 
     The interval covers other samples of labels, other seeds and other test rows: Student's t over seeds and a normal
     interval over rows, combined by their squares (Howe 1974), since all seeds share the rows.
     """
-    mean, (n, num_rows), quantile = float(results.mean()), results.shape, (1 + CONFIDENCE_LEVEL) / 2
+    mean, (n, num_rows), quantile = float(results.mean()), results.shape, (1 + level) / 2
     if n < 2:
         return {"mean": mean, "low": None, "high": None, "n": n}
     over_seeds = stats.t.ppf(quantile, n - 1) * results.mean(1).std(ddof=1) / n**0.5
@@ -31,14 +31,16 @@ def estimate_mean(results: np.ndarray) -> dict:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def paired_difference(ours: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> dict | None:
+def paired_difference(
+    ours: dict[int, np.ndarray], other: dict[int, np.ndarray], level: float = CONFIDENCE_LEVEL
+) -> dict | None:
     """Return the mean difference over shared seeds with its interval; None without such seeds.
 
     ours, other: by seed, whether each test row is correct, or a mean of that over trials, (test rows,).
     """
     if not (seeds := sorted(ours.keys() & other.keys())):
         return None
-    estimate = estimate_mean(np.stack([ours[seed].astype(float) - other[seed] for seed in seeds]))
+    estimate = estimate_mean(np.stack([ours[seed].astype(float) - other[seed] for seed in seeds]), level)
     return {"difference": estimate.pop("mean"), **estimate}
 
 
@@ -103,7 +105,7 @@ def find_label_savings(ours: list[dict], other: list[dict]) -> tuple[dict, dict,
     return None
 
 
-def pooled_difference(ours: list[dict], other: list[dict]) -> dict | None:
+def pooled_difference(ours: list[dict], other: list[dict], level: float = CONFIDENCE_LEVEL) -> dict | None:
     """Return one `paired_difference` of the seeds' means over the label counts that have the most shared seeds."""
     pairs = match_points(ours, [point for point in other if not point["deterministic"]])
     seeds = [point["correct"].keys() & reference["correct"].keys() for point, reference in pairs]
@@ -114,7 +116,7 @@ def pooled_difference(ours: list[dict], other: list[dict]) -> dict | None:
     shared = set.intersection(*(each for each in seeds if len(each) == most))
     means = [{seed: np.mean([pair[i]["correct"][seed] for pair in pairs], 0) for seed in shared} for i in (0, 1)]
     first, last = pairs[0][0]["num_examples"], pairs[-1][0]["num_examples"]
-    difference = paired_difference(*means)
+    difference = paired_difference(*means, level)
     return difference and {**difference, "num_sizes": len(pairs), "min_examples": first, "max_examples": last}
 
 

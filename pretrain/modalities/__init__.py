@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from data import modalities
@@ -57,6 +58,17 @@ class Modality:
             raise ConfigError(f"objective.name: auto chooses none for modality={self.config.modality}; name one")
         return self.config
 
+    def find_dataset(self, objective_file: ModuleType) -> type | None:
+        """Return the objective's data set for this modality; None: two views of an input, which each modality makes.
+
+        Raises ConfigError for an objective of other modalities.
+        """
+        datasets = list_datasets(objective_file)
+        if datasets is not None and self.config.modality not in datasets:
+            name = self.config.objective.name
+            raise ConfigError(f"objective.name: {name} is for modality={' or '.join(datasets)}")
+        return datasets and datasets[self.config.modality]
+
     def measure_quality(self, encoder: BaseEncoder) -> tuple[dict[str, float], Tensor | None]:
         """Return (metrics to compare before and after training, embeddings of held-out inputs); None: not supported."""
         return {}, None
@@ -82,6 +94,12 @@ class Modality:
     def record_outputs(self, encoder: BaseEncoder) -> dict | None:
         """Return embeddings of a few held-out inputs, to verify copies of the encoder; None: not supported."""
         return None
+
+
+def list_datasets(objective_file: ModuleType) -> dict[str, type] | None:
+    """Return an objective's data sets by modality; None: two views of an input, which each modality makes."""
+    own = getattr(objective_file, "Dataset", None)
+    return getattr(objective_file, "DATASETS", {own.modality: own} if own else None)
 
 
 def load_modality(config: Pretrain, accelerator: Accelerator) -> Modality:

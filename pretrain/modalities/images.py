@@ -29,6 +29,7 @@ logger = get_logger(__name__)
 
 NO_LIMIT = 10**9  # of the length of a text
 BATCH_NORMALIZED = ("resnet", "efficientnet")
+ADVERSARIAL = ("gan", "cyclegan")
 
 
 class Probe(Section):
@@ -71,8 +72,16 @@ class Modality(modalities.Modality):
             raise ConfigError(f"objective.{key}: is for modality=text; views of images are configured by views.*")
         if config.objective.name != "auto":
             config.objective.validate_training(config.train.batch_size, config.dropout, NO_LIMIT)
-        if config.objective.name == "dino" and config.train.sharded:
+        name, train = config.objective.name, config.train
+        if name == "dino" and train.sharded:
             raise ConfigError("train.sharded: dino has a teacher, which is not sharded; leave it out")
+        if name in ADVERSARIAL and (train.sharded or train.compile):
+            key = "sharded" if train.sharded else "compile"
+            raise ConfigError(f"train.{key}: {name} computes with constant copies of its weights; leave it out")
+        if name == "vae" and config.init_fraction:
+            raise ConfigError("init_fraction: the decoder of vae fits the encoder as it is trained; set it to 0")
+        if name == "vae" and config.init and config.probe.task:
+            raise ConfigError("probe.task: the decoder of vae does not fit the weights of init; leave it out")
         is_normalized = config.init is None and config.model.architecture in BATCH_NORMALIZED
         if is_normalized and config.train.micro_batch_size:
             raise ConfigError(
@@ -136,9 +145,7 @@ class Modality(modalities.Modality):
         """Return the objective's `Dataset`, or two views of each image for an objective without one."""
         from pretrain.image_views import ImageViewDataset
 
-        if dataset_class := getattr(objective_file, "Dataset", None):
-            if dataset_class.modality != "images":
-                raise ConfigError(f"objective.name: {self.config.objective.name} is for modality=text")
+        if dataset_class := self.find_dataset(objective_file):
             self.dataset = dataset_class(self.config.objective, self.train, self.config.views, self.encoder)
         else:
             self.dataset = ImageViewDataset(self.train, self.config.views)

@@ -40,7 +40,7 @@ class Config(Pretrain):
     """Only used without init."""
     model: ModelConfig = ModelConfig()
     """Only used without init."""
-    pooling: Literal["mean", "cls"] | None = None
+    pooling: Literal["mean", "cls", "lasttoken"] | None = None
     """Pooling of token states to a text embedding, saved with the encoder; none: as in init, or else mean."""
     sts: STSSource | None = None
     """Scored sentence pairs, to measure general quality before and after training with init; none: not measured."""
@@ -57,6 +57,8 @@ class Modality(modalities.Modality):
         """Raise ConfigError for settings that cannot be combined."""
         config = self.config
         config.objective.validate_training(config.train.batch_size, config.dropout, config.max_length)
+        if config.train.optimizer == "muon" and getattr(config.objective, "is_static", False):
+            raise ConfigError("train.optimizer: muon is for the matrices of layers, and vectors have none; adamw")
         if config.short_sequence_fraction and (config.objective.name != "mlm" or config.max_length < 16):
             raise ConfigError(
                 "short_sequence_fraction: needs objective.name=mlm and max_length of at least 16; leave it out"
@@ -117,7 +119,7 @@ class Modality(modalities.Modality):
         from data.tokens.shards import Shards
         from pretrain.pairs import ViewDataset
 
-        dataset_class = getattr(objective_file, "Dataset", ViewDataset)
+        dataset_class = self.find_dataset(objective_file) or ViewDataset
         self.dataset, self.short_dataset = (
             dataset_class(self.config.objective, Shards(folder, "train"), self.tokenizer_folder) if folder else None
             for folder in (self.shards_folder, self.short_folder)
@@ -188,17 +190,20 @@ class Modality(modalities.Modality):
             "corpus_summary": corpus_summary(self.shards_folder),
             "pooling": encoder.pooling,
             "has_mlm_head": with_head,
+            **({"is_static": True} if getattr(config.objective, "is_static", False) else {}),
             "licenses": {"corpus": source_licenses(config.corpus), "base": base},
         }
 
     def record_outputs(self, encoder: Encoder) -> dict:
         """Return embeddings of a few held-out texts."""
+        import torch
+
         from data.reference_outputs import decode_texts
         from engine.models.embed import pool
 
         def output_fn(output):
             states = output.last_hidden_state
-            return pool(states, states.new_ones(states.shape[:2]), encoder.pooling)[0]
+            return pool(states, torch.ones(states.shape[:2], dtype=torch.long), encoder.pooling)[0]
 
         texts = decode_texts(self.held_out, self.tokenizer_folder)
         model, max_length = encoder.model.base_model, self.config.max_length
@@ -207,5 +212,9 @@ class Modality(modalities.Modality):
     def save_encoder(self, encoder: Encoder, folder: Path, record: dict, card: str, with_head: bool) -> None:
         """Write a folder that plain transformers and sentence-transformers load."""
         from pretrain.model.encoder import save_encoder
+        from pretrain.model.static_encoder import StaticEncoder, save_static_encoder
 
+        if isinstance(encoder, StaticEncoder):
+            save_static_encoder(encoder, folder, self.tokenizer_folder, record, card)
+            return
         save_encoder(encoder, folder, self.tokenizer_folder, record, card, with_head, self.init_folder)

@@ -8,8 +8,11 @@ from transformers import PreTrainedModel
 class BaseEncoder(nn.Module):
     """A transformers model in training.
 
-    new_parameters: names of the parameters that were not loaded from `init`. width: of the embeddings.
+    new_parameters: names of the parameters that were not loaded from `init`. width: of the embeddings. is_causal:
+    whether it reads from left to right, and its head predicts the next token.
     """
+
+    is_causal = False
 
     def __init__(self, model: PreTrainedModel, width: int, new_parameters: frozenset[str] = frozenset()):
         super().__init__()

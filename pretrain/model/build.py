@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -16,19 +16,27 @@ from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
 from engine.kernels import attention
 from engine.kernels.dropout import replace_dropout
-from engine.models.load import check_encoder_weights, load_pretrained
+from engine.models.load import check_encoder_weights, is_decoder, load_pretrained
 from engine.models.positions import max_positions
 from pretrain.config import ModelConfig, Pretrain
+from pretrain.model.causal import causal_lm_from_pretrained, new_config, use_fast_operations
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies, init_embeddings_from_cooccurrence
 from pretrain.model.packing import ignore_pairwise_mask, list_packings
 from pretrain.model.sparse_ffn import last_feed_forward, sparse_forward
+from pretrain.model.static_encoder import StaticEncoder
 
 
 def build_encoder(config: Pretrain, init_folder: Path | None, shards: Shards) -> Encoder:
     """Build the initial encoder. Raises DataError when the tokenizer has more tokens than the network embeddings."""
     torch.manual_seed(config.seed)
-    common = (config.max_length, config.dropout, config.pooling)
+    if getattr(config.objective, "is_static", False):
+        if init_folder:
+            raise ConfigError(f"init: {config.objective.name} trains new vectors; leave it out (init=none)")
+        silence_transformers()
+        shape = (config.model.hidden_size, shards.special_ids, config.model.positions)
+        return StaticEncoder(shards.token_counts(), *shape, config.objective.smoothing)
+    common = (config.max_length, config.dropout, config.pooling, getattr(config.objective, "is_causal", False))
     if init_folder:
         encoder = encoder_from_pretrained(init_folder, *common)
     else:
@@ -49,29 +57,57 @@ def silence_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def encoder_from_pretrained(folder: Path, max_length: int, dropout: float, pooling: str | None) -> Encoder:
-    """Load the encoder in `folder`, with a new head if it has none. Raises DataError, and ConfigError for long rows."""
+def encoder_from_pretrained(
+    folder: Path, max_length: int, dropout: float, pooling: str | None, is_causal: bool = False
+) -> Encoder:
+    """Load the encoder in `folder`, with a new head if it has none. Raises DataError, and ConfigError for long rows.
+
+    is_causal: read from left to right, with a head that predicts the next token.
+    """
     silence_transformers()
     kind = read_json(folder / "config.json").get("model_type")
-    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise DataError(f"{folder}: pretraining needs a masked language model, and transformers has none for {kind}")
-    model, missing = load_pretrained(folder, "AutoModelForMaskedLM", "masked language modeling")
+    if is_causal:
+        model, missing = causal_lm_from_pretrained(folder)
+    elif kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        other = "; objective.name=causal trains it" if is_decoder(kind) else ""
+        reason = f"pretraining needs a masked language model, and transformers has none for {kind}{other}"
+        raise DataError(f"{folder}: {reason}")
+    else:
+        model, missing = load_pretrained(folder, "AutoModelForMaskedLM", "masked language modeling")
     check_encoder_weights(folder, model, missing)
     if model.config.is_encoder_decoder:
         raise DataError(f"{folder}: {kind} has a decoder; pretraining is for encoders only")
     if max_length > (positions := max_positions(model.config) or max_length):
         raise ConfigError(f"max_length: {max_length} is more than the {positions} positions of {folder.name or folder}")
-    # Masked language modeling does not use a pooler, but AutoModel expects one in the folder.
+    unused = {} if is_decoder(model.config.model_type) else find_unused_weights(folder, model)
+    new_parameters = find_new_parameters(model, missing)
+    pooling = choose_pooling(pooling, folder, is_causal)
+    return prepare_encoder(Encoder(model, new_parameters, pooling, unused, is_causal), dropout)
+
+
+def find_unused_weights(folder: Path, model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the weights in a folder that a model with another head lacks, by their names in it.
+
+    Masked language modeling does not use a pooler, but AutoModel expects one in the folder.
+    """
     base, base_missing = load_pretrained(folder, "AutoModel")
     used, prefix = model.base_model.state_dict(), model.base_model_prefix
-    unused = {
+    return {
         f"{prefix}.{name}": tensor
         for name, tensor in base.state_dict().items()
         if name not in used and name not in base_missing
     }
-    new_parameters = find_new_parameters(model, missing)
-    own_pooling = "cls" if read_pooling(folder) == "cls" else "mean"
-    return prepare_encoder(Encoder(model, new_parameters, pooling or own_pooling, unused), dropout)
+
+
+def choose_pooling(pooling: str | None, folder: Path | None, is_causal: bool) -> str:
+    """Return the configured pooling, or that of the encoder in `folder`, or mean. Raises ConfigError for a useless one.
+
+    The first token of a text that is read from left to right sees no other.
+    """
+    if pooling == "cls" and is_causal:
+        raise ConfigError("pooling: cls is the first token, which sees no other with objective.name=causal")
+    own = read_pooling(folder) if folder else None
+    return pooling or (own if own and not (own == "cls" and is_causal) else "mean")
 
 
 def find_new_parameters(model: PreTrainedModel, missing_keys: set[str]) -> frozenset[str]:
@@ -89,6 +125,7 @@ def encoder_from_config(
     max_length: int,
     dropout: float,
     pooling: str | None,
+    is_causal: bool = False,
 ) -> Encoder:
     """Build an encoder with random weights. Raises ConfigError for an impossible shape."""
     silence_transformers()
@@ -97,30 +134,17 @@ def encoder_from_config(
         raise ConfigError(f"model.attention_heads: {heads} does not divide model.hidden_size={hidden_size}")
     if max_length > model_config.positions:
         raise ConfigError(f"max_length: {max_length} is more than model.positions={model_config.positions}")
-    common = {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "num_hidden_layers": model_config.layers,
-        "num_attention_heads": heads,
-        "intermediate_size": model_config.intermediate_size,
-        "max_position_embeddings": model_config.positions,
-        "pad_token_id": special_ids["pad"],
-    }
-    if model_config.architecture == "modernbert":
-        common |= {
-            f"{name}_token_id": special_ids[names[0]] for names in (("cls", "bos"), ("sep", "eos")) for name in names
-        }
-        config = ModernBertConfig(**common, local_attention=model_config.local_attention, classifier_pooling="mean")
-    else:
-        config = BertConfig(**common)
-    model = AutoModelForMaskedLM.from_config(config)
+    config = new_config(model_config, special_ids, vocab_size, is_causal)
+    model = (AutoModelForCausalLM if is_causal else AutoModelForMaskedLM).from_config(config)
     new_parameters = frozenset(name for name, _ in model.named_parameters())
-    return prepare_encoder(Encoder(model, new_parameters, pooling or "mean"), dropout)
+    pooling = choose_pooling(pooling, None, is_causal)
+    return prepare_encoder(Encoder(model, new_parameters, pooling, is_causal=is_causal), dropout)
 
 
 def prepare_encoder(encoder: Encoder, dropout: float) -> Encoder:
     """Set dropout, except in config.json, fast paths and the way of packed rows. Raises DataError if there is none."""
     attention.use_fast_attention(encoder.model)
+    use_fast_operations(encoder.model)
     if hasattr(encoder.model.base_model, "set_attention_type"):
         # BigBird makes new attention modules, with the dropout of its config, when it first reads a short text.
         encoder.model.base_model.set_attention_type("original_full")
@@ -131,14 +155,17 @@ def prepare_encoder(encoder: Encoder, dropout: float) -> Encoder:
             if name.endswith("dropout") and isinstance(value, float):  # of functions, not of a module
                 setattr(module, name, dropout)
     choose_packing(encoder)
+    check_head(encoder)
     encoder.has_linear_decoder = has_linear_decoder(encoder)
-    encoder.sparse_ffn = find_sparse_ffn(encoder) if encoder.packing != "unpacked" else ()
+    # Almost every token is followed by one to predict.
+    is_sparse = encoder.packing != "unpacked" and not encoder.is_causal
+    encoder.sparse_ffn = find_sparse_ffn(encoder) if is_sparse else ()
     return encoder
 
 
 def choose_packing(encoder: Encoder) -> None:
     """Choose how the encoder computes packed rows. Raises DataError if documents change each other in every way."""
-    packings, reasons = list_packings(encoder.model), []
+    packings, reasons = list_packings(encoder.model, encoder.is_causal), []
     if "additive" in packings and (embeddings := getattr(encoder.model.base_model, "embeddings", None)):
         embeddings.register_forward_pre_hook(ignore_pairwise_mask, with_kwargs=True)
     for encoder.packing in packings:
@@ -195,6 +222,15 @@ def isolates_documents(encoder: Encoder) -> bool:
         documents, model = rows["input_ids"][:, :11].split((5, 6), 1), encoder.model.base_model
         alone = torch.cat([model(input_ids=ids).last_hidden_state for ids in documents], 1)
         return torch.allclose(together[:, :11], alone, atol=1e-3)
+
+
+def check_head(encoder: Encoder) -> None:
+    """Raise DataError if the head does not read the states of `base_model`, of which positions are picked."""
+    with eval_mode(encoder):
+        logits = encoder.mlm_logits(torch.arange(8), **probe_inputs(encoder))
+    if len(logits) != 8:
+        kind = encoder.model.config.model_type
+        raise DataError(f"{kind}: pretraining does not support this architecture (its head reads other states)")
 
 
 def has_linear_decoder(encoder: Encoder) -> bool:

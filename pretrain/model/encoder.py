@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from data.encoders import list_modules
+from data.encoders import POOLING_KEYS, list_modules
 from data.modalities.text import MODALITY
 from engine.files import read_json, write_folder, write_json
 from engine.kernels import attention
@@ -42,13 +42,15 @@ class Encoder(BaseEncoder):
         new_parameters: frozenset[str] = frozenset(),
         pooling: str = "mean",
         unused_weights: dict[str, Tensor] | None = None,
+        is_causal: bool = False,
     ):
         """new_parameters: names of those not loaded from init; unused_weights: saved with the model, not trained."""
         super().__init__(model, model.config.hidden_size, new_parameters)
-        self.pooling = pooling
+        self.pooling, self.is_causal = pooling, is_causal
         self.unused_weights, self.dropout, self.has_linear_decoder = unused_weights or {}, 0.0, False
         self.sparse_ffn: tuple[nn.Module, ...] = ()
         self.packing, self.position_offset = "mask", position_offset(model)
+        self.options = {"use_cache": False} if is_causal else {}
 
     def model_inputs(
         self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, cu_seqlens: Tensor | None = None
@@ -56,18 +58,21 @@ class Encoder(BaseEncoder):
         """Return (arguments of the model's forward; function from its states to those of the rows)."""
         config = self.model.config
         if self.packing == "unpacked":
-            return unpack_rows(input_ids, position_ids, document_ids, config.pad_token_id or 0)
-        inputs = {"input_ids": input_ids, "position_ids": position_ids + self.position_offset}
-        if self.dropout == 0 and attention.can_use_varlen(self.model, cu_seqlens):
+            inputs, restore = unpack_rows(input_ids, position_ids, document_ids, config.pad_token_id or 0)
+            return {**inputs, **self.options}, restore
+        inputs = {"input_ids": input_ids, "position_ids": position_ids + self.position_offset, **self.options}
+        # The windows of attention of variable length are on both sides.
+        if self.dropout == 0 and not self.is_causal and attention.can_use_varlen(self.model, cu_seqlens):
             mask = near = None
             inputs["cu_seqlens"] = cu_seqlens
         else:
-            mask = build_mask(document_ids, self.packing)
-        if config.model_type == "modernbert":
+            mask = build_mask(document_ids, self.packing, self.is_causal)
+        if config.model_type in ("modernbert", "modernbert-decoder"):
             # A single tensor would be used for the local layers too, without their window.
             if mask is not None:
-                near = (position_ids[:, :, None] - position_ids[:, None, :]).abs() <= config.sliding_window
-                near = mask & near[:, None]
+                distance = (position_ids[:, :, None] - position_ids[:, None, :]).abs()
+                # That of the decoder has the token itself and those before it.
+                near = mask & (distance <= config.sliding_window - self.is_causal)[:, None]
             mask = {"full_attention": mask, "sliding_attention": near}
         return {**inputs, "attention_mask": mask}, lambda states: states
 
@@ -84,8 +89,8 @@ class Encoder(BaseEncoder):
         """Pool hidden states (rows, length, width) by document, numbered across rows: float32 (documents, width)."""
         mean, flat = self.pooling == "mean", document_ids.flatten()
         if not mean:
-            first = F.pad(flat, (1, 0), value=-1)[:-1] != flat
-            flat = flat.where(first, -1)
+            before, after = F.pad(flat, (1, 0), value=-1)[:-1], F.pad(flat, (0, 1), value=-1)[1:]
+            flat = flat.where((before if self.pooling == "cls" else after) != flat, -1)
         # Padding is summed as one more document: removing it would synchronize with the GPU.
         total = hidden_states.new_zeros(num_documents + 1, hidden_states.shape[-1], dtype=torch.float32)
         total = total.index_add(0, flat + 1, hidden_states.flatten(0, 1).float())[1:]
@@ -179,9 +184,8 @@ def save_encoder(
         model.save_pretrained(path, state_dict={**model.state_dict(), **unused})
         MODALITY.copy_preprocessor(tokenizer_folder, path)
         remove_foreign_keys(path)
-        mean = encoder.pooling == "mean"
-        modes = {"cls_token": not mean, "mean_tokens": mean, "max_tokens": False, "mean_sqrt_len_tokens": False}
-        pooling = {f"pooling_mode_{mode}": is_on for mode, is_on in modes.items()}
+        modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+        pooling = {f"pooling_mode_{mode}": False for mode in modes} | {POOLING_KEYS[encoder.pooling]: True}
         (path / "1_Pooling").mkdir()
         write_json(path / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **pooling})
         kinds = ["Transformer", "Pooling", *["Normalize"] * ("Normalize" in init_modules)]

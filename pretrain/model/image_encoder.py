@@ -59,6 +59,16 @@ class ImageEncoder(BaseEncoder):
         """Compute views of pictures as in `data.images.views.apply_views`."""
         return apply_views(pixels, view_params, self.processor.mean, self.processor.std, size)
 
+    def standardize(self, images: Tensor) -> Tensor:
+        """Normalize images with values from 0 to 1, (images, channels, size, size)."""
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in self.processor[1:])
+        return (images - mean) / std
+
+    def unstandardize(self, images: Tensor) -> Tensor:
+        """Return normalized images with values from 0 to 1, the inverse of `standardize`."""
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in self.processor[1:])
+        return images * std + mean
+
     def states(self, images: Tensor) -> Tensor:
         """Return the last hidden states, (images, positions, width), of normalized images."""
         # Faster on a CPU. The weights stay contiguous, as the optimizer's state is after a checkpoint is loaded.
@@ -108,9 +118,14 @@ class ImageEncoder(BaseEncoder):
         return {module.weight for module in self.model.modules() if isinstance(module, nn.Linear)}
 
 
+def normalizes_by_batch(encoder: ImageEncoder) -> bool:
+    """Return whether an image's states depend on the other images of a batch."""
+    return any(not module.track_running_stats for module in list_batch_norms(encoder.model))
+
+
 def statistics_batches(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> list[Tensor]:
     """Return normalized pictures, evenly spaced among `pixels`, in batches: what statistics are computed from."""
-    if not any(not module.track_running_stats for module in list_batch_norms(encoder.model)):
+    if not normalizes_by_batch(encoder):
         return []
     chosen = pixels[:: max(1, len(pixels) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
     return [
@@ -155,6 +170,7 @@ def check_size(folder: Path, model: PreTrainedModel, size: int, channels: int) -
 def image_encoder_from_config(shape: ImageModel, processor: Processor, dropout: float) -> ImageEncoder:
     """Build an encoder with random weights. Raises ConfigError for an impossible shape."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     options = shape_options(shape, processor.size) | {"num_channels": len(processor.mean)}
     model = AutoModel.from_config(AutoConfig.for_model(shape.architecture, **options, **LOAD_KWARGS), **LOAD_KWARGS)
     use_batch_statistics(model)

@@ -17,15 +17,22 @@ Restore = Callable[[Tensor], Tensor]
 """Hidden states of a model to those of the packed rows, (rows, length, width)."""
 
 
-def list_packings(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return the ways that may suit a model, the fastest first."""
+def list_packings(model: PreTrainedModel, is_causal: bool = False) -> tuple[str, ...]:
+    """Return the ways that may suit a model, the fastest first; is_causal: whether it reads from left to right."""
+    if is_causal and getattr(model.config, "sliding_window", None) and model.config.model_type != "modernbert-decoder":
+        return ("unpacked",)  # one mask would be used for all layers, without the window
     has_own_attention = model.config._attn_implementation == "eager"
     return ("additive", "mask", "unpacked") if has_own_attention else ("mask", "unpacked")
 
 
-def build_mask(document_ids: Tensor, packing: str) -> Tensor:
-    """Return the attention mask of rows, (rows, 1, length, length), for the way `mask` or `additive`."""
+def build_mask(document_ids: Tensor, packing: str, is_causal: bool = False) -> Tensor:
+    """Return the attention mask of rows, (rows, 1, length, length), for the way `mask` or `additive`.
+
+    is_causal: whether a token attends to no later one.
+    """
     mask = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
+    if is_causal:
+        mask = mask.tril()
     if packing == "mask":
         return mask
     additive = torch.zeros(mask.shape, device=mask.device)

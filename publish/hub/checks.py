@@ -31,6 +31,7 @@ preprocessor_config.json tokenizer.json tokenizer_config.json special_tokens_map
 vocab.txt vocab.json merges.txt vocab.bpe bpe.codes spiece.model spm.model
 tokenizer.model sentencepiece.model sentencepiece.bpe.model
 modules.json sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json
+0_StaticEmbedding/model.safetensors 0_StaticEmbedding/tokenizer.json
 adapter_config.json adapter_model.safetensors base/config.json base/model.safetensors
 onnx/model.onnx onnx/model_int8.onnx onnx/example.py onnx/export.json""".split()
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")

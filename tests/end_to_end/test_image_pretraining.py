@@ -28,15 +28,26 @@ ARGS = (
     *("train.keep_checkpoints=99", "train.average_fraction=0.3"),
 )
 RUNS = [("resnet", "simsiam"), ("convnextv2 model.patch_size=4", "contrastive"), ("vit", "dino"), ("dinov2", "mae")]
+GENERATIVE_RUNS = [
+    ("resnet", "denoise"),
+    ("resnet", "vae"),
+    ("resnet objective.evaluation_images=0", "gan"),
+    ("convnextv2 model.patch_size=4 objective.evaluation_images=0 objective.loss=wgan-gp", "gan"),
+    ("resnet objective.other.idx=others.gz objective.generator_width=4", "cyclegan"),
+]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_idx(tmp_path / "shapes.gz", draw_images(200, channels=1)[..., 0])
+    images = draw_images(200, channels=1)[..., 0]
+    write_idx(tmp_path / "shapes.gz", images)
+    write_idx(tmp_path / "others.gz", 255 - images[:90])
     return tmp_path
 
 
-@pytest.mark.parametrize("architecture, objective", RUNS)
+@pytest.mark.parametrize(
+    "architecture, objective", [*RUNS, *(pytest.param(*run, marks=pytest.mark.slow) for run in GENERATIVE_RUNS)]
+)
 def test_a_killed_run_resumes_bit_for_bit(folder, architecture, objective):
     args = ("pretrain", *ARGS, *f"model.architecture={architecture}".split(), f"objective.name={objective}")
     args = (*args, "objective.decoder_dim=32") if objective == "mae" else args
@@ -44,8 +55,12 @@ def test_a_killed_run_resumes_bit_for_bit(folder, architecture, objective):
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert "images per second" in whole.stdout and "retrieval" in whole.stdout
     report = (folder / "out/runs/whole/report.html").read_text()
-    assert 30 < report.count("data:image/png") <= 64 and "two views of it" in report
-    assert ("the reconstruction" in report) == (objective == "mae")
+    assert 30 < report.count("data:image/png") <= 110 and "two views of it" in report
+    shown = {"mae": "the reconstruction", "vae": "their reconstruction", "gan": "Samples of the generator"}
+    shown |= {"cyclegan": "translated back", "denoise": "what is rebuilt"}
+    assert all((text in report) == (name == objective) for name, text in shown.items() if name != "gan")
+    assert ("Samples of the generator" in report) == (objective in ("gan", "vae"))
+    assert (folder / "out/runs/whole/generator").is_dir() == (objective in ("vae", "gan", "cyclegan"))
     assert not any(b"data:image" in path.read_bytes() for path in (folder / "out/runs/whole/encoder").iterdir())
     sample = json.loads((folder / "out/runs/whole/sample.json").read_text())
     assert len(sample["images"]) == len(sample["outputs"]) > 5, "the saved folder was compared with these"
@@ -71,10 +86,34 @@ def test_a_killed_run_resumes_bit_for_bit(folder, architecture, objective):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture, objective", [run for run in GENERATIVE_RUNS if "convnextv2" in run[0]])
+def test_two_processes_train_as_one(folder, architecture, objective):
+    args = (*ARGS, *f"model.architecture={architecture}".split(), f"objective.name={objective}")
+    args = (*args, "train.precision=float32", "train.steps=8", "train.log_every=1", "train.average_fraction=0")
+    launch = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "pretrain")
+    one = run_module("pretrain", *args, "run=one", cwd=folder)
+    two = run_module(*launch, *args, "run=two", cwd=folder)
+    assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / f"out/runs/{run}/log.jsonl").read_text().splitlines()]
+        for run in ("one", "two")
+    ]
+    assert len(losses[0]) == 8 and np.allclose(*losses, rtol=1e-3), losses
+    assert (folder / "out/runs/two/generator/model.safetensors").is_file()
+
+
 def test_impossible_combinations_are_one_line(folder):
     for args, message in (
         (["train.micro_batch_size=4"], "train.micro_batch_size: batch normalization ties the images"),
         (["objective.name=mlm"], "objective.name: mlm is for modality=text"),
+        (["objective.name=cyclegan"], "objective.other: cyclegan needs a second corpus"),
+        (
+            ["objective.name=gan", "train.sharded=true", "train.average_fraction=0"],
+            "train.sharded: gan computes with constant copies",
+        ),
+        (["objective={name: gan, loss: wgan-gp, evaluation_images: 0}"], "objective.loss: wgan-gp needs a network"),
+        (["objective.name=vae", "init_fraction=0.5"], "init_fraction: the decoder of vae fits the encoder"),
         (["objective.name=mae"], "objective.name: mae needs a transformer on patches"),
         (["objective.name=contrastive", "objective.min_span=3"], "objective.min_span: is for modality=text"),
         (["init=no/such/folder"], "no/such/folder: no such folder"),

@@ -94,9 +94,9 @@ def launch_workers(
     return run_module("worker.py", *args, prefix=prefix, cwd=folder, FAILURE=failure)
 
 
-def max_difference(folder: Path, name: str) -> float:
+def max_difference(folder: Path, name: str, whole: str = "whole") -> float:
     """The largest difference between the run's weights and those of the uninterrupted one."""
-    expected, actual = (load_file(folder / f"out/runs/{run}/encoder/model.safetensors") for run in ("whole", name))
+    expected, actual = (load_file(folder / f"out/runs/{run}/encoder/model.safetensors") for run in (whole, name))
     assert expected.keys() == actual.keys()
     return max((expected[key] - actual[key]).abs().max().item() for key in expected)
 
@@ -123,6 +123,27 @@ def test_a_sharded_run_matches_one_process_and_resumes_in_one(folder, sentiment_
     assert result.returncode == 0, result.stderr
     assert max_difference(folder, "sharded") < 1e-5
     assert losses(folder, "sharded") == pytest.approx(losses(folder, "whole"), abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["denoise"], ["causal", "model.architecture=llama"], ["skipgram", "train.lr=0.01"]])
+def test_objectives_that_make_text_give_the_result_of_one_process(folder, sentiment_files, words):
+    name, *more = words
+    args = [f"objective.name={name}", "train.micro_batch_size=3", *more]
+    result = run_worker(folder, sentiment_files, f"run={name}-one", *args)
+    assert result.returncode == 0, result.stderr
+    result = launch_workers(folder, sentiment_files, f"run={name}-two", *args)
+    assert result.returncode == 0, result.stderr
+    assert max_difference(folder, f"{name}-two", f"{name}-one") < 1e-5
+    evaluations = [
+        [
+            json.loads(line).get("eval")
+            for line in (folder / f"out/runs/{name}-{count}/log.jsonl").read_text().splitlines()
+        ]
+        for count in ("one", "two")
+    ]
+    for one, two in zip(*evaluations, strict=True):
+        assert (one is None) == (two is None) and (one is None or one == pytest.approx(two, rel=1e-3, abs=1e-4))
 
 
 @pytest.mark.slow

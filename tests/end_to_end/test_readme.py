@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from helpers import ROOT, run_module
 
+from compare.config import Compare as CompareObjectives
 from data.config import Prepare
 from data.shortcut import expand_labels, expand_text
 from engine.cli import parse_config
@@ -36,6 +37,7 @@ SCHEMAS = {
     "pretrain.evaluate": Evaluate,
     "finetune": Finetune,
     "finetune.study": Study,
+    "compare": CompareObjectives,
     "explore": Explore,
     "label": Label,
     "predict": Predict,
@@ -105,6 +107,7 @@ def test_every_target_of_the_makefile_with_a_schema_is_shown():
         "finetune",
         "predict",
         "study",
+        "compare-objectives",
         "evaluate",
         "publish",
         "export",

@@ -8,6 +8,7 @@ import transformers
 
 from engine.models.batch_norm import freeze_batch_norm
 from finetune.config import Layers
+from finetune.model.image_network import LayerStatistics
 from finetune.model.layerwise import (
     find_depths,
     freeze_below,
@@ -105,3 +106,25 @@ def test_gradual_unfreezing_moves_exactly_the_layers_it_should(name):
         moved = {by_name[n] for n, value in model.named_parameters() if not value.equal(before[n])}
         assert max(moved) <= step, "nothing below the layers of this step moves"
         assert moved == set(range(step + 1)), "every layer of this step moves"
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_layer_statistics_are_those_of_each_hidden_state_and_the_same_for_a_mirrored_image(name):
+    model = make(name).eval()
+    model = getattr(model, model.base_model_prefix)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = LayerStatistics(model, flip=True).predict(images)
+        expected = torch.zeros_like(features)
+        for row in range(len(images)):
+            for view in (images[row : row + 1], images[row : row + 1].flip(-1)):
+                output, values = model(pixel_values=view, output_hidden_states=True), []
+                for state in (*output.hidden_states, output.last_hidden_state):
+                    channels = state[0].flatten(1) if state.ndim == 4 else state[0].T
+                    for numbers in channels.numpy().mean(1), channels.numpy().std(1, ddof=1):
+                        values.extend(numbers.tolist())
+                expected[row] += torch.tensor(values) / 2
+        mirrored = LayerStatistics(model, flip=True).predict(images.flip(-1))
+        one_view = LayerStatistics(model, flip=False).predict(images)
+    assert (features - expected).abs().max() < 1e-4 and (features - mirrored).abs().max() < 1e-4
+    assert (features - one_view).abs().max() > 1e-3

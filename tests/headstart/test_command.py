@@ -19,6 +19,7 @@ MODULES = {
     "finetune": "finetune",
     "predict": "predict",
     "study": "finetune.study",
+    "compare-objectives": "compare",
     "evaluate": "pretrain.evaluate",
     "export": "publish.export",
     "compare": "publish.compare",
@@ -62,7 +63,11 @@ def test_a_mistyped_command_is_one_line(args, message, capsys, monkeypatch):
 
 def test_a_process_lists_the_commands_and_passes_exit_codes_on(tmp_path):
     listed, mistyped = run_module("headstart", cwd=tmp_path), run_module("headstart", "pubish", cwd=tmp_path)
-    assert listed.returncode == 0 and not listed.stderr and "\n  headstart pretrain  pretrain an" in listed.stdout
+    assert (
+        listed.returncode == 0
+        and not listed.stderr
+        and "\n  headstart pretrain            pretrain an" in listed.stdout
+    )
     assert (mistyped.returncode, mistyped.stdout) == (2, "")
     assert mistyped.stderr == "pubish: no such command (nearest: publish)\n"
     expected = run_module("publish.compare", "missing", cwd=tmp_path)
@@ -75,7 +80,7 @@ def test_the_listing_loads_no_stage():
     script = (
         "import sys; from headstart.__main__ import run_named; run_named([])\n"
         "print(sorted({'torch', 'transformers', 'data', 'pretrain', 'explore', 'label', 'finetune', 'predict',"
-        " 'publish'} & set(sys.modules)))"
+        " 'publish', 'compare'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.endswith("\n[]\n"), result.stdout + result.stderr

@@ -389,15 +389,17 @@ def test_every_key_has_a_description(schema):
 
 
 FILES = {
-    ("corpus", Prepare): {"medline", "reviews", "reviews-and-sentences", "solar", "wiki-summaries", "your-text"},
+    ("corpus", Prepare): {
+        *("fashion-mnist", "medline", "reviews", "reviews-and-sentences", "solar", "wiki-summaries", "your-text")
+    },
     ("encoder", BuiltInEncoder): {"efficientnet-lite0", "minilm"},
     ("finetune", Finetune): {
-        *("imdb", "mesh", "my-labels", "ratings", "sentiment", "solar", "spam", "topics"),
+        *("fashion-mnist", "imdb", "mesh", "my-labels", "ratings", "sentiment", "solar", "spam", "topics"),
         *("your-entities", "your-images", "your-task"),
     },
     ("pretrain", Pretrain): {
-        *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text"),
-        *("images", "images-scratch", "vit", "your-images"),
+        *("base", "contrastive", "default", "joint", "mlm", "scratch", "your-text", "denoise", "causal", "skipgram"),
+        *("images", "images-scratch", "vit", "your-images", "vae", "gan", "cyclegan"),
     },
 }
 

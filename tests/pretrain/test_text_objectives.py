@@ -1,0 +1,85 @@
+"""Runs of the objectives that make text: resuming, micro-batches, and the folders they write."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, pretrain_args
+from safetensors.torch import load_file
+from tiny_models import make_batch, text_dataset, tiny_encoder, tiny_static_encoder
+
+from engine.config.loader import load_config
+from engine.training import trainer
+from pretrain import train as stage
+from pretrain.config import Pretrain
+
+OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"], "skipgram": []}
+"""Objective -> arguments of its runs."""
+STEPS = 4
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_is_the_same_however_a_batch_is_cut(name):
+    file = importlib.import_module(f"pretrain.objectives.{name}")
+    results = []
+    for sizes in ([6], [1, 2, 3], [5, 1]):
+        encoder = tiny_encoder("bert", is_causal=name == "causal") if name != "skipgram" else tiny_static_encoder()
+        torch.manual_seed(1)
+        objective = file.Objective(file.Config(), encoder).train()
+        dataset = text_dataset(file, file.Config())
+        for part in np.split(np.arange(6), np.cumsum(sizes)[:-1]):
+            objective(**make_batch(dataset, part.tolist(), 3).inputs).loss.backward()
+        results.append({name: each.grad for name, each in objective.named_parameters() if each.grad is not None})
+    largest = max(gradient.abs().max() for gradient in results[0].values())
+    assert largest > 0 and all(result.keys() == results[0].keys() for result in results)
+    for other in results[1:]:
+        assert all((results[0][key] - other[key]).abs().max() < 1e-5 * largest for key in other)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working folder for all runs of this file, which share tokenizer and shards."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "out").mkdir()
+    (folder / "out/cache").symlink_to(ROOT / "out/cache")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+def run(sentiment_files, name: str, run_name: str, *more: str) -> None:
+    """Pretrain in this process."""
+    words = [*pretrain_args(sentiment_files), *OBJECTIVES[name], f"objective.name={name}", f"run={run_name}", *more]
+    words += [f"train.steps={STEPS}", "train.save_every=1", "train.log_every=1", "train.eval_every=2", "dropout=0.1"]
+    stage.pretrain(load_config(Pretrain, words))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_resumed_run_is_bit_identical(folder, sentiment_files, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    run(sentiment_files, name, f"{name}-whole")
+    lr_at = trainer.lr_at
+
+    def fail_at_step(step, *args):
+        if step == 2:
+            raise InterruptedError
+        return lr_at(step, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "lr_at", fail_at_step)
+        with pytest.raises(InterruptedError):
+            run(sentiment_files, name, f"{name}-cut")
+    run(sentiment_files, name, f"{name}-cut")
+    folders = [folder / f"out/runs/{name}-{kind}" for kind in ("whole", "cut")]
+    for file in (f"step-{STEPS:06}/model.safetensors", f"step-{STEPS:06}/optimizer.safetensors"):
+        whole, cut = (load_file(folder / file) for folder in folders)
+        assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
+    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in folders]
+    times = dict.fromkeys(("tokens_per_second", "seconds", "checkpoint_seconds"))
+    assert [entry | times for entry in logs[0]] == [entry | times for entry in logs[1]]
+    weights = [(each / "encoder/model.safetensors").read_bytes() for each in folders]
+    assert weights[0] == weights[1]
