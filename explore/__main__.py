@@ -1,6 +1,7 @@
-"""Map unlabeled texts, and list which to label first.
+"""Map unlabeled texts or images, and list which to label first.
 
     python -m explore text='notes/*.txt' [encoder=out/runs/mine]
+    python -m explore images=photos
     python -m explore task=mine model=out/runs/mine
 
 The same command resumes an interrupted one. `--help` lists all keys.
@@ -13,11 +14,15 @@ EXAMPLE = "text='notes/*.txt' encoder=minilm"
 
 
 def expand(args: list[str]) -> list[str]:
-    """Return the arguments with `text=FILES` as the keys of a source. Raises DataError if no column is found."""
+    """Return the arguments with `text=FILES` and `images=FILES` as keys. Raises DataError if no column is found."""
     import json
 
-    from data.shortcut import expand_text
+    from data.shortcut import expand_text, name_run, take_argument
 
+    images, rest = take_argument(args, "images")
+    if images is not None:
+        name = [] if any(arg.startswith(("name=", "task=")) for arg in rest) else [f"name={name_run(images)}"]
+        return ["modality=images", f"source.files={json.dumps(images)}", *name, *rest]
     shortcut = expand_text(args)
     if shortcut is None:
         return args

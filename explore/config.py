@@ -1,43 +1,59 @@
 """Configuration of exploring. `python -m explore --help` lists every key with its meaning."""
 
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from data.corpus.config import CorpusSource
-from engine.config.schema import FileName, Section
+from data.sources.source import Source
+from engine.config.loader import locate_file, read_args
+from engine.config.schema import FileName, PluginName, Section, choose_plugin_schema
+
+CORPUS_FOLDER, TASK_FOLDER = Path("configs/corpus"), Path("configs/finetune")
+
+
+def find_modality(tree: dict) -> str:
+    """Return the modality that arguments name, or else that of their task or corpus; text by default."""
+    if "modality" in tree:
+        return str(tree["modality"])
+    for key, folder in (("task", TASK_FOLDER), ("corpus", CORPUS_FOLDER)):
+        path = locate_file(str(tree.get(key)), folder)
+        if tree.get(key) and path.is_file():
+            found = read_args([str(path)])
+            found = found.get("task") if key == "task" else found
+            if isinstance(found, dict) and "modality" in found:
+                return str(found["modality"])
+    return "text"
 
 
 class Explore(Section):
-    """Map unlabeled texts, and list which to label first."""
+    """Map unlabeled inputs, and list which to label first."""
 
-    source: CorpusSource | None = None
-    """Texts; `text=FILES` is short for source.files=FILES."""
+    modality: PluginName("explore.modalities") = "text"
+    """Kind of the inputs; found in the task or the corpus."""
+    source: Source | None = None
+    """Inputs; `text=FILES` and `images=FILES` are short for source.files=FILES."""
     corpus: str | None = None
-    """Texts of a corpus instead: a YAML file, or the name of one in configs/corpus."""
+    """Inputs of a corpus instead: a YAML file, or the name of one in configs/corpus."""
     task: str | None = None
-    """Labeled task: a YAML file, or the name of one in configs/finetune. Its rows are texts too, and their labels are
+    """Labeled task: a YAML file, or the name of one in configs/finetune. Its rows are inputs too, and their labels are
     used."""
     model: str | None = None
     """Fine-tuned model for the next round, a run's folder or name: what it is unsure about is labeled first."""
-    encoder: str = "minilm"
+    encoder: str = ""
     """Encoder of the vectors: a folder, a built-in name or a hub name."""
     name: FileName | None = None
     """Name of the folder in out/explore; none: that of the task, the corpus or the file."""
-    sentences: bool = False
-    """Whether each sentence of a text is an input of its own."""
-    max_length: Annotated[int, Field(ge=4)] = 128
-    """Maximum text length in tokens for the vectors; the rest of a text is not read."""
-    max_encoded: Annotated[int, Field(ge=100)] = 50_000
-    """Number of inputs up to which the encoder reads all; of more, it reads a sample, and static vectors are used."""
     num_clusters: Annotated[int, Field(ge=2, le=1_000)] | None = None
     """Number of clusters; none: one for 100 inputs, from 8 to 200."""
-    clusters: Literal["kmeans", "hdbscan", "som", "lda"] = "kmeans"
-    """Method of the clusters: k-means; HDBSCAN, which leaves inputs out, for at most 20,000; a self-organizing map; or
-    topics of words (LDA)."""
+    clusters: Literal["kmeans", "hdbscan", "som"] = "kmeans"
+    """Method of the clusters: k-means; HDBSCAN, which leaves inputs out, for at most 20,000; or a self-organizing
+    map."""
     layout: Literal["tsne", "pca", "umap", "som"] = "tsne"
     """Method of the positions on the map; umap needs the package umap-learn."""
-    duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    duplicate_similarity: Annotated[float, Field(gt=0, le=1)] | None = None
     """Cosine similarity from which two inputs are near duplicates."""
     queue_size: PositiveInt = 1_000
     """Number of inputs to list in the order to label."""
@@ -45,7 +61,16 @@ class Explore(Section):
     """Number of labels that look wrong to show again, at the head of the queue."""
     suggest: bool = True
     """Whether the queue has a suggested label, from the model, the labels or the names of the classes."""
+    baselines: bool = True
+    """Whether to measure the map of simpler vectors too, which shows what pretraining did to it."""
     seed: NonNegativeInt = 0
     """Seed of all that is drawn; also of which inputs are reserved for measuring, so keep it between rounds."""
 
     help_first: ClassVar[tuple[str, ...]] = ("corpus", "task", "model", "encoder", "name", "source")
+
+    @classmethod
+    def choose_schema(cls, tree: dict) -> type[Section]:
+        """Return the schema of the modality."""
+        if cls is not Explore:
+            return cls
+        return choose_plugin_schema("explore.modalities", "modality", {"modality": find_modality(tree)})

@@ -1,99 +1,69 @@
-"""The inputs to explore: texts of files, a corpus or a task, with the labels that there are."""
+"""The inputs to explore, with the labels that there are."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.corpus.build import build_corpus
-from data.corpus.config import CorpusFile, CorpusSource
-from data.corpus.documents import iter_documents
-from data.corpus.sentence_dedup import split_sentences
+from data import modalities
 from data.shortcut import name_run
-from data.sources.source import display_name, iter_located_rows, resolve_files
-from data.sources.values import get_text
-from data.tasks.answers import keep_last_answers
+from data.sources.source import display_name, resolve_files
+from data.tasks.answers import Row, keep_last_answers
 from data.tasks.splits import join_texts, normalize
-from data.tasks.task import Task, TaskFile
-from engine.config.loader import find_file, load_config
-from engine.errors import ConfigError, DataError
-from explore.config import Explore
-
-CORPUS_FOLDER, TASK_FOLDER = Path("configs/corpus"), Path("configs/finetune")
-MIN_INPUTS = 10
+from data.tasks.task import Task
+from engine.config.loader import find_file
+from engine.errors import ConfigError
+from explore.config import TASK_FOLDER, Explore
 
 
 @dataclass
 class Inputs:
-    """Texts with their labels and roles; all lists have one entry for each input."""
+    """Inputs with their labels and roles; all lists have one entry for each input."""
 
     texts: list[str] = field(default_factory=list)
+    """The texts, or the paths of images."""
     labels: list[str] = field(default_factory=list)
     """The class of each input, empty for one without a label."""
     roles: list[str] = field(default_factory=list)
     """Role of the labeled ones, train or measure."""
-    column: str = "text"
+    keys: list[str] = field(default_factory=list)
+    """What two equal inputs share: the text, or the hash of an image's pixels."""
     task: Task | None = None
 
-    def add(self, text: str, label: str = "", role: str = "train") -> None:
-        """Add an input."""
-        self.texts.append(text)
+    def add(self, key: str, label: str = "", role: str = "train", text: str | None = None) -> None:
+        """Add an input. text: to show, if it is not the key."""
+        self.keys.append(key)
+        self.texts.append(key if text is None else text)
         self.labels.append(label)
         self.roles.append(role if label else "")
 
+    def add_rows(self, rows: Iterable[Row], shown: Mapping[str, str]) -> None:
+        """Add the rows of a task, and give their labels to the inputs with the same key; the last answer counts.
+
+        shown: text to show of a key that is none.
+        """
+        positions: dict[str, list[int]] = {}
+        for position, key in enumerate(self.keys):
+            positions.setdefault(normalize((key,)), []).append(position)
+        known = set(positions)
+        for row in keep_last_answers([row for row in rows if row.example is not None]):
+            (text,), label = join_texts([row.example]), str(row.example.label)
+            key = normalize((text,))
+            if key not in positions or (label and key not in known):
+                positions.setdefault(key, []).append(len(self.keys))
+                self.add(text, label, row.role, shown.get(text))
+            elif label:
+                for position in positions[key]:
+                    self.labels[position], self.roles[position] = label, row.role
+
     def fingerprint(self) -> str:
-        """Return a fingerprint of the texts."""
+        """Return a fingerprint of the inputs."""
         digest = hashlib.sha256()
-        for text in self.texts:
-            digest.update(text.encode("utf-8", "replace") + b"\0")
+        for key in self.keys:
+            digest.update(key.encode("utf-8", "replace") + b"\0")
         return digest.hexdigest()[:12]
-
-
-def split_inputs(text: str, config: Explore) -> list[str]:
-    """Return the inputs in a text: itself, or its sentences."""
-    pieces = split_sentences(text) if config.sentences else [text]
-    return [piece for piece in (part.strip() for part in pieces) if any(map(str.isalnum, piece))]
-
-
-def read_source(inputs: Inputs, source: CorpusSource, config: Explore) -> None:
-    """Add the texts of a source. Raises DataError naming the row and column at fault."""
-    for location, row in iter_located_rows(source):
-        for text in split_inputs(get_text(row, source.text, location), config):
-            inputs.add(text)
-
-
-def read_corpus(inputs: Inputs, path: Path, config: Explore) -> None:
-    """Add the documents of a corpus, cleaned and deduplicated as its file has it."""
-    for document in iter_documents(build_corpus(load_config(CorpusFile, [str(path)]).corpus)):
-        for text in split_inputs(document["text"], config):
-            inputs.add(text)
-
-
-def read_task_rows(inputs: Inputs, task: Task) -> None:
-    """Add the rows of a task, and give their labels to the inputs with the same text. Raises ConfigError or DataError.
-
-    The last answer about a text counts.
-    """
-    if task.modality != "text" or not task.load_problem_type().has_single_class:
-        raise ConfigError(f"task: explore reads texts with one class each; {task.name} is another kind of task")
-    rows = [row for row in task.iter_rows(task.train, "train") if row.example is not None]
-    if task.unlabeled:
-        rows += [row for row in task.iter_rows(task.unlabeled, "unlabeled") if row.example is not None]
-    positions: dict[str, list[int]] = {}
-    for position, text in enumerate(inputs.texts):
-        positions.setdefault(normalize((text,)), []).append(position)
-    known = set(positions)
-    for row in keep_last_answers(rows):
-        (text,), label = join_texts([row.example]), str(row.example.label)
-        key = normalize((text,))
-        if key not in positions or (label and key not in known):
-            positions.setdefault(key, []).append(len(inputs.texts))
-            inputs.add(text, label, row.role)
-        elif label:
-            for position in positions[key]:
-                inputs.labels[position], inputs.roles[position] = label, row.role
-    inputs.task, inputs.column = task, "text"
 
 
 def name_inputs(config: Explore, task: Task | None) -> str:
@@ -108,28 +78,20 @@ def name_inputs(config: Explore, task: Task | None) -> str:
 
 
 def load_task(config: Explore) -> Task | None:
-    """Return the task. Raises ConfigError if there is none of this name, or none of the keys of texts is given."""
+    """Return the task. Raises ConfigError if there is none of this name, or none of the keys of inputs is given."""
     if config.source and config.corpus:
         raise ConfigError("corpus: give either a corpus or text=FILES, not both")
     if not (config.source or config.corpus or config.task):
-        raise ConfigError("give texts, text=FILES or corpus=NAME, or a task, task=NAME")
-    return load_config(TaskFile, [str(find_file(config.task, TASK_FOLDER, "task"))]).task if config.task else None
-
-
-def read_inputs(config: Explore, task: Task | None) -> Inputs:
-    """Read all inputs. Raises DataError if there are too few."""
-    inputs = Inputs(column="text")
-    if config.source:
-        read_source(inputs, config.source, config)
-    if config.corpus:
-        read_corpus(inputs, find_file(config.corpus, CORPUS_FOLDER, "corpus"), config)
-    if task:
-        read_task_rows(inputs, task)
-    if len(inputs.texts) < MIN_INPUTS:
-        raise DataError(
-            f"{len(inputs.texts)} texts are too few for a map: label them all, or give at least {MIN_INPUTS}"
-        )
-    return inputs
+        raise ConfigError("give texts, text=FILES or corpus=NAME, images, images=FILES, or a task, task=NAME")
+    if not config.task:
+        return None
+    task, noun = (
+        modalities.load_task(find_file(config.task, TASK_FOLDER, "task")),
+        modalities.load_modality(config.modality).inputs_noun,
+    )
+    if task.modality != config.modality or not task.load_problem_type().has_single_class:
+        raise ConfigError(f"task: explore reads {noun} with one class each; {task.name} is another kind of task")
+    return task
 
 
 def list_classes(inputs: Inputs) -> list[str]:

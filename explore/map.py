@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from explore.baselines import MapQuality
 from explore.inputs import Inputs
 from explore.labels import Measured, Suspect
 from explore.queue import Entry
@@ -39,13 +40,17 @@ class Map:
     suggested_by: str
     """Where suggestions are from: model, labels, names, or empty."""
     measured: Measured | None
+    is_reserved: np.ndarray
+    """Whether each input is reserved for measuring."""
+    baselines: list[MapQuality]
+    """Quality of the map by the encoder's vectors, which are first, and by simpler ones."""
     report: dict = field(default_factory=dict)
 
     def list_odd(self, count: int) -> list[int]:
-        """List the oddest inputs, each text once."""
+        """List the oddest inputs, equal ones once."""
         found: dict[str, int] = {}
         for index in np.argsort(-self.oddness, kind="stable")[: 4 * count]:
-            found.setdefault(self.inputs.texts[index], int(index))
+            found.setdefault(self.inputs.keys[index], int(index))
         return list(found.values())[:count]
 
     def list_duplicates(self) -> list[np.ndarray]:

@@ -11,7 +11,9 @@ from data.csv_cells import csv_lines
 from data.tasks.answers import QUEUE_COLUMNS
 from engine.files import atomic_path, write_json, write_text
 from engine.html import render
+from explore.baselines import tabulate
 from explore.map import Map
+from explore.modalities import Modality
 from explore.page import render_page
 
 MAX_TYPICAL_CHARS = 300
@@ -22,16 +24,19 @@ def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     write_text(path, csv_lines([header, *rows], raw=False))
 
 
-def write_queue(path: Path, found: Map) -> None:
-    """Write the inputs to label, in order. Its columns are `id`, that of the input, and QUEUE_COLUMNS."""
+def write_queue(path: Path, found: Map, column: str, paths: dict[int, str]) -> None:
+    """Write the inputs to label, in order. Its columns are `id`, that of the input, and QUEUE_COLUMNS.
+
+    paths: of inputs that were written as files.
+    """
     rows = []
     for entry in found.queue:
         label, probability = found.suggestions.get(entry.index, ("", None))
         rounded = None if probability is None else round(probability, 4)
         cluster = int(found.clusters[entry.index])
-        text = found.inputs.texts[entry.index]
+        text = paths.get(entry.index, found.inputs.texts[entry.index])
         rows.append([entry.index, text, "", entry.role, entry.reason, cluster, label, rounded])
-    write_csv(path, ["id", found.inputs.column, *QUEUE_COLUMNS], rows)
+    write_csv(path, ["id", column, *QUEUE_COLUMNS], rows)
 
 
 def write_clusters(path: Path, found: Map) -> None:
@@ -47,19 +52,20 @@ def write_clusters(path: Path, found: Map) -> None:
     write_csv(path, [*header, "typical_1", "typical_2", "typical_3"], rows)
 
 
-def write_map(path: Path, found: Map) -> None:
+def write_map(path: Path, found: Map, column: str, paths: dict[int, str]) -> None:
     """Write a row for each input, with columns that embedding-atlas reads too (projection_x/y, neighbors)."""
     import pyarrow
     import pyarrow.parquet
 
     inputs, count = found.inputs, len(found.inputs.texts)
+    texts = [paths.get(index, text).encode("utf-8", "replace").decode() for index, text in enumerate(inputs.texts)]
     ids, distances = found.search["neighbors"], found.search["neighbor_distances"]
     starts = np.concatenate([[0], np.cumsum((ids >= 0).sum(1))]).astype(np.int32)
     lists = [pyarrow.ListArray.from_arrays(starts, values[ids >= 0]) for values in (ids, distances)]
     suggestions = [found.suggestions.get(index, ("", None)) for index in range(count)]
     columns = {
         "id": to_int64_array(np.arange(count)),
-        inputs.column: to_string_array([text.encode("utf-8", "replace").decode() for text in inputs.texts]),
+        column: to_string_array(texts),
         "projection_x": pyarrow.array(found.positions[:, 0]),
         "projection_y": pyarrow.array(found.positions[:, 1]),
         "cluster": pyarrow.array(found.clusters),
@@ -72,6 +78,7 @@ def write_map(path: Path, found: Map) -> None:
         "neighbors": pyarrow.StructArray.from_arrays(lists, ["ids", "distances"]),
         "label": to_string_array(inputs.labels),
         "role": to_string_array(inputs.roles),
+        "reserved": pyarrow.array(found.is_reserved),
         "suggestion": to_string_array([label for label, _ in suggestions]),
         "suggestion_probability": pyarrow.array([value for _, value in suggestions], pyarrow.float64()),
     }
@@ -79,12 +86,21 @@ def write_map(path: Path, found: Map) -> None:
         pyarrow.parquet.write_table(pyarrow.table(columns), temp, compression="zstd")
 
 
-def write_outputs(folder: Path, found: Map) -> None:
-    """Write all files; the report is the last."""
+def write_outputs(folder: Path, found: Map, modality: Modality, vectors: np.ndarray | None) -> None:
+    """Write all files; the report is the last. vectors: of all inputs, by the encoder, if it has read them."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_map(folder / "map.parquet", found)
+    paths = modality.save_files([entry.index for entry in found.queue], folder / "images")
+    write_map(folder / "map.parquet", found, modality.column, paths)
     write_clusters(folder / "clusters.csv", found)
-    write_queue(folder / "queue.csv", found)
-    write_text(folder / "map.html", render_page(found))
-    write_text(folder / "README.md", render("explore/readme.md.j2", found=found, report=found.report))
+    write_queue(folder / "queue.csv", found, modality.column, paths)
+    if vectors is not None:
+        with atomic_path(folder / "vectors.npy") as temp, open(temp, "wb") as file:
+            np.save(file, vectors)
+    else:
+        (folder / "vectors.npy").unlink(missing_ok=True)
+    write_text(folder / "map.html", render_page(found, modality))
+    write_text(
+        folder / "README.md",
+        render("explore/readme.md.j2", found=found, report=found.report, baselines=tabulate(found.baselines)),
+    )
     write_json(folder / "report.json", found.report)

@@ -7,9 +7,14 @@ import base64
 import numpy as np
 
 from engine.html import one_line, render
+from explore.baselines import tabulate
 from explore.map import Map
+from explore.modalities import Modality
+from explore.pictures import CELL_SIDE, Sheets, make_sheets, to_url
 
 MAX_SHOWN_TEXTS = 20_000  # texts on the map
+MAX_PICTURES = 3_000  # images on the map
+MAX_PAGE_CHARS = 12_000_000
 MAX_TEXT_CHARS = 160
 MAX_QUEUED, MAX_ODD, MAX_DUPLICATES, MAX_SUSPECTS = 64, 20, 20, 50
 MAX_GROUP_TEXTS = 3
@@ -28,21 +33,36 @@ def encode(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()).decode()
 
 
-def list_shown(found: Map) -> np.ndarray:
-    """Return the inputs with a text on the map: those of the tables, then a part of every region, ascending."""
+class PageCells:
+    """The cells of the tables: a text, or an image and where it is."""
+
+    def __init__(self, found: Map, modality: Modality):
+        self.texts, self.draw = found.inputs.texts, modality.draw
+        self.has_pictures = modality.draw(0, CELL_SIDE) is not None
+
+    def show(self, indices: np.ndarray | list[int], title: str = "") -> list | dict:
+        """Return the cell of some inputs below a title, if there is one."""
+        titles = [title] if title else []
+        if not self.has_pictures:
+            return [*titles, *(shorten(self.texts[index]) for index in indices)]
+        lines = titles or [shorten(self.texts[index]) for index in indices]
+        return {"images": [to_url(self.draw(int(index), CELL_SIDE)) for index in indices], "lines": lines}
+
+
+def list_shown(found: Map, limit: int) -> np.ndarray:
+    """Return the inputs that the map shows one by one: those of the tables, then a part of every region, ascending."""
     first = [entry.index for entry in found.queue[:MAX_QUEUED]] + found.list_odd(MAX_ODD)
     first += [int(index) for group in found.typical for index in group]
     count = len(found.inputs.texts)
-    if count <= MAX_SHOWN_TEXTS:
+    if count <= limit:
         return np.arange(count)
     order = np.argsort(found.clusters, kind="stable")  # evenly from each cluster
-    spread = order[np.linspace(0, count - 1, MAX_SHOWN_TEXTS - len(first)).astype(int)]
+    spread = order[np.linspace(0, count - 1, max(1, limit - len(first))).astype(int)]
     return np.unique(np.concatenate([first, spread]))
 
 
-def point_data(found: Map) -> dict[str, object]:
+def point_data(found: Map, shown: np.ndarray) -> dict[str, object]:
     """Return what the script of the page reads: base64 arrays, and texts as lines."""
-    shown = list_shown(found)
     count = len(found.clusters)
     kind = np.zeros(count, np.uint8)  # of the mark: 0 none, 1 to label first, 2 labeled
     kind[[entry.index for entry in found.queue[:MAX_QUEUED]]] = 1
@@ -63,55 +83,67 @@ def point_data(found: Map) -> dict[str, object]:
     }
 
 
-def cluster_table(found: Map) -> tuple[list[str], list[list]]:
+def cluster_table(found: Map, cells: PageCells, noun: str) -> tuple[list[str], list[list]]:
     """Return (header, rows) of the clusters, in the order of the tree; the first of a group has its name."""
     sizes = np.bincount(found.clusters[found.clusters >= 0], minlength=len(found.groups))
     rows = []
     for cluster, name in enumerate(found.cluster_names):
-        typical = [shorten(found.inputs.texts[index]) for index in found.typical[cluster]]
         stability = float(found.measures["cluster_stability"][cluster])
-        rows.append([f"{cluster}", [name, *typical], f"{sizes[cluster]:,}", f"{stability:.2f}"])
-    return ["cluster", "name and typical texts", "texts", "stability"], rows
+        shown = cells.show(found.typical[cluster], name)
+        rows.append([f"{cluster}", shown, f"{sizes[cluster]:,}", f"{stability:.2f}"])
+    return ["cluster", f"name and typical {noun}", noun, "stability"], rows
 
 
-def queue_table(found: Map) -> tuple[list[str], list[list]]:
+def queue_table(found: Map, cells: PageCells, column: str) -> tuple[list[str], list[list]]:
     """Return (header, rows) of the first inputs to label."""
     rows = []
     for entry in found.queue[:MAX_QUEUED]:
         label, probability = found.suggestions.get(entry.index, ("", None))
         suggestion = f"{label} {probability:.2f}" if probability is not None else ""
-        rows.append(
-            [f"{entry.index:,}", entry.role, entry.reason, suggestion, shorten(found.inputs.texts[entry.index])]
-        )
-    return ["id", "role", "reason", "suggestion", "text"], rows
+        rows.append([f"{entry.index:,}", entry.role, entry.reason, suggestion, cells.show([entry.index])])
+    return ["id", "role", "reason", "suggestion", column], rows
 
 
-def render_page(found: Map) -> str:
-    """Return the page."""
-    texts, duplicates = found.inputs.texts, found.list_duplicates()
-    odd = [[f"{index:,}", f"{found.oddness[index]:.3f}", shorten(texts[index])] for index in found.list_odd(MAX_ODD)]
-    groups = [
-        [f"{group[0]:,}", f"{len(group):,}", [shorten(texts[index]) for index in group[:MAX_GROUP_TEXTS]]]
-        for group in duplicates[:MAX_DUPLICATES]
-    ]
-    suspects = [
+def suspect_table(found: Map, cells: PageCells, column: str) -> tuple[list[str], list[list]]:
+    """Return (header, rows) of the labels that look wrong."""
+    rows = [
         [
             f"{each.index:,}",
             f"{found.inputs.labels[each.index]} {each.confidence:.2f}",
             "{} {:.2f}".format(*found.suggestions.get(each.index, ("", each.suggestion_probability))),
-            shorten(texts[each.index]),
+            cells.show([each.index]),
         ]
         for each in found.suspects[:MAX_SUSPECTS]
     ]
-    return render(
-        "explore/page.html.j2",
-        title=f"Map of {found.name}",
-        sentence=found.report["sentence"],
-        notes=found.report["notes"],
-        data=point_data(found),
-        clusters=cluster_table(found),
-        queue=queue_table(found),
-        odd=(["id", "oddness", "text"], odd),
-        duplicates=(["first id", "texts", "some of them"], groups),
-        suspects=(["id", "label", "likelier", "text"], suspects),
-    )
+    return ["id", "label", "likelier", column], rows
+
+
+def render_page(found: Map, modality: Modality) -> str:
+    """Return the page."""
+    duplicates, column, noun = found.list_duplicates(), modality.column, modality.shared.inputs_noun
+    cells = PageCells(found, modality)
+    odd = [[f"{index:,}", f"{found.oddness[index]:.3f}", cells.show([index])] for index in found.list_odd(MAX_ODD)]
+    groups = [
+        [f"{group[0]:,}", f"{len(group):,}", cells.show(group[:MAX_GROUP_TEXTS])]
+        for group in duplicates[:MAX_DUPLICATES]
+    ]
+    shown = list_shown(found, MAX_PICTURES if cells.has_pictures else MAX_SHOWN_TEXTS)
+    content = {
+        "title": f"Map of {found.name}",
+        "sentence": found.report["sentence"],
+        "notes": found.report["notes"],
+        "noun": noun,
+        "map_key": f"{found.name}:{found.report['key']}",
+        "data": point_data(found, shown),
+        "clusters": cluster_table(found, cells, noun),
+        "queue": queue_table(found, cells, column),
+        "odd": (["id", "oddness", column], odd),
+        "duplicates": (["first id", noun, "some of them"], groups),
+        "suspects": suspect_table(found, cells, column),
+        "baselines": tabulate(found.baselines),
+    }
+    page = render("explore/page.html.j2", **content, sheets=Sheets(0, []))
+    if not cells.has_pictures:
+        return page
+    sheets = make_sheets(modality.draw, shown, MAX_PAGE_CHARS - len(page))
+    return render("explore/page.html.j2", **content, sheets=sheets)

@@ -31,11 +31,13 @@ class Unlabeled(NamedTuple):
     """To choose from, ascending."""
     measure: np.ndarray
     """Reserved for measuring, in a random order."""
+    is_reserved: np.ndarray
+    """Whether each input, labeled or not, equals one that is reserved, bool (inputs,)."""
 
 
 def split_unlabeled(inputs: Inputs, seed: int) -> Unlabeled:
-    """Return the unlabeled inputs, without those with the text of a labeled one."""
-    keys = [hash_text((text,)) for text in inputs.texts]
+    """Return the unlabeled inputs, without those equal to a labeled one."""
+    keys = [hash_text((key,)) for key in inputs.keys]
     seen = {key for key, label in zip(keys, inputs.labels, strict=True) if label}
     found = []
     for index, key in enumerate(keys):
@@ -45,7 +47,10 @@ def split_unlabeled(inputs: Inputs, seed: int) -> Unlabeled:
     unlabeled = np.array(found, np.int64)
     ranks = measuring_ranks([keys[index] for index in found], seed)
     is_reserved = (ranks < MEASURED_FRACTION) & (len(unlabeled) >= MIN_LENGTH_TO_RESERVE)
-    return Unlabeled(unlabeled[~is_reserved], unlabeled[is_reserved][np.argsort(ranks[is_reserved], kind="stable")])
+    order = np.argsort(ranks[is_reserved], kind="stable")
+    reserved_keys = {keys[index] for index in unlabeled[is_reserved]}
+    is_equal = np.array([key in reserved_keys for key in keys], bool)
+    return Unlabeled(unlabeled[~is_reserved], unlabeled[is_reserved][order], is_equal)
 
 
 def build_queue(

@@ -9,9 +9,10 @@ import numpy as np
 from explore.config import Explore
 from explore.labels import describe_measured
 from explore.map import Map
+from explore.modalities import Modality
 
 
-def make_report(found: Map, config: Explore, classes: list[str]) -> dict:
+def make_report(found: Map, config: Explore, classes: list[str], modality: Modality) -> dict:
     """Return the contents of report.json."""
     counts = Counter(entry.reason for entry in found.queue)
     sizes = np.bincount(found.clusters[found.clusters >= 0], minlength=len(found.groups))
@@ -20,13 +21,14 @@ def make_report(found: Map, config: Explore, classes: list[str]) -> dict:
         for group, name in enumerate(found.group_names)
     ]
     duplicates = found.list_duplicates()
-    is_static = len(found.inputs.texts) > config.max_encoded
     report = {
         "name": found.name,
+        "key": found.inputs.fingerprint(),
         "inputs": len(found.inputs.texts),
         "labeled": sum(map(bool, found.inputs.labels)),
         "classes": classes,
-        "vectors": "static" if is_static else "encoder",
+        "noun": modality.shared.inputs_noun,
+        "vectors": "static" if modality.is_static else "encoder",
         "clusters": len(found.groups),
         "without_cluster": int((found.clusters < 0).sum()),
         "stability": round(float(found.measures["stability"][0]), 4),
@@ -38,6 +40,7 @@ def make_report(found: Map, config: Explore, classes: list[str]) -> dict:
         "queue": dict(sorted(counts.items())),
         "suggested_by": found.suggested_by,
         "measured": found.measured._asdict() if found.measured else None,
+        "baselines": [each.to_json() for each in found.baselines],
         "groups": group_rows,
         "config": config.model_dump(mode="json"),
     }
@@ -47,7 +50,8 @@ def make_report(found: Map, config: Explore, classes: list[str]) -> dict:
 def describe(report: dict) -> str:
     """Return the sentence at the head of the page."""
     groups, clusters = len(report["groups"]), report["clusters"]
-    return f"{report['inputs']:,} texts in {clusters} clusters of {groups} groups, {report['labeled']:,} with a label"
+    found = f"{report['inputs']:,} {report['noun']} in {clusters} clusters of {groups} groups"
+    return f"{found}, {report['labeled']:,} with a label"
 
 
 def list_notes(report: dict, found: Map) -> list[str]:
@@ -59,9 +63,10 @@ def list_notes(report: dict, found: Map) -> list[str]:
     if report["vectors"] == "static":
         notes.append("The map is of static vectors distilled from the encoder; the queue is of the encoder's own.")
     if report["without_cluster"]:
-        notes.append(f"{report['without_cluster'] / report['inputs']:.0%} of the texts are in no cluster.")
+        notes.append(f"{report['without_cluster'] / report['inputs']:.0%} of the {report['noun']} are in no cluster.")
     if report["duplicates"]:
-        notes.append(f"{report['duplicates']:,} texts are in {report['duplicate_groups']:,} groups of near duplicates.")
+        groups = f"{report['duplicate_groups']:,} groups of near duplicates"
+        notes.append(f"{report['duplicates']:,} {report['noun']} are in {groups}.")
     if found.measured:
         notes.append(f"{describe_measured(found.measured)}.")
     if found.suspects:

@@ -6,6 +6,8 @@ queue.csv     the inputs to label, in order
 clusters.csv  the clusters, with names and typical inputs
 map.parquet   a row for each input
 report.json   all numbers; README.md: a summary
+vectors.npy   the encoder's vectors, by which labeling shows the nearest labeled inputs
+images/       of images in archives and tables, those of the queue as files
 steps/        results of steps, with which the same command goes on after an interruption
 """
 
@@ -18,22 +20,20 @@ from data.cache import OUTPUT_DIR, fingerprint
 from data.encoders import resolve_encoder
 from engine.files import read_json
 from engine.log import get_logger
-from explore import choose, cluster, labels, layout, names, neighbors
+from explore import cluster, labels, layout, names, neighbors
+from explore.baselines import MapQuality, draw_sample, measure_baselines
 from explore.config import Explore
-from explore.inputs import list_classes, load_task, name_inputs, read_inputs
+from explore.inputs import list_classes, load_task, name_inputs
 from explore.labels import Suspect
 from explore.map import Map
+from explore.modalities import load_modality
 from explore.model import Model
 from explore.output import write_outputs
-from explore.queue import Unlabeled, build_queue, split_unlabeled
+from explore.queue import build_queue, split_unlabeled
 from explore.report import make_report
 from explore.steps import Steps
-from explore.vectors import TextEncoder, distill, embed_in_parts, embed_static
 
 logger = get_logger(__name__)
-
-MAX_SAMPLE = 20_000  # inputs that the encoder reads of those over max_encoded
-SAMPLE_STREAM = 2**36 + 8
 
 
 class Exploration:
@@ -44,44 +44,25 @@ class Exploration:
         self.name = name_inputs(config, task)
         self.folder = OUTPUT_DIR / "explore" / self.name
         self.config = complete_source(config, self.folder) if task else config
-        self.encoder = TextEncoder(resolve_encoder(config.encoder), config.max_length)
-        self.model = Model(config.model) if config.model else None
-        self.inputs = read_inputs(self.config, task)
+        self.modality = load_modality(self.config, resolve_encoder(config.encoder))
+        self.model = Model(config.model, self.modality) if config.model else None
+        self.inputs = self.modality.read(task)
         self.key, self.steps = self.inputs.fingerprint(), Steps(self.folder / "steps")
         self.seed, self.texts = config.seed, self.inputs.texts
         self.classes = self.model.names if self.model else list_classes(self.inputs)
 
-    def embed(self, unlabeled: Unlabeled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (vectors of all inputs, indices of those that the encoder has read, their unit vectors)."""
-        everything = np.arange(len(self.texts))
-        if len(self.texts) <= self.config.max_encoded:
-            vectors = embed_in_parts(self.texts, self.key, self.encoder, self.steps)
-            return vectors, everything, vectors
-        size = min(MAX_SAMPLE, self.config.max_encoded)
-        sample = choose.sample_indices(unlabeled.chosen, size, self.seed, SAMPLE_STREAM)
-        labeled = np.flatnonzero([bool(label) for label in self.inputs.labels])
-        encoded = np.unique(np.concatenate([sample, labeled, unlabeled.measure[: self.config.queue_size]]))
-        key = fingerprint([self.key, encoded.tolist()])
-        vectors = embed_in_parts([self.texts[index] for index in encoded], key, self.encoder, self.steps)
-        tokens = self.steps.get("tokens", self.encoder.key, lambda: {"vectors": distill(self.encoder.folder)})
-        static = self.steps.get(
-            "static",
-            [self.key, *self.encoder.key],
-            lambda: {"vectors": embed_static(self.texts, tokens["vectors"], self.encoder.folder)},
-        )
-        return static["vectors"], encoded, vectors
-
     def run_step(self, name: str, settings: list, compute) -> dict[str, np.ndarray]:
         """Return the arrays of a step that depends on the vectors of all inputs."""
         config = self.config
-        common = [self.key, *self.encoder.key, len(self.texts) > config.max_encoded, self.seed, config.num_clusters]
+        modality = self.modality
+        common = [self.key, *modality.encoder.key, modality.is_static, self.seed, config.num_clusters]
         return self.steps.get(name, [common, *settings], compute)
 
     def map_inputs(self, vectors: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Return the arrays of all steps of the map, by step."""
         config, seed = self.config, self.seed
         count = min(config.num_clusters or cluster.choose_num_clusters(len(vectors)), len(vectors))
-        logger.info(f"  clusters  {len(self.texts):,} texts, {count} clusters")
+        logger.info(f"  clusters  {len(self.texts):,} {self.modality.shared.inputs_noun}, {count} clusters")
         points = self.run_step("points", [], lambda: {"points": cluster.reduce(vectors, seed)})["points"]
         cells = self.run_step("cells", [], lambda: {"cells": cluster.fit_kmeans(points, count, seed)})["cells"]
 
@@ -99,11 +80,17 @@ class Exploration:
             "mixture": self.run_step("mixture", method, lambda: cluster.fit_mixture(points, owners, seed)),
             "measures": self.run_step("measures", method, lambda: cluster.measure_clusters(*measure)),
         }
-        logger.info("  neighbors near duplicates and odd texts")
+        logger.info("  neighbors near duplicates and odd ones")
         similarity = config.duplicate_similarity
-        found["search"] = self.run_step(
-            "search", [similarity], lambda: neighbors.search_cells(vectors, cells, similarity)
-        )
+        is_indexed = neighbors.uses_index(len(vectors))
+
+        def search() -> dict[str, np.ndarray]:
+            copies = self.modality.find_copies()
+            if is_indexed:
+                return neighbors.search_index(vectors, similarity, copies)
+            return neighbors.search_cells(vectors, cells, similarity, copies)
+
+        found["search"] = self.run_step("search", [similarity, *["faiss"] * is_indexed], search)
         logger.info(f"  layout    {config.layout}")
         found["layout"] = self.run_step(
             "layout", [config.layout], lambda: {"positions": layout.make_layout(points, cells, config.layout, seed)}
@@ -113,14 +100,12 @@ class Exploration:
 
     def predict(self, encoded: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray | None, str]:
         """Return class probabilities of the encoded inputs, (encoded, classes), and where they are from."""
-        texts = [self.texts[index] for index in encoded]
         if self.model:
-            return self.model.predict(texts, fingerprint([self.key, encoded.tolist()]), self.steps), "model"
+            return self.model.predict(encoded, fingerprint([self.key, encoded.tolist()]), self.steps), "model"
         known, class_ids = self.list_labeled(encoded, {"train"})
         if len(known):
             return labels.predict_from_labels(vectors.astype(np.float32), known, class_ids, len(self.classes)), "labels"
-        descriptions = self.inputs.task.descriptions if self.inputs.task else {}
-        found = labels.predict_from_names(vectors, texts, self.classes, descriptions, self.encoder)
+        found = self.modality.predict_from_names(encoded, vectors, self.classes)
         return found, "names" if found is not None else ""
 
     def list_labeled(self, encoded: np.ndarray, roles: set[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -163,10 +148,21 @@ class Exploration:
         }
         return found | {each.index: (self.classes[each.suggestion], each.suggestion_probability) for each in suspects}
 
+    def compare(self, encoded: np.ndarray, vectors: np.ndarray) -> list[MapQuality]:
+        """Return the quality of the map by the encoder's vectors and by simpler ones."""
+        if not self.config.baselines:
+            return []
+        logger.info("  baselines simpler vectors of the same inputs")
+        sample = draw_sample(encoded, self.inputs.labels, self.seed)
+        own = vectors[np.searchsorted(encoded, sample.indices)]
+        found = self.modality.list_baselines(sample.indices)
+        key = [self.key, *self.modality.encoder.key]
+        return measure_baselines(own, found, sample, self.inputs.labels, self.steps, key, self.seed)
+
     def run(self) -> Map:
         """Run all steps, write the files and return what was found."""
         unlabeled = split_unlabeled(self.inputs, self.seed)
-        vectors, encoded, read = self.embed(unlabeled)
+        vectors, encoded, read = self.modality.embed(self.key, unlabeled, self.steps)
         found = self.map_inputs(vectors)
         read = read.astype(np.float32)
         probabilities, suggested_by = self.predict(encoded, read)
@@ -180,8 +176,8 @@ class Exploration:
             self.inputs,
             owners,
             groups,
-            names.name_clusters(self.texts, owners, len(groups), self.seed),
-            names.name_clusters(self.texts, by_group, int(groups.max()) + 1, self.seed),
+            self.modality.name_clusters(owners, len(groups), self.seed, "cluster"),
+            self.modality.name_clusters(by_group, int(groups.max()) + 1, self.seed, "group"),
             found["typical"]["typical"],
             found["layout"]["positions"],
             found["typical"]["typicality"],
@@ -194,27 +190,29 @@ class Exploration:
             self.suggest(encoded, probabilities, suspects),
             suggested_by,
             self.measure(encoded, probabilities),
+            unlabeled.is_reserved,
+            self.compare(encoded, read),
         )
-        result.report = make_report(result, self.config, self.classes)
-        write_outputs(self.folder, result)
+        result.report = make_report(result, self.config, self.classes, self.modality)
+        write_outputs(self.folder, result, self.modality, None if self.modality.is_static else vectors)
         self.steps.remove_others()
         return result
 
 
 def complete_source(config: Explore, folder) -> Explore:
-    """Return the configuration with the texts of the last round of the same name, if it has none but those labeled."""
+    """Return the configuration with the inputs of the last round of the same name, if it has none but those labeled."""
     path = folder / "report.json"
     if config.source or config.corpus or not path.is_file():
         return config
     last = read_json(path).get("config", {})
     if not (last.get("source") or last.get("corpus")):
         return config
-    logger.info(f"texts of the last round: {last.get('corpus') or last['source'].get('files')}")
+    logger.info(f"inputs of the last round: {last.get('corpus') or last['source'].get('files')}")
     return config.model_copy(
         update={
-            "source": Explore.model_validate({"source": last["source"]}).source if last.get("source") else None,
+            "source": type(config)(source=last["source"]).source if last.get("source") else None,
             "corpus": last.get("corpus"),
-            "sentences": last.get("sentences", False),
+            **({"sentences": last["sentences"]} if "sentences" in last else {}),
         }
     )
 

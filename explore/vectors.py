@@ -1,4 +1,4 @@
-"""Vectors of texts: by the encoder or, of very many texts, by static vectors distilled from it.
+"""Vectors of inputs, and of texts: by the encoder or, of very many texts, by static vectors distilled from it.
 
 A static vector is that of a token alone, as the encoder reads it (Tulkens and van Dongen 2024: model2vec); the vector
 of a text is the mean over its tokens, in which frequent tokens count less (Arora et al. 2017). It takes a hundredth of
@@ -7,21 +7,24 @@ the time and keeps about half of what the encoder's vectors are worth for choosi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from data.encoders import hash_weights, read_pooling
+from data.encoders import hash_weights
+from data.modalities.text import MODALITY
 from data.tasks.splits import Example
+from data.tasks.tfidf import tfidf_vectorizer
 from data.tokens.dataset import tokenize_examples
 from engine.models import embed
 from engine.models.load import load_tokenizer
 from engine.training.distributed import make_accelerator
+from explore.choose import sample_indices
 from explore.steps import Steps
 
 PART_INPUTS = 4_096  # inputs of a file of vectors
@@ -29,6 +32,8 @@ STATIC_BLOCK = 20_000
 SMOOTHING = 1e-3  # tokens of this frequency count half
 MAX_STATIC_TOKENS = 256
 TOKEN_BATCH = 1_024
+SVD_DIMS, MAX_SVD_TEXTS = 100, 10_000
+SVD_STREAM = 2**36 + 11
 
 
 def to_unit(vectors: np.ndarray) -> np.ndarray:
@@ -38,37 +43,44 @@ def to_unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class TextEncoder:
-    """The encoder in a folder, loaded when the first text is embedded. Raises DataError if it cannot be."""
+    """The encoder in a folder, loaded when the first text is embedded. Raises DataError if it cannot be.
 
-    def __init__(self, folder: Path, max_length: int):
-        self.folder, self.max_length = folder, max_length
+    random_seed: of random weights instead of those in the folder.
+    """
+
+    def __init__(self, folder: Path, max_length: int, random_seed: int | None = None):
+        self.folder, self.max_length, self.random_seed = folder, max_length, random_seed
         self.key = [hash_weights(folder), max_length]
-        self.embedder: embed.Embedder | None = None
+        self.embedder: nn.Module | None = None
 
     def embed(self, texts: list[str], title: str | None = None) -> np.ndarray:
         """Return the unit vectors of texts, float32 (texts, width). title: of the progress bar, if there is one."""
         accelerator = make_accelerator("native")
         if self.embedder is None:
-            model = embed.load_model(self.folder).to(accelerator.device)
-            self.embedder = embed.Embedder(model, read_pooling(self.folder) or "mean")
+            if self.random_seed is None:
+                self.embedder = MODALITY.load_embedder(self.folder)
+            else:
+                torch.manual_seed(self.random_seed)
+                self.embedder = embed.Embedder(embed.load_model(self.folder, random_init=True))
+            self.embedder = self.embedder.to(accelerator.device)
         examples = [Example((text,), "") for text in texts]
         dataset = tokenize_examples(examples, self.folder, self.max_length, str(self.folder), allow_empty=True)
         return to_unit(np.stack(embed.run_batches(self.embedder, dataset, accelerator, progress_title=title)))
 
 
-def embed_in_parts(texts: list[str], key: str, encoder: TextEncoder, steps: Steps) -> np.ndarray:
-    """Return the unit vectors of texts, float16 (texts, width), computed and stored part by part.
+def embed_in_parts(inputs: list, key: list, embed: Callable[[list, str], np.ndarray], steps: Steps) -> np.ndarray:
+    """Return the unit vectors of inputs, float16 (inputs, width), computed and stored part by part.
 
-    key: fingerprint of the texts.
+    key: what they depend on. embed: returns the unit vectors of some inputs; the title is of the progress bar.
     """
     parts = []
-    for start in range(0, len(texts), PART_INPUTS):
-        part = texts[start : start + PART_INPUTS]
-        title = f"encode {start + len(part):,} of {len(texts):,}"
+    for start in range(0, len(inputs), PART_INPUTS):
+        part = inputs[start : start + PART_INPUTS]
+        title = f"encode {start + len(part):,} of {len(inputs):,}"
         found = steps.get(
             "vectors",
-            [key, start, *encoder.key],
-            lambda part=part, title=title: {"vectors": encoder.embed(part, title).astype(np.float16)},
+            [key[0], start, *key[1:]],
+            lambda part=part, title=title: {"vectors": embed(part, title).astype(np.float16)},
         )
         parts.append(found["vectors"])
     return np.concatenate(parts)
@@ -102,7 +114,7 @@ class LoneTokens:
 def distill(folder: Path) -> np.ndarray:
     """Return the vector of every token that the encoder reads alone, float32 (tokens, width)."""
     accelerator = make_accelerator("native")
-    embedder = embed.Embedder(embed.load_model(folder).to(accelerator.device), read_pooling(folder) or "mean")
+    embedder = MODALITY.load_embedder(folder).to(accelerator.device)
     tokens = LoneTokens(load_tokenizer(folder))
     vectors = np.stack(embed.run_batches(embedder, tokens, accelerator, TOKEN_BATCH, "distill static vectors"))
     return (vectors - vectors.mean(0)).astype(np.float32)
@@ -121,3 +133,20 @@ def embed_static(texts: list[str], token_vectors: np.ndarray, folder: Path) -> n
         counted = csr_matrix((np.ones(len(ids), np.float32), ids, starts), (len(lengths), len(weighted)))
         blocks.append(to_unit(counted @ weighted).astype(np.float16))
     return np.concatenate(blocks)
+
+
+def read_word_vectors(folder: Path) -> np.ndarray:
+    """Return the vector of every token at the input of an encoder, float32 (tokens, width)."""
+    weights = embed.load_model(folder).get_input_embeddings().weight.detach().float().numpy()
+    return weights - weights.mean(0)
+
+
+def fit_tfidf(texts: list[str], seed: int) -> Callable[[list[str]], np.ndarray]:
+    """Return a function from texts to TF-IDF reduced to SVD_DIMS (latent semantic analysis), unit, float32."""
+    from sklearn.decomposition import TruncatedSVD
+
+    fitted = [texts[index] for index in sample_indices(np.arange(len(texts)), MAX_SVD_TEXTS, seed, SVD_STREAM)]
+    vectorizer = tfidf_vectorizer(fitted, (1, 1))
+    matrix = vectorizer.fit_transform(fitted)
+    svd = TruncatedSVD(max(1, min(SVD_DIMS, matrix.shape[1] - 1)), random_state=seed).fit(matrix)
+    return lambda rows: to_unit(svd.transform(vectorizer.transform(rows)))

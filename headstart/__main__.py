@@ -11,7 +11,7 @@ from engine.errors import ConfigError, suggest
 COMMANDS = {
     "data": ("data.__main__", "turn raw text into training data, with a report"),
     "pretrain": ("pretrain.__main__", "pretrain an encoder on unlabeled text"),
-    "explore": ("explore.__main__", "map texts, and list which to label first"),
+    "explore": ("explore.__main__", "map inputs, and list which to label first"),
     "label": ("label.__main__", "label texts or images by keys"),
     "finetune": ("finetune.__main__", "fine-tune an encoder on a task"),
     "predict": ("predict.__main__", "predict the labels of a file, or of single texts"),

@@ -22,7 +22,8 @@ class Label(Section):
     labels: str | None = None
     """CSV to which answers are appended; none: that of task.train, or labels/NAME.csv with the name of the task."""
     queue: str | None = None
-    """Rows in the order to label, as make explore writes them; none: out/explore/NAME/queue.csv, if it is there."""
+    """Rows in the order to label, as make explore writes them, or a selection of its map; none:
+    out/explore/NAME/queue.csv, if it is there."""
     measure_fraction: Fraction = 0.25
     """Fraction of the rows that are drawn to measure by, where there is no queue; the order is then random."""
     suggest: bool = True

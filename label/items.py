@@ -11,18 +11,24 @@ from data.cache import OUTPUT_DIR
 from data.shortcut import complete_source
 from data.sources.source import Source, display_name, iter_located_rows
 from data.sources.values import find_value, get_text, is_empty, list_columns
-from data.tasks.answers import ROLES, Role, is_queued, restore_cells
+from data.tasks.answers import ROLES, Role, is_queued, restore, restore_cells
 from data.tasks.columns import find_text
 from data.tasks.exports import export_text
 from data.tasks.splits import normalize, permute
 from data.tasks.task import Task, to_list
 from engine.errors import ConfigError, DataError
+from engine.files import read_json
+from engine.log import get_logger
 from label.config import Label
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+logger = get_logger(__name__)
+
 NO_CLUSTER = "-1"
+SELECTION_COLUMNS = ["id", "map", "selection", "excerpt"]
+MAP_COLUMNS = ("label", "reserved", "suggestion", "suggestion_probability")
 
 
 @dataclass
@@ -35,7 +41,7 @@ class Item:
     """The text, the texts of a pair joined by a line, or the path of an image."""
     role: Role = "train"
     reason: str = "random"
-    """Why the row is here: spread, uncertain, suspect or random."""
+    """Why the row is here: spread, uncertain, suspect, random or selected."""
     cluster: str = ""
     suggestion: str = ""
     probability: float | None = None
@@ -76,6 +82,60 @@ def read_queue(path: Path, column: str) -> list[Item]:
         found = Item(int(number) if number.isdecimal() else len(items), row[column], role, row["reason"], cluster)
         found.suggestion, found.probability = row["suggestion"], probability
         items.append(found)
+    return items
+
+
+def is_selection(path: Path) -> bool:
+    """Return whether a CSV is a selection of the map of make explore, by its header."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().strip().split(",") == SELECTION_COLUMNS
+
+
+def map_folder(path: Path) -> Path:
+    """Return the folder of the map that a queue or a selection is of. Raises ConfigError if the map has changed."""
+    if not is_selection(path):
+        return path.parent
+    rows = iter_located_rows(Source(files=str(path), format="csv"))
+    maps = {row["map"] for _, row in rows}
+    name, _, key = next(iter(maps), "").partition(":")
+    folder = OUTPUT_DIR / "explore" / Path(name).name
+    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    if len(maps) != 1 or report.get("key") != key:
+        raise ConfigError(f"queue: {path} is of another map than that in {folder}; select again in {folder}/map.html")
+    return folder
+
+
+def read_selection(path: Path, column: str) -> list[Item]:
+    """Return the rows of a selection, with what the map has of them; each is a group to label at once.
+
+    Without those labeled already, and without those reserved for measuring, which no one may choose. Raises
+    ConfigError if none is left.
+    """
+    import pyarrow.parquet
+
+    folder = map_folder(path)
+    names = {
+        int(row["id"]): restore(row["selection"])
+        for _, row in iter_located_rows(Source(files=str(path), format="csv"))
+        if row["id"].isdecimal()
+    }
+    table = pyarrow.parquet.read_table(folder / "map.parquet")
+    if column not in table.column_names:
+        raise ConfigError(f"queue: {path} is of a map without {column}s")
+    ids = sorted(index for index in names if index < len(table))
+    rows = table.select([column, *MAP_COLUMNS]).take(ids).to_pylist()
+    items, left_out = [], 0
+    for number, row in zip(ids, rows, strict=True):
+        if row["reserved"] or row["label"] or column == "image" and not Path(row[column]).is_file():
+            left_out += 1
+            continue
+        item = Item(number, row[column], "train", "selected", names[number], row["suggestion"])
+        item.probability = row["suggestion_probability"]
+        items.append(item)
+    if left_out:
+        logger.info(f"{path}: {left_out:,} rows are labeled, reserved for measuring, or no files, and left out")
+    if not items:
+        raise ConfigError(f"queue: no row of {path} is left to label")
     return items
 
 
@@ -142,19 +202,18 @@ def list_sources(config: Label, task: Task | None, labels: Path) -> list[tuple[S
 
 def read_images(sources: list[tuple[Source, str | None]]) -> tuple[list[str], dict[str, Callable]]:
     """Return the paths of images, and the function that loads each. Raises DataError for images without a path."""
-    from data.images.sources import iter_images, resolve_path
+    from data.images.sources import iter_images
+    from data.images.task import locate_image
 
     loaders: dict[str, Callable] = {}
     for source, label in sources:
         for image in iter_images(source):
             if label and not is_empty(find_value(image.columns, label)):
                 continue
-            inside = image.columns.get("path")
-            path = str(Path(source.folder) / inside) if source.folder and inside else inside
-            if path and not source.folder:
-                path = resolve_path(image.location.partition(" (")[0], path)
-            if not path or not Path(path).is_file():
-                raise DataError(f"{display_name(source)}: only images in files of their own can be labeled")
+            is_file, path = locate_image(source, image.location, image.columns)
+            if not is_file:
+                hint = "make explore writes those that it lists as files"
+                raise DataError(f"{display_name(source)}: only images in files of their own can be labeled; {hint}")
             loaders[path] = image.load
     return list(loaders), loaders
 
@@ -165,7 +224,7 @@ def read_items(config: Label, task: Task | None, name: str, labels: Path) -> lis
     column, path = "image" if is_images else "text", queue_path(config, name)
     loaders: dict[str, Callable] = {}
     if path:
-        items = read_queue(path, column)
+        items = read_selection(path, column) if is_selection(path) else read_queue(path, column)
         if is_images:
             loaders = {item.text: image_loader(item.text) for item in items}
     elif is_images:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from data import modalities
 from data.cache import OUTPUT_DIR
 from data.shortcut import name_run
 from data.sources.source import display_name
-from data.tasks.task import Task, TaskFile, to_list
-from engine.config.loader import find_file, load_config, read_args
+from data.tasks.task import Task, to_list
+from engine.config.loader import find_file
 from engine.errors import ConfigError
 from engine.log import get_logger
 from label.config import Label
 from label.export import EXTENSIONS, export_items
-from label.items import describe_order, queue_path, read_items
+from label.items import describe_order, map_folder, queue_path, read_items
 from label.nearest import Nearest, load_vectors
 from label.session import Session, modified_at
 from label.store import AnswerFile
@@ -28,13 +29,7 @@ COLUMNS = {"text": "text", "label": "label", "role": "role"}
 
 def load_task(path: Path) -> Task:
     """Return the task of a fine-tuning YAML. Raises ConfigError for labels that a key cannot give."""
-    schema = TaskFile
-    section = read_args([str(path)]).get("task")
-    if isinstance(section, dict) and section.get("modality") == "images":
-        from data.images.task import ImageTaskFile
-
-        schema = ImageTaskFile
-    task = load_config(schema, [str(path)]).task
+    task = modalities.load_task(path)
     if task.problem_type != "single_label_classification":
         raise ConfigError(f"task.problem_type: labeling gives one class to each text, not {task.problem_type}")
     return task
@@ -98,7 +93,7 @@ def open_session(config: Label, task: Task | None, name: str) -> tuple[Session, 
     is_images = task is not None and task.modality == "images"
     store = AnswerFile(labels, "image" if is_images else "text")
     texts = list(dict.fromkeys([*(item.text for item in items), *store.answers]))
-    vectors = load_vectors(queue.parent if queue else None, [item.id for item in items])
+    vectors = load_vectors(map_folder(queue) if queue else None, [item.id for item in items])
     nearest = (
         None
         if is_images and vectors is None

@@ -19,7 +19,7 @@ from engine.errors import UserError
 from engine.files import describe_os_error
 from engine.html import render
 from label.items import Item
-from label.session import MAX_CLUSTER_SHOWN, RefusedError, Session
+from label.session import RefusedError, Session
 
 HOSTS = ("127.0.0.1", "localhost")
 MAX_BODY_BYTES = 2**16
@@ -101,7 +101,8 @@ class Pages:
         if kind == "cluster" and number.isdecimal():
             with self.lock:
                 items = self.session.list_cluster(int(number))
-            shown = [self.show(item.text, MAX_NEAREST_CHARS) for item in items[:MAX_CLUSTER_SHOWN]]
+                sample = self.session.sample_cluster(int(number)) if items else []
+            shown = [self.show(item.text, MAX_NEAREST_CHARS) for item in sample]
             return to_json({"count": len(items), "items": shown})
         raise KeyError(path)
 

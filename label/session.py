@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from data.tasks.splits import permute
 from engine.errors import UserError
 from label.items import Item
 from label.store import AnswerFile
 
 MAX_CLASS_CHARS = 100
-MAX_CLUSTER_SHOWN = 50
+MAX_CLUSTER_SHOWN = 24
 
 
 class RefusedError(UserError):
@@ -103,6 +104,12 @@ class Session:
             return []
         others = [other for other in self.items if other.cluster == item.cluster and other.role == "train"]
         return [item, *(other for other in others if other is not item and self.is_open(other))]
+
+    def sample_cluster(self, item_id: int, count: int = MAX_CLUSTER_SHOWN) -> list[Item]:
+        """Return at most `count` rows of the current row's cluster, itself first, the others drawn at random."""
+        first, *others = self.list_cluster(item_id)
+        order = permute(len(others), item_id, 0)[: count - 1]
+        return [first, *(others[position] for position in sorted(order))]
 
     def answer_cluster(self, item_id: int, label: str, count: int) -> int:
         """Give a whole cluster one label; return the number of rows. count: that was confirmed."""

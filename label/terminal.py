@@ -127,10 +127,10 @@ class Terminal:
     def label_cluster(self, item: Item) -> None:
         """Ask for the class of a whole cluster, and label it once confirmed."""
         items = self.session.list_cluster(item.id)
-        for other in items[:MAX_CLUSTER_SHOWN]:
+        for other in self.session.sample_cluster(item.id, MAX_CLUSTER_SHOWN):
             self.print(f"  {shorten(' '.join(other.text.split()), MAX_NEAREST_CHARS)}")
         if len(items) > MAX_CLUSTER_SHOWN:
-            self.print(f"  and {len(items) - MAX_CLUSTER_SHOWN} more")
+            self.print(f"  and {len(items) - MAX_CLUSTER_SHOWN} more; these were drawn at random")
         self.print(f"class of all {len(items)} rows (its key, or n; any other key leaves): ", end="")
         key = self.read_key()
         label = self.read_class(key) if key.isdecimal() or key == "n" else None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 from data.images.config import ImageSource
-from data.images.sources import find_image_files, fingerprint_inputs, is_image_name, iter_images, open_zip
+from data.images.sources import find_image_files, fingerprint_inputs, is_image_name, iter_images
 from data.modalities import Modality
 from data.sources.source import Source
 from data.sources.values import MISSING, find_value
@@ -18,9 +16,6 @@ from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from engine.errors import ConfigError
 from predict.rows import Item, Table, complete_text_source, find_columns
-
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-IDX_SUFFIXES = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
 
 
 @dataclass
@@ -49,28 +44,6 @@ class ImageTable(Table):
     def fingerprint_rows(self) -> dict:
         """Return what determines the rows."""
         return {**fingerprint_inputs(self.source), "places": self.digest}
-
-
-def has_images(path: str) -> bool:
-    """Return whether a folder or zip archive has files with an extension of images."""
-    if os.path.isdir(path):
-        return any(is_image_name(name) for _, _, names in os.walk(path) for name in names)
-    with open_zip(Path(path)) as archive:
-        return any(is_image_name(name) for name in archive.namelist())
-
-
-def complete_image_source(source: ImageSource) -> ImageSource:
-    """Return the source of images that `files` means: a folder or archive of images, tar shards, idx, or else files."""
-    path = source.files
-    if isinstance(path, str) and "://" not in path and not source.format:
-        lower, options = path.lower(), source.model_dump(exclude_unset=True, exclude={"files"})
-        if os.path.isdir(path) and has_images(path) or lower.endswith(".zip") and os.path.isfile(path):
-            return ImageSource(**options, folder=path) if has_images(path) else source
-        if lower.endswith(TAR_SUFFIXES):
-            return ImageSource(**options, tar=path)
-        if lower.endswith(IDX_SUFFIXES):
-            return ImageSource(**options, idx=path)
-    return source
 
 
 def is_file_table(source: Source) -> bool:

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from data.cache import OUTPUT_DIR, fingerprint
 from data.classifier import Classifier
 from data.encoders import hash_weights
+from data.images.sources import complete_image_source
 from data.shortcut import name_run
 from data.sources.source import Source, display_name, get_format, resolve_files
 from engine.errors import ConfigError
@@ -27,7 +28,7 @@ from engine.models.embed import Inputs, run_stream
 from engine.runs.progress import Progress
 from engine.training.distributed import make_accelerator
 from predict.config import EXTENSIONS, OutputFormat, Predict
-from predict.image_rows import ImageTable, complete_image_source, is_file_table, list_images, open_image_table
+from predict.image_rows import ImageTable, is_file_table, list_images, open_image_table
 from predict.mixed_precision import predict_inputs
 from predict.output import Writer
 from predict.predictions import Decider, Prediction

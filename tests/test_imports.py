@@ -37,8 +37,8 @@ ORDER = {
     "label": "config items store session nearest export server terminal run __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out detector artifacts semi_supervised train study __main__",
-    "explore": "config steps choose vectors inputs labels queue model cluster neighbors names layout map page output"
-    " report run __main__",
+    "explore": "config steps choose vectors image_encoder inputs labels queue cluster neighbors baselines names"
+    " modalities model layout map pictures page output report run __main__",
     "predict": "config mixed_precision rows image_rows output predictions why pictures summary page run __main__",
     "publish": "config card report hub export compare __main__",
     "compare": "config plan pretraining scores league report run __main__",
@@ -57,7 +57,8 @@ LIGHT = (
     " data.tasks.problem_types data.modalities.text pretrain.modalities.text finetune.modalities.text"
     " pretrain.modalities.images"
     " pretrain.config pretrain.__main__ finetune.config finetune.__main__ finetune.study.config finetune.study.__main__"
-    " predict.config predict.__main__ explore.config explore.__main__"
+    " predict.config predict.__main__ explore.config explore.modalities.text"
+    " explore.modalities.images explore.__main__"
     " label.config label.__main__"
     " compare.config compare.__main__"
     " publish.config publish.__main__ publish.compare publish.export publish.report.run_report headstart.__main__"

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.images.task import ImageStore
-from data.tasks.splits import Example
+if TYPE_CHECKING:
+    from data.images.store import PixelShards
+    from data.images.task import ImageStore
+    from data.tasks.splits import Example
+
+
+BASELINE_SIZE = 16  # pixels of a side
+
+
+def shrink_images(places: list[tuple[PixelShards, int]], size: int) -> np.ndarray:
+    """Return the pixels of images scaled to `size`, from 0 to 1, float32 (images, size * size * channels)."""
+    from PIL import Image
+
+    rows = []
+    for shards, index in places:
+        pixels = shards.pixels[index]
+        image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+        rows.append(np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32).ravel())
+    return np.stack(rows) / 255
 
 
 class PixelFeatures:
@@ -18,14 +36,7 @@ class PixelFeatures:
 
     def shrink(self, examples: list[Example]) -> np.ndarray:
         """Return the pixels of small images, float32 (examples, size * size * channels)."""
-        from PIL import Image
-
-        rows = []
-        for shards, index in self.store.find(examples):
-            pixels = shards.pixels[index]
-            image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
-            rows.append(np.asarray(image.resize((self.size, self.size), Image.Resampling.BOX), np.float32).ravel())
-        return np.stack(rows) / 255
+        return shrink_images(self.store.find(examples), self.size)
 
     def fit(self, examples: list[Example]) -> Callable[[list[Example]], np.ndarray]:
         """Return the function from examples to features."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IDX_TYPES = {8: np.uint8}
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+IDX_SUFFIXES = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
 MAX_TEXT_BYTES = 2**20  # of a text next to an image in a tar shard
 
 
@@ -80,6 +82,28 @@ def iter_images(source: ImageSource) -> Iterator[SourceImage]:
 def is_image_name(name: str) -> bool:
     """Return whether a file name has an extension of images."""
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def has_images(path: str) -> bool:
+    """Return whether a folder or zip archive has files with an extension of images."""
+    if os.path.isdir(path):
+        return any(is_image_name(name) for _, _, names in os.walk(path) for name in names)
+    with open_zip(Path(path)) as archive:
+        return any(is_image_name(name) for name in archive.namelist())
+
+
+def complete_image_source(source: ImageSource) -> ImageSource:
+    """Return the source of images that `files` means: a folder or archive of images, tar shards, idx, or else files."""
+    path = source.files
+    if isinstance(path, str) and "://" not in path and not source.format:
+        lower, options = path.lower(), source.model_dump(exclude_unset=True, exclude={"files"})
+        if os.path.isdir(path) and has_images(path) or lower.endswith(".zip") and os.path.isfile(path):
+            return ImageSource(**options, folder=path) if has_images(path) else source
+        if lower.endswith(TAR_SUFFIXES):
+            return ImageSource(**options, tar=path)
+        if lower.endswith(IDX_SUFFIXES):
+            return ImageSource(**options, idx=path)
+    return source
 
 
 def find_image_files(source: ImageSource) -> list[str]:

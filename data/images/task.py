@@ -104,6 +104,18 @@ def read_rows(folder: Path) -> Iterator[dict]:
         yield from map(json.loads, file)
 
 
+def locate_image(source: ImageSource, location: str, columns: dict) -> tuple[bool, str]:
+    """Return (True, the path) of an image with a file of its own, or else (False, where it is)."""
+    from data.images.sources import resolve_path
+
+    inside = columns.get("path")
+    path = str(Path(source.folder) / inside) if source.folder and inside else inside
+    if path and not source.folder:
+        path = resolve_path(location.partition(" (")[0], path)
+    is_file = bool(path) and not source.wheel and Path(path).is_file()
+    return is_file, path if is_file else location
+
+
 def find_places(task: ImageTask) -> dict[str, str]:
     """Return where each image of a task is, by its key."""
     sources = [source for source in (task.train, task.validation, task.test) if source]

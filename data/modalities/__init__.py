@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
+from data.tasks.task import Task, TaskFile
+from engine.config.loader import load_config, read_args
+from engine.config.schema import list_plugins
 from engine.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from engine.models.embed import Inputs
@@ -75,6 +78,14 @@ class Modality:
         """
         raise DataError(f"{folder}: it reads {self.inputs_noun}, of which there are no predictions yet")
 
+    def task_file(self) -> type[TaskFile]:
+        """Return the schema of the task of a fine-tuning YAML."""
+        return TaskFile
+
+    def load_embedder(self, folder: Path) -> nn.Module:
+        """Return the encoder in a folder, with `predict` to embeddings, (inputs, width). Raises DataError."""
+        raise NotImplementedError
+
     def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
         """Return a vector for each input from a model's hidden states, (inputs, width), to compare inputs by."""
         raise NotImplementedError
@@ -117,6 +128,14 @@ class Modality:
 def load_modality(name: str) -> Modality:
     """Return the modality in the file of this name."""
     return importlib.import_module(f"data.modalities.{name}").MODALITY
+
+
+def load_task(path: Path) -> Task:
+    """Return the task of a fine-tuning YAML by the schema of its modality. Raises ConfigError or DataError."""
+    section = read_args([str(path)]).get("task")
+    name = section.get("modality") if isinstance(section, dict) else None
+    known = name if name in list_plugins("data.modalities") else "text"  # its schema names an unknown one
+    return load_config(load_modality(known).task_file(), [str(path)]).task
 
 
 def find_modality(folder: Path, record: dict, config: dict) -> Modality:

@@ -13,10 +13,11 @@ from engine.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import BaseImageProcessor
 
     from data.images.dataset import ProcessedImages
+    from engine.config.schema import Section
 
 COLUMNS = "image img picture photo file filename file_name path image_path filepath".split()
 """Names of the column of images, the most likely first."""
@@ -40,7 +41,9 @@ class Images(Modality):
 
     def pool_layer(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the mean over the positions, of a convolutional network's states or a transformer's."""
-        return states.float().mean((2, 3) if states.ndim == 4 else 1)
+        from engine.models.embed import pool_positions
+
+        return pool_positions(states)
 
     def find_columns(self, columns: list[str]) -> str | None:
         """Return the column of the images."""
@@ -59,6 +62,19 @@ class Images(Modality):
         """Return the mean of the states two thirds up the layers, over an image's patches or pixels."""
         chosen = states[2 * (len(states) - 1) // 3].float()
         return chosen.flatten(2).mean(2) if chosen.ndim == 4 else chosen.mean(1)
+
+    def task_file(self) -> type[Section]:
+        """Return the schema of a task of images."""
+        from data.images.task import ImageTaskFile
+
+        return ImageTaskFile
+
+    def load_embedder(self, folder: Path) -> nn.Module:
+        """Return the encoder with the mean of its last hidden states."""
+        from engine.models.embed import ImageEmbedder
+        from engine.models.load import load_pretrained
+
+        return ImageEmbedder(load_pretrained(folder, "AutoModel", "images")[0].eval())
 
     def load_processor(self, folder: Path) -> BaseImageProcessor:
         """Return the image processor in a folder. Raises DataError if transformers cannot load it."""

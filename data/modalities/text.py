@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.encoders import TOKENIZER_FILES
+from data.encoders import TOKENIZER_FILES, read_pooling
 from data.modalities import Modality
 from data.sources.values import find_value, get_text
 from data.tasks import iob
@@ -17,7 +17,7 @@ from data.tasks.splits import Example
 from engine.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from data.tokens.dataset import TextDataset
@@ -89,6 +89,12 @@ class Text(Modality):
             return dataset
 
         return read
+
+    def load_embedder(self, folder: Path) -> nn.Module:
+        """Return the encoder with its own pooling, or the mean of its last hidden states."""
+        from engine.models import embed
+
+        return embed.Embedder(embed.load_model(folder), read_pooling(folder) or "mean")
 
     def pool_states(self, states: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> Tensor:
         """Return the mean of the tokens' states two thirds up the layers (docs/predict.md)."""

@@ -118,9 +118,14 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = (), preset: dict | N
     return merge(merge(merged, preset or {}), content)
 
 
+def locate_file(name: str, folder: Path) -> Path:
+    """Return the path of a YAML file given by its path or its name in a folder."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+
+
 def find_file(name: str, folder: Path, key: str) -> Path:
     """Return a YAML file given by its path or its name in a folder. Raises ConfigError with the nearest name."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    path = locate_file(name, folder)
     if not path.is_file():
         known = [Path(each).stem for each in list_siblings(folder / "x.yaml", "*.yaml")]
         raise ConfigError(f"{key}: {path} does not exist{suggest(path.stem, known)}")

@@ -89,6 +89,23 @@ class Embedder(nn.Module):
         return pool(self.model(**inputs).last_hidden_state.float(), inputs["attention_mask"], self.pooling)
 
 
+def pool_positions(states: Tensor) -> Tensor:
+    """Return the mean over the positions of a convolutional network's states or a transformer's, float32."""
+    return states.float().mean((2, 3) if states.ndim == 4 else 1)
+
+
+class ImageEmbedder(nn.Module):
+    """Pools an image encoder's last hidden states, as pretraining does, to embeddings, float32 (images, width)."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Return the embeddings of the images of one batch."""
+        return pool_positions(self.model(pixel_values=pixel_values).last_hidden_state)
+
+
 @torch.no_grad()
 def run_batches(
     module: nn.Module,

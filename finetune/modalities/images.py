@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from data.images.baseline import BASELINE_SIZE
 from data.images.task import ImageStore, ImageTask
 from data.images.views import Area, Views
 from data.sampling import take_evenly
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from data.images.dataset import ImageDataset
     from finetune.model.image_network import ImageNetwork
-
-BASELINE_SIZE = 16  # pixels of a side of the images of the linear baseline
 
 
 class Augment(Views):

@@ -42,18 +42,6 @@ class ImageNetwork(Network):
             layer.training = False
 
 
-class ImageEmbedder(nn.Module):
-    """Pools an image encoder's last hidden states, as pretraining does, to embeddings, float32 (images, width)."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def predict(self, pixel_values: Tensor) -> Tensor:
-        """Return the embeddings of the images of one batch."""
-        return MODALITY.pool_layer(self.model(pixel_values=pixel_values).last_hidden_state)
-
-
 class LayerStatistics(nn.Module):
     """Joins mean and standard deviation over the positions of every hidden state, and their mean over both flips.
 
@@ -79,9 +67,9 @@ class LayerStatistics(nn.Module):
 
 
 @cache
-def load_embedder(folder: Path) -> ImageEmbedder:
+def load_embedder(folder: Path) -> nn.Module:
     """Return the encoder in `folder`, which a study uses for many trials."""
-    return ImageEmbedder(load_pretrained(folder, "AutoModel", "images")[0].eval())
+    return MODALITY.load_embedder(folder)
 
 
 def load_model(folder: Path, problem_type: ProblemType, label_names: list[str], random_init: bool) -> PreTrainedModel:

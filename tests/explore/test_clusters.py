@@ -84,6 +84,21 @@ def test_neighbors_and_duplicates_are_those_of_a_plain_search():
     assert np.flatnonzero(found["duplicate_of"] == 0).tolist() == [0, 40, 41, 42]
 
 
+def test_an_index_finds_nearly_all_neighbors_and_the_same_duplicates():
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.normal(size=(60, 16)), 50, axis=0) + 0.4 * rng.normal(size=(3_000, 16))
+    vectors[40:43] = vectors[0] + 0.0001 * rng.normal(size=(3, 16))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    exact = neighbors.search_cells(vectors, np.zeros(3_000, np.int32), 0.9999)
+    found = neighbors.search_index(vectors, 0.9999)
+    shared = [len(set(a) & set(b)) / 5 for a, b in zip(exact["neighbors"], found["neighbors"], strict=True)]
+    assert np.mean(shared) > 0.9 and (found["duplicate_of"] == exact["duplicate_of"]).all()
+    assert np.abs(found["distance"] - exact["distance"]).mean() < 0.02
+    assert not (found["neighbors"] == np.arange(3_000)[:, None]).any(), "an input is no neighbor of itself"
+    assert not neighbors.uses_index(200_000)
+
+
 def test_many_equal_texts_are_one_group_of_few_links(monkeypatch):
     monkeypatch.setattr(neighbors, "MAX_LINKS", 3)
     vectors = np.repeat(np.eye(3, dtype=np.float32), [40, 1, 30], axis=0)

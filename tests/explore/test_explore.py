@@ -8,16 +8,20 @@ import json
 import random
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-from browser import load_page
+from browser import Browser, load_page
 from helpers import error_lines, run_module, start_module
 
+from engine.errors import ConfigError
 from explore.__main__ import main
 from explore.map import Map
 from explore.steps import Steps
+from label.config import Label
+from label.items import read_items
 
 HOSTILE = "=1+1 <script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> </pre> & more"
 WORDS = {
@@ -91,7 +95,7 @@ def test_the_same_command_writes_the_same_bytes(explored, tiny, monkeypatch):
     for path in (explored[0] / "out/explore/notes/steps").glob("layout-*"):
         path.unlink()
     main([f"text={explored[0]}/notes.txt", f"encoder={tiny}"])
-    assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 6
+    assert file_hashes(explored[0] / "out/explore/notes") == before and len(before) == 7
 
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(explored, tiny, tmp_path):
@@ -192,7 +196,7 @@ def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([], "give texts, text=FILES or corpus=NAME, or a task, task=NAME"),
+        ([], "give texts, text=FILES or corpus=NAME, images, images=FILES, or a task, task=NAME"),
         (["corpus=reviewz"], "corpus: configs/corpus/reviewz.yaml does not exist (nearest: reviews)"),
         (["task=sentimant"], "task: configs/finetune/sentimant.yaml does not exist (nearest: sentiment)"),
         (["text=few.txt"], "3 texts are too few for a map: label them all, or give at least 10"),
@@ -220,8 +224,80 @@ def test_the_page_shows_texts_as_texts_and_draws_the_map(explored, tmp_path):
     assert dom.count("<span") > 3, "names are on the map"
 
 
+@pytest.fixture
+def browser(tmp_path):
+    opened = Browser(tmp_path / "profile")
+    size = {"width": 1000, "height": 1400, "deviceScaleFactor": 1, "mobile": False}  # the whole map is in the window
+    opened.call("Emulation.setDeviceMetricsOverride", size)
+    yield opened
+    opened.close()
+
+
+def drag(browser, points: list[tuple[float, float]], shift: bool = False) -> None:
+    """Draw a line with the mouse through points of the map, from 0 to 1."""
+    left, top, width, height = browser.evaluate(
+        "(scrollTo(0, 0), ['left', 'top', 'width', 'height'].map((key) => box.getBoundingClientRect()[key]))"
+    )
+    kinds = ["mousePressed", *["mouseMoved"] * (len(points) - 2), "mouseReleased"]
+    for kind, (x, y) in zip(kinds, points, strict=True):
+        place = {"x": left + x * width, "y": top + y * height, "button": "left", "buttons": 1, "clickCount": 1}
+        browser.call("Input.dispatchMouseEvent", {"type": kind, **place, "modifiers": 8 if shift else 0})
+
+
+def test_a_lasso_selects_the_points_inside_and_the_file_is_a_queue(explored, browser, monkeypatch):
+    """Against the positions in the map's table; the reserved ones cannot be chosen, and texts are read whole."""
+    folder = explored[0] / "out/explore/notes"
+    monkeypatch.chdir(explored[0])
+    table = pyarrow.parquet.read_table(folder / "map.parquet").to_pydict()
+    browser.open((folder / "map.html").as_uri())
+    browser.wait_for("document.body.dataset.drawn === '150'")
+    browser.evaluate("document.getElementById('lasso').click()")
+    drag(browser, [(0.01, 0.01), (0.5, 0.01), (0.5, 0.99), (0.01, 0.99), (0.01, 0.9)])
+    browser.wait_for("!document.getElementById('selection').hidden")
+    inside = {index for index, x in enumerate(table["projection_x"]) if x < -0.02}
+    near = {index for index, x in enumerate(table["projection_x"]) if abs(x) < 0.04}
+    found = set(browser.evaluate("listPicked()"))
+    assert len(found) > 10 and found ^ inside <= near, "the left half"
+    assert browser.evaluate("document.getElementById('selected').textContent") == f"{len(found)} texts selected"
+    browser.evaluate("document.getElementById('selection-name').value = '=left, \x22half\x22'")
+    Path("selection.csv").write_text(browser.evaluate("selectionCsv()"), encoding="utf-8")
+    rows = read_csv("selection.csv")
+    assert {int(row["id"]) for row in rows} == found and rows[0]["selection"] == '\'=left, "half"'
+    assert all(row["excerpt"] in ("", *explored[1]) or row["excerpt"].startswith("'=1+1") for row in rows)
+    config = Label(source=None, queue="selection.csv")
+    items = read_items(config, None, "notes", Path("labels/notes.csv"))
+    allowed = {index for index in found if not table["reserved"][index]}
+    assert {item.id for item in items} == allowed and {item.role for item in items} == {"train"}
+    assert all(item.text == table["text"][item.id] and item.cluster == '=left, "half"' for item in items)
+    assert 0.1 < np.mean(table["reserved"]) < 0.4
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps(report | {"key": "another"}))
+    with pytest.raises(ConfigError, match="selection.csv is of another map than that in out/explore/notes"):
+        read_items(config, None, "notes", Path("x"))
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def test_a_cluster_is_selected_by_keys_and_a_selection_is_cleared(explored, browser):
+    folder = explored[0] / "out/explore/notes"
+    table = pyarrow.parquet.read_table(folder / "map.parquet").to_pydict()
+    browser.open((folder / "map.html").as_uri())
+    browser.wait_for("document.body.dataset.drawn === '150'")
+    browser.evaluate("document.querySelectorAll('table.clusters tbody tr')[2].focus()")
+    browser.press("s")
+    members = [index for index, cluster in enumerate(table["cluster"]) if cluster == 2]
+    assert browser.wait_for("listPicked().length && listPicked()") == members
+    assert browser.evaluate("document.querySelectorAll('#selected-list li').length") == len(members)
+    assert browser.evaluate("document.getElementById('selection-name').value")
+    browser.press("Enter")
+    assert browser.wait_for("chosen === 2") and not browser.evaluate("pickButton.disabled")
+    browser.evaluate("document.getElementById('clear').click()")
+    assert browser.evaluate("listPicked()") == []
+    drag(browser, [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.5)], shift=True)
+    assert set(browser.wait_for("listPicked().length && listPicked()")) <= set(members), "of the cluster shown alone"
+
+
 def test_all_near_duplicates_are_listed():
     first = np.full(8, -1)
     first[[1, 4, 6]], first[[2, 3]] = 1, 2
-    found = Map(*[None] * 10, {"duplicate_of": first}, *[None] * 7)
+    found = Map(*[None] * 10, {"duplicate_of": first}, *[None] * 9)
     assert [group.tolist() for group in found.list_duplicates()] == [[1, 4, 6], [2, 3]]

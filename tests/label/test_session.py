@@ -92,6 +92,21 @@ def test_a_cluster_is_labeled_at_once_after_it_is_confirmed(make_session):
     assert not session.store.answers and session.current().id == 0
 
 
+def test_of_a_large_cluster_a_random_sample_is_shown(make_session):
+    items = make_items(200)
+    for item in items:
+        item.cluster = "selection"
+    session = make_session(items)
+    sample, again = session.sample_cluster(0), session.sample_cluster(0)
+    positions = [item.id for item in sample]
+    assert sample == again and sample[0] is session.current() and len(set(positions)) == 24
+    assert positions == sorted(positions) and max(positions) > 150, "not the first ones"
+    assert all(item.role == "train" for item in sample)
+    shown = run_keys(session, "c1nq")
+    assert "class of all 150 rows" in shown and "and 140 more; these were drawn at random" in shown
+    assert len(session.sample_cluster(0, 500)) == 150
+
+
 def test_an_answer_about_another_row_is_refused(make_session):
     session = make_session(make_items(3))
     session.answer(0, "label", "plant")
