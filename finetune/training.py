@@ -112,7 +112,7 @@ class FineTuner:
         below = self.try_first_batch(folder)
         self.always_frozen, self.depths = set(constant), layerwise.find_depths(self.model, self.num_layers, below)
         only_layers = self.fits_last_layer and not config.head.cross_entropy_weight  # no gradient above the encoder
-        if only_layers and layers.num_frozen >= self.num_layers:
+        if only_layers and layers.num_frozen and layers.num_frozen >= self.num_layers:
             raise ConfigError(
                 f"layers.num_frozen: {layers.num_frozen} freezes all layers, and head.name={config.head.name} trains"
                 " nothing else; freeze fewer, or set head.cross_entropy_weight=1"

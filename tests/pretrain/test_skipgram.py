@@ -137,11 +137,12 @@ def test_the_folder_of_a_run_loads_everywhere(workspace, sentiment_files, capsys
 
 
 @pytest.mark.slow
-def test_static_vectors_are_fine_tuned(workspace, sentiment_files):
+@pytest.mark.parametrize("method", ["none", "fewshot"])
+def test_static_vectors_are_fine_tuned(workspace, sentiment_files, method):
     from finetune.__main__ import main as finetune
 
     folder = train(workspace, sentiment_files)
-    finetune([*finetune_args(sentiment_files), f"encoder={folder}", "run=f", "train.epochs=1"])
+    finetune([*finetune_args(sentiment_files), f"encoder={folder}", "run=f", "train.epochs=1", f"method={method}"])
     metrics = json.loads((workspace / "out/runs/f/metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.3 and (workspace / "out/runs/f/model/model.safetensors").is_file()
 
