@@ -129,15 +129,25 @@ class Modality(modalities.Modality):
         embedder = load_embedder(folder).to(accelerator.device)
         return np.stack(run_batches(embedder, dataset, accelerator, autocast=False))
 
-    def embed_layers(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
-        """Return each image's features from all layers of the encoder, float32 (images, width)."""
-        import numpy as np
+    def embed_layers(
+        self, examples: list[Example], folder: Path, accelerator: Accelerator, random_init: bool
+    ) -> np.ndarray:
+        """Return each image's features from all layers of the encoder, float32 (images, width).
 
-        from engine.models.embed import run_batches
+        random_init: of the same network with random weights.
+        """
+        import numpy as np
+        import torch
+
+        from engine.models.embed import BATCH_SIZE, run_batches
         from finetune.model.image_network import LayerStatistics, build_image_encoder
 
         dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
-        module = LayerStatistics(build_image_encoder(folder).model, self.config.augment.horizontal_flip > 0)
+        torch.manual_seed(self.config.seed)
+        network = build_image_encoder(folder, random_init)
+        sample = np.array(take_evenly(range(len(examples)), 8 * BATCH_SIZE))
+        network.standardize(map(dataset.get_inputs, np.array_split(sample, -(-len(sample) // BATCH_SIZE))))
+        module = LayerStatistics(network.model, self.config.augment.horizontal_flip > 0)
         return np.stack(run_batches(module.to(accelerator.device), dataset, accelerator))
 
     def record_outputs(

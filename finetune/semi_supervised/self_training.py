@@ -238,7 +238,7 @@ class SelfTrainer:
     def predict_from_layers(self) -> np.ndarray:
         """Return class probabilities, (inputs, classes), by a regression on all layers of the encoder as it is."""
         rows, pool = self.rows, self.pool.texts
-        features = self.modality.embed_layers(rows + pool, self.folder, self.accelerator)
+        features = self.modality.embed_layers(rows + pool, self.folder, self.accelerator, self.random_init)
         features = StandardScaler().fit_transform(features)
         model = fit_logistic_regression(features[: len(rows)], self.labeled.labels[: len(rows)], self.config.seed)
         probabilities = np.zeros((len(pool), len(self.data.label_names)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers import ROOT, run_module, start_module
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
@@ -28,8 +29,10 @@ from transformers import (
 from data.images.processor import Processor, write_processor
 from data.tasks.confidence import FILENAME, load_confidence
 from data.tasks.novelty import load_novelty
+from data.tasks.task import read_task
 from engine.config.loader import load_config
 from finetune.config import Finetune
+from finetune.modalities import load_modality
 
 CLASSES = {"circle": "ellipse", "square": "rectangle"}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -213,3 +216,14 @@ def test_mistakes_are_one_line_before_anything_is_written(folder):
         lines = [line for line in result.stderr.strip().splitlines() if not line.startswith(("built", "note"))]
         assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith(message), result.stderr
         assert not (folder / "out/runs/no").exists()
+
+
+def test_random_weights_are_labeled_by_random_weights(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    modality = load_modality(load_config(Finetune, [*ARGS, "run=random", "encoder=resnet", "method=none"]))
+    rows = read_task(modality.config.task)["train"][:12]
+    trained, random, again = (
+        modality.embed_layers(rows, folder / "resnet", Accelerator(), random_init)
+        for random_init in (False, True, True)
+    )
+    assert np.isfinite(random).all() and np.array_equal(random, again) and not np.allclose(trained, random)
