@@ -70,13 +70,15 @@ class AnswerFile:
         self.lock = acquire(path.parent, f".{path.name}.lock", path, "end it, or name another file: labels=FILE")
         self.answers: dict[str, Answer] = {}
         self.history: list[list[tuple[Answer, Answer | None]]] = []
+        self.last_time = ""
+        """Of the last answer, in the file too: answers of two sessions are two steps, however close together."""
         self.header = self.repair()
         for cells in parse(path.read_bytes(), path)[1:]:
             row = dict(zip(self.header, map(restore, cells), strict=False))
             answer = self.read_answer(row)
             if answer.answer:
                 self.record(answer)
-        self.last_time = ""
+                self.last_time = answer.time
 
     def read_answer(self, row: dict[str, str]) -> Answer:
         """Return the answer in a row; a row of a table of labels is one if it has a label."""

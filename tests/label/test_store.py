@@ -76,6 +76,16 @@ def test_undo_takes_back_the_last_answer_and_a_correction(tmp_path):
     assert labels_of(store) == labels_of(AnswerFile(path, "text")) == {}
 
 
+def test_answers_of_two_sessions_in_one_millisecond_are_two_steps(tmp_path, monkeypatch):
+    times = iter(["a", "a", "b"])
+    monkeypatch.setattr("label.store.now", lambda: next(times))
+    path = tmp_path / "mine.csv"
+    add(AnswerFile(path, "text"), "one")
+    store = AnswerFile(path, "text")
+    add(store, "two")
+    assert [[answer.text for answer, _ in step] for step in store.history] == [["one"], ["two"]]
+
+
 def test_a_table_of_labels_and_one_of_a_spreadsheet_are_continued(tmp_path):
     path = tmp_path / "own.csv"
     path.write_bytes(b'\xef\xbb\xbftext,label,note\r\none,a,"5"" wide"\r\ntwo,,x\r\n')
