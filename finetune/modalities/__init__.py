@@ -30,7 +30,8 @@ class Modality:
     build_network(folder, label_names, random_init) -> Network       the encoder with a new last layer
     build_encoder(folder, random_init) -> Network                    the encoder alone
     fit_features(examples)                    function from examples to the features of the linear baseline
-    embed(examples, folder, accelerator)      embeddings without fine-tuning, float32 (examples, width), for a study
+    embed(examples, folder, accelerator, random_init=False)          embeddings without fine-tuning, float32 (examples,
+                                              width); random_init: of the same network with random weights
 
     They raise DataError for an example or a folder that cannot be read.
     """

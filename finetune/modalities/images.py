@@ -118,16 +118,20 @@ class Modality(modalities.Modality):
 
         return PixelFeatures(self.store, BASELINE_SIZE).fit(examples)
 
-    def embed(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
+    def embed(
+        self, examples: list[Example], folder: Path, accelerator: Accelerator, random_init: bool = False
+    ) -> np.ndarray:
         """Return each image's pooled vector, computed in float32."""
         import numpy as np
+        import torch
 
-        from engine.models.embed import run_batches
-        from finetune.model.image_network import load_embedder
+        from engine.models.embed import ImageEmbedder, run_batches
+        from finetune.model.image_network import build_image_encoder, load_embedder
 
         dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
-        embedder = load_embedder(folder).to(accelerator.device)
-        return np.stack(run_batches(embedder, dataset, accelerator, autocast=False))
+        torch.manual_seed(self.config.seed)
+        embedder = ImageEmbedder(build_image_encoder(folder, True).model) if random_init else load_embedder(folder)
+        return np.stack(run_batches(embedder.to(accelerator.device), dataset, accelerator, autocast=False))
 
     def embed_layers(
         self, examples: list[Example], folder: Path, accelerator: Accelerator, random_init: bool

@@ -122,13 +122,18 @@ class Modality(modalities.Modality):
 
         return describe_tfidf(join_texts(examples))
 
-    def embed(self, examples: list[Example], folder: Path, accelerator: Accelerator) -> np.ndarray:
+    def embed(
+        self, examples: list[Example], folder: Path, accelerator: Accelerator, random_init: bool = False
+    ) -> np.ndarray:
         """Return the mean of each text's last hidden states, computed in float32."""
         import numpy as np
+        import torch
 
-        from engine.models.embed import run_batches
+        from engine.models.embed import Embedder, load_model, run_batches
 
-        dataset, embedder = self.build_dataset(examples, folder, f"task {self.config.task.name}"), load_embedder(folder)
+        dataset = self.build_dataset(examples, folder, f"task {self.config.task.name}")
+        torch.manual_seed(self.config.seed)
+        embedder = Embedder(load_model(folder, random_init=True)) if random_init else load_embedder(folder)
         return np.stack(run_batches(embedder.to(accelerator.device), dataset, accelerator, autocast=False))
 
     def count_overlap(self, examples: list[Example], others: list[Example]) -> dict[str, int]:

@@ -228,7 +228,7 @@ class SelfTrainer:
     def predict_from_names(self) -> np.ndarray:
         """Return class probabilities, (texts, classes), from the names of the classes, by the encoder as it is."""
         features = [
-            self.modality.embed(examples, self.folder, self.accelerator)
+            self.modality.embed(examples, self.folder, self.accelerator, self.random_init)
             for examples in (self.labeled.examples, self.pool.texts)
         ]
         features = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in features]

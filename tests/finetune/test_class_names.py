@@ -172,6 +172,16 @@ def test_no_labels_at_all(workspace, tiny, capsys):
     assert (folder / "model/model.safetensors").is_file()
 
 
+def test_without_labels_random_weights_label_the_texts_of_the_baseline(workspace, tiny):
+    args = [value for value in RUN if value != "baselines=false"]
+    main([*args, f"encoder={tiny}", "task.num_examples=0", "seed=5", "train.steps=2", "selftrain.min_steps=3"])
+    folder = workspace / "out/runs/x"
+    ours, baseline = (
+        json.loads((folder / part / "round-1/labels.json").read_text()) for part in (".", "without_pretraining")
+    )
+    assert (ours["indices"], ours["class_ids"]) != (baseline["indices"], baseline["class_ids"])
+
+
 def test_no_labels_and_no_names(workspace, tiny, capsys, monkeypatch):
     args = [*RUN, f"encoder={tiny}", "task.num_examples=0"]
     (workspace / "rows.jsonl").write_text(
