@@ -1,6 +1,7 @@
-"""Draw docs/label-efficiency.svg from benchmarks/RESULTS.md:  python -m docs.draw_label_efficiency."""
+"""Draw docs/label-efficiency.svg from benchmarks/fewshot_trials.jsonl:  python -m docs.draw_label_efficiency."""
 
-import re
+import json
+import statistics
 from pathlib import Path
 
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -8,47 +9,57 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from engine import charts
 
 DOCS = Path(__file__).parent
-RESULTS, PICTURE = DOCS.parent / "benchmarks" / "RESULTS.md", DOCS / "label-efficiency.svg"
-SECTION = "## Few labels, compared with SetFit, on a GPU"
-METHODS = {"selftrain": "Headstart, selftrain", "fewshot": "Headstart, fewshot", "setfit": "SetFit"}
+TRIALS, PICTURE = DOCS.parent / "benchmarks" / "fewshot_trials.jsonl", DOCS / "label-efficiency.svg"
+LINES = {
+    "Headstart, with unlabeled text": ("auto_unlabeled",),
+    "Headstart, labels only": ("auto",),
+    "SetFit": ("setfit", "setfit_templates"),
+}
+"""Contenders of each line: the second one where the first cannot train, without labels."""
+SIZES = (0, 2, 8, 16)
 HEIGHT = 230
 
 
-def read_accuracies(markdown: str) -> dict[str, dict[int, list[float]]]:
-    """Return {method: {labels per class: accuracy of each task}}, of the tasks that have every number of labels."""
-    section = markdown.split(SECTION)[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
-    header, *rows = rows
-    cells = {}
-    for task, labels, *others in rows:
-        if re.fullmatch(r"\d+", labels) and not task.startswith("*"):
-            cells[task, int(labels)] = dict(zip(header[2:], others, strict=True))
-    sizes = sorted({size for _, size in cells})
-    tasks = [task for task, size in cells if size == sizes[0] and all((task, other) in cells for other in sizes)]
-    return {
-        method: {size: [float(cells[task, size][method].split()[0]) for task in tasks] for size in sizes}
-        for method in METHODS
+def read_means() -> tuple[dict[str, dict[int, float]], int]:
+    """Return ({line: {labels per class: mean accuracy over the tasks, in %}}, number of tasks with every trial)."""
+    accuracies: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for line in TRIALS.read_text(encoding="utf-8").splitlines():
+        trial = json.loads(line)
+        by_task = accuracies.setdefault((trial["contender"], trial["shots"]), {})
+        by_task.setdefault(trial["task"], []).append(trial["accuracy"])
+    found = {
+        (name, size): next((accuracies[key, size] for key in keys if (key, size) in accuracies), None)
+        for name, keys in LINES.items()
+        for size in SIZES
     }
+    tasks = set.intersection(*(set(by_task) for by_task in found.values() if by_task))
+    means = {
+        name: {
+            size: 100 * statistics.mean(statistics.mean(by_task[task]) for task in tasks)
+            for size in SIZES
+            if (by_task := found[name, size])
+        }
+        for name in LINES
+    }
+    return means, len(tasks)
 
 
 def main() -> None:
     """Draw the picture."""
-    accuracies = read_accuracies(RESULTS.read_text(encoding="utf-8"))
-    sizes = list(accuracies["setfit"])
-    num_tasks = len(accuracies["setfit"][sizes[0]])
-    title = f"Mean accuracy of {num_tasks} tasks, five samples of labels each, %"
+    means, num_tasks = read_means()
+    title = f"Mean accuracy of {num_tasks} tasks, %"
     with charts.settings(title):
-        axes = charts.new_axes(title, list(METHODS.values()), HEIGHT)
+        axes = charts.new_axes(title, list(LINES), HEIGHT)
         ends = {}
-        for index, (method, name) in enumerate(METHODS.items()):
-            means = [100 * sum(accuracies[method][size]) / num_tasks for size in sizes]
-            axes.plot(sizes, means, **charts.line_style(index, has_marker=True))
-            ends[index] = name, (sizes[-1], means[-1])
-        axes.set(xscale="log", xlabel="labels per class (log scale)")
-        axes.set_xlim(sizes[0] * 0.9, sizes[-1] * 1.1)
-        axes.xaxis.set_major_locator(FixedLocator(sizes))
+        for index, (name, points) in enumerate(means.items()):
+            axes.plot(list(points), list(points.values()), **charts.line_style(index, has_marker=True))
+            ends[index] = name, (max(points), points[max(points)])
+        axes.set_xscale("symlog", base=2, linthresh=SIZES[1])
+        axes.set_xlabel("labels per class (log scale from 2 on)")
+        axes.set_xlim(-0.2, SIZES[-1] * 1.1)
+        axes.xaxis.set_major_locator(FixedLocator(SIZES))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels(list(map(str, sizes)))
+        axes.set_xticklabels(list(map(str, SIZES)))
         axes.set_yticks(*charts.ticks(*axes.get_ylim()))
         charts.label_ends(axes, ends, has_marker=True)
         axes.figure.savefig(PICTURE, metadata={"Date": None})

@@ -4,7 +4,8 @@ import copy
 import os
 import time
 import uuid
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from engine.checkpointing import checkpoint
 from engine.checkpointing.async_saver import AsyncSaver
@@ -24,6 +26,7 @@ from engine.training.optimizers import unwrap_optimizer
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 POLL_ATTEMPTS = 20  # checks for an answer, 0.1 s apart, before the prefix is read again
 PROCESS_GROUP_TIMEOUT = timedelta(hours=12)  # long, because one process prepares a corpus while the others wait
+STEP_TIMEOUT = timedelta(minutes=30)  # the longest wait in training is for an evaluation in one process
 
 
 def init_distributed(use_gpu: bool) -> None:
@@ -36,6 +39,22 @@ def init_distributed(use_gpu: bool) -> None:
         store = dist.PrefixStore(agree_on_store_prefix(store, rank, size), store)
         backend = "nccl" if use_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PROCESS_GROUP_TIMEOUT)
+
+
+@contextmanager
+def limit_waiting(timeout: timedelta) -> Iterator[None]:
+    """Raise an error in all processes when one of them does not answer for this long, instead of waiting for hours.
+
+    Without it a process that hangs would keep the devices of all others busy.
+    """
+    if not dist.is_initialized():
+        yield
+        return
+    _set_pg_timeout(timeout, dist.group.WORLD)
+    try:
+        yield
+    finally:
+        _set_pg_timeout(PROCESS_GROUP_TIMEOUT, dist.group.WORLD)
 
 
 def agree_on_store_prefix(store: dist.Store, rank: int, size: int) -> str:
@@ -164,6 +183,6 @@ def make_accelerator(precision: str) -> Accelerator:
     if precision == "native":
         precision = "bf16" if hardware.has_native_bf16() else "float32"
     AcceleratorState._reset_state()  # a process that trains twice may do so in two precisions
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
     kwargs = [ddp, InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)]
     return Accelerator(cpu=not use_gpu, mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=kwargs)

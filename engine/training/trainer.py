@@ -17,7 +17,7 @@ from engine.runs.progress import Progress
 from engine.runs.run import Run
 from engine.system import hardware, stop_signals
 from engine.training import preflight
-from engine.training.distributed import DDPStrategy, FSDPStrategy, broadcast_metrics
+from engine.training.distributed import STEP_TIMEOUT, DDPStrategy, FSDPStrategy, broadcast_metrics, limit_waiting
 from engine.training.loss_guard import LossGuard
 from engine.training.optimizers import lr_at, step_unless
 from engine.training.replay import replay
@@ -127,7 +127,8 @@ class Trainer:
     def fit(self) -> TrainResult:
         """Run the remaining steps; return the result of the whole training."""
         train, rows, device = self.train, self.train.micro_batch_size, self.accelerator.device
-        with self.progress, stop_signals.catch_signals() as self.stop_request, self.saver:
+        waiting, signals = limit_waiting(STEP_TIMEOUT), stop_signals.catch_signals()
+        with self.progress, signals as self.stop_request, self.saver, waiting:
             for step, batches in prefetch(self.get_micro_batches, rows, self.steps_to_run, device):
                 lr, grad_norm = self.train_step(step, batches)
                 done, stop = step + 1, self.should_stop()
