@@ -16,6 +16,8 @@ from pathlib import Path
 
 from results import ROOT
 
+SUSTAINED_SECONDS = 2.0
+
 
 class TurnTaker:
     """A contender's side: `record_step` after each step waits while it is another contender's turn."""
@@ -62,19 +64,24 @@ def peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def matmul_flops_per_second(precision: str, size: int = 4096) -> float:
-    """Measure the floating-point operations per second of a product of two square matrices."""
+def matmul_flops_per_second(precision: str, seconds: float = 0.0, size: int = 4096) -> float:
+    """Measure the floating-point operations per second of products of two square matrices, for a moment or longer.
+
+    A device may not keep up the rate of the first moment, the burst, for `seconds`.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     left, right = (torch.randn(size, size, dtype=getattr(torch, precision), device=device) for _ in range(2))
-    for repeats in (1, 2 if device == "cpu" else 50):
-        synchronize()
-        start = time.perf_counter()
-        for _ in range(repeats):
+    left @ right
+    synchronize()
+    start, products, block = time.perf_counter(), 0, 2 if device == "cpu" else 50
+    while not products or time.perf_counter() - start < seconds:
+        for _ in range(block):
             left @ right
+        products += block
         synchronize()
-    return 2 * size**3 * repeats / (time.perf_counter() - start)
+    return 2 * size**3 * products / (time.perf_counter() - start)
 
 
 def run_contender(
@@ -148,11 +155,12 @@ def run_turn(process: subprocess.Popen, seconds: float) -> dict:
 def compare_contenders(script: str, names: list[str], rounds: int, seconds: float, args: list[str]) -> dict[str, dict]:
     """Measure `python SCRIPT worker NAME ARGS` for each name alternately; the first turn of each is not counted.
 
-    Returns {name: {"rates": items per second in each round, "peak_bytes", "flops_per_item"}}, and under "float32" and
-    "bfloat16" the rates of matrix products.
+    Returns {name: {"rates": items per second in each round, "peak_bytes", "flops_per_item"}}, and under "float32",
+    "bfloat16" and "bfloat16 sustained" the rates of matrix products, the last over two seconds.
     """
     processes = {name: start_contender(script, name, args) for name in names}
-    measurements: dict = {name: {"rates": []} for name in names} | {"float32": [], "bfloat16": []}
+    measurements: dict = {name: {"rates": []} for name in names}
+    measurements |= {"float32": [], "bfloat16": [], "bfloat16 sustained": []}
     for name in names:
         run_turn(processes[name], seconds)
     for _ in range(rounds):
@@ -162,6 +170,7 @@ def compare_contenders(script: str, names: list[str], rounds: int, seconds: floa
             measurements[name] |= {key: report[key] for key in ("peak_bytes", "flops_per_item")}
         for precision in ("float32", "bfloat16"):
             measurements[precision].append(matmul_flops_per_second(precision))
+        measurements["bfloat16 sustained"].append(matmul_flops_per_second("bfloat16", SUSTAINED_SECONDS))
     for process in processes.values():
         process.stdin.close()
         process.wait()
