@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import numpy as np
@@ -85,6 +86,14 @@ def tiny_static_encoder() -> StaticEncoder:
     """Vectors for `InMemoryShards`, the same at every call."""
     torch.manual_seed(0)
     return StaticEncoder(InMemoryShards().token_counts(), 30, SPECIAL_IDS, MAX_LENGTH, 1e-2)
+
+
+def make_text_objective(name: str):
+    """Return (objective, its data set) for `InMemoryShards`, with the same weights at every call."""
+    file = importlib.import_module(f"pretrain.objectives.{name}")
+    encoder = tiny_encoder("bert", is_causal=name == "causal") if name != "skipgram" else tiny_static_encoder()
+    torch.manual_seed(1)
+    return file.Objective(file.Config(), encoder), text_dataset(file, file.Config())
 
 
 SMALL = {

@@ -1,8 +1,11 @@
-"""A tiny network and training, for tests of the training loop."""
+"""A tiny network and training, for tests of the training loop, and short trainings of objectives."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from tiny_models import make_batch
 from torch import nn
 
 from data.sampling import shard_batch
@@ -79,3 +82,34 @@ def run_training(
     callbacks, options = Callbacks(**hooks, **make_hooks(module)), TrainerOptions(7, "t", monitor, patience)
     trainer = Trainer(module, optimizer, get_micro_batches, config, run, cpu_accelerator, callbacks, options)
     return module, run, trainer.fit()
+
+
+def train_objective(
+    folder,
+    accelerator,
+    objective: nn.Module,
+    dataset,
+    steps: int,
+    fail_at: int | None = None,
+    plant: Callable[[int, MicroBatch], None] = lambda step, batch: None,
+) -> tuple[dict[str, torch.Tensor], Run]:
+    """Train an objective in a folder, or resume it; return its weights and buffers, and the run.
+
+    fail_at: the step at which a batch raises InterruptedError. plant: changes the batch of a step.
+    """
+    options = {"schedule": "constant", "warmup_fraction": 0.0, "beta1": 0.5, "average_fraction": 0.5}
+    config = train_settings(steps=steps, save_every=2, eval_every=9, log_every=1, batch_size=4, lr=1e-3, **options)
+    run = Run(Settings(train=config), "r", folder=folder)
+    run.start()
+
+    def get_micro_batches(step: int, rows: int | None) -> list[MicroBatch]:
+        if step == fail_at:
+            raise InterruptedError
+        batch = make_batch(dataset, [(4 * step + row) % min(8, len(dataset)) for row in range(4)], step)
+        plant(step, batch)
+        return [batch]
+
+    optimizer = adamw(objective.named_parameters(), config)
+    callbacks, settings = Callbacks(after_step=objective.after_step), TrainerOptions(7, "t")
+    Trainer(objective, optimizer, get_micro_batches, config, run, accelerator, callbacks, settings).fit()
+    return {name: tensor.clone() for name, tensor in objective.state_dict().items()}, run

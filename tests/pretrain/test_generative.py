@@ -12,17 +12,14 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from tiny_images import InMemoryPixels, make_objective, tiny_image_encoder
 from tiny_models import make_batch
-from tiny_training import Settings, train_settings
+from tiny_training import train_objective
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data.images.views import Views
 from engine.errors import ConfigError, DataError
 from engine.log import warn_once
-from engine.runs.run import Run
-from engine.training.optimizers import adamw
 from engine.training.step import MicroBatch
-from engine.training.trainer import Callbacks, Trainer, TrainerOptions
 from pretrain.frechet import SampleQuality, frechet_distance
 from pretrain.generator import load_generator, sample_images, save_generator
 from pretrain.image_noise import NoisyImageDataset, add_noise
@@ -34,39 +31,27 @@ CASES = [(denoise, {}), (vae, {}), (gan, {}), (gan, {"loss": "wgan-gp"}), (cycle
 GENERATIVE = pytest.mark.parametrize("file, options", CASES, ids=["denoise", "vae", "gan", "wgan-gp", "cyclegan"])
 
 
-def train(folder, accelerator, objective, dataset, steps: int, fail_at: int | None = None, nan_at: int | None = None):
-    """Train an objective in a folder, or resume it; return its weights and buffers."""
-    options = {"schedule": "constant", "warmup_fraction": 0.0, "beta1": 0.5, "average_fraction": 0.5}
-    config = train_settings(steps=steps, save_every=2, eval_every=9, log_every=1, batch_size=4, lr=1e-3, **options)
-    run = Run(Settings(train=config), "r", folder=folder)
-    run.start()
-
-    def get_micro_batches(step: int, rows: int | None) -> list[MicroBatch]:
-        if step == fail_at:
-            raise InterruptedError
-        batch = make_batch(dataset, list(range(4 * step % 8, 4 * step % 8 + 4)), step)
-        if step == nan_at:
-            batch.inputs["view_params"][0, 0, -1] = torch.nan
-        return [batch]
-
-    optimizer = adamw(objective.named_parameters(), config)
-    callbacks, settings = Callbacks(after_step=objective.after_step), TrainerOptions(7, "t")
-    Trainer(objective, optimizer, get_micro_batches, config, run, accelerator, callbacks, settings).fit()
-    return {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+def plant_nan(step: int, batch: MicroBatch) -> None:
+    """Make all pixels of an image of the first step NaN."""
+    if step == 0:
+        batch.inputs["view_params"][0, 0, -1] = torch.nan
 
 
 @GENERATIVE
 def test_a_run_resumes_bit_for_bit_and_leaves_a_step_with_nan_out(tmp_path, cpu_accelerator, file, options):
-    whole = train(tmp_path / "whole", cpu_accelerator, *make_objective(file, "convnextv2", **options), 5)
+    def make(architecture: str = "convnextv2"):
+        return cpu_accelerator, *make_objective(file, architecture, **options)
+
+    whole, _ = train_objective(tmp_path / "whole", *make(), 5)
     with pytest.raises(InterruptedError):
-        train(tmp_path / "cut", cpu_accelerator, *make_objective(file, "convnextv2", **options), 5, fail_at=3)
-    resumed = train(tmp_path / "cut", cpu_accelerator, *make_objective(file, "convnextv2", **options), 5)
+        train_objective(tmp_path / "cut", *make(), 5, fail_at=3)
+    resumed, _ = train_objective(tmp_path / "cut", *make(), 5)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    architecture = "convnextv2" if options else "resnet"
-    one = make_objective(file, architecture, **options)
-    before = {name: tensor.clone() for name, tensor in one[0].state_dict().items()}
-    after = train(tmp_path / "nan", cpu_accelerator, *one, 1, nan_at=0)
+    one = make("convnextv2" if options else "resnet")
+    before = {name: tensor.clone() for name, tensor in one[1].state_dict().items()}
+    after, run = train_objective(tmp_path / "nan", *one, 1, plant=plant_nan)
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert run.read_log()[0]["skipped_steps"] == 1
 
 
 @GENERATIVE

@@ -1,8 +1,8 @@
-"""Runs of the objectives that make text: resuming, micro-batches, and the folders they write."""
+"""Runs of the objectives that make text: resuming, micro-batches, steps without a usable gradient."""
 
 from __future__ import annotations
 
-import importlib
+import itertools
 import json
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import pytest
 import torch
 from helpers import ROOT, pretrain_args
 from safetensors.torch import load_file
-from tiny_models import make_batch, text_dataset, tiny_encoder, tiny_static_encoder
+from tiny_models import make_batch, make_text_objective
+from tiny_training import train_objective
 
 from engine.config.loader import load_config
 from engine.training import trainer
+from engine.training.step import Output
 from pretrain import train as stage
 from pretrain.config import Pretrain
 
@@ -25,13 +27,10 @@ STEPS = 4
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_gradient_is_the_same_however_a_batch_is_cut(name):
-    file = importlib.import_module(f"pretrain.objectives.{name}")
     results = []
     for sizes in ([6], [1, 2, 3], [5, 1]):
-        encoder = tiny_encoder("bert", is_causal=name == "causal") if name != "skipgram" else tiny_static_encoder()
-        torch.manual_seed(1)
-        objective = file.Objective(file.Config(), encoder).train()
-        dataset = text_dataset(file, file.Config())
+        objective, dataset = make_text_objective(name)
+        objective.train()
         for part in np.split(np.arange(6), np.cumsum(sizes)[:-1]):
             objective(**make_batch(dataset, part.tolist(), 3).inputs).loss.backward()
         results.append({name: each.grad for name, each in objective.named_parameters() if each.grad is not None})
@@ -39,6 +38,35 @@ def test_the_gradient_is_the_same_however_a_batch_is_cut(name):
     assert largest > 0 and all(result.keys() == results[0].keys() for result in results)
     for other in results[1:]:
         assert all((results[0][key] - other[key]).abs().max() < 1e-5 * largest for key in other)
+
+
+@pytest.mark.parametrize("planted", ["loss", "gradient"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_with_nan_is_left_out(tmp_path, cpu_accelerator, monkeypatch, name, planted):
+    """Of the loss, or of the gradient of a single weight with a finite loss; the steps before and after are taken."""
+    objective, dataset = make_text_objective(name)
+    forward, weight, seen, bad = objective.forward, next(iter(objective.encoder.parameters())), [], []
+
+    def spoiled_forward(**inputs) -> Output:
+        output = forward(**inputs)
+        if not (objective.training and bad):
+            return output
+        spoiled = output.loss * torch.nan if planted == "loss" else output.loss + (0 * weight.flatten()[0]).abs().sqrt()
+        assert planted == "loss" or spoiled == output.loss
+        return output._replace(loss=spoiled)
+
+    def after_step(step: int) -> None:
+        seen.append({key: tensor.clone() for key, tensor in objective.state_dict().items()})
+        bad[:] = [True] * (step == 0)
+
+    monkeypatch.setattr(objective, "forward", spoiled_forward)
+    monkeypatch.setattr(objective, "after_step", after_step)
+    _, run = train_objective(tmp_path, cpu_accelerator, objective, dataset, 3)
+    moved = [any(not torch.equal(one[key], two[key]) for key in one) for one, two in itertools.pairwise(seen)]
+    assert moved == [False, True] and all(each.isfinite().all() for each in seen[-1].values())
+    log = run.read_log()
+    assert [entry["skipped_steps"] for entry in log] == [0, 1, 1]
+    assert [entry["loss"] is None for entry in log] == [False, True, False]
 
 
 @pytest.fixture(scope="module")
