@@ -79,6 +79,11 @@ def row_generator(seed: int, step: int, row: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, 2**33], counter=[0, 0, step, row]))
 
 
+def draw_noise(generators: Sequence[np.random.Generator], *shape: int) -> np.ndarray:
+    """Draw standard normal numbers of each row from its generator, float32 (rows, *shape)."""
+    return np.stack([generator.standard_normal(shape, np.float32) for generator in generators])
+
+
 def shard_batch(
     batch_size: int, process_index: int, num_processes: int, micro_batch_size: int | None
 ) -> list[np.ndarray]:

@@ -7,7 +7,6 @@ as they are, without a prefix. `logging.getLogger("headstart")` is the parent of
 import logging
 import os
 import sys
-from functools import cache
 
 from engine.sanitize import printable
 
@@ -32,7 +31,15 @@ def get_logger(module: str) -> logging.Logger:
     return parent.getChild(module)
 
 
-@cache
-def warn_once(message: str) -> None:
-    """Log a warning, once per process however often the same data is read."""
-    get_logger(__name__).warning(message)
+warned: set[str] = set()
+"""What `warn_once` has warned of in this process."""
+
+
+def warn_once(message: str, about: str | None = None) -> None:
+    """Log a warning, once per process however often the same data is read.
+
+    about: names the problem, of which later messages with other numbers are left out; None: the message itself.
+    """
+    if (about or message) not in warned:
+        warned.add(about or message)
+        get_logger(__name__).warning(message)

@@ -89,7 +89,7 @@ class Pretrain(Section):
     """Fraction of the steps, at the start, that train only the new parameters (the head), with init."""
     init_fraction: Fraction | None = None
     """Fraction of init's weights in the saved ones, an average with the trained ones that forgets less (Wortsman et al.
-    2022); none: 0.6 with init, 0 without and with objective.name=causal."""
+    2022); none: 0.6 with init, 0 without and with objective.name=causal or vae."""
     head_lr_scale: PositiveFloat = 10.0
     """Learning rate multiplier of the new parameters (the head), with init."""
     eval_rows: PositiveInt = 256
@@ -117,9 +117,10 @@ class Pretrain(Section):
         resolved, objective, train = dict(values), values.get("objective"), values.get("train")
         if values.get("init_fraction") in (None, "none"):
             is_new = values.get("init") in (None, "none")
-            # The mean of weights that read in both directions with some that read in one is neither.
-            is_causal = isinstance(objective, dict) and objective.get("name") == "causal"
-            resolved["init_fraction"] = 0.0 if is_new or is_causal else DEFAULT_INIT_FRACTION
+            # The mean of weights that read in both directions with some that read in one is neither, and the decoder
+            # of vae fits the trained weights alone.
+            is_fixed = isinstance(objective, dict) and objective.get("name") in ("causal", "vae")
+            resolved["init_fraction"] = 0.0 if is_new or is_fixed else DEFAULT_INIT_FRACTION
         if isinstance(objective, dict) and objective and "name" not in objective:
             objective = resolved["objective"] = {"name": "mlm", **objective}
         is_named = isinstance(objective, dict) and objective.get("name", "auto") != "auto"

@@ -79,12 +79,14 @@ class SampleQuality:
         if not rank * MAX_RANK_LOSS > expected:
             warn_once(
                 f"warning: the samples collapse: their effective rank is {rank:.1f}, that of held-out images"
-                f" {expected:.1f}; try a lower train.lr or objective.loss=wgan-gp"
+                f" {expected:.1f}; try a lower train.lr or objective.loss=wgan-gp",
+                "collapse of samples",
             )
         if distance > MAX_INCREASE * self.lowest:
             warn_once(
                 f"warning: the samples diverge: their distance to held-out images rose from {self.lowest:.1f} to"
-                f" {distance:.1f}; try a lower train.lr or fewer train.steps"
+                f" {distance:.1f}; try a lower train.lr or fewer train.steps",
+                "divergence of samples",
             )
         self.lowest = min(self.lowest, distance)
         return {"frechet_distance": distance, "sample_rank": rank}

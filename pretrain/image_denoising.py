@@ -35,7 +35,7 @@ class ImageDenoiser(BaseObjective):
 
     def __init__(self, config: Settings, encoder: ImageEncoder):
         super().__init__()
-        self.config, self.encoder, self.is_evaluated = config, encoder, False
+        self.config, self.encoder = config, encoder
         channels, size = len(encoder.processor.mean), encoder.processor.size
         self.decoder = ImageDecoder(encoder.width, channels, size, config.decoder_width)
 
@@ -67,7 +67,7 @@ class ImageDenoiser(BaseObjective):
     def evaluate(self, held_out: HeldOut) -> dict[str, float]:
         """Return the error, and how much larger it is with the embedding of another image.
 
-        Embeddings that are ignored are reported from the second evaluation on.
+        Embeddings that are ignored are reported after the first evaluation.
         """
         if len(held_out.data) < 2 or not held_out.accelerator.is_main_process:
             return {}

@@ -59,7 +59,8 @@ class ImageValidator:
         elif rank < self.first_rank / MAX_RANK_LOSS:
             warn_once(
                 f"warning: the embeddings collapse: their effective rank fell from {self.first_rank:.1f} to {rank:.1f};"
-                " try a lower train.lr, weaker views.*, or objective.name=contrastive with a larger train.batch_size"
+                " try a lower train.lr, weaker views.*, or objective.name=contrastive with a larger train.batch_size",
+                "collapse of embeddings",
             )
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from data.images.shards import PixelShards
 from data.images.views import Views, draw_view_params
+from data.sampling import draw_noise
 from engine.training.step import MicroBatch
 
 
@@ -60,7 +60,7 @@ class WholeImageDataset(ImageViewDataset):
         inputs, num_images = super().collate(indices, generators)
         del inputs["group_ids"]
         if self.noise_dim:
-            inputs["noise"] = draw_noise(generators, self.noise_dim)
+            inputs["noise"] = torch.from_numpy(draw_noise(generators, self.noise_dim))
         return MicroBatch(inputs, num_images)
 
 
@@ -69,8 +69,3 @@ def whole_views(settings: Views) -> Views:
     return settings.model_copy(
         update={"min_area": 1.0, "max_area": 1.0, "aspect_ratio": 1.0, "color_prob": 0.0, "gray_prob": 0.0}
     )
-
-
-def draw_noise(generators: Sequence[np.random.Generator], *shape: int) -> torch.Tensor:
-    """Draw standard normal numbers of each row from its generator, float32 (rows, *shape)."""
-    return torch.from_numpy(np.stack([generator.standard_normal(shape, np.float32) for generator in generators]))

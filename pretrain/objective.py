@@ -38,6 +38,8 @@ class BaseObjective(nn.Module):
     """Whether the masked-language head is trained, evaluated and saved."""
     has_generator: ClassVar[bool] = False
     """Whether `save_generator` writes a network of its own, next to the encoder folder."""
+    is_evaluated: bool = False
+    """Whether an evaluation was before, or the next one is the last: a first one may be too early to warn of it."""
 
     def after_step(self, step: int) -> None:
         """Do what follows an optimizer step; by default nothing."""

@@ -1,9 +1,12 @@
 """How well held-out texts are rebuilt from their embeddings, and a few of them for the report of a run.
 
-The objective is that of `pretrain.objectives.denoise`.
+The objectives are those of texts in `pretrain.objectives.denoise` and `pretrain.objectives.vae`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,26 +19,37 @@ from pretrain.objective import FIXED_SEED, BaseObjective, Gallery, HeldOut
 MAX_TEXTS, BATCH_SIZE = 256, 64
 MIN_GAIN = 0.01  # nats per token that a text's own embedding must be worth
 NUM_SHOWN, MAX_SHOWN_TOKENS = 6, 32
+T = TypeVar("T")
 
 
 @torch.no_grad()
-def measure_reconstruction(objective: BaseObjective, held_out: HeldOut) -> dict[str, float]:
-    """Return the loss of held-out texts, in nats per token, and what their own embeddings are worth.
+def map_held_out(objective: BaseObjective, held_out: HeldOut, compute: Callable[..., T]) -> list[T]:
+    """Return what `compute(**inputs)` returns of each batch of held-out texts, with the same noise at every evaluation.
 
-    "reconstruction_loss": as in training; "embedding_gain": how much higher it is with the embedding of another text.
-    Texts and noise are the same at every evaluation.
+    On every process, as which text is another depends on the batches.
     """
     accelerator, dataset = held_out.accelerator, objective.dataset_class(objective.config, held_out.data)
-    rows = take_evenly(range(len(dataset)), MAX_TEXTS)  # on every process, as which text is another depends on them
-    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
+    rows, results = take_evenly(range(len(dataset)), MAX_TEXTS), []
     for start in range(0, len(rows), BATCH_SIZE):
         part = rows[start : start + BATCH_SIZE]
         batch = dataset.collate(part, [row_generator(FIXED_SEED, 0, row) for row in part]).inputs
         inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
-            (own, count), (other, _) = (objective.rebuild(shift=shift, **inputs) for shift in (0, 1))
-        totals += torch.stack([own.double(), other.double(), count.double()])
-    own, other, count = totals.tolist()
+            results.append(compute(**inputs))
+    return results
+
+
+def measure_reconstruction(objective: BaseObjective, held_out: HeldOut) -> dict[str, float]:
+    """Return the loss of held-out texts, in nats per token, and what their own embeddings are worth.
+
+    "reconstruction_loss": as in training; "embedding_gain": how much higher it is with the embedding of another text.
+    """
+
+    def measure(**inputs: Tensor) -> Tensor:
+        (own, count), (other, _) = (objective.rebuild(shift=shift, **inputs) for shift in (0, 1))
+        return torch.stack([own.double(), other.double(), count.double()]).cpu()
+
+    own, other, count = sum(map_held_out(objective, held_out, measure), torch.zeros(3, dtype=torch.float64)).tolist()
     gain = (other - own) / max(1, count)
     return {"reconstruction_loss": own / max(1, count), "embedding_gain": gain}
 

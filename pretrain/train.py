@@ -83,6 +83,7 @@ def pretrain(config: Pretrain) -> None:
         head_only_steps = round(config.head_only_fraction * config.train.steps)
 
     def before_step(step: int) -> None:
+        objective.is_evaluated |= step + 1 == config.train.steps
         for parameter in pretrained:
             parameter.requires_grad_(step >= head_only_steps)
 

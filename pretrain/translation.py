@@ -38,7 +38,8 @@ def measure_translations(
     translated = there(images)
     spread = float(translated.std(0).mean() / images.std(0).mean().clamp(min=1e-6))
     if spread < MIN_SPREAD:
-        warn_once(f"warning: the translations collapse: they vary {spread:.2f} times as much as the images")
+        message = f"warning: the translations collapse: they vary {spread:.2f} times as much as the images"
+        warn_once(message, "collapse of translations")
     return {"cycle_error": float((back(translated) - images).abs().mean()), "translation_spread": spread}
 
 

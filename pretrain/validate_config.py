@@ -16,6 +16,8 @@ def validate_config(config: Pretrain, num_processes: int) -> None:
     train = config.train
     if train.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("train.compile: torch.compile needs a C++ compiler, g++ or the one that CXX names")
+    if config.objective.name == "vae" and config.init_fraction:
+        raise ConfigError("init_fraction: the decoder of vae fits the encoder as it is trained; set it to 0")
     if train.batch_size < num_processes:
         raise ConfigError(f"train.batch_size: {train.batch_size} is fewer than the {num_processes} processes")
     if train.sharded and (train.compile or train.average_fraction or train.optimizer != "adamw"):

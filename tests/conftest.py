@@ -37,6 +37,14 @@ def load_check_in_this_process(request, monkeypatch) -> None:
         monkeypatch.setattr(verify, "run_load_check", check_in_this_process)
 
 
+@pytest.fixture(autouse=True)
+def warn_again() -> None:
+    """Forget the warnings that are shown once per process."""
+    from engine.log import warned
+
+    warned.clear()
+
+
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
     """Change to an empty folder that shares the repository's download cache and configs."""

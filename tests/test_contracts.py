@@ -15,7 +15,7 @@ from engine.config.schema import Section, list_plugins
 from engine.training.step import Output
 
 OBJECTIVES, HEADS = list_plugins("pretrain.objectives"), list_plugins("finetune.heads")
-IMAGE_OBJECTIVES = ("auto", "cyclegan", "dino", "gan", "mae", "vae")
+IMAGE_OBJECTIVES = ("auto", "cyclegan", "dino", "gan", "mae")
 """Those of images alone (tests/pretrain/test_image_objectives.py), and auto, which becomes one of the others."""
 LABELS = {
     "anomaly_detection": (["good"], "good", "bad"),

@@ -78,8 +78,6 @@ class Modality(modalities.Modality):
         if name in ADVERSARIAL and (train.sharded or train.compile):
             key = "sharded" if train.sharded else "compile"
             raise ConfigError(f"train.{key}: {name} computes with constant copies of its weights; leave it out")
-        if name == "vae" and config.init_fraction:
-            raise ConfigError("init_fraction: the decoder of vae fits the encoder as it is trained; set it to 0")
         if name == "vae" and config.init and config.probe.task:
             raise ConfigError("probe.task: the decoder of vae does not fit the weights of init; leave it out")
         is_normalized = config.init is None and config.model.architecture in BATCH_NORMALIZED

@@ -1,4 +1,6 @@
-"""A small decoder that sees nothing of a text but its embedding (Wang et al. 2021). It is not saved."""
+"""Small decoders that see nothing of a text but its embedding (Wang et al. 2021), or a latent vector of it."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
@@ -37,21 +39,25 @@ class DecoderLayer(nn.Module):
 class TextDecoder(nn.Module):
     """Predicts each token of a text from the tokens before it and the text's embedding.
 
-    Token embeddings and the output projection are those of the encoder.
+    embeddings: those of the tokens, (tokens, dim), which are the output projection too. width: of the states and of the
+    text's embedding. bias: of the output projection at the start, (tokens,); None: zeros.
     """
 
-    def __init__(self, encoder: Encoder, num_layers: int):
+    def __init__(self, embeddings: nn.Module, width: int, num_layers: int, bias: Tensor | None = None):
         super().__init__()
-        embeddings, bias = encoder.model.get_input_embeddings(), None
-        if (output := encoder.model.get_output_embeddings()) is not None:
-            bias = getattr(output, "bias", None)
-        width, dim = encoder.width, embeddings.embedding_dim
+        dim = embeddings.embedding_dim
         self.embeddings, self.input = embeddings, nn.Sequential(nn.Linear(dim, width), nn.LayerNorm(width))
         num_heads = next(count for count in range(max(1, width // HEAD_SIZE), 0, -1) if width % count == 0)
         self.layers = nn.ModuleList(DecoderLayer(width, num_heads) for _ in range(num_layers))
         self.projection = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim), nn.LayerNorm(dim))
-        # A new head's bias has the token frequencies, which take long to learn.
         self.bias = nn.Parameter(torch.zeros(embeddings.num_embeddings) if bias is None else bias.detach().clone())
+
+    @classmethod
+    def of_encoder(cls, encoder: Encoder, num_layers: int) -> TextDecoder:
+        """Return a new decoder with the token embeddings of an encoder."""
+        # A new head's bias has the token frequencies, which take long to learn.
+        bias = getattr(encoder.model.get_output_embeddings(), "bias", None)
+        return cls(encoder.model.get_input_embeddings(), encoder.width, num_layers, bias)
 
     def decode(self, vectors: Tensor, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
         """Return states (rows, length, dimension of the token embeddings) of packed texts.
@@ -83,6 +89,48 @@ class TextDecoder(nn.Module):
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
         rows = [row[1:] for row in ids.tolist()]
         return [row[: row.index(last_id)] if last_id in row else row for row in rows]
+
+
+class LatentTextDecoder(nn.Module):
+    """The decoder of a variational autoencoder, with the layer that describes latent vectors of an embedding.
+
+    dim: of the latent vectors; width: of the embeddings of texts; vocabulary: number and width of the token embeddings;
+    ends: ids of the tokens before and after a text, which `generate` needs.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        layers: int,
+        vocabulary: tuple[int, int],
+        ends: tuple[int, int] = (0, 0),
+        decoder: TextDecoder | None = None,
+    ):
+        super().__init__()
+        self.options = {"dim": dim, "width": width, "layers": layers, "vocabulary": [*vocabulary], "ends": [*ends]}
+        self.posterior = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * dim))
+        self.input = nn.Linear(dim, width)
+        self.decoder = decoder or TextDecoder(nn.Embedding(*vocabulary), width, layers)
+
+    @classmethod
+    def of_encoder(cls, encoder: Encoder, dim: int, num_layers: int) -> LatentTextDecoder:
+        """Return a new decoder with the token embeddings of an encoder."""
+        decoder = TextDecoder.of_encoder(encoder, num_layers)
+        return cls(dim, encoder.width, num_layers, tuple(decoder.embeddings.weight.shape), decoder=decoder)
+
+    def describe(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of the latent vectors, float32 (texts, dim)."""
+        return self.posterior(embeddings).float().chunk(2, 1)
+
+    def forward(self, latents: Tensor, target_indices: Tensor, targets: Tensor, **rows: Tensor) -> Tensor:
+        """Return the summed cross-entropy of the next tokens, as `TextDecoder` does."""
+        return self.decoder(self.input(latents), target_indices, targets, **rows)
+
+    def generate(self, latents: Tensor, max_tokens: int = 64) -> list[list[int]]:
+        """Return the most likely next token, one after the other, of each text, without special tokens."""
+        with torch.no_grad():
+            return self.decoder.generate(self.input(latents), *self.options["ends"], max_tokens)
 
 
 def encode_positions(position_ids: Tensor, width: int) -> Tensor:

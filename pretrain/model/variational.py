@@ -9,6 +9,7 @@ from data.tasks.novelty import NUM_NEIGHBORS, score_vectors
 from pretrain.model.batch_statistics import computed_statistics
 from pretrain.model.image_decoder import LatentDecoder
 from pretrain.model.image_encoder import ImageEncoder, normalized, statistics_batches
+from pretrain.model.latents import add_noise, divergence_from_normal
 
 BATCH_SIZE = 64
 
@@ -23,10 +24,10 @@ def reconstruct(
     distribution, in nats.
     """
     mean, log_variance = decoder.describe(encoder.embed_images(images))
-    latents = mean if noise is None else mean + (log_variance / 2).exp() * noise
+    latents = mean if noise is None else add_noise(mean, log_variance, noise)
     drawn = decoder(latents)
     error = (drawn - encoder.unstandardize(images)).square().flatten(1).sum(1)
-    return encoder.standardize(drawn), error, (mean.square() + log_variance.exp() - log_variance - 1) / 2, mean
+    return encoder.standardize(drawn), error, divergence_from_normal(mean, log_variance), mean
 
 
 @torch.no_grad()

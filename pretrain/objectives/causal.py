@@ -51,7 +51,7 @@ class Objective(BaseObjective):
 
     def __init__(self, config: Config, encoder: Encoder):
         super().__init__()
-        self.config, self.encoder, self.is_evaluated = config, encoder, False
+        self.config, self.encoder = config, encoder
 
     def forward(self, next_indices: Tensor, targets: Tensor, **rows: Tensor) -> Output:
         """Compute the loss of inputs from `Dataset.collate`."""
@@ -59,7 +59,7 @@ class Objective(BaseObjective):
         return Output(loss, targets.new_full((), len(targets)))
 
     def evaluate(self, held_out: HeldOut) -> dict[str, float]:
-        """Return perplexity on held-out rows; report a divergence from the second evaluation on."""
+        """Return perplexity on held-out rows; report a divergence after the first evaluation."""
         metrics = measure_perplexity(self, held_out)
         if self.is_evaluated:
             report_divergence(metrics, held_out.data.vocab_size)

@@ -122,4 +122,4 @@ class Objective(BaseObjective):
         """Write both generators."""
         for name, network in (("to_other", self.to_other), ("from_other", self.from_other)):
             (folder / name).mkdir()
-            save_generator(folder / name, network)
+            save_generator(folder / name, network, f"generator/{name}")

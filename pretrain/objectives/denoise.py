@@ -55,8 +55,11 @@ class TextDenoiser(BaseObjective):
 
     def __init__(self, config: Config, encoder: Encoder):
         super().__init__()
-        self.config, self.encoder, self.decoder = config, encoder, TextDecoder(encoder, config.decoder_layers)
-        self.is_evaluated = False
+        self.config, self.encoder, self.decoder = (
+            config,
+            encoder,
+            TextDecoder.of_encoder(encoder, config.decoder_layers),
+        )
 
     def embed_texts(self, text_numbers: Tensor, **rows: Tensor) -> Tensor:
         """Return the embeddings of the noisy texts, float32 (texts, width)."""
@@ -74,7 +77,7 @@ class TextDenoiser(BaseObjective):
         return Output(*self.rebuild(**inputs))
 
     def evaluate(self, held_out: HeldOut) -> dict[str, float]:
-        """Return how well held-out texts are rebuilt; report ignored embeddings from the second evaluation on."""
+        """Return how well held-out texts are rebuilt; report ignored embeddings after the first evaluation."""
         metrics = measure_reconstruction(self, held_out)
         if self.is_evaluated:
             report_ignored_embeddings(metrics)

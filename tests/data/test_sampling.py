@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.sampling import feistel_permutation, length_grouped_batch, row_generator, shard_batch, shuffled_batch
+from data.sampling import (
+    draw_noise,
+    feistel_permutation,
+    length_grouped_batch,
+    row_generator,
+    shard_batch,
+    shuffled_batch,
+)
 from engine.training.step import seed_step
 
 
@@ -123,3 +130,9 @@ def test_dropout_differs_by_seed_step_micro_batch_and_process():
         seed_step(*key)
         seen.add(torch.rand(4).numpy().tobytes())
     assert len(seen) == 4**4
+
+
+def test_noise_is_a_function_of_the_row():
+    noise = draw_noise([row_generator(0, 0, row) for row in range(3)], 5)
+    assert noise.shape == (3, 5) and noise.dtype == np.float32
+    assert np.array_equal(noise[1:2], draw_noise([row_generator(0, 0, 1)], 5))

@@ -58,7 +58,7 @@ def test_the_decoder_starts_at_the_token_frequencies_and_shares_the_embeddings()
     encoder = tiny_encoder()
     head = encoder.model.get_output_embeddings()
     head.bias.data.normal_()
-    decoder = TextDecoder(encoder, 1)
+    decoder = TextDecoder.of_encoder(encoder, 1)
     assert torch.equal(decoder.bias, head.bias) and decoder.bias is not head.bias
     assert decoder.embeddings is encoder.model.get_input_embeddings()
 

@@ -18,12 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data.images.views import Views
 from engine.errors import ConfigError, DataError
-from engine.log import warn_once
 from engine.training.step import MicroBatch
 from pretrain.frechet import SampleQuality, frechet_distance
 from pretrain.generator import load_generator, sample_images, save_generator
 from pretrain.image_noise import NoisyImageDataset, add_noise
-from pretrain.image_views import draw_noise
 from pretrain.model.image_decoder import ImageDecoder, ImageTranslator, LatentDecoder
 from pretrain.objectives import cyclegan, denoise, gan, vae
 
@@ -159,7 +157,6 @@ def measure_quality(*samples: torch.Tensor) -> list[dict[str, float]]:
 
 def test_a_collapse_and_a_divergence_of_samples_are_a_line_each(capsys):
     images = torch.from_numpy(InMemoryPixels(40).pixels).permute(0, 3, 1, 2) / 255
-    warn_once.cache_clear()
     (good,), (worse,) = measure_quality(images), measure_quality(images + 0.01)
     assert good["frechet_distance"] < 1e-6 < worse["frechet_distance"]
     assert capsys.readouterr().err == ""
@@ -175,7 +172,6 @@ def held_out(accelerator, count: int = 9) -> SimpleNamespace:
 
 
 def test_a_posterior_collapse_is_one_line(cpu_accelerator, capsys):
-    warn_once.cache_clear()
     objective, _ = make_objective(vae, "resnet")
     objective.eval()
     with torch.no_grad():
@@ -201,7 +197,6 @@ def test_the_worst_drawn_images_are_named_first(cpu_accelerator):
 
 
 def test_translations_that_collapse_are_one_line(cpu_accelerator, capsys):
-    warn_once.cache_clear()
     objective, _ = make_objective(cyclegan, "convnextv2")
     objective.eval()
     metrics = objective.evaluate(held_out(cpu_accelerator))
@@ -237,7 +232,6 @@ def test_noise_of_images_is_blur_noise_and_a_hole():
 
 
 def test_a_decoder_that_ignores_the_embeddings_is_reported_from_the_second_evaluation_on(cpu_accelerator, capsys):
-    warn_once.cache_clear()
     objective, _ = make_objective(denoise, "resnet")
     objective.eval()
     with torch.no_grad():
@@ -273,10 +267,3 @@ def test_a_saved_generator_makes_the_same_images(tmp_path, network):
     (tmp_path / "config.json").write_text('{"network": "ImageDecoder", "dim": "x"}')
     with pytest.raises(DataError, match="not a generator"):
         load_generator(tmp_path)
-
-
-def test_noise_is_a_function_of_the_row():
-    generators = [np.random.Generator(np.random.Philox(key=[0, row])) for row in range(3)]
-    noise = draw_noise(generators, 5)
-    again = draw_noise([np.random.Generator(np.random.Philox(key=[0, 1]))], 5)
-    assert noise.shape == (3, 5) and torch.equal(noise[1:2], again)

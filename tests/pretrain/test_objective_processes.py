@@ -30,6 +30,7 @@ CASES = {
     "denoise": lambda: make_text_objective("denoise"),
     "causal": lambda: make_text_objective("causal"),
     "skipgram": lambda: make_text_objective("skipgram"),
+    "vae": lambda: make_text_objective("vae"),
     "denoise of images": lambda: make_objective(denoise, "convnextv2"),
     "vae of images": lambda: make_objective(vae, "convnextv2"),
     "gan": lambda: make_objective(gan, "convnextv2"),

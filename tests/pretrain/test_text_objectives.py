@@ -20,7 +20,7 @@ from engine.training.step import Output
 from pretrain import train as stage
 from pretrain.config import Pretrain
 
-OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"], "skipgram": []}
+OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"], "skipgram": [], "vae": []}
 """Objective -> arguments of its runs."""
 STEPS = 4
 
