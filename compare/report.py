@@ -11,9 +11,10 @@ from finetune.study.plot import describe_plot, draw_curves
 from finetune.study.report import format_gain, format_mean
 from finetune.study.statistics import format_points
 
-HEADER = ["", "fine-tuned", "difference to the start", "linear", "difference to the start", "steps", "CPU seconds"]
+HEADER = ["", "fine-tuned", "difference to the start", "linear", "difference to the start"]
 NO_VALUE = "–"
-TITLES = {"random": "random weights", "tfidf": "floor"}
+TITLES = {"random": "random weights", "tfidf": "floor", "onehot": "floor"}
+LINEAR_FLOORS = ("tfidf", "onehot")
 MAX_LINES = len(charts.STROKES)
 
 
@@ -41,6 +42,7 @@ def league_row(row: dict) -> list:
     return [
         [*name_row(row), *list_notes(row)],
         *cells,
+        format_gain(row["floor_gain"]) if row["floor_gain"] else NO_VALUE,
         format_numbers(row["steps"]),
         format_numbers(row["cpu_seconds"]),
     ]
@@ -59,14 +61,21 @@ def task_table(summary: dict, task: dict, use: str) -> tuple[list, list[list]]:
 
 
 def draw_task(summary: dict, task: dict) -> Markup:
-    """Return a plot of fine-tuned accuracy by the number of labels, with the linear model without pretraining."""
+    """Return a plot of fine-tuned accuracy by the number of labels, with the linear models without pretraining."""
     curve = {**task["curves"]["finetuned"]}
-    curve |= {name: points for name, points in task["curves"]["probe"].items() if name == "tfidf"}
+    curve |= {name: points for name, points in task["curves"]["probe"].items() if name in LINEAR_FLOORS}
     order = [row["name"] for row in summary["rows"] if row["name"] in curve][:MAX_LINES]
-    titles = {row["name"]: row["network"] if row["name"] == "tfidf" else name_row(row)[0] for row in summary["rows"]}
+    titles = {
+        row["name"]: row["network"] if row["name"] in LINEAR_FLOORS else name_row(row)[0] for row in summary["rows"]
+    }
     title = f"{task['name']}: {describe_plot(summary['metric'], task['num_test_rows'])}"
     with charts.settings(title):
         return charts.to_svg(draw_curves(curve, titles, title, dict(enumerate(order))), title)
+
+
+def league_header(summary: dict) -> list[str]:
+    """Return the header of the league table."""
+    return [*HEADER, f"difference to {summary['floor']}", "steps", "CPU seconds"]
 
 
 def write_report(summary: dict, folder: Path) -> None:
@@ -77,11 +86,14 @@ def write_report(summary: dict, folder: Path) -> None:
     shared = {"title": f"Pretraining objectives compared: {summary['corpus']}", "summary": summary}
     shared["several"] = len(summary["reproduction"]["config"]["objectives"]) > 1
     plots = [draw_task(summary, task) for task in summary["tasks"]]
-    page = render("compare/report.html.j2", league=(HEADER, league), tables=tables, plots=plots, **shared)
+    page = render(
+        "compare/report.html.j2", league=(league_header(summary), league), tables=tables, plots=plots, **shared
+    )
     write_text(folder / "report.html", page)
     flat = [[flatten(*table) for table in each] for each in tables]
     write_text(
-        folder / "report.md", render("compare/report.md.j2", league=flatten(HEADER, league), tables=flat, **shared)
+        folder / "report.md",
+        render("compare/report.md.j2", league=flatten(league_header(summary), league), tables=flat, **shared),
     )
 
 
@@ -109,9 +121,10 @@ def format_summary(summary: dict, folder: Path) -> str:
         cells = []
         for score in row["scores"].values():
             cells += [NO_VALUE if score["mean"] is None else f"{100 * score['mean']:.1f}", difference(score["gain"])]
-        rows.append([": ".join(name_row(row)), *cells, format_numbers(row["cpu_seconds"])])
+        cells += [difference(row["floor_gain"]), format_numbers(row["cpu_seconds"])]
+        rows.append([": ".join(name_row(row)), *cells])
     width = max(len(row[0]) for row in rows) + 2
-    header = [f"{summary['metric']}, %", "fine-tuned", "to start", "linear", "to start", "CPU s"]
+    header = [f"{summary['metric']}, %", "fine-tuned", "to start", "linear", "to start", "to floor", "CPU s"]
     lines = [f"  {name:<{width}}" + "".join(f"{cell:>14}" for cell in cells) for name, *cells in [header, *rows]]
     notes = [f"  {row['name']}: {line}" for row in summary["rows"] for line in list_notes(row)]
     return "\n".join(["", *lines, "", f"  {summary['sentence']}", *notes, "", f"  report  {folder / 'report.html'}"])

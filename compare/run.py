@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compare import report, scores
 from compare.config import Compare
-from compare.league import conclude, rank_rows, score_row
+from compare.league import conclude, difference_from_start, rank_rows, score_row
 from compare.plan import Plan, find_init, find_tasks, make_plans, read_corpus
 from compare.pretraining import Pretraining
 from compare.scores import Entry, Scores
@@ -93,7 +93,7 @@ class Comparison:
         encoders = {name: [str(each.encoder) for each in trainings] for name, trainings in self.trainings.items()}
         encoders = {"start": [self.init], **encoders} if self.init else encoders
         first, *others = [Entry(name, folders) for name, folders in encoders.items()]
-        return [first._replace(variants=(*first.variants, "random", "tfidf")), *others]
+        return [first._replace(variants=(*first.variants, *scores.FLOORS)), *others]
 
     def measure(self) -> list[Scores]:
         """Measure all encoders on the tasks."""
@@ -116,8 +116,14 @@ class Comparison:
         first = "start" if self.init else self.plans[0].start
         rows = [] if not self.init else [self.make_row("start", self.init, curves, first, {})]
         rows += [self.make_row(plan.name, plan.network, curves, plan.start, failed) for plan in self.plans]
-        floors = {"random": "the network of the start", "tfidf": f"{measured[0].features} + logistic regression"}
+        features = {"onehot": measured[0].one_hot, "tfidf": measured[0].features}
+        features = {name: title for name, title in features.items() if title}
+        floors = {"random": "the network of the start"}
+        floors |= {name: f"{title} + logistic regression" for name, title in features.items()}
         rows += [self.make_row(name, title, curves, first, {}) for name, title in floors.items()]
+        floor = next(iter(features))  # of the inputs as they are, which word vectors and pixels' embeddings replace
+        for row in rows:
+            row["floor_gain"] = difference_from_start(curves["probe"], row["name"], floor)
         objectives = {name: starts[name] for name in config.objectives if name not in failed}
         start = f"the encoder you started from ({self.init})" if self.init else "the same network without training"
         return {
@@ -130,6 +136,7 @@ class Comparison:
             "seeds": config.seeds,
             "method": config.method,
             "metric": scores.METRIC,
+            "floor": features[floor],
             "rows": rank_rows(rows),
             "tasks": [
                 {

@@ -20,9 +20,9 @@ from finetune.study.trials import METRIC, Trial, Trials
 
 logger = get_logger(__name__)
 
-USES = {"ours": "finetuned", "random": "finetuned", "probe": "probe", "tfidf": "probe"}
+USES = {"ours": "finetuned", "random": "finetuned", "probe": "probe", "tfidf": "probe", "onehot": "probe"}
 """Variant of a study -> how it uses its encoder or features: all of it is trained, or a linear model of it."""
-FLOORS = ("random", "tfidf")
+FLOORS = ("random", "onehot", "tfidf")
 """Variants without any pretraining, which are rows of their own."""
 
 
@@ -44,6 +44,8 @@ class Scores(NamedTuple):
     """What `Modality.check_contamination` found, with the number of test rows measured."""
     features: str
     """Name of the features of the linear baseline, such as TF-IDF."""
+    one_hot: str
+    """Name of the one-hot features, for texts; or empty."""
     curves: dict[str, dict[str, list[dict]]]
     """Points of `statistics.build_curves` by use and name of the row."""
     failed: dict[str, str]
@@ -53,7 +55,8 @@ class Scores(NamedTuple):
 def load_study(config: Compare, path: Path) -> Study:
     """Return the configuration of the trials on a task. Raises ConfigError."""
     args = [str(path), f"method={config.method}", f"seed={config.seed}", f"study.shots={config.shots}"]
-    study = load_config(Study, [*args, f"study.seeds={config.seeds}", *config.finetune])
+    args += [f"study.seeds={config.seeds}", "study.variants=[ours,random,probe,tfidf,onehot]"]
+    study = load_config(Study, [*args, *config.finetune])
     validate_study(study)
     return study
 
@@ -118,5 +121,6 @@ def measure(study: Study, entries: list[Entry], record: dict, folder: Path) -> S
         )
         for use in ("finetuned", "probe")
     }
-    features = load_modality(study).describe_features(rows["train"])
-    return Scores(study.task.name, contamination, features, curves, failed)
+    modality, train = load_modality(study), rows["train"]
+    names = modality.describe_features(train), modality.describe_one_hot(train)
+    return Scores(study.task.name, contamination, *names, curves, failed)

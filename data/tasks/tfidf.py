@@ -1,4 +1,4 @@
-"""TF-IDF features: of words, or of characters where words are not set apart by spaces, as in Chinese and Thai."""
+"""TF-IDF and one-hot features: of words, or of characters where words are not set apart by spaces, as in Chinese."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def has_spaces(texts: list[str]) -> bool:
 def describe_tfidf(texts: list[str]) -> str:
     """Return the name of the features of `tfidf_vectorizer`."""
     return "TF-IDF" if has_spaces(texts) else "TF-IDF of characters"
+
+
+def describe_one_hot(texts: list[str]) -> str:
+    """Return the name of the features of `one_hot_vectorizer`."""
+    return "one-hot words" if has_spaces(texts) else "one-hot characters"
+
+
+def one_hot_vectorizer(texts: list[str]) -> TfidfVectorizer:
+    """Return a vectorizer to fit on these texts: 1 for each word, or character, that a text has, and else 0."""
+    vectorizer = tfidf_vectorizer(texts, (1, 1))
+    return vectorizer.set_params(ngram_range=(1, 1), binary=True, use_idf=False, sublinear_tf=False, norm=None)
 
 
 def tfidf_vectorizer(texts: list[str], word_ngrams: tuple[int, int]) -> TfidfVectorizer:

@@ -43,6 +43,10 @@ class Modality:
         """Return the name of the features that `fit_features` extracts."""
         return self.linear_baseline[1]
 
+    def describe_one_hot(self, examples: list[Example]) -> str:
+        """Return the name of the features of `fit_features(examples, is_one_hot=True)`; empty: there are none."""
+        return ""
+
     def __init__(self, config: Finetune):
         self.config, self.shared = config, modalities.load_modality(config.task.modality)
         self.problem_type = config.task.load_problem_type().configure(config.head)

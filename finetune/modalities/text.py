@@ -108,12 +108,15 @@ class Modality(modalities.Modality):
 
         return Network(embed.load_model(folder, random_init=random_init))
 
-    def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], Any]:
-        """Fit TF-IDF of words and word pairs, or of characters where words are not set apart by spaces."""
-        from data.tasks.tfidf import tfidf_vectorizer
+    def fit_features(self, examples: list[Example], is_one_hot: bool = False) -> Callable[[list[Example]], Any]:
+        """Fit TF-IDF of words and word pairs, or of characters where words are not set apart by spaces.
+
+        is_one_hot: which words occur, instead.
+        """
+        from data.tasks.tfidf import one_hot_vectorizer, tfidf_vectorizer
 
         texts = join_texts(examples)
-        vectorizer = tfidf_vectorizer(texts, word_ngrams=(1, 2)).fit(texts)
+        vectorizer = (one_hot_vectorizer(texts) if is_one_hot else tfidf_vectorizer(texts, (1, 2))).fit(texts)
         return lambda rows: vectorizer.transform(join_texts(rows))
 
     def describe_features(self, examples: list[Example]) -> str:
@@ -121,6 +124,12 @@ class Modality(modalities.Modality):
         from data.tasks.tfidf import describe_tfidf
 
         return describe_tfidf(join_texts(examples))
+
+    def describe_one_hot(self, examples: list[Example]) -> str:
+        """Return one-hot words, or characters."""
+        from data.tasks.tfidf import describe_one_hot
+
+        return describe_one_hot(join_texts(examples))
 
     def embed(
         self, examples: list[Example], folder: Path, accelerator: Accelerator, random_init: bool = False

@@ -55,12 +55,12 @@ def select_rows(rows, indices: np.ndarray):
 
 
 def predict_from_features(
-    train: list[Example], labels: np.ndarray, test: list[Example], modality: Modality
+    train: list[Example], labels: np.ndarray, test: list[Example], modality: Modality, is_one_hot: bool = False
 ) -> np.ndarray:
-    """Predict class ids (tests,) from the features of the modality's linear baseline, such as TF-IDF."""
+    """Predict class ids (tests,) from the features of the modality's linear baseline, such as TF-IDF, or one-hot."""
 
     def extract_features(learned: list[Example], others: list[Example]) -> tuple:
-        extract = modality.fit_features(learned)
+        extract = modality.fit_features(learned, **({"is_one_hot": True} if is_one_hot else {}))
         return extract(learned), extract(others)
 
     return predict_logistic(train, labels, test, extract_features, LINEAR_C_VALUES)

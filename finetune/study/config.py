@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from engine.config.schema import Section
 from finetune.config import Finetune
 
-Variant = Literal["ours", "plain", "random", "probe", "tfidf"]
+Variant = Literal["ours", "plain", "random", "probe", "tfidf", "onehot"]
 Shots = NonNegativeInt | Literal["all"]
 # The default takes 30 to 40 minutes on two cores, so the most expensive trial, training on all labels, runs only once.
 DEFAULT_SHOTS, DEFAULT_SEEDS, DEFAULT_FULL_DATA_SEEDS = (0, 8, 32, 100, "all"), 3, 1
@@ -29,7 +29,8 @@ class StudySettings(Section):
     """Run the full study: 0, 8, 16, 32, 64, 128, 256 and all labels per class with five seeds. Takes hours."""
     variants: Annotated[list[Variant], Field(min_length=1)] = ["ours", "plain", "random", "probe", "tfidf"]
     """ours; plain: the same network without our pretraining; random: random initial weights; probe: logistic regression
-    on our frozen embeddings; tfidf: logistic regression on TF-IDF features or, for images, on pixels."""
+    on our frozen embeddings; tfidf: logistic regression on TF-IDF features or, for images, on pixels; onehot: on which
+    words a text has."""
     contamination: Literal["drop", "flag"] = "drop"
     """Whether to drop test rows with a text that also occurs in the training rows, or only to count them."""
     corpus_contamination: Literal["drop", "flag"] = "flag"

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine import charts
 
-VARIANTS = ("ours", "plain", "probe", "tfidf", "random")
+VARIANTS = ("ours", "plain", "probe", "tfidf", "random", "onehot")
 X_OFFSET = 0.013  # horizontal distance of points with the same x, as a fraction of the axis, so that bars stay apart
 Y_MARGIN = 12  # most points of the y axis below the lowest mean and above the highest
 HEIGHT = 320

@@ -27,7 +27,7 @@ from finetune.evaluation.test_rows import list_absent_labels
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
-from finetune.study.trials import METRIC, TRAINED_VARIANTS, Trial, Trials, study_versions
+from finetune.study.trials import FEATURE_VARIANTS, METRIC, TRAINED_VARIANTS, Trial, Trials, study_versions
 from finetune.train import find_latest_encoder
 
 logger = get_logger(__name__)
@@ -121,10 +121,11 @@ def summarize_study(
         "random": "random weights",
         "probe": "linear probe, frozen encoder",
         "tfidf": f"{trials.modality.describe_features(trials.train)} + logistic regression",
+        "onehot": f"{trials.modality.describe_one_hot(trials.train)} + logistic regression",
     }
     ours_phrase = "with our pretraining" if record else f"with {trials.encoder}"
     sentences = statistics.build_sentences(
-        curve, ours_phrase, statistics.VARIANT_PHRASES | {"tfidf": f"with {titles['tfidf']}"}
+        curve, ours_phrase, statistics.VARIANT_PHRASES | {name: f"with {titles[name]}" for name in FEATURE_VARIANTS}
     )
     gains = {name: statistics.paired_differences(curve["ours"], curve[name]) for name in curve if name != "ours"}
     summary = {

@@ -12,6 +12,7 @@ VARIANT_PHRASES = {
     "random": "from random weights",
     "probe": "with a linear probe of the same encoder",
     "tfidf": "with TF-IDF + logistic regression",
+    "onehot": "with one-hot words + logistic regression",
 }
 
 

@@ -35,7 +35,8 @@ from finetune.training import TaskData, finetune_model
 
 TRAINED_VARIANTS = ("ours", "plain", "random")
 METRIC = "accuracy"  # a mean over test rows, on which the intervals rest
-CHEAPEST_FIRST = ("tfidf", "probe", "ours", "plain", "random")
+FEATURE_VARIANTS = ("onehot", "tfidf")
+CHEAPEST_FIRST = (*FEATURE_VARIANTS, "probe", "ours", "plain", "random")
 VERSION = 3  # 1: without the results by test row; 2: without the names of the classes
 
 
@@ -88,6 +89,8 @@ class Trials:
         self.encoder_folders = {"ours": resolve_encoder(encoder)}
         self.skipped: dict[str, str] = {}
         self.original_init = self.find_plain_encoder()
+        if not self.modality.describe_one_hot(self.train):
+            self.skipped["onehot"] = "not measured: only for texts"
         self.weight_hashes = {variant: hash_weights(folder) for variant, folder in self.encoder_folders.items()}
         self.accelerator = make_accelerator(config.train.precision)
         self.num_examples_by_shots = self.count_examples()
@@ -176,7 +179,7 @@ class Trials:
             inputs += [{key: value for key, value in values.items() if key not in ignored}, pooling]
         if trial.variant == "probe":
             inputs += [self.config.class_names.model_dump(mode="json"), self.config.task.descriptions]
-        if trial.variant != "tfidf":
+        if trial.variant not in FEATURE_VARIANTS:
             hashes = self.weight_hashes["ours" if trial.variant == "probe" else trial.variant]
             if trial.variant == "random":
                 hashes = {name: value for name, value in hashes.items() if not name.endswith(".safetensors")}
@@ -228,8 +231,9 @@ class Trials:
     def fit_linear_model(self, trial: Trial, train: list[Example]) -> dict:
         """Fit a trial's logistic regression. Returns its test results."""
         labels = self.modality.problem_type.encode_labels(train, self.label_names)
-        if trial.variant == "tfidf":
-            predictions = baselines.predict_from_features(train, labels, self.test, self.modality)
+        if trial.variant in FEATURE_VARIANTS:
+            is_one_hot = trial.variant == "onehot"
+            predictions = baselines.predict_from_features(train, labels, self.test, self.modality, is_one_hot)
         else:
             class_texts = choose_class_texts(self.modality, train, self.train, self.label_names)
             all_labels = self.modality.problem_type.encode_labels(train + class_texts, self.label_names)
@@ -278,5 +282,5 @@ class Trials:
             done = [(getattr(trial, attribute), seconds) for trial, seconds in spent if trial.variant in variants]
             return amount * sum(seconds for _, seconds in done) / max(1, sum(each for each, _ in done))
 
-        linear = [extrapolate("num_examples", variant) for variant in ("tfidf", "probe")]
+        linear = [extrapolate("num_examples", variant) for variant in (*FEATURE_VARIANTS, "probe")]
         return extrapolate("steps", *TRAINED_VARIANTS) + sum(linear)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import load_page
 from helpers import ROOT, run_module, start_module
@@ -86,7 +87,7 @@ def list_results(folder: Path) -> dict[Path, int]:
 @pytest.fixture(scope="module")
 def resumed(folder) -> tuple[Path, str]:
     """Run a comparison that is killed once; return its folder and the output of the run that finished it."""
-    results, wanted = folder / "out/comparisons/tiny", random.randrange(1, 12)  # of 2 trainings and 12 trials
+    results, wanted = folder / "out/comparisons/tiny", random.randrange(1, 14)  # of 2 trainings and 14 trials
     process = start_module("driver.py", *ARGS, prefix=(), cwd=folder)
     while process.poll() is None and len(list_results(results)) < wanted:
         time.sleep(0.01)
@@ -100,7 +101,7 @@ def resumed(folder) -> tuple[Path, str]:
     done = run_module("driver.py", *ARGS, prefix=(sys.executable,), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert finished.items() <= list_results(results).items(), "nothing that was finished is done again"
-    assert done.stdout.count("accuracy 0.") == 12 - sum("trials" in str(path) for path in finished)
+    assert done.stdout.count("accuracy 0.") == 14 - sum("trials" in str(path) for path in finished)
     return results, done.stdout
 
 
@@ -108,7 +109,7 @@ def test_every_row_has_the_same_labels_and_the_table_has_the_baselines(resumed):
     results, output = resumed
     summary = json.loads((results / "report.json").read_text())
     rows = {row["name"]: row for row in summary["rows"]}
-    assert rows.keys() == {"start", "mlm", "contrastive", "random", "tfidf"}
+    assert rows.keys() == {"start", "mlm", "contrastive", "random", "onehot", "tfidf"}
     failed = rows["contrastive"]
     assert failed["failed"] == "objective.max_span: 48 tokens and two special ones do not fit max_length=32"
     assert failed["scores"]["finetuned"]["mean"] is None and summary["rows"][-1] is failed
@@ -121,7 +122,13 @@ def test_every_row_has_the_same_labels_and_the_table_has_the_baselines(resumed):
     for trial in trials:
         sampled.setdefault((trial["num_examples"], trial["seed"]), set()).add(trial["sampled"])
     assert len(sampled) == 2 and all(len(hashes) == 1 for hashes in sampled.values())
-    assert len(trials) == 2 * (4 + 2), "each seed: a start with two baselines, and mlm"
+    assert len(trials) == 2 * (5 + 2), "each seed: a start with three baselines, and mlm"
+    gain, curve = mlm["floor_gain"], summary["tasks"][0]["curves"]["probe"]
+    means = [np.mean([point["mean"] for point in curve[name]]) for name in ("mlm", "onehot")]
+    assert gain["low"] < gain["difference"] < gain["high"] and gain["difference"] == pytest.approx(means[0] - means[1])
+    assert rows["onehot"]["network"] == "one-hot words + logistic regression" and not rows["onehot"]["floor_gain"]
+    assert rows["onehot"]["scores"]["probe"]["gain"]["low"] is not None
+    assert "| floor (one-hot words + logistic regression) |" in (results / "report.md").read_text()
     assert summary["sentence"] in output and "contrastive: failed: objective.max_span" in output
     assert not any((results.parents[1] / "runs").glob("*/encoder")), "no later command takes one for the newest"
 

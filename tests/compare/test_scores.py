@@ -12,7 +12,7 @@ from engine.errors import CommandExit, DataError
 from finetune.study.trials import Trial
 
 STUDY = SimpleNamespace(seed=10, task=SimpleNamespace(name="spam"))
-VARIANTS = ("tfidf", "probe", "ours", "plain", "random")
+VARIANTS = ("onehot", "tfidf", "probe", "ours", "plain", "random")
 
 
 class FakeTrials:
@@ -49,7 +49,8 @@ def measure_with(monkeypatch, tmp_path):
     """Measure two entries of which some fail."""
     monkeypatch.setattr(scores, "read_task", lambda *_, **__: {"train": [], "test": []})
     monkeypatch.setattr(scores, "find_test_rows", lambda *_: ({"num_measured_rows": 2}, [0, 1]))
-    monkeypatch.setattr(scores, "load_modality", lambda _: SimpleNamespace(describe_features=lambda _: "TF-IDF"))
+    names = SimpleNamespace(describe_features=lambda _: "TF-IDF", describe_one_hot=lambda _: "one-hot words")
+    monkeypatch.setattr(scores, "load_modality", lambda _: names)
 
     def run(errors: dict[str, Exception]) -> scores.Scores:
         monkeypatch.setattr(scores, "Trials", lambda study, encoder, *_: FakeTrials(encoder, errors.get(encoder)))

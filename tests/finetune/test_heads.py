@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -511,6 +512,18 @@ def test_the_tfidf_baseline_of_texts_with_spaces_is_that_of_words():
         expected = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts).transform(texts)
         assert (modality.fit_features(rows)(rows) != expected).nnz == 0
         assert modality.describe_features(rows) == "TF-IDF"
+
+
+@pytest.mark.parametrize("texts", [["a warm film, warm", "The dull film"], ["电影很好", "电影"]])
+def test_one_hot_features_are_which_words_or_characters_a_text_has(texts):
+    modality = load_modality(load_config(Finetune, [str(ROOT / "configs/finetune/sentiment.yaml")]))
+    rows = [Example((text,), "") for text in texts]
+    has_words = texts[0].isascii()
+    sets = [set(re.findall(r"\w\w+", text.lower()) if has_words else text) for text in texts]
+    vocabulary = sorted(set.union(*sets))
+    expected = np.array([[word in words for word in vocabulary] for words in sets], float)
+    assert np.array_equal(modality.fit_features(rows, is_one_hot=True)(rows).toarray(), expected)
+    assert modality.describe_one_hot(rows) == ("one-hot words" if has_words else "one-hot characters")
 
 
 def test_texts_are_truncated_to_the_position_embeddings(tmp_path):
