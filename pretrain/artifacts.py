@@ -17,7 +17,7 @@ from pretrain.config import Pretrain
 from pretrain.modalities import Modality
 from pretrain.model.base import BaseEncoder
 from pretrain.objective import BaseObjective
-from pretrain.summary import format_summary
+from pretrain.summary import format_summary, report_divergence
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
 
@@ -97,6 +97,8 @@ class Artifacts:
         if objective.has_generator:
             with atomic_folder(folder / "generator") as temp:
                 objective.save_generator(temp, self.modality.held_out_data())
+        if not objective.is_adversarial:
+            report_divergence([entry["loss"] for entry in self.run.read_log() if entry["loss"] is not None])
         gallery = self.modality.draw_gallery(self.encoder, objective)
         cells = [(title, [[encode_cell(cell) for cell in row] for row in rows]) for title, rows in gallery]
         write_text(folder / "report.html", render_run_report(self.run, cells))

@@ -38,6 +38,8 @@ class BaseObjective(nn.Module):
     """Whether the masked-language head is trained, evaluated and saved."""
     has_generator: ClassVar[bool] = False
     """Whether `save_generator` writes a network of its own, next to the encoder folder."""
+    is_adversarial: ClassVar[bool] = False
+    """Whether networks are trained against each other, so that the sum of their losses need not fall."""
     is_evaluated: bool = False
     """Whether an evaluation was before, or the next one is the last: a first one may be too early to warn of it."""
 

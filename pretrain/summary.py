@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from data.modalities import load_modality
 from engine.files import read_json
+from engine.log import warn_once
 from engine.runs.run import Run
 from publish.card.card import describe_quality, describe_views
 
@@ -17,7 +18,16 @@ REPORTED_METRICS = (
     ("squared_error", "reconstruction", "squared error of a pixel"),
     ("cycle_error", "cycle", "error of a pixel"),
 )
+MAX_LOSS_RATIO = 1.5  # of the loss at the end to that at the start, from which a divergence is reported
 EXAMPLE_TASKS = {"text": "sentiment", "images": "solar"}
+
+
+def report_divergence(losses: list[float]) -> None:
+    """Warn if the loss is far higher at the end of training than at its start. losses: as logged, in their order."""
+    last = losses[-max(1, len(losses) // 10) :]
+    if len(losses) > 1 and sum(last) / len(last) > MAX_LOSS_RATIO * losses[0] > 0:
+        message = f"the loss rose from {losses[0]:.3g} to {sum(last) / len(last):.3g}; try a lower train.lr"
+        warn_once(f"warning: training diverges: {message}", "divergence")
 
 
 def sparkline(values: list[float], width: int = 48) -> str:

@@ -42,7 +42,8 @@ def measure_perplexity(objective: BaseObjective, held_out: HeldOut) -> dict[str,
 def report_divergence(metrics: dict[str, float], vocab_size: int) -> None:
     """Warn once if the next token is predicted worse than by guessing."""
     if not metrics["perplexity"] < vocab_size:
-        warn_once("warning: training diverges: guessing among all tokens would be better; try a lower train.lr")
+        message = "warning: training diverges: guessing among all tokens would be better; try a lower train.lr"
+        warn_once(message, "divergence")
 
 
 @torch.no_grad()

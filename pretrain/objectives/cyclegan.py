@@ -72,7 +72,7 @@ class Dataset(WholeImageDataset):
 class Objective(BaseObjective):
     """Summed losses of both discriminators and generators, and the number of images of the run's corpus."""
 
-    has_generator = True
+    has_generator, is_adversarial = True, True
 
     def __init__(self, config: Config, encoder: ImageEncoder):
         super().__init__()

@@ -66,7 +66,7 @@ class Dataset(WholeImageDataset):
 class Objective(BaseObjective):
     """Summed losses of discriminator and generator, and the number of images."""
 
-    has_generator = True
+    has_generator, is_adversarial = True, True
 
     def __init__(self, config: Config, encoder: ImageEncoder):
         super().__init__()

@@ -19,6 +19,7 @@ from engine.training import trainer
 from engine.training.step import Output
 from pretrain import train as stage
 from pretrain.config import Pretrain
+from pretrain.summary import report_divergence
 
 OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"], "skipgram": [], "vae": []}
 """Objective -> arguments of its runs."""
@@ -111,3 +112,23 @@ def test_a_resumed_run_is_bit_identical(folder, sentiment_files, monkeypatch, na
     assert [entry | times for entry in logs[0]] == [entry | times for entry in logs[1]]
     weights = [(each / "encoder/model.safetensors").read_bytes() for each in folders]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("name", ["causal", "skipgram"])
+def test_a_training_that_diverges_is_one_line(folder, sentiment_files, monkeypatch, capsys, name):
+    """Also where the objective has a measure of its own, and no loss is infinite."""
+    monkeypatch.chdir(folder)
+    run(sentiment_files, name, f"{name}-diverging", "train.lr=30", "train.max_grad_norm=1e9")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "diverge" in line]
+    assert (
+        len(lines) == 1 and lines[0].startswith("warning: training diverges: ") and "try a lower train.lr" in lines[0]
+    )
+
+
+def test_a_divergence_is_a_loss_far_above_that_at_the_start(capsys):
+    for losses in ([], [2.0], [2.0, 9.0, 2.5] * 10, [2.0, 2.9], [-3.0, -1.0], [9.0, *range(20), 9.0]):
+        report_divergence(losses)
+    assert not capsys.readouterr().err
+    for end in (4.0, 5.0):
+        report_divergence([2.0, 1.0, end])
+    assert capsys.readouterr().err == "warning: training diverges: the loss rose from 2 to 4; try a lower train.lr\n"

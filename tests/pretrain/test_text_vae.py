@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import error_lines, pretrain_args
+from helpers import error_lines, finetune_args, pretrain_args
 from tiny_models import InMemoryShards, make_batch, make_text_objective, tiny_encoder
 from torch.distributions import Normal, kl_divergence
 
@@ -146,3 +146,19 @@ def test_free_bits_are_those_of_the_modality_unless_set():
     assert make_text_objective("vae")[0].free_bits == 0.1
     assert vae.Objective(vae.Config(free_bits=0.0), tiny_encoder()).free_bits == 0
     assert np.isclose(vae.Config(free_bits=0.3).free_bits, 0.3)
+
+
+def test_an_encoder_of_a_vae_and_few_labels_are_a_classifier(workspace, sentiment_files):
+    """As M1 (Kingma et al. 2014): a vae of unlabeled texts, then a linear classifier of labeled ones, which loads."""
+    from transformers import pipeline
+
+    from finetune.__main__ import main as finetune
+
+    args = [*pretrain_args(sentiment_files), "objective.name=vae", "run=r", "train.steps=2"]
+    stage.pretrain(load_config(Pretrain, args))
+    args = [arg for arg in finetune_args(sentiment_files) if arg != "method=none"]
+    finetune([*args, "encoder=out/runs/r/encoder", "run=f", "method=probe", "task.shots=8"])
+    metrics = json.loads((workspace / "out/runs/f/metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.3 and metrics["baselines"].keys() == {"tfidf", "without_pretraining"}
+    (answer,) = pipeline("text-classification", str(workspace / "out/runs/f/model"), device="cpu")("a fine film")
+    assert 0 < answer["score"] <= 1
