@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from data.images.shards import PixelShards
 from data.images.views import Views
 from data.sampling import row_generator, take_evenly
-from engine.log import warn_once
 from engine.training.distributed import shard_list
 from engine.training.gradcache import all_gather_rows
 from pretrain.image_views import ImageViewDataset
@@ -20,14 +19,13 @@ from pretrain.validation import FIXED_SEED, retrieval_metrics
 
 MAX_IMAGES = 1_000
 FIXED_VIEWS = Views(min_area=0.3, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, gray_prob=0)
-MAX_RANK_LOSS = 4.0  # ratio of the initial rank of the embeddings to the current one that is reported
 
 
 class ImageValidator:
     """Retrieval between two views of up to MAX_IMAGES held-out images; the views are the same for every run."""
 
     def __init__(self, held_out: PixelShards, train: PixelShards, accelerator: Accelerator, batch_size: int = 64):
-        self.accelerator, self.train, self.first_rank = accelerator, train, None
+        self.accelerator, self.train = accelerator, train
         dataset = ImageViewDataset(held_out, FIXED_VIEWS)
         local = shard_list(take_evenly(range(len(held_out)), MAX_IMAGES), accelerator)
         batches = [local[start : start + batch_size] for start in range(0, len(local), batch_size)]
@@ -44,24 +42,9 @@ class ImageValidator:
 
     @torch.no_grad()
     def __call__(self, encoder: ImageEncoder) -> dict[str, float]:
-        """Return `retrieval_metrics`; report a collapse of the embeddings in a line."""
+        """Return `retrieval_metrics`."""
         with torch.compiler.set_stance("force_eager"), self.statistics(encoder):
-            metrics = retrieval_metrics(self.embed_views(encoder))
-        rank = metrics.get("effective_rank")
-        if rank is not None and self.accelerator.is_main_process:
-            self.report_collapse(rank)
-        return metrics
-
-    def report_collapse(self, rank: float) -> None:
-        """Warn once if the effective rank of the embeddings has fallen since the first evaluation."""
-        if self.first_rank is None:
-            self.first_rank = rank
-        elif rank < self.first_rank / MAX_RANK_LOSS:
-            warn_once(
-                f"warning: the embeddings collapse: their effective rank fell from {self.first_rank:.1f} to {rank:.1f};"
-                " try a lower train.lr, weaker views.*, or objective.name=contrastive with a larger train.batch_size",
-                "collapse of embeddings",
-            )
+            return retrieval_metrics(self.embed_views(encoder))
 
     @torch.no_grad()
     def embed_views(self, encoder: ImageEncoder) -> torch.Tensor:

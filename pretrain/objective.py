@@ -40,6 +40,8 @@ class BaseObjective(nn.Module):
     """Whether `save_generator` writes a network of its own, next to the encoder folder."""
     is_adversarial: ClassVar[bool] = False
     """Whether networks are trained against each other, so that the sum of their losses need not fall."""
+    compares_views: ClassVar[bool] = False
+    """Whether views of an input get similar embeddings, which may collapse to alike ones of all inputs."""
     is_evaluated: bool = False
     """Whether an evaluation was before, or the next one is the last: a first one may be too early to warn of it."""
 

@@ -14,10 +14,12 @@ from engine.training.optimizers import adamw, muon
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions
 from pretrain.artifacts import Artifacts
+from pretrain.collapse import CollapseMonitor
 from pretrain.comparison import InitialWeights, compare_with_init
 from pretrain.config import Pretrain
 from pretrain.modalities import Modality, load_modality
 from pretrain.model.base import BaseEncoder
+from pretrain.objective import BaseObjective
 from pretrain.summary import format_summary
 from pretrain.validate_config import validate_config, validate_dataset
 
@@ -38,6 +40,26 @@ def make_batches(modality: Modality) -> Callable[[int, int | None], list[MicroBa
         ]
 
     return batches
+
+
+def make_evaluate(
+    modality: Modality, encoder: BaseEncoder, objective: BaseObjective, with_head: bool
+) -> Callable[[], dict[str, float]]:
+    """Return a function that evaluates the current weights; it warns if embeddings of views collapse.
+
+    with_head: whether the head of masked tokens is evaluated too.
+    """
+    validator, monitor = modality.build_validator(with_head), CollapseMonitor()
+    if objective.compares_views and not modality.config.init:
+        monitor.check(validator(encoder.eval()))
+
+    def evaluate() -> dict[str, float]:
+        metrics = validator(encoder)
+        if objective.compares_views:
+            monitor.check(metrics)
+        return {**metrics, **objective.evaluate(modality.held_out_data())}
+
+    return evaluate
 
 
 def build_optimizer(
@@ -87,12 +109,9 @@ def pretrain(config: Pretrain) -> None:
         for parameter in pretrained:
             parameter.requires_grad_(step >= head_only_steps)
 
-    def evaluate() -> dict[str, float]:
-        return {**validator(encoder), **objective.evaluate(modality.held_out_data())}
-
     # A head that is not trained is neither evaluated nor saved.
     with_head = (objective.trains_mlm_head or not encoder.new_parameters) and not encoder.is_causal
-    validator = modality.build_validator(with_head)
+    evaluate = make_evaluate(modality, encoder, objective, with_head)
     artifacts = Artifacts(config, run, encoder, modality, with_head)
     optimizer = build_optimizer(config, objective, encoder, pretrained)
     if config.train.compile:

@@ -29,7 +29,7 @@ ORDER = {
     " models",
     "data": "arrays csv_cells ngrams sampling cache sources tasks corpus images encoders tokens config contamination"
     " prepare reference_outputs modalities classifier shortcut __main__",
-    "pretrain": "masking config summary info_nce model views pairs skip_gram_loss next_tokens deleted_tokens"
+    "pretrain": "masking config summary collapse info_nce model views pairs skip_gram_loss next_tokens deleted_tokens"
     " dropped_tokens image_views image_outputs image_noise objective image_denoising reconstruction text_generation"
     " nearest_tokens frechet generator image_variational text_variational translation evaluate objectives validation"
     " image_validation image_probe image_gallery modalities comparison artifacts validate_config train __main__",

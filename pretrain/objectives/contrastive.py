@@ -36,6 +36,8 @@ class Config(Views):
 class Objective(BaseObjective):
     """Summed InfoNCE and the number of pairs; symmetric for views of one text, anchor to positive for a table."""
 
+    compares_views = True
+
     def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
         self.encoder, self.temperature, self.symmetric = encoder, config.temperature, config.views != "pairs"

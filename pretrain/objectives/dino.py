@@ -69,6 +69,8 @@ class Dataset(ImageViewDataset):
 class Objective(BaseObjective):
     """Cross-entropy of the outputs for all views with the teacher's for another, averaged by image; their number."""
 
+    compares_views = True
+
     def __init__(self, config: Config, encoder: ImageEncoder):
         super().__init__()
         self.encoder, self.config, patch = encoder, config, encoder.patch_size

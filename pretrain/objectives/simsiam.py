@@ -30,6 +30,8 @@ class Config(Views):
 class Objective(BaseObjective):
     """Negative cosine of prediction and embedding, averaged over both directions, summed over pairs."""
 
+    compares_views = True
+
     def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
         self.encoder = encoder

@@ -14,6 +14,7 @@ from tiny_models import make_batch
 from data.images.views import Views
 from engine.errors import ConfigError
 from engine.training.preflight import activation_bytes
+from pretrain.collapse import CollapseMonitor
 from pretrain.image_probe import ImageProbe
 from pretrain.image_validation import ImageValidator
 from pretrain.image_views import ImageViewDataset
@@ -206,17 +207,30 @@ def test_the_teacher_of_dino_follows_the_network_unless_an_update_is_left_out():
 
 def test_a_collapse_is_reported_in_one_line(cpu_accelerator, caplog, capsys):
     encoder = tiny_image_encoder("convnextv2").eval()
-    validator = ImageValidator(InMemoryPixels(10), InMemoryPixels(4), cpu_accelerator)
-    validator(encoder)
+    validator, monitor = ImageValidator(InMemoryPixels(10), InMemoryPixels(4), cpu_accelerator), CollapseMonitor()
+    monitor.check(validator(encoder))
     assert "collapse" not in capsys.readouterr().out + caplog.text
     with torch.no_grad():
         for weight in encoder.model.encoder.stages[-1].parameters():
             weight.zero_()
     for _ in range(2):
-        assert validator(encoder)["effective_rank"] < 0.1
+        metrics = validator(encoder)
+        monitor.check(metrics)
+        assert metrics["effective_rank"] < 0.1
     printed = capsys.readouterr()
     lines = [line for line in (printed.out + printed.err).splitlines() if "collapse" in line]
     assert len(lines) == 1 and "effective rank fell from" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("rank", "retrieval", "is_reported"), [(11, 0.02, False), (9, 0.02, True), (9, 0.06, True), (9, 0.07, False)]
+)
+def test_a_low_rank_is_a_collapse_only_where_views_are_not_found_more_often(rank, retrieval, is_reported, capsys):
+    monitor = CollapseMonitor()
+    monitor.check({})
+    monitor.check({"effective_rank": 40.0, "retrieval_acc@1": 0.06})
+    monitor.check({"effective_rank": rank, "retrieval_acc@1": retrieval})
+    assert ("collapse" in capsys.readouterr().err) == is_reported
 
 
 def test_collate_is_a_pure_function_of_rows_and_step():
