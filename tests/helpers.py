@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,17 @@ def start_module(*args: str, prefix: tuple[str, ...] = ("-m",), cwd: Path | None
     It has no standard input.
     """
     return Fork([*prefix, *args], cwd, environment())
+
+
+def run_two_processes(*args: str, cwd: Path, **overrides: str) -> list[subprocess.CompletedProcess]:
+    """Run a script in two forks that train together, with the variables that torchrun sets; return both results."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
+    forks = [Fork([*args], cwd, environment(**shared, **rank, **overrides)) for rank in ranks]
+    return [fork.complete() for fork in forks]
 
 
 def check_in_this_process(args: list[str]) -> dict:

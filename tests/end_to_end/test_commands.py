@@ -7,36 +7,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, RUN_COMMANDS, finetune_args, pretrain_args, run_module
+from helpers import ROOT, RUN_COMMANDS, finetune_args, pretrain_args, run_module, run_two_processes
 from safetensors.torch import load_file
 
-LOAD_ENCODER = """
-import sys, importlib.util, torch
+LOAD = """
+import sys, importlib.util, json, torch
 assert importlib.util.find_spec("pretrain") is None, "the project can be imported"
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
+encoder, model = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(encoder)
 inputs = tokenizer(["a film to remember", "dull"], padding=True, return_tensors="pt")
 for loader in (AutoModel, AutoModelForMaskedLM):
-    model, info = loader.from_pretrained(sys.argv[1], output_loading_info=True)
+    loaded, info = loader.from_pretrained(encoder, output_loading_info=True)
     assert not info["missing_keys"], info
-    model.eval()
-masked = model(**inputs).logits
+    loaded.eval()
+masked = loaded(**inputs).logits
 assert masked.shape[-1] == len(tokenizer), masked.shape
 from sentence_transformers import SentenceTransformer
-vectors = torch.tensor(SentenceTransformer(sys.argv[1], device="cpu").encode(["a film to remember", "dull"]))
-hidden = AutoModel.from_pretrained(sys.argv[1])(**inputs).last_hidden_state
+vectors = torch.tensor(SentenceTransformer(encoder, device="cpu").encode(["a film to remember", "dull"]))
+hidden = AutoModel.from_pretrained(encoder)(**inputs).last_hidden_state
 mask = inputs["attention_mask"][..., None]
 mean = (hidden * mask).sum(1) / mask.sum(1)
 assert torch.allclose(vectors, mean, atol=1e-5), (vectors - mean).abs().max()
-print("loads")
-"""
-
-LOAD_MODEL = """
-import sys, importlib.util, json
-assert importlib.util.find_spec("finetune") is None, "the project can be imported"
-from transformers import pipeline
-classify = pipeline("text-classification", sys.argv[1])
-print(json.dumps(classify(["a film to remember", "dull"])))
+print(json.dumps(pipeline("text-classification", model)(["a film to remember", "dull"])))
 """
 
 
@@ -44,53 +37,48 @@ def load_weights(folder: Path) -> dict:
     return load_file(folder / "model.safetensors")
 
 
-def run_without_the_project(script: str, folder: Path, cwd: Path):
-    """Run a script in a process that cannot import the project."""
-    (cwd / "empty").mkdir(exist_ok=True)
-    return run_module("-c", script, str(folder), prefix=(sys.executable, "-P"), cwd=cwd / "empty", PYTHONPATH="")
-
-
 def test_from_raw_text_to_a_model_that_loads_in_plain_libraries(workspace, sentiment_files):
-    pretrain = ("pretrain", *pretrain_args(sentiment_files), "run=enc", "train.steps=12")
-    pretrain += ("train.log_every=3", "train.eval_every=6")
-    result = run_module(*pretrain, fresh=True)
+    """Both commands in new processes; a third one, which cannot import the project, loads what they wrote."""
+    stages = {
+        "pretrain": [*pretrain_args(sentiment_files), "dropout=0.1", "train.steps=12", "train.eval_every=6"],
+        "finetune": [*finetune_args(sentiment_files), "train.steps=8", "train.eval_every=4", "task.num_examples=40"],
+    }
+    result = run_module("pretrain", *stages["pretrain"], "train.log_every=3", "run=enc", fresh=True)
     assert result.returncode == 0, result.stderr
     assert "tokens seen" in result.stdout and "make finetune" in result.stdout
     folder = workspace / "out/runs/enc"
     for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()):
         assert {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"} <= entry.keys()
     assert 'aria-label="eval/loss by step"' in (folder / "report.html").read_text()
-    loaded = run_without_the_project(LOAD_ENCODER, folder / "encoder", workspace)
-    assert loaded.stdout.strip() == "loads", loaded.stderr
-
-    again = run_module(*pretrain)
-    assert again.returncode == 0 and "is finished" in again.stdout
 
     # The newest encoder is the default.
-    finetune = ("finetune", *finetune_args(sentiment_files), "run=mod", "train.steps=8", "train.eval_every=4")
-    result = run_module(*finetune, "task.num_examples=40", fresh=True)
+    result = run_module("finetune", *stages["finetune"], "run=mod", fresh=True)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((workspace / "out/runs/mod/metrics.json").read_text())
     assert metrics["encoder"] == "out/runs/enc/encoder" and metrics["num_train_examples"] == 40
     assert {"accuracy", "f1_macro", "n"} <= metrics["test"].keys() and metrics["test"]["n"] == 50
     assert metrics["baselines"].keys() == {"tfidf", "without_pretraining"}
     assert "TF-IDF + logistic regression" in result.stdout and "random weights" in result.stdout
-    loaded = run_without_the_project(LOAD_MODEL, workspace / "out/runs/mod/model", workspace)
-    assert {output["label"] for output in json.loads(loaded.stdout)} <= {"negative", "positive"}, loaded.stderr
     assert not list((workspace / "out/runs/mod").glob("**/step-*")), "a finished model needs no checkpoints"
 
+    (workspace / "empty").mkdir()
+    folders = [str(workspace / "out/runs" / name) for name in ("enc/encoder", "mod/model")]
+    options = {"prefix": (sys.executable, "-P"), "cwd": workspace / "empty", "PYTHONPATH": ""}
+    loaded = run_module("-c", LOAD, *folders, **options)
+    assert loaded.returncode == 0, loaded.stderr
+    assert {output["label"] for output in json.loads(loaded.stdout)} <= {"negative", "positive"}, loaded.stdout
 
-def test_the_same_seed_gives_bit_identical_weights(workspace, sentiment_files):
-    for name in ("one", "two"):
-        pretrain = [*pretrain_args(sentiment_files), f"run={name}", "train.steps=6", "dropout=0.1"]
-        finetune = [*finetune_args(sentiment_files), f"run={name}-model", f"encoder=out/runs/{name}/encoder"]
-        finetune += ["train.steps=6", "baselines=false", "task.num_examples=40"]
-        # Both in one process: starting one takes longer than these trainings. Sets have another order in a new Python.
-        commands = json.dumps([("pretrain", pretrain), ("finetune", finetune)])
-        result = run_module("-c", RUN_COMMANDS, commands, prefix=(sys.executable,), fresh=name == "one")
-        assert result.returncode == 0, result.stderr
-    for folder in ("{}/encoder", "{}-model/model"):
-        first, second = (load_weights(workspace / "out/runs" / folder.format(name)) for name in ("one", "two"))
+    # Another process with the same seed, where sets have another order, gives the same weights, bit for bit.
+    commands = [
+        ("pretrain", [*stages["pretrain"], "train.log_every=3", "run=enc"]),
+        ("pretrain", [*stages["pretrain"], "run=again"]),
+        ("finetune", [*stages["finetune"], "run=mod-again", "encoder=out/runs/again/encoder", "baselines=false"]),
+    ]
+    result = run_module("-c", RUN_COMMANDS, json.dumps(commands), prefix=(sys.executable,))
+    assert result.returncode == 0, result.stderr
+    assert "out/runs/enc is finished" in result.stdout
+    for pair in (("enc/encoder", "again/encoder"), ("mod/model", "mod-again/model")):
+        first, second = (load_weights(workspace / "out/runs" / name) for name in pair)
         assert all(first[name].equal(second[name]) for name in first) and first.keys() == second.keys()
 
 
@@ -140,9 +128,10 @@ def runs(sentiment_files, tmp_path_factory) -> Path:
                 all_commands.append((module, [*args, *variant_args, run]))
         return json.dumps(all_commands)
 
-    launch = ("-m", "accelerate.commands.launch", "--config_file", "configs/launch/two-cpu-processes.yaml", "driver.py")
-    for args in (("driver.py", commands(whole=[], micro=["train.micro_batch_size=4"])), (*launch, commands(two=[]))):
-        result = run_module(*args, prefix=(sys.executable,), cwd=folder)
+    args = commands(whole=[], micro=["train.micro_batch_size=4"])
+    results = [run_module("driver.py", args, prefix=(sys.executable,), cwd=folder)]
+    results += run_two_processes("driver.py", commands(two=[]), cwd=folder)
+    for result in results:
         assert result.returncode == 0, result.stderr + result.stdout
     return folder / "out/runs"
 
@@ -151,11 +140,13 @@ def runs(sentiment_files, tmp_path_factory) -> Path:
 def test_weights_do_not_depend_on_how_the_batch_is_split(runs, stage):
     """To 1e-5 in float32; for Muon, which orthogonalizes in bf16 and amplifies tiny differences, the losses agree."""
     whole, *others = (runs / f"{stage.replace(' ', '-')}-{variant}" for variant in ("whole", "micro", "two"))
+    name = "model" if stage == "finetune" else "encoder"
+    records = [json.loads((folder / name / "record.json").read_text()) for folder in (whole, *others)]
+    assert [record["processes"] for record in records] == [1, 1, 2]
     if stage == "muon":
         losses = [json.loads((folder / "metrics.json").read_text())["eval"]["loss"] for folder in (whole, *others)]
         assert max(losses) - min(losses) < 2e-3, losses
         return
-    name = "model" if stage == "finetune" else "encoder"
     expected = load_weights(whole / name)
     for folder in others:
         actual = load_weights(folder / name)

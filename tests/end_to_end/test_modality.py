@@ -1,17 +1,15 @@
 """A modality of vectors, added by three new files alone, through real processes."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from fork_server import Fork
+from helpers import start_module
 from safetensors.torch import load_file
 
 SHARED = '''
@@ -263,20 +261,14 @@ def toy(tmp_path_factory):
         (folder / "added" / package / "vectors.py").write_text(source, encoding="utf-8")
     (folder / "run.py").write_text(RUN.replace("ADDED", str(folder / "added")), encoding="utf-8")
     write_vectors(folder)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-
-    def start(*args: str) -> subprocess.Popen:
-        command = [sys.executable, "run.py", *args]
-        return subprocess.Popen(command, cwd=folder, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)
-
-    return folder, start
+    return folder, lambda *args: start_module("run.py", *args, prefix=(), cwd=folder)
 
 
-def finish(process: subprocess.Popen) -> str:
-    """Return the output of a command that must succeed."""
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
-    return output
+def finish(process: Fork, code: int = 0) -> str:
+    """Return what a command that must end with this code wrote."""
+    done = process.complete(120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr if code else done.stdout
 
 
 PRETRAIN_ARGS = (
@@ -294,10 +286,10 @@ def test_a_modality_of_three_files_pretrains_resumes_and_finetunes(toy):
     output = finish(start(*PRETRAIN_ARGS, "run=whole"))
     assert "vectors per second" in output and "retrieval" in output
     process, run = start(*PRETRAIN_ARGS, "run=killed", "train.keep_checkpoints=99"), folder / "out/runs/killed"
-    while not (run / "step-20").is_dir() and process.poll() is None:
+    while not (run / "step-000020").is_dir() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait(60)
     finish(start(*PRETRAIN_ARGS, "run=killed", "train.keep_checkpoints=99"))
     whole, killed = (load_file(folder / f"out/runs/{run}/encoder/model.safetensors") for run in ("whole", "killed"))
     assert whole.keys() == killed.keys() and all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -316,9 +308,6 @@ def test_a_modality_of_three_files_pretrains_resumes_and_finetunes(toy):
 
 def test_keys_of_another_modality_are_refused(toy):
     _, start = toy
-    process = start(*PRETRAIN_ARGS, "run=no", "max_length=64")
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and output.startswith("max_length: no such key"), output
-    process = start("pretrain", "modality=sounds", "run=no")
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and output == "modality: no 'sounds' (there are: images, text, vectors)\n", output
+    assert finish(start(*PRETRAIN_ARGS, "run=no", "max_length=64"), 2).startswith("max_length: no such key")
+    output = finish(start("pretrain", "modality=sounds", "run=no"), 2)
+    assert output == "modality: no 'sounds' (there are: images, text, vectors)\n"

@@ -1,14 +1,12 @@
 """A problem type added by one new file goes through training, card, report, export and the check before publishing."""
 
 import json
-import os
 import random
-import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import run_module
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from data.encoders import resolve_encoder
@@ -98,9 +96,7 @@ def folder(tmp_path_factory):
 
 def run(folder, *args: str) -> str:
     """Return the output of a command that must succeed."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, *args]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    done = run_module(*args, prefix=(sys.executable,), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

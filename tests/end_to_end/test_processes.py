@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, environment, pretrain_args, run_module
+from fork_server import Fork
+from helpers import ROOT, environment, pretrain_args, run_module, run_two_processes
 from safetensors.torch import load_file
 
 from engine.training import distributed
@@ -75,23 +77,10 @@ def launch_workers(
     folder: Path, sentiment_files: Path, *args: str, restarts: int = 0, failure: str = "- 0 -"
 ) -> subprocess.CompletedProcess:
     """Run two workers under torchrun."""
-    prefix = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--max_restarts",
-        str(restarts),
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        "127.0.0.1:0",
-        "--monitor_interval",
-        "0.3",
-    )
-    args = worker_args(sentiment_files, *args)
-    return run_module("worker.py", *args, prefix=prefix, cwd=folder, FAILURE=failure)
+    rendezvous = ("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "--monitor_interval", "0.3")
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts", str(restarts), *rendezvous]
+    command = [*launch, "worker.py", *worker_args(sentiment_files, *args)]
+    return Fork(command, folder, environment(FAILURE=failure)).complete()
 
 
 def max_difference(folder: Path, name: str, whole: str = "whole") -> float:
@@ -106,15 +95,16 @@ def losses(folder: Path, name: str) -> list[float]:
 
 
 def test_a_sharded_run_matches_one_process_and_resumes_in_one(folder, sentiment_files):
-    args = (folder, sentiment_files, "run=sharded", "train.sharded=true")
-    stopped = launch_workers(*args, failure="1 4 SIGTERM")
-    if "(SIGSEGV)" in stopped.stderr:
+    args = worker_args(sentiment_files, "run=sharded", "train.sharded=true")
+    stopped = run_two_processes("worker.py", *args, cwd=folder, FAILURE="1 4 SIGTERM")
+    if -signal.SIGSEGV in {process.returncode for process in stopped}:
         # Once, a worker crashed while weights were gathered, inside torch 2.13 or gloo. Thousands of gathers, with
         # delays around all locks, did not repeat it, so it is shown here, with the stacks of the worker's threads.
-        warnings.warn(stopped.stderr, stacklevel=1)
+        warnings.warn("".join(process.stderr for process in stopped), stacklevel=1)
         shutil.rmtree(folder / "out/runs/sharded")
-        stopped = launch_workers(*args, failure="1 4 SIGTERM")
-    assert "stopped after step" in stopped.stderr and stopped.returncode != 0, stopped.stderr
+        stopped = run_two_processes("worker.py", *args, cwd=folder, FAILURE="1 4 SIGTERM")
+    errors = "".join(process.stderr for process in stopped)
+    assert "stopped after step" in errors and all(process.returncode == 143 for process in stopped), errors
     checkpoints = sorted((folder / "out/runs/sharded").glob("step-*"))
     assert checkpoints
     assert all(list(path.glob("shard-*.safetensors")) and not list(path.glob("*.distcp")) for path in checkpoints)

@@ -36,7 +36,7 @@ from finetune.semi_supervised import documents, self_training, task_adaptive
 @pytest.mark.parametrize("size", [4, 7, 32])
 def test_class_balanced_batches_repeat_no_row_before_all_others(samples_per_class, size):
     classes = np.repeat([0, 3, 4], [2, 5, 40])
-    batches = [class_balanced_batch(step, size, classes, 5, samples_per_class) for step in range(200)]
+    batches = [class_balanced_batch(step, size, classes, 5, samples_per_class) for step in range(60)]
     sampled = np.concatenate(batches)
     counts = np.bincount(classes[sampled], minlength=5)
     assert counts[[1, 2]].sum() == 0
@@ -218,12 +218,12 @@ def test_class_priors_are_matched_by_a_constant_shift():
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
-def selftrain_args(folder, *more: str) -> list[str]:
+def selftrain_args(folder, *more: str, encoder: str | Path = "minilm") -> list[str]:
     return [
         "configs/finetune/your-task.yaml",
         "method=none",
         f"task.train.files={folder}/labels.csv",
-        "encoder=minilm",
+        f"encoder={encoder}",
         "max_length=24",
         "train.precision=float32",
         "configs/method/selftrain.yaml",
@@ -243,9 +243,10 @@ def write_labels(folder) -> None:
     )
 
 
-def test_self_training_resumes_after_a_finished_round(workspace):
+def test_self_training_resumes_after_a_finished_round(workspace, tiny):
     write_labels(workspace)
-    process = run_module("finetune", *selftrain_args(workspace, "run=rounds", "augment={drop: 0.1, swap: 0.1}"))
+    args = selftrain_args(workspace, "augment={drop: 0.1, swap: 0.1}", encoder=tiny)
+    process = run_module("finetune", *args, "run=rounds")
     assert process.returncode == 0, process.stderr
     folder = workspace / "out" / "runs" / "rounds"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -259,17 +260,13 @@ def test_self_training_resumes_after_a_finished_round(workspace):
     again = workspace / "out" / "runs" / "again"
     (again / "round-1").mkdir(parents=True)
     (again / "round-1" / "labels.json").write_text(json.dumps(labels))
-    process = run_module(
-        "finetune", *selftrain_args(workspace, "run=again", "baselines=false", "augment={drop: 0.1, swap: 0.1}")
-    )
+    process = run_module("finetune", *args, "run=again", "baselines=false")
     assert process.returncode == 0 and "finetune again, round 1" not in process.stdout, process.stderr
     assert json.loads((again / "metrics.json").read_text())["test"] == metrics["test"]
     other = workspace / "out" / "runs" / "other" / "round-1"
     other.mkdir(parents=True)
     (other / "labels.json").write_text(json.dumps(labels | {"fingerprint": "other texts"}))
-    process = run_module(
-        "finetune", *selftrain_args(workspace, "run=other", "baselines=false", "augment={drop: 0.1, swap: 0.1}")
-    )
+    process = run_module("finetune", *args, "run=other", "baselines=false")
     assert process.returncode == 0, process.stderr
     assert json.loads((other / "labels.json").read_text())["class_ids"] == labels["class_ids"]
 
@@ -322,7 +319,7 @@ def test_self_training_on_documents_uses_their_sentences(workspace):
     )
 
 
-def test_task_adaptive_pretraining(workspace):
+def test_task_adaptive_pretraining(workspace, tiny):
     write_labels(workspace)
     keys = ["train.batch_size=4", "max_length=32", "eval_rows=4", "train.precision=float32"]
     process = run_module(
@@ -330,7 +327,7 @@ def test_task_adaptive_pretraining(workspace):
         "configs/finetune/your-task.yaml",
         "method=none",
         f"task.train.files={workspace}/labels.csv",
-        "encoder=minilm",
+        f"encoder={tiny}",
         "run=x",
         "train.steps=2",
         "max_length=24",
@@ -340,7 +337,7 @@ def test_task_adaptive_pretraining(workspace):
     )
     assert process.returncode == 0, process.stderr + process.stdout
     record = json.loads((workspace / "out" / "runs" / "x-adapted" / "encoder" / "record.json").read_text())
-    assert record["init"] == "minilm" and record["config"]["train"]["steps"] == 2
+    assert record["init"] == str(tiny) and record["config"]["train"]["steps"] == 2
     assert (
         json.loads((workspace / "out" / "runs" / "x" / "metrics.json").read_text())["encoder"]
         == "out/runs/x-adapted/encoder"
@@ -402,7 +399,7 @@ def test_documents_without_sentences_are_an_error(workspace, monkeypatch):
         self_training.build_pool(config, [], make_accelerator("float32"))
 
 
-def test_the_top_layer_is_never_frozen_if_the_head_is_not_trained(workspace):
+def test_the_top_layer_is_never_frozen_if_the_head_is_not_trained(workspace, tiny):
     write_labels(workspace)
     process = run_module(
         "finetune",
@@ -413,6 +410,7 @@ def test_the_top_layer_is_never_frozen_if_the_head_is_not_trained(workspace):
             "baselines=false",
             "train.steps=6",
             "layers.freeze_at=[0.2,0.4,0.6]",
+            encoder=tiny,
         ),
     )
     assert process.returncode == 0, process.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from helpers import ROOT, environment, run_module, small_disk
+from helpers import ROOT, run_module, run_two_processes, small_disk
 from safetensors.torch import load_file, save_file
 from tiny_models import depth_by_name
 from tiny_training import run_training, train_settings
@@ -197,9 +196,10 @@ METHODS = {
 }
 
 
-DRIVER = """
+DRIVER = f"""
 import os, sys
 from pathlib import Path
+sys.path += [{str(ROOT / "tests")!r}, {str(Path(__file__).parent)!r}]
 import test_methods, torch
 encoders, folder = map(Path, sys.argv[1:])
 test_methods.run_as_one_of_two(encoders, folder)
@@ -210,17 +210,10 @@ os._exit(0)  # a normal exit is sometimes aborted by gloo's threads
 
 
 def test_two_processes_train_as_one_and_stay_in_sync(encoders, tmp_path):
-    # Separate processes: a fork of this one would wait forever for the threads of the tokenizers.
+    # No forks of this process: they would wait forever for the threads of the tokenizers.
     (tmp_path / "driver.py").write_text(DRIVER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*launcher, str(tmp_path / "driver.py"), str(encoders), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}"),
-    )
-    assert (tmp_path / "done").is_file(), process.stderr[-3000:]
+    processes = run_two_processes("driver.py", str(encoders), str(tmp_path), cwd=tmp_path)
+    assert (tmp_path / "done").is_file(), "".join(process.stderr[-3000:] for process in processes)
     for name, more in METHODS.items():
         expected = copy_weights(run_finetuning(encoders, tmp_path / f"{name}-alone", *more))
         for cache in ("true", "false"):
