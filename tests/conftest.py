@@ -14,11 +14,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share t
 
 SLOW_FILES = (
     "test_commands.py",
+    "test_processes.py",
+    "test_image_finetuning.py",
+    "test_image_pretraining.py",
     "test_publish.py",
-    "test_study.py",
     "test_few_labels.py",
     "test_methods.py",
+    "test_study.py",
+    "test_strangers.py",
+    "test_hub.py",
+    "test_corpus.py",
+    "test_anomaly.py",
     "test_heads.py",
+    "test_problem_type.py",
+    "test_modality.py",
     "test_token_classification.py",
 )
 

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -50,10 +51,11 @@ class Fork:
     def wait(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
-            if time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if left < 0:
                 os.kill(self.pid, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_text(), self.stderr.read_text())
-            time.sleep(0.02)
+            pause_until_end(self.pid, left)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -63,6 +65,18 @@ class Fork:
         """Wait for the end and return the result, with the output as text."""
         self.wait(timeout)
         return subprocess.CompletedProcess(self.args, self.returncode, self.stdout.read_text(), self.stderr.read_text())
+
+
+def pause_until_end(pid: int, seconds: float) -> None:
+    """Wait until a process ends, at most these seconds; without Linux, a moment."""
+    if not hasattr(os, "pidfd_open"):
+        time.sleep(0.02)
+        return
+    end = os.pidfd_open(pid)  # is readable when the process has ended
+    try:
+        select.select([end], [], [], seconds)
+    finally:
+        os.close(end)
 
 
 def request(**values) -> int | None:

@@ -243,9 +243,9 @@ def write_labels(folder) -> None:
     )
 
 
-def test_self_training_resumes_after_a_finished_round(workspace, tiny):
+def test_self_training_resumes_after_a_finished_round(workspace):
     write_labels(workspace)
-    args = selftrain_args(workspace, "augment={drop: 0.1, swap: 0.1}", encoder=tiny)
+    args = selftrain_args(workspace, "augment={drop: 0.1, swap: 0.1}")
     process = run_module("finetune", *args, "run=rounds")
     assert process.returncode == 0, process.stderr
     folder = workspace / "out" / "runs" / "rounds"
