@@ -39,7 +39,7 @@ pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [C
 	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 explore: .venv/ready  ## map texts or images, and list which to label first   [TEXT='notes/*.txt', IMAGES=photos, CORPUS=reviews or TASK=mine] [MODEL=out/runs/mine] [ENCODER=...]
-	@$(PYTHON) -m explore $(if $(TEXT),'text=$(TEXT)')$(if $(IMAGES),'images=$(IMAGES)')$(if $(TEXT)$(IMAGES),,$(if $(call given,CORPUS)$(if $(call given,TASK),,1),corpus=$(CORPUS))) $(if $(call given,TASK),task=$(TASK)) $(if $(MODEL),model=$(MODEL)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+	@$(PYTHON) -m explore $(if $(TEXT),'text=$(TEXT)')$(if $(IMAGES),'images=$(IMAGES)')$(if $(TEXT)$(IMAGES),,$(if $(call given,CORPUS)$(if $(call given,TASK)$(MODEL),,1),corpus=$(CORPUS))) $(if $(call given,TASK),task=$(TASK)) $(if $(MODEL),model=$(MODEL)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 label: .venv/ready  ## label texts or images by keys, in the browser   TASK=my-labels, or FILE=texts.csv   [N=64] [ARGS="terminal=true"]
 	@$(PYTHON) -m label $(if $(filter-out file undefined,$(origin TASK)),task=$(TASK)) $(if $(FILE),'file=$(FILE)') $(if $(N),num_answers=$(N)) $(ARGS)

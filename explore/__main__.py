@@ -2,23 +2,59 @@
 
     python -m explore text='notes/*.txt' [encoder=out/runs/mine]
     python -m explore images=photos
-    python -m explore task=mine model=out/runs/mine
+    python -m explore model=out/runs/mine
 
 The same command resumes an interrupted one. `--help` lists all keys.
 """
 
+from pathlib import Path
+
 from engine.cli import parse_config, run_command
-from explore.config import Explore
+from explore.config import TASK_FOLDER, Explore
 
 EXAMPLE = "text='notes/*.txt' encoder=minilm"
 
 
+INPUT_KEYS = ("text=", "images=", "corpus=", "task=", "source", "modality=")
+
+
+def expand_model(args: list[str]) -> list[str]:
+    """Return the arguments with the task of the model's run, if these have no inputs: what the next round reads.
+
+    The task is that of configs/finetune, if there is one of its name. Of labels without a configuration it is that of
+    the run, and the map is that of the labels' name, if there is one: make label writes labels/NAME.csv.
+    """
+    from data.cache import OUTPUT_DIR
+    from data.shortcut import name_run, take_argument
+    from engine.config.loader import read_args
+
+    model, _ = take_argument(args, "model")
+    if not model or any(arg.removeprefix("--").startswith(INPUT_KEYS) for arg in args):
+        return args
+    folder = OUTPUT_DIR / "runs" / model if "/" not in model else Path(model)
+    path = (folder.parent if folder.name == "model" else folder) / "config.yaml"
+    task = read_args([str(path)]).get("task") if path.is_file() else None
+    if not isinstance(task, dict):
+        return args
+    if (TASK_FOLDER / f"{task['name']}.yaml").is_file():
+        return [*args, f"task={task['name']}"]
+    files = (task.get("train") or {}).get("files")
+    name = name_run(files) if isinstance(files, str) else task["name"]
+    is_mapped = (OUTPUT_DIR / "explore" / name / "report.json").is_file()
+    is_named = any(arg.removeprefix("--").startswith("name=") for arg in args)
+    return [*args, f"task={path}", *([f"name={name}"] if is_mapped and not is_named else [])]
+
+
 def expand(args: list[str]) -> list[str]:
-    """Return the arguments with `text=FILES` and `images=FILES` as keys. Raises DataError if no column is found."""
+    """Return the arguments with `text=FILES`, `images=FILES` and `model=RUN` alone as keys.
+
+    Raises DataError if no column is found.
+    """
     import json
 
     from data.shortcut import expand_text, name_run, take_argument
 
+    args = expand_model(args)
     images, rest = take_argument(args, "images")
     if images is not None:
         name = [] if any(arg.startswith(("name=", "task=")) for arg in rest) else [f"name={name_run(images)}"]

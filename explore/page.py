@@ -100,15 +100,18 @@ def queue_table(found: Map, cells: PageCells, column: str) -> tuple[list[str], l
     for entry in found.queue[:MAX_QUEUED]:
         label, probability = found.suggestions.get(entry.index, ("", None))
         suggestion = f"{label} {probability:.2f}" if probability is not None else ""
-        rows.append([f"{entry.index:,}", entry.role, entry.reason, suggestion, cells.show([entry.index])])
-    return ["id", "role", "reason", "suggestion", column], rows
+        rows.append([f"{entry.index}", entry.role, entry.reason, suggestion, cells.show([entry.index])])
+    header = ["id", "role", "reason", "suggestion", column]
+    if not any(row[3] for row in rows):  # nothing suggests before there are labels
+        return [*header[:3], column], [[*row[:3], row[4]] for row in rows]
+    return header, rows
 
 
 def suspect_table(found: Map, cells: PageCells, column: str) -> tuple[list[str], list[list]]:
     """Return (header, rows) of the labels that look wrong."""
     rows = [
         [
-            f"{each.index:,}",
+            f"{each.index}",
             f"{found.inputs.labels[each.index]} {each.confidence:.2f}",
             "{} {:.2f}".format(*found.suggestions.get(each.index, ("", each.suggestion_probability))),
             cells.show([each.index]),
@@ -122,10 +125,9 @@ def render_page(found: Map, modality: Modality) -> str:
     """Return the page."""
     duplicates, column, noun = found.list_duplicates(), modality.column, modality.shared.inputs_noun
     cells = PageCells(found, modality)
-    odd = [[f"{index:,}", f"{found.oddness[index]:.3f}", cells.show([index])] for index in found.list_odd(MAX_ODD)]
+    odd = [[f"{index}", f"{found.oddness[index]:.3f}", cells.show([index])] for index in found.list_odd(MAX_ODD)]
     groups = [
-        [f"{group[0]:,}", f"{len(group):,}", cells.show(group[:MAX_GROUP_TEXTS])]
-        for group in duplicates[:MAX_DUPLICATES]
+        [f"{group[0]}", f"{len(group):,}", cells.show(group[:MAX_GROUP_TEXTS])] for group in duplicates[:MAX_DUPLICATES]
     ]
     shown = list_shown(found, MAX_PICTURES if cells.has_pictures else MAX_SHOWN_TEXTS)
     content = {
@@ -133,6 +135,7 @@ def render_page(found: Map, modality: Modality) -> str:
         "sentence": found.report["sentence"],
         "notes": found.report["notes"],
         "noun": noun,
+        "next": found.report["next"],
         "map_key": f"{found.name}:{found.report['key']}",
         "data": point_data(found, shown),
         "clusters": cluster_table(found, cells, noun),

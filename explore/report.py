@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
-from explore.config import Explore
+from data.cache import OUTPUT_DIR
+from data.shortcut import name_run
+from explore.config import TASK_FOLDER, Explore
 from explore.labels import describe_measured
 from explore.map import Map
 from explore.modalities import Modality
@@ -43,15 +47,30 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
         "baselines": [each.to_json() for each in found.baselines],
         "groups": group_rows,
         "config": config.model_dump(mode="json"),
+        "next": next_command(found.name, config),
     }
     return report | {"sentence": describe(report), "notes": list_notes(report, found)}
+
+
+def next_command(name: str, config: Explore) -> str:
+    """Return the command that labels the queue, empty for images without a task."""
+    task = Path(config.task) if config.task else None
+    if task and (task.name != "config.yaml" or config.modality != "text"):
+        return f"make label TASK={task.stem if task.parent == TASK_FOLDER else task}"
+    if config.modality != "text":
+        return ""
+    files = config.source.files if config.source else None
+    if isinstance(files, str) and name_run(files) == name and not getattr(config, "sentences", False):
+        return f"make label FILE={shlex.quote(files)}"
+    return f'make label ARGS="queue={OUTPUT_DIR / "explore" / name / "queue.csv"}"'
 
 
 def describe(report: dict) -> str:
     """Return the sentence at the head of the page."""
     groups, clusters = len(report["groups"]), report["clusters"]
-    found = f"{report['inputs']:,} {report['noun']} in {clusters} clusters of {groups} groups"
-    return f"{found}, {report['labeled']:,} with a label"
+    found = f"{report['inputs']:,} {report['noun']} in {clusters} clusters, which form {groups} groups"
+    labeled = f"{report['labeled']:,}" if report["labeled"] else "none"
+    return f"{found}; {labeled} {'has' if report['labeled'] == 1 else 'have'} a label"
 
 
 def list_notes(report: dict, found: Map) -> list[str]:

@@ -229,8 +229,9 @@ def explore(config: Explore) -> None:
             [
                 found.report["sentence"],
                 *(f"  {note}" for note in found.report["notes"]),
-                f"  map    {folder}/map.html",
-                f"  label  {folder}/queue.csv",
+                f"  map     {folder}/map.html",
+                f"  queue   {folder}/queue.csv",
+                *([f"  next    {command}"] if (command := found.report["next"]) else []),
             ]
         )
     )

@@ -16,7 +16,8 @@ class Label(Section):
     task: str | None = None
     """Task to label: a YAML file, or the name of one in configs/finetune; none: `source` alone."""
     source: Source | None = None
-    """Texts to label, instead of the queue and the task's `unlabeled`; `file=X` is short for source.files=X."""
+    """Texts to label, instead of the task's `unlabeled`, in the order of the queue if it is of the same files; `file=X`
+    is short for source.files=X."""
     num_answers: PositiveInt | None = 64
     """Answers after which the command ends; none: all there are."""
     labels: str | None = None

@@ -57,7 +57,17 @@ def queue_path(config: Label, name: str) -> Path | None:
             raise ConfigError(f"queue: {config.queue} does not exist; make explore writes it")
         return Path(config.queue)
     path = OUTPUT_DIR / "explore" / name / "queue.csv"
-    return path if path.is_file() and not config.source else None
+    if config.source and not is_map_of(path.parent, config.source):
+        return None
+    return path if path.is_file() else None
+
+
+def is_map_of(folder: Path, source: Source) -> bool:
+    """Return whether a map of make explore is of the files of a source."""
+    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    mapped = (report.get("config", {}).get("source") or {}).get("files")
+    paths = [{Path(file).resolve() for file in to_list(files or [])} for files in (mapped, source.files)]
+    return bool(paths[0]) and paths[0] == paths[1]
 
 
 def read_number(text: str) -> float | None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shlex
 from pathlib import Path
 
 from data import modalities
 from data.cache import OUTPUT_DIR
-from data.shortcut import name_run
-from data.sources.source import display_name
+from data.shortcut import complete_source, name_run
+from data.sources.source import Source, display_name, iter_located_rows
 from data.tasks.task import Task, to_list
 from engine.config.loader import find_file
 from engine.errors import ConfigError
 from engine.log import get_logger
 from label.config import Label
 from label.export import EXTENSIONS, export_items
-from label.items import describe_order, map_folder, queue_path, read_items
+from label.items import describe_order, is_selection, map_folder, queue_path, read_items
 from label.nearest import Nearest, load_vectors
 from label.session import Session, modified_at
 from label.store import AnswerFile
@@ -77,11 +79,13 @@ def list_descriptions(task: Task | None) -> dict[str, str]:
 
 
 def name_labels(config: Label, task: Task | None) -> str:
-    """Return the name of the task, or of the file with the texts. Raises ConfigError without both."""
+    """Return the name of the task, of the file with the texts, or of the map. Raises ConfigError without these."""
     if task:
         return task.name
     if config.source is None:
-        raise ConfigError("give a task, task=NAME, or texts, file=texts.csv")
+        if path := queue_path(config, ""):
+            return map_folder(path).name
+        raise ConfigError("give a task, task=NAME, texts, file=texts.csv, or queue=out/explore/NAME/queue.csv")
     files = config.source.files
     return name_run(files[0] if isinstance(files, list) else files or display_name(config.source))
 
@@ -129,7 +133,7 @@ def label(config: Label) -> None:
         show(config, session, name)
     finally:
         logger.info(f"\n  {session.store.path}: {session.describe_progress()}")
-    logger.info(f"  next    {next_command(config, path, session.store.path)}")
+    logger.info(f"  next    {next_command(config, path, session.store.path, queue)}")
 
 
 def show(config: Label, session: Session, name: str) -> None:
@@ -150,11 +154,33 @@ def show(config: Label, session: Session, name: str) -> None:
         raise ConfigError(f"port: {config.port} cannot be used ({os.strerror(error.errno or 0)})") from None
 
 
-def next_command(config: Label, path: Path | None, labels: Path) -> str:
-    """Return the command that trains on the answers."""
+def next_command(config: Label, path: Path | None, labels: Path, queue: Path | None) -> str:
+    """Return the command that trains on the answers, in a run of its own."""
+    runs, parts = OUTPUT_DIR / "runs", ["make finetune"]
     if path is None:
-        return f"make finetune LABELS={labels}"
-    return f"make finetune TASK={path.stem if path.parent == TASK_FOLDER else path}"
+        parts.append(f"LABELS={shlex.quote(str(labels))}")
+    else:
+        parts.append(f"TASK={path.stem if path.parent == TASK_FOLDER else path}")
+    name = name_run(str(labels)) if path is None else path.stem
+    if (runs / name).exists():
+        number = next(n for n in itertools.count(2) if not (runs / f"{name}-{n}").exists())
+        parts.append(f"RUN={name}-{number}")
+    if path is None:
+        if not any(runs.glob("*/encoder")):
+            parts.append("ENCODER=minilm")
+        if unlabeled := find_unlabeled(config, queue):
+            parts.append(f'ARGS="task.unlabeled.files={shlex.quote(str(unlabeled))}"')
+    return " ".join(parts)
+
+
+def find_unlabeled(config: Label, queue: Path | None) -> Path | None:
+    """Return the file with the texts to label if its column is `text` as it is read, or else the queue."""
+    source = config.source
+    if source and isinstance(source.files, str) and complete_source(source) == Source(files=source.files):
+        _, row = next(iter_located_rows(source))
+        if "text" in row:
+            return Path(source.files)
+    return queue if queue and not is_selection(queue) else None
 
 
 def export(config: Label, task: Task | None, name: str) -> None:

@@ -72,11 +72,14 @@ def test_make_commands_parse(command, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "texts").mkdir()
     (tmp_path / "notes").mkdir()
+    (tmp_path / "labels").mkdir()
     for name, content in {
         "texts/a.txt": "a",
         "notes/a.txt": "a",
         "labels.csv": "text,label,v1,v2\na,b,c,d\n",
         "posts.csv": "body\na\n",
+        "texts.csv": "text\na\n",
+        "labels/texts.csv": "text,label,role,time,seconds,answer\na,b,train,2026-01-01T00:00:00Z,1,label\n",
     }.items():
         (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
@@ -97,6 +100,13 @@ def test_make_commands_parse(command, tmp_path, monkeypatch):
             SCHEMAS[module], shortcut.list_args() if shortcut else args, module, "", POSITIONAL.get(module)
         )
         assert ("LABELS=" in command or "TEXT=" in command) == (shortcut is not None)
+
+
+def test_make_explore_reads_the_default_corpus_only_if_nothing_else_is_given():
+    for given, has_corpus in ((" ", True), ("MODEL=out/runs/mine", False), ("MODEL=mine CORPUS=reviews", True)):
+        args = ["make", "explore", *given.split(), "-n", "-o", ".venv/ready"]
+        shown = subprocess.run(args, cwd=ROOT, capture_output=True, text=True).stdout
+        assert ("corpus=reviews" in shown) == has_corpus, shown
 
 
 def test_every_target_of_the_makefile_with_a_schema_is_shown():

@@ -17,8 +17,10 @@ from browser import Browser, load_page
 from helpers import error_lines, run_module, start_module
 
 from engine.errors import ConfigError
-from explore.__main__ import main
+from explore.__main__ import expand, main
+from explore.config import Explore
 from explore.map import Map
+from explore.report import next_command
 from explore.steps import Steps
 from label.config import Label
 from label.items import read_items
@@ -73,6 +75,9 @@ def test_the_files_have_every_text_once(explored):
     assert all(len(each["ids"]) == 5 for each in table["neighbors"][:5])
     report = json.loads((folder / "report.json").read_text())
     assert report["inputs"] == len(texts) and report["clusters"] == len(clusters)
+    assert report["sentence"].endswith("groups; none have a label") and "," not in report["sentence"][:4]
+    assert report["next"] == f"make label FILE={folder.parents[2]}/notes.txt"
+    assert report["next"] in (folder / "README.md").read_text() and report["next"] in (folder / "map.html").read_text()
     assert "map.html" in (folder / "README.md").read_text()
 
 
@@ -191,6 +196,41 @@ def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, 
     queue = read_csv(folder / "out/explore/rated/queue.csv")
     assert {row["reason"] for row in queue} == {"uncertain", "spread", "random"}
     assert len(queue) == len(texts) - 60 and {row["suggestion"] for row in queue} <= {"bad", "fair", "good"}
+
+
+def test_a_model_alone_is_explored_on_the_task_of_its_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("out/runs/posts-2")
+    run.mkdir(parents=True)
+    model = ["model=out/runs/posts-2", "seed=1"]
+    assert expand(model) == model, "an encoder or a model of a hub has no task"
+    (run / "config.yaml").write_text("task: {name: posts-2, train: {files: labels/posts.csv}}\n")
+    assert expand(model) == [*model, f"task={run}/config.yaml"]
+    assert expand(["model=posts-2"]) == ["model=posts-2", f"task={run}/config.yaml"]
+    assert expand([f"model={run}/model"])[1:] == [f"task={run}/config.yaml"]
+    Path("out/explore/posts").mkdir(parents=True)
+    Path("out/explore/posts/report.json").write_text("{}")
+    assert expand(model) == [*model, f"task={run}/config.yaml", "name=posts"], "the map of the first round"
+    assert expand([*model, "name=x"])[-1] == f"task={run}/config.yaml"
+    assert expand([*model, "task=mine"]) == [*model, "task=mine"]
+    Path("configs/finetune").mkdir(parents=True)
+    Path("configs/finetune/posts-2.yaml").touch()
+    assert expand(model) == [*model, "task=posts-2"]
+
+
+@pytest.mark.parametrize(
+    ("args", "command"),
+    [
+        ({"task": "configs/finetune/mine.yaml"}, "make label TASK=mine"),
+        ({"task": "mine.yaml", "source": {"files": "a.txt"}}, "make label TASK=mine.yaml"),
+        ({"task": "out/runs/a/config.yaml", "source": {"files": "my notes/a.txt"}}, "make label FILE='my notes/a.txt'"),
+        ({"task": "out/runs/a/config.yaml"}, 'make label ARGS="queue=out/explore/a/queue.csv"'),
+        ({"source": {"files": "b.txt"}}, 'make label ARGS="queue=out/explore/a/queue.csv"'),
+        ({"modality": "images", "source": {"files": "a"}}, ""),
+    ],
+)
+def test_the_next_command_labels_the_queue(args, command):
+    assert next_command("a", Explore(**args)) == command
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,19 @@ def test_rows_by_the_keys_of_a_browser(make_session, browser, count):
     assert len(rows) == count + count // 5 and all(float(row["seconds"]) >= 0 for row in rows)
 
 
+def test_a_long_text_begins_at_its_start(make_session, browser):
+    session = make_session([Item(n, f"{n} a line\n" * 200) for n in range(3)])
+    with served(session) as client:
+        browser.open(client.server.address)
+        browser.wait_for("state && state.item.id === 0")
+        browser.evaluate("document.getElementById('text').scrollTop = 200")
+        browser.press("Escape")
+        assert browser.evaluate("document.getElementById('text').scrollTop") == 200, "of the same text"
+        browser.press("1")
+        browser.wait_for("!busy && state.item.id === 1")
+        assert browser.evaluate("document.getElementById('text').scrollTop") == 0
+
+
 def test_names_clusters_and_the_switch_by_keys(make_session, browser):
     items = make_items(12)
     for item in items:

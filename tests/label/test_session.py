@@ -154,6 +154,27 @@ def test_the_queue_gives_the_order_and_without_it_rows_are_drawn(tmp_path, monke
     assert read_items(Label(), None, "mine", Path("x")) == queued
 
 
+def test_texts_are_labeled_in_the_order_of_their_map_and_not_of_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "mine.csv").write_text("text\n" + "".join(f"text number {n}\n" for n in range(9)))
+    queued = make_items(5)
+    write_queue(Path("out/explore/mine/queue.csv"), queued)
+    report = Path("out/explore/mine/report.json")
+    for source, is_used in (({"files": str(tmp_path / "a/mine.csv"), "text": "text"}, True), (None, False)):
+        report.write_text(json.dumps({"config": {"source": source}}))
+        items = read_items(Label(source={"files": "a/mine.csv"}), None, "mine", Path("x"))
+        assert (items == queued) == is_used
+    report.write_text(json.dumps({"config": {"source": {"files": "a/mine.csv"}}}))
+    assert len(read_items(Label(source={"files": "b/mine.csv"}), None, "mine", Path("x"))) == 9
+    monkeypatch.setattr("sys.stdin", io.StringIO("na\nq"))
+    main(["queue=out/explore/mine/queue.csv", "terminal=true"])
+    assert [row["text"] for row in read_rows(Path("labels/mine.csv"))] == ["text number 0"]
+    shown = capsys.readouterr().out.rstrip()
+    assert shown.endswith('ENCODER=minilm ARGS="task.unlabeled.files=out/explore/mine/queue.csv"')
+
+
 def test_a_tasks_own_rows_without_a_label_are_labeled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data.csv").write_text("body,label\n" + "".join(f"text {n},{'ab'[n % 2] * (n < 20)}\n" for n in range(60)))
@@ -236,7 +257,8 @@ def test_a_tool_gets_the_queue_and_its_export_is_read(tool, tmp_path, monkeypatc
     "args, message",
     [
         (["task=nowhere"], "task: configs/finetune/nowhere.yaml does not exist"),
-        (["terminal=true"], "give a task, task=NAME, or texts, file=texts.csv"),
+        (["terminal=true"], "give a task, task=NAME, texts, file=texts.csv, or queue=out/explore/NAME/queue.csv"),
+        (["queue=q.csv"], "queue: q.csv does not exist; make explore writes it"),
         (["a.yaml"], "nothing to label: run make explore first, or give texts, file=texts.csv, or as task.unlabeled"),
         (["a.yaml", "queue=q.csv"], "queue: q.csv does not exist; make explore writes it"),
         (["a.yaml", "terminall=true"], "terminall: no such key (nearest: terminal)"),
@@ -262,7 +284,18 @@ def test_the_command_ends_with_the_next_one(tmp_path, monkeypatch, capsys):
     main(["file=t.csv", "terminal=true"])
     out = capsys.readouterr().out
     assert "labels/t.csv: 4 rows labeled, 1 of them to measure by; 4 answers now" in out
-    assert out.rstrip().endswith("make finetune LABELS=labels/t.csv")
+    command = 'make finetune LABELS=labels/t.csv{} ENCODER=minilm ARGS="task.unlabeled.files=t.csv"'
+    assert out.rstrip().endswith(command.format(""))
+    for number in (2, 3):
+        Path("out/runs/t", *[f"../t-{number - 1}"] * (number > 2)).mkdir(parents=True)
+        monkeypatch.setattr("sys.stdin", io.StringIO("q"))
+        main(["file=t.csv", "terminal=true"])
+        assert capsys.readouterr().out.rstrip().endswith(command.format(f" RUN=t-{number}"))
+    Path("out/runs/mine/encoder").mkdir(parents=True)
+    Path("lines.txt").write_text("one\ntwo\nthree\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("q"))
+    main(["file=lines.txt", "terminal=true"])
+    assert capsys.readouterr().out.rstrip().endswith("make finetune LABELS=labels/lines.csv"), "read as another unit"
     Path("t.yaml").write_text("task: {name: t, train: {files: t.csv}}\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("q"))
     main(["t.yaml", "terminal=true"])
