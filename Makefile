@@ -44,7 +44,7 @@ explore: .venv/ready  ## map texts or images, and list which to label first   [T
 label: .venv/ready  ## label texts or images by keys, in the browser   TASK=my-labels, or FILE=texts.csv   [N=64] [ARGS="terminal=true"]
 	@$(PYTHON) -m label $(if $(filter-out file undefined,$(origin TASK)),task=$(TASK)) $(if $(FILE),'file=$(FILE)') $(if $(N),num_answers=$(N)) $(ARGS)
 
-finetune: .venv/ready  ## fine-tune it on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
+finetune: .venv/ready  ## fine-tune an encoder on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
 	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),method=$(METHOD) $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 predict: .venv/ready  ## predict the labels of a file   MODEL=out/runs/sentiment FILE=all.csv [ARGS="precision=0.95 why=true"]

@@ -58,11 +58,15 @@ def render_corpus(template: str) -> str:
     return corpus_report.render_report(template, report)
 
 
-def render_run() -> str:
+def render_run(log: list[dict] = LOG) -> str:
     test = {"n": 3, "accuracy": 0.5}
     metrics = {"task": HOSTILE, "encoder": HOSTILE, "report_metrics": ["accuracy"], "num_train_examples": 2}
     metrics |= {"test": test, "baselines": {"a": {"name": HOSTILE, "test": test}}}
-    return render_report(HOSTILE, LOG, metrics, f"task: {HOSTILE}")
+    return render_report(HOSTILE, log, metrics, f"task: {HOSTILE}")
+
+
+def test_a_run_without_training_steps_has_no_empty_section():
+    assert "<h2>Training</h2>" in render_run() and "<h2>Training</h2>" not in render_run([])
 
 
 def render_comparison() -> str:

@@ -165,7 +165,7 @@ def describe_interval(metrics: dict) -> list[str]:
         return []
     rows = f"{num_rows:,} {'random ' * is_random}row{'s' * (num_rows > 1)}"
     more = f"{count_more_rows(accuracy, num_rows):,} more would halve that"
-    return [f"measured on {rows}: {100 * low:.0f} to {100 * high:.0f}%; {more}"]
+    return [f"measured on {rows}: accuracy {100 * low:.0f} to {100 * high:.0f}% (95% interval); {more}"]
 
 
 def describe_test_rows(metrics: dict) -> list[str]:
@@ -182,8 +182,10 @@ def describe_test_rows(metrics: dict) -> list[str]:
         exact, near, num_rows = overlap["exact"], overlap["near"], overlap["num_rows"]
         consequence = "; the metrics may be too high" if near > MAX_NEAR_DUPLICATES * num_rows else ""
         consequence = "; the metrics are too high" if exact else consequence
-        counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows"
-        lines.append(f"{counts}, {near:,} more nearly{consequence}")
+        counts = f"near duplicates of training or validation rows: {near:,} of {num_rows:,} test rows"
+        if exact:
+            counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows, {near:,} more nearly"
+        lines.append(f"{counts}{consequence}")
     return lines + describe_threshold(metrics) + describe_truncated(metrics)
 
 

@@ -615,10 +615,10 @@ def test_test_rows_among_the_training_rows_and_labels_without_any_are_reported(w
 def test_all_test_rows_are_described_in_a_line():
     none = {"absent_labels": [], "overlap": {"num_rows": 400, "exact": 0, "near": 3}}
     assert describe_test_rows({"test_rows": none}) == [
-        "0 of 400 test rows are also training or validation rows, 3 more nearly"
+        "near duplicates of training or validation rows: 3 of 400 test rows"
     ]
     templates = {"overlap": {"num_rows": 400, "exact": 0, "near": 13}}
-    assert describe_test_rows({"test_rows": templates})[0].endswith("13 more nearly; the metrics may be too high")
+    assert describe_test_rows({"test_rows": templates})[0].endswith("13 of 400 test rows; the metrics may be too high")
     many = {"absent_labels": [f"l{number}" for number in range(1_022)], "overlap": {}}
     (line,) = describe_test_rows({"test_rows": many})
     assert line.startswith("no test row of: l0, l1, ") and line.endswith(", l19 and 1,002 more")

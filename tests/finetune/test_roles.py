@@ -47,7 +47,9 @@ def test_a_model_is_measured_on_the_random_rows_alone(workspace, tiny, capsys, m
     assert metrics["test"]["accuracy"] <= 15 / 16
     (line,) = describe_interval(metrics)
     low, high = (round(100 * end) for end in confidence_interval("accuracy", metrics["test"]["accuracy"], 16))
-    assert line.startswith(f"measured on 16 random rows: {low} to {high}%; ") and line.endswith(" would halve that")
+    assert line.startswith(f"measured on 16 random rows: accuracy {low} to {high}% (95% interval); ") and line.endswith(
+        " would halve that"
+    )
     unseen = "counted as errors, because no training row has their class: test rows of odd (1)"
     shown = (workspace / "out/runs/x/report.html").read_text() + (workspace / "out/runs/x/model/README.md").read_text()
     assert line in captured.out and unseen in captured.out and shown.count(line) == 2 and shown.count(unseen) == 2
@@ -85,7 +87,8 @@ def test_answers_are_found_by_the_short_command(workspace, tiny, capsys, monkeyp
     with open("mine.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", *ANSWER_COLUMNS), *map(row, range(40))])
     main(["labels=mine.csv", f"encoder={tiny}", "method=probe", "train.load_best=false", *SHORT])
-    assert "measured on 20 random rows" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "measured on 20 random rows" in shown and "make explore MODEL=out/runs/mine  chooses" in shown
     assert "role: role" in Path("out/runs/mine/arguments.yaml").read_text()
 
 
@@ -123,7 +126,9 @@ def test_the_rows_that_halve_an_interval(share, count):
 
 def test_an_interval_is_described_where_it_is_wide_or_its_rows_random():
     metrics = {"problem_type": "single_label_classification", "test": {"accuracy": 0.75, "n": 12}}
-    assert describe_interval(metrics) == ["measured on 12 rows: 47 to 91%; 45 more would halve that"]
+    assert describe_interval(metrics) == [
+        "measured on 12 rows: accuracy 47 to 91% (95% interval); 45 more would halve that"
+    ]
     assert describe_interval({**metrics, "test": {"accuracy": 0.75, "n": 2000}}) == []
     assert describe_interval({**metrics, "test": {"accuracy": 0.75, "n": 2000}, "test_rows": {"random": True}})
     assert describe_interval({**metrics, "problem_type": "regression"}) == describe_interval({}) == []
