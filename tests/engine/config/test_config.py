@@ -9,7 +9,7 @@ import time
 from itertools import permutations
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, environment
 from pydantic import ValidationError
 
 from data.config import Prepare
@@ -435,13 +435,21 @@ def test_every_launch_file_is_valid():
         for name in found
         if name.endswith(".yaml") and name != "sharded.yaml"
     }
-    assert kinds == {"gpus.yaml": "MULTI_GPU", "one-process.yaml": "NO", "two-cpu-processes.yaml": "MULTI_CPU"}
+    assert kinds == {"gpus.yaml": "MULTI_GPU", "one-process.yaml": "NO", "two-cpu-processes.yaml": "MULTI_GPU"}
     assert load_config(
         Pretrain, [str(CONFIGS / "pretrain/base.yaml"), str(CONFIGS / "launch/sharded.yaml")]
     ).train.sharded
     for name in ("several-machines.sh", "slurm.sh"):
         assert os.access(CONFIGS / "launch" / name, os.X_OK)
         assert subprocess.run(["bash", "-n", CONFIGS / "launch" / name]).returncode == 0
+
+
+def test_the_launch_file_for_cpus_starts_two_processes(tmp_path):
+    (tmp_path / "worker.py").write_text("import os; open('rank-' + os.environ['RANK'], 'w').close()")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command = [*launch, str(ROOT / "configs/launch/two-cpu-processes.yaml"), "worker.py"]
+    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, capture_output=True, timeout=120)
+    assert sorted(path.name for path in tmp_path.glob("rank-*")) == ["rank-0", "rank-1"]
 
 
 def test_every_file_of_quality_rules_is_a_corpus_filter():
