@@ -62,7 +62,7 @@ def measure_fashion(seeds: int, seconds: float, objectives: list[str]) -> None:
     subprocess.run([sys.executable, "-m", "compare", *args], cwd=results.ROOT, check=True)
     path = results.ROOT / "out" / "comparisons" / "bench-fashion" / "report.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
-    header, lines = report.flatten(report.HEADER, list(map(report.league_row, summary["rows"])))
+    header, lines = report.flatten(report.league_header(summary), list(map(report.league_row, summary["rows"])))
     note = f"`make compare-objectives`, 100 labels, {seeds} samples of labels, 10,000 test images: accuracy in %."
     body = f"{note} {summary['sentence']}\n\n{results.markdown_table(header, lines)}"
     print(body)

@@ -43,7 +43,7 @@ def difference_from_start(
 
 
 def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start: str) -> str:
-    """Return one sentence on the objective that gains most over its start by fine-tuning on few labels.
+    """Return one sentence on the objective with the highest score after fine-tuning on few labels, and on its start.
 
     starts: row of the start of each objective; start: what to call it. The best of several has a wider interval, at a
     level that holds for all of them at once (Bonferroni).
@@ -53,7 +53,7 @@ def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start:
     gains = {name: gain for name, gain in gains.items() if gain}
     if not gains:
         return "No objective was measured."
-    best = max(gains, key=lambda name: gains[name]["difference"])
+    best = max(gains, key=lambda name: mean_score(curves, name))
     gain = gains[best]
     which = f"{best}, the best of {len(gains)} objectives," if len(gains) > 1 else best
     interval = describe_interval(gain)

@@ -32,6 +32,7 @@ class Validator:
         """with_head: whether to evaluate the masked-language head."""
         self.accelerator, self.dataset = accelerator, mlm.Dataset(mlm.Config(mask_rate=mlm.EVAL_MASK_RATE), shards)
         rows = range(0, len(shards), max(1, len(shards) // num_rows))[:num_rows] if with_head else []
+        self.has_rows = bool(rows)  # of all processes: one that has none still takes part in the sum
 
         def batches(items: list) -> list[list]:
             local = shard_list(items, accelerator)
@@ -48,7 +49,7 @@ class Validator:
         """Return the metrics of `mlm_metrics` and `retrieval_metrics`."""
         # Compiling for the shapes of these batches would take longer than running them.
         with torch.compiler.set_stance("force_eager"):
-            mlm_metrics = self.mlm_metrics(encoder) if self.mlm_batches else {}
+            mlm_metrics = self.mlm_metrics(encoder) if self.has_rows else {}
             return {**mlm_metrics, **retrieval_metrics(self.embed_halves(encoder))}
 
     def mlm_metrics(self, encoder: Encoder) -> dict[str, float]:

@@ -54,6 +54,12 @@ def test_the_difference_is_that_of_the_plain_formula():
     assert difference_from_start(curves, "vae", "start") is None and mean_score(curves, "vae") is None
 
 
+def test_the_best_objective_has_the_highest_score_not_the_largest_gain():
+    curves = [make_curve({"start": 0, "start mae": -0.3, "contrastive": 0.08, "mae": -0.1})]
+    sentence = conclude(curves, {"contrastive": "start", "mae": "start mae"}, PHRASE)
+    assert sentence.startswith("With few labels, contrastive, the best of 2 objectives, beats")
+
+
 def test_a_gain_names_the_best_objective_and_both_scores():
     sentence = conclude([make_curve({"start": 0, "mlm": 0.04, "contrastive": 0.12})], STARTS, PHRASE)
     start = "With few labels, contrastive, the best of 2 objectives, beats the encoder you started from (minilm): "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +137,24 @@ def test_validation_masks_the_same_tokens_at_any_training_rate(sentiment_files, 
         assert all(one[name].equal(other[name]) for name in one)
         ordinary = (one["document_ids"] >= 0).sum() - (one["input_ids"] == 101).sum() * 2
         assert abs(len(one["targets"]) / ordinary - 0.15) < 0.02
+
+
+def test_a_process_without_held_out_rows_takes_part_in_the_sum(monkeypatch):
+    """Of two processes and one row, the second has none; it would wait for the first elsewhere, and both forever."""
+    from pretrain import validation
+
+    shards, sums = InMemoryShards(1), []
+
+    def add_first(totals: torch.Tensor, operation: str) -> torch.Tensor:
+        sums.append(totals.clone())
+        return totals + torch.tensor([6.0, 1.0, 2.0], dtype=torch.float64)  # of the first process
+
+    second = SimpleNamespace(
+        process_index=1, num_processes=2, device=torch.device("cpu"), reduce=add_first, autocast=nullcontext
+    )
+    monkeypatch.setattr(validation, "split_halves", lambda shards: [])
+    metrics = validation.Validator(shards, 4, second)(tiny_encoder(layers=1).eval())
+    assert sums[0].tolist() == [0, 0, 0] and (metrics["loss"], metrics["accuracy"]) == (3.0, 0.5)
 
 
 def test_only_a_new_head_starts_at_the_token_frequencies():
