@@ -70,7 +70,7 @@ def test_contenders_alternate(monkeypatch, sentiment_files):
         "train.batch_size=4",
         "model={layers: 1, hidden_size: 32, attention_heads: 2, intermediate_size: 32, positions: 32}",
     ]
-    monkeypatch.setattr(turns, "matmul_flops_per_second", lambda precision: 1e9)
+    monkeypatch.setattr(turns, "matmul_flops_per_second", lambda precision, seconds=0.0: 1e9)
     before = set((ROOT / "out" / "runs").glob("bench-*"))
     names = ["ours as run_mlm, 4 rows", "run_mlm", "run_mlm bf16, 4 rows"]
     measurements = turns.compare_contenders(pretraining.__file__, names, 2, 0.3, args)

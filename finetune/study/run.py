@@ -152,9 +152,8 @@ def summarize_study(
     fitting = [each for each in predicted if each["num_examples"] <= config.study.max_confusion_size] or predicted[:1]
     if fitting:
         largest = max(fitting, key=lambda result: (result["num_examples"], -result["seed"]))
-        texts, names = join_texts(trials.test), trials.label_names
-        mistakes = statistics.summarize_mistakes(largest, trials.test_labels, texts, names, config.study.mistakes)
-        summary["errors"] = mistakes
+        rows = trials.test_labels, join_texts(trials.test), trials.label_names
+        summary["errors"] = statistics.summarize_mistakes(largest, *rows, config.study.mistakes)
     summary["reproduction"] = {
         "command": command,
         "config": config.model_dump(mode="json") | {"encoder": trials.encoder},

@@ -21,9 +21,8 @@ import os, signal, sys
 from pathlib import Path
 from engine.system.lock import acquire
 lock = acquire(Path(sys.argv[1]))
-child = os.fork()
-if child:
-    print(child, flush=True)
+if not os.fork():
+    print(os.getpid(), flush=True)  # by the child, which has then left the lock to its parent
 signal.pause()
 """
 
