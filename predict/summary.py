@@ -170,7 +170,7 @@ class Summary:
                 f"  unsure at a precision of {self.precision:g}: {self.unsure:,} rows, {self.unsure / count:.1%}"
             )
         if self.unlike is not None:
-            expected = f"{EXPECTED_SHARE:.0%} of rows like the training rows are"
+            expected = f"{EXPECTED_SHARE:.0%} are expected among rows like those"
             lines.append(f"  unlike the training rows: {self.unlike:,} rows, {self.unlike / count:.1%}; {expected}")
         return lines
 
