@@ -13,8 +13,6 @@ from engine.cli import parse_config, run_command
 from explore.config import TASK_FOLDER, Explore
 
 EXAMPLE = "text='notes/*.txt' encoder=minilm"
-
-
 INPUT_KEYS = ("text=", "images=", "corpus=", "task=", "source", "modality=")
 
 
@@ -22,7 +20,8 @@ def expand_model(args: list[str]) -> list[str]:
     """Return the arguments with the task of the model's run, if these have no inputs: what the next round reads.
 
     The task is that of configs/finetune, if there is one of its name. Of labels without a configuration it is that of
-    the run, and the map is that of the labels' name, if there is one: make label writes labels/NAME.csv.
+    the run, and the map is that of the labels' name, if there is one: make label writes labels/NAME.csv. Only runs of
+    this folder are read: the configuration in a downloaded one may name any file.
     """
     from data.cache import OUTPUT_DIR
     from data.shortcut import name_run, take_argument
@@ -33,7 +32,8 @@ def expand_model(args: list[str]) -> list[str]:
         return args
     folder = OUTPUT_DIR / "runs" / model if "/" not in model else Path(model)
     path = (folder.parent if folder.name == "model" else folder) / "config.yaml"
-    task = read_args([str(path)]).get("task") if path.is_file() else None
+    is_own = path.resolve().is_relative_to((OUTPUT_DIR / "runs").resolve())
+    task = read_args([str(path)]).get("task") if is_own and path.is_file() else None
     if not isinstance(task, dict):
         return args
     if (TASK_FOLDER / f"{task['name']}.yaml").is_file():

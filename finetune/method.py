@@ -49,7 +49,8 @@ def choose_method(
     if not num_labels:
         return Choice("names", f"no labels, and {num_unlabeled:,} texts")
     shots = num_labels / num_classes
-    size = f"{shots:.3g} labels per class"
+    size = f"{shots:.3g}" if shots < 100 else f"{shots:,.0f}"
+    size += " labels per class"
     if shots > MAX_FEWSHOT_SHOTS:
         return Choice("layerwise", size)
     if has_decoder:

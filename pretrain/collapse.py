@@ -1,4 +1,4 @@
-"""A collapse: the embeddings of all inputs become alike, or differ only in what inputs are not recognized by."""
+"""Collapsed embeddings: those of all inputs are alike, or have too few dimensions to distinguish inputs."""
 
 from engine.log import warn_once
 
@@ -6,13 +6,13 @@ MAX_RANK_LOSS = 4.0  # ratio of the effective rank at the start to the current o
 
 
 class CollapseMonitor:
-    """Compares validations with the first one, which is that of the initial weights of a new network."""
+    """Compares validations with the first one: of a new network's initial weights, or else the first one of the run."""
 
     def __init__(self):
         self.first: dict[str, float] | None = None
 
     def check(self, metrics: dict[str, float]) -> None:
-        """Warn once if the effective rank has fallen to a fraction, and no input finds its other view more often.
+        """Warn once if the effective rank has fallen to a quarter, and retrieval has not risen.
 
         metrics: of `pretrain.validation.retrieval_metrics`. A low rank alone is no collapse: embeddings lose what the
         views do not share.

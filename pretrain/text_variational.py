@@ -95,7 +95,7 @@ class TextAutoencoder(BaseObjective):
 
     @torch.no_grad()
     def draw_gallery(self, held_out: HeldOut) -> Gallery:
-        """Return texts made of noise, texts between two of them, and held-out texts with their reconstruction."""
+        """Return samples, texts between two of them, and held-out texts with their reconstruction."""
         tokenizer, dataset = load_tokenizer(held_out.tokenizer_folder), self.dataset_class(self.config, held_out.data)
         dim, device = self.config.latent_dim, held_out.accelerator.device
         self.find_ends(held_out)
@@ -104,9 +104,9 @@ class TextAutoencoder(BaseObjective):
             rows = self.decoder.generate(latents.to(device), MAX_SHOWN_TOKENS)
             return [tokenizer.decode(row) for row in rows]
 
-        sections = [("Texts made of noise", [[text] for text in write(draw_latents(dim, NUM_SHOWN))])]
+        sections = [("Samples of the generator", [[text] for text in write(draw_latents(dim, NUM_SHOWN))])]
         paths = [write(path) for path in draw_latent_paths(dim, NUM_PATHS, NUM_STEPS)]
-        sections.append(("Texts on the way from one of noise to another", paths))
+        sections.append(("Texts between two samples", paths))
         shown = take_evenly(range(len(dataset)), NUM_SHOWN)
         if shown:
             generators = [row_generator(FIXED_SEED, 0, row) for row in shown]
@@ -114,7 +114,7 @@ class TextAutoencoder(BaseObjective):
             rebuilt = write(self.describe(**batch)[0])
             texts = [tokenizer.decode(text[:MAX_SHOWN_TOKENS]) for text, _ in dataset.read_texts(shown, [])]
             rows = [list(row) for row in zip(texts, rebuilt, strict=True)]
-            sections.append(("Held-out texts, and what is made of their latent vector", rows))
+            sections.append(("Held-out texts, and their reconstruction", rows))
         return sections
 
     def find_ends(self, held_out: HeldOut) -> None:

@@ -51,7 +51,9 @@ def make_evaluate(
     """
     validator, monitor = modality.build_validator(with_head), CollapseMonitor()
     if objective.compares_views and not modality.config.init:
+        mode = encoder.training
         monitor.check(validator(encoder.eval()))
+        encoder.train(mode)
 
     def evaluate() -> dict[str, float]:
         metrics = validator(encoder)

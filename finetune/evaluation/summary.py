@@ -52,7 +52,7 @@ def format_run_summary(run: Run) -> str:
     if (folder / "report.html").is_file():
         lines.append(f"  report  {folder / 'report.html'}")
     if metrics.get("test_rows", {}).get("random") and problem_type.has_single_class:  # labeled in rounds
-        lines.append(f"  round   make explore MODEL={folder}  chooses the rows to label next")
+        lines.append(f"  label   make explore MODEL={folder}  chooses the rows to label next")
     if (folder / "adapter").is_dir():
         lines.append(f"  adapter {folder / 'adapter'} on {folder / 'base'}, for peft")
     call = pipeline_call(metrics, str(folder / "model"))

@@ -44,7 +44,7 @@ class Modality:
         return self.linear_baseline[1]
 
     def describe_one_hot(self, examples: list[Example]) -> str:
-        """Return the name of the features of `fit_features(examples, is_one_hot=True)`; empty: there are none."""
+        """Return the name of the features of `fit_one_hot`; empty: there are none."""
         return ""
 
     def __init__(self, config: Finetune):

@@ -108,15 +108,20 @@ class Modality(modalities.Modality):
 
         return Network(embed.load_model(folder, random_init=random_init))
 
-    def fit_features(self, examples: list[Example], is_one_hot: bool = False) -> Callable[[list[Example]], Any]:
-        """Fit TF-IDF of words and word pairs, or of characters where words are not set apart by spaces.
-
-        is_one_hot: which words occur, instead.
-        """
-        from data.tasks.tfidf import one_hot_vectorizer, tfidf_vectorizer
+    def fit_features(self, examples: list[Example]) -> Callable[[list[Example]], Any]:
+        """Fit TF-IDF of words and word pairs, or of characters where words are not set apart by spaces."""
+        from data.tasks.tfidf import tfidf_vectorizer
 
         texts = join_texts(examples)
-        vectorizer = (one_hot_vectorizer(texts) if is_one_hot else tfidf_vectorizer(texts, (1, 2))).fit(texts)
+        vectorizer = tfidf_vectorizer(texts, (1, 2)).fit(texts)
+        return lambda rows: vectorizer.transform(join_texts(rows))
+
+    def fit_one_hot(self, examples: list[Example]) -> Callable[[list[Example]], Any]:
+        """Fit the words, or characters, that occur in a text."""
+        from data.tasks.tfidf import one_hot_vectorizer
+
+        texts = join_texts(examples)
+        vectorizer = one_hot_vectorizer(texts).fit(texts)
         return lambda rows: vectorizer.transform(join_texts(rows))
 
     def describe_features(self, examples: list[Example]) -> str:

@@ -4,6 +4,7 @@ The regularization strength is chosen by cross-validation on the training labels
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -12,12 +13,13 @@ from sklearn.preprocessing import StandardScaler
 
 from data.tasks.task import Example
 from finetune.evaluation.baselines import LINEAR_C_VALUES
-from finetune.modalities import Modality
 
 FROZEN_C_VALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularization, for features of variance 1
 NUM_FOLDS = 5
 FeatureExtractor = Callable[[np.ndarray | list[Example], np.ndarray | list[Example]], tuple]
 """Maps (training rows, other rows) to the features of both, fitted on the training rows."""
+FitFeatures = Callable[[list[Example]], Callable[[list[Example]], Any]]
+"""Fits features on training rows; returns their extraction from any rows."""
 
 
 def predict_logistic(
@@ -55,12 +57,12 @@ def select_rows(rows, indices: np.ndarray):
 
 
 def predict_from_features(
-    train: list[Example], labels: np.ndarray, test: list[Example], modality: Modality, is_one_hot: bool = False
+    train: list[Example], labels: np.ndarray, test: list[Example], fit_features: FitFeatures
 ) -> np.ndarray:
-    """Predict class ids (tests,) from the features of the modality's linear baseline, such as TF-IDF, or one-hot."""
+    """Predict class ids (tests,) by logistic regression on features such as TF-IDF."""
 
     def extract_features(learned: list[Example], others: list[Example]) -> tuple:
-        extract = modality.fit_features(learned, **({"is_one_hot": True} if is_one_hot else {}))
+        extract = fit_features(learned)
         return extract(learned), extract(others)
 
     return predict_logistic(train, labels, test, extract_features, LINEAR_C_VALUES)

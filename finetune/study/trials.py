@@ -232,8 +232,8 @@ class Trials:
         """Fit a trial's logistic regression. Returns its test results."""
         labels = self.modality.problem_type.encode_labels(train, self.label_names)
         if trial.variant in FEATURE_VARIANTS:
-            is_one_hot = trial.variant == "onehot"
-            predictions = baselines.predict_from_features(train, labels, self.test, self.modality, is_one_hot)
+            fit = self.modality.fit_one_hot if trial.variant == "onehot" else self.modality.fit_features
+            predictions = baselines.predict_from_features(train, labels, self.test, fit)
         else:
             class_texts = choose_class_texts(self.modality, train, self.train, self.label_names)
             all_labels = self.modality.problem_type.encode_labels(train + class_texts, self.label_names)

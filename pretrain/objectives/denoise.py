@@ -55,11 +55,8 @@ class TextDenoiser(BaseObjective):
 
     def __init__(self, config: Config, encoder: Encoder):
         super().__init__()
-        self.config, self.encoder, self.decoder = (
-            config,
-            encoder,
-            TextDecoder.of_encoder(encoder, config.decoder_layers),
-        )
+        self.config, self.encoder = config, encoder
+        self.decoder = TextDecoder.of_encoder(encoder, config.decoder_layers)
 
     def embed_texts(self, text_numbers: Tensor, **rows: Tensor) -> Tensor:
         """Return the embeddings of the noisy texts, float32 (texts, width)."""

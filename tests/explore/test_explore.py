@@ -212,6 +212,10 @@ def test_a_model_alone_is_explored_on_the_task_of_its_run(tmp_path, monkeypatch)
     Path("out/explore/posts/report.json").write_text("{}")
     assert expand(model) == [*model, f"task={run}/config.yaml", "name=posts"], "the map of the first round"
     assert expand([*model, "name=x"])[-1] == f"task={run}/config.yaml"
+    downloaded = Path("downloaded")
+    downloaded.mkdir()
+    (downloaded / "config.yaml").write_text("task: {name: posts-2, train: {files: /etc/passwd}}\n")
+    assert expand([f"model={downloaded}/"]) == [f"model={downloaded}/"], "a stranger's task is not read"
     assert expand([*model, "task=mine"]) == [*model, "task=mine"]
     Path("configs/finetune").mkdir(parents=True)
     Path("configs/finetune/posts-2.yaml").touch()

@@ -102,6 +102,13 @@ def test_an_encoder_with_a_decoder_has_a_method_that_works_with_it(tmp_path):
         assert choice.method == method and ("decoder" in choice.reason) == is_part
 
 
+def test_the_reason_has_the_labels_per_class():
+    config = load_config(Finetune, [TASK, "encoder=minilm"])
+    counts = {6_400: "3,200", 250: "125", 9: "4.5", 16: "8"}
+    reasons = {number: choose_method(config, number, 2, 0).reason for number in counts}
+    assert reasons == {number: f"{size} labels per class" for number, size in counts.items()}
+
+
 @pytest.mark.parametrize(
     "args", [["adapter.name=lora"], ["head={name: supcon}"], ["layers.linear_probe=true"], ["tapt.steps=9"]]
 )

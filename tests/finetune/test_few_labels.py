@@ -36,7 +36,7 @@ from finetune.semi_supervised import documents, self_training, task_adaptive
 @pytest.mark.parametrize("size", [4, 7, 32])
 def test_class_balanced_batches_repeat_no_row_before_all_others(samples_per_class, size):
     classes = np.repeat([0, 3, 4], [2, 5, 40])
-    batches = [class_balanced_batch(step, size, classes, 5, samples_per_class) for step in range(60)]
+    batches = [class_balanced_batch(step, size, classes, 5, samples_per_class) for step in range(200)]
     sampled = np.concatenate(batches)
     counts = np.bincount(classes[sampled], minlength=5)
     assert counts[[1, 2]].sum() == 0

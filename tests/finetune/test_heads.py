@@ -522,7 +522,7 @@ def test_one_hot_features_are_which_words_or_characters_a_text_has(texts):
     sets = [set(re.findall(r"\w\w+", text.lower()) if has_words else text) for text in texts]
     vocabulary = sorted(set.union(*sets))
     expected = np.array([[word in words for word in vocabulary] for words in sets], float)
-    assert np.array_equal(modality.fit_features(rows, is_one_hot=True)(rows).toarray(), expected)
+    assert np.array_equal(modality.fit_one_hot(rows)(rows).toarray(), expected)
     assert modality.describe_one_hot(rows) == ("one-hot words" if has_words else "one-hot characters")
 
 

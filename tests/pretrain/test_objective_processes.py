@@ -6,14 +6,12 @@ The two are forks of a process that has imported the libraries, and run all obje
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from fork_server import Fork
-from helpers import environment
+from helpers import run_two_processes
 from safetensors.torch import load_file, save_file
 from tiny_images import InMemoryPixels, make_objective
 from tiny_models import InMemoryShards, make_batch, make_text_objective
@@ -70,14 +68,7 @@ def work(folder: str) -> None:
 def folder(tmp_path_factory) -> Path:
     """What two processes measured."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    workers = [
-        Fork(["-c", WORKER, str(folder)], folder, environment(RANK=rank, LOCAL_RANK=rank, **shared)) for rank in "01"
-    ]
-    results = [worker.complete() for worker in workers]
+    results = run_two_processes("-c", WORKER, str(folder), cwd=folder)
     assert not any(result.returncode for result in results), "".join(result.stderr for result in results)
     return folder
 

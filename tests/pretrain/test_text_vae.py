@@ -121,7 +121,7 @@ def test_a_run_writes_a_generator_that_makes_the_texts_of_its_report(workspace, 
     noise = torch.randn(6, 6, generator=torch.Generator().manual_seed(20_181_011))
     for text in tokenizer.batch_decode(generator.generate(noise, 32)):
         assert " ".join(text.replace("&", "&amp;").split()) in report
-    for title in ("Texts made of noise", "on the way from one of noise to another", "what is made of their latent"):
+    for title in ("Samples of the generator", "Texts between two samples", "Held-out texts, and their reconstruction"):
         assert title in report
     encoder = SentenceTransformer(str(folder / "encoder"), device="cpu")
     embeddings = torch.from_numpy(encoder.encode(["a fine film", "dull", "a fine film"]))
