@@ -104,7 +104,7 @@ def start_peer(args: list[str], minutes: str, lr: str, warmup: str, flags: str) 
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=results.ROOT,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+        env={**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
     ) as process:
         for line in process.stdout:
             if line.startswith('{"step"'):
@@ -125,7 +125,6 @@ def run_headstart(args: list[str], seconds: float) -> tuple[list[dict], float]:
             cwd=results.ROOT,
             check=True,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
         wall, metrics = time.time() - start, json.loads((folder / "metrics.json").read_text())
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from results import ROOT
 
+from engine.system.openmp import SPIN_COUNT
+
 SUSTAINED_SECONDS = 2.0
 
 
@@ -135,7 +137,7 @@ def start_contender(script: str, name: str, args: list[str]) -> subprocess.Popen
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         cwd=ROOT,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+        env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
     )
 
 

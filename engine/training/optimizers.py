@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from engine.training.muon import Muon
 from engine.training.settings import Train
 
 
@@ -40,11 +41,8 @@ def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Update the weights unless `skip`, a boolean scalar on their device; then weights and state do not change."""
     optimizer = unwrap_optimizer(optimizer)
     for part in getattr(optimizer, "optimizers", [optimizer]):
-        if isinstance(part, torch.optim.AdamW):
-            part.found_inf = skip.float()
-            part.step()
-        elif not skip:
-            part.step()
+        part.found_inf = skip.float()
+        part.step()
 
 
 class OptimizersContainer(torch.optim.Optimizer):
@@ -88,6 +86,6 @@ def muon(
         if parameter in matrices:
             scale = lr_scale(name) * matrix_lr / train.lr
             groups.setdefault(scale, {"params": [], "lr_scale": scale})["params"].append(parameter)
-    optimizer = torch.optim.Muon(list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95)
+    optimizer = Muon(list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95)
     others = [(name, parameter) for name, parameter in parameters if parameter not in matrices]
     return OptimizersContainer(optimizer, adamw(others, train, lr_scale))
