@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024) in few products: the matrices of one shape are orthogonalized in one batch.
 
-On two CPU cores the batches take two thirds of the time of one matrix after the other (docs/lab-notebook). On a GPU they
-replace hundreds of small launches.
+On two CPU cores the batches take two thirds of the time of one matrix after the other (docs/lab-notebook). On a GPU
+they replace hundreds of small launches.
 """
 
 import math
