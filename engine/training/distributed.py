@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -93,6 +93,10 @@ class DDPStrategy:
         """Run a forward pass."""
         return self.wrapped_module(**inputs)
 
+    def accumulate(self, is_last: bool) -> AbstractContextManager:
+        """Return a context for a micro-batch; gradients are reduced over the processes only in that of the last."""
+        return nullcontext() if is_last else self.accelerator.no_sync(self.wrapped_module)
+
     def sync_frozen(self) -> None:
         """Freeze in `train_module` what the caller froze in its own module; call it before each step."""
         for parameter, shard in self.parameter_pairs:
@@ -142,6 +146,11 @@ class FSDPStrategy(DDPStrategy):
         """Run a forward pass."""
         with self.accelerator.autocast():
             return self.train_module(**inputs)
+
+    def accumulate(self, is_last: bool) -> AbstractContextManager:
+        """As for DDP; until the last micro-batch, each process holds the whole gradient."""
+        self.train_module.set_requires_gradient_sync(is_last)
+        return nullcontext()
 
     def save_checkpoint(self, saver: AsyncSaver, state: dict, averaged_weights: dict[str, Tensor]) -> None:
         """Write a checkpoint; each process writes its shards, as safetensors, by torch.distributed.checkpoint."""

@@ -4,7 +4,6 @@ A module's `forward(**inputs)` returns the *summed* loss and its count. Gradient
 all micro-batches and processes, so the split of a batch has no effect. Other losses: `engine.training.gradcache`.
 """
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -69,7 +68,7 @@ def forward_backward(
         batches = [inputs | gradients for inputs, gradients in zip(batches, cached, strict=True)]
     for index, inputs in enumerate(batches):
         seed_step(seed, step, index, accelerator.process_index)
-        with nullcontext() if index == len(batches) - 1 else accelerator.no_sync(strategy.wrapped_module):
+        with strategy.accumulate(is_last=index == len(batches) - 1):
             output = strategy(**inputs)
             accelerator.backward(output.loss)
         loss = torch.stack([output.loss.detach().double(), output.count.double()])

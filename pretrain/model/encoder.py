@@ -17,6 +17,7 @@ from data.modalities.text import MODALITY
 from engine.files import read_json, write_folder, write_json
 from engine.kernels import attention
 from engine.kernels.linear_cross_entropy import linear_cross_entropy
+from engine.kernels.take_rows import take_rows
 from engine.models.foreign import remove_foreign_keys
 from engine.models.positions import position_offset
 from pretrain.model.base import BaseEncoder
@@ -109,7 +110,7 @@ class Encoder(BaseEncoder):
             states = restore(output.last_hidden_state)
             if on_hidden is not None:
                 on_hidden(states)
-            output.last_hidden_state = states.flatten(0, 1)[masked_indices][None]
+            output.last_hidden_state = take_rows(states.flatten(0, 1), masked_indices)[None]
             return output
 
         hook, decoder = self.model.base_model.register_forward_hook(pick), self.model.get_output_embeddings()

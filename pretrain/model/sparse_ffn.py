@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from engine.kernels.take_rows import take_rows
+
 
 def get_layers(model: PreTrainedModel) -> list[nn.Module]:
     """Return the layers of ModernBERT or a BERT-like model, an empty list for other architectures."""
@@ -37,7 +39,7 @@ def sparse_forward(indices: Tensor, modules: tuple[nn.Module, ...]) -> Iterator[
 
     def pick(module, arguments):
         shape[:] = shape or [arguments[0].shape[:2]]
-        return tuple(states.flatten(0, 1)[indices] if states.ndim == 3 else states for states in arguments)
+        return tuple(take_rows(states.flatten(0, 1), indices) if states.ndim == 3 else states for states in arguments)
 
     def scatter(module, arguments, states):
         full = states.new_zeros(shape[0].numel(), states.shape[-1])

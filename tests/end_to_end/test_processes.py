@@ -95,7 +95,7 @@ def losses(folder: Path, name: str) -> list[float]:
 
 
 def test_a_sharded_run_matches_one_process_and_resumes_in_one(folder, sentiment_files):
-    args = worker_args(sentiment_files, "run=sharded", "train.sharded=true")
+    args = worker_args(sentiment_files, "run=sharded", "train.sharded=true", "train.micro_batch_size=2")
     stopped = run_two_processes("worker.py", *args, cwd=folder, FAILURE="1 4 SIGTERM")
     if -signal.SIGSEGV in {process.returncode for process in stopped}:
         # Once, a worker crashed while weights were gathered, inside torch 2.13 or gloo. Thousands of gathers, with

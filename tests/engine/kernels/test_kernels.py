@@ -19,6 +19,7 @@ from transformers.models.modernbert.modeling_modernbert import rotate_half
 from data.tokens.collate import collate_rows
 from engine.kernels import attention, linear_cross_entropy
 from engine.kernels.dropout import FastDropout, replace_dropout
+from engine.kernels.take_rows import take_rows
 from pretrain.model.build import find_sparse_ffn, has_linear_decoder, prepare_encoder
 from pretrain.model.encoder import Encoder
 from pretrain.objectives import mlm
@@ -254,6 +255,18 @@ def test_compiling_without_a_compiler_is_a_one_line_error(workspace, sentiment_f
     done = run_module("pretrain", "c.yaml", *TINY_ARGS, *words, cwd=workspace, CXX="no-such-compiler")
     assert done.returncode == 2 and done.stderr.strip().startswith("train.compile:") and "Traceback" not in done.stderr
     assert not (workspace / "out" / "runs").exists()
+
+
+def test_taken_rows_have_the_gradient_of_indexing():
+    states = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    indices, weights = torch.tensor([5, 0, 3]), torch.randn(3, 3, dtype=torch.float64)
+    gradients = []
+    for taken in (states[indices], take_rows(states, indices)):
+        assert torch.equal(taken, states[[5, 0, 3]])
+        (taken * weights).sum().backward()
+        gradients.append(states.grad)
+        states.grad = None
+    assert torch.equal(*gradients)
 
 
 def test_cu_seqlens_are_the_bounds_of_documents():
