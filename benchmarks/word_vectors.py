@@ -118,7 +118,8 @@ def main(args: list[str]) -> None:
         rows.append([name, *scores, f"{seconds:.1f}", f"{rate:,.0f}"])
         print("  ".join(f"{cell:>12}" for cell in rows[-1]), flush=True)
     header = ["", f"STS, {Path(options['sts']).name}", "STS, weighted", "seconds", "tokens/s"]
-    command = " ".join(["python benchmarks/word_vectors.py", *args])
+    given = [f"passes={passes}", *rest]
+    command = " ".join(["python benchmarks/word_vectors.py gensim=FOLDER sts=FILE", *given])
     results.write_section("Word vectors", command, results.markdown_table(header, rows))
 
 
