@@ -38,13 +38,13 @@ OUTPUTS = ("map.html", "map.parquet", "clusters.csv", "queue.csv", "report.json"
 def write_sentences(corpora: tuple[str, ...], rows: int | None, path: Path) -> int:
     """Write the first sentences of corpora as lines of JSON; return their number."""
     from data.corpus.build import build_corpus
+    from data.corpus.config import CorpusFile
     from data.corpus.documents import iter_documents
     from data.corpus.sentence_dedup import split_sentences
     from engine.config.loader import load_config
-    from pretrain.config import Pretrain
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    configs = [load_config(Pretrain, [f"configs/corpus/{name}.yaml"]).corpus for name in corpora]
+    configs = [load_config(CorpusFile, [f"configs/corpus/{name}.yaml"]).corpus for name in corpora]
     sentences = (
         json.dumps({"text": sentence.strip()}) + "\n"
         for config in configs
@@ -154,7 +154,7 @@ def measure_clusters(options: dict) -> None:
         shutil.rmtree(output_folder(path), ignore_errors=True)
         run(explore(path, "baselines=false"))
         table = pyarrow.parquet.read_table(output_folder(path) / "map.parquet")
-        labels = dict(zip([row["text"] for row in found], [row["label"] for row in found], strict=True))
+        labels = {" ".join(row["text"].split()): row["label"] for row in found}
         texts, clusters = table["text"].to_pylist(), table["cluster"].to_pylist()
         ours = normalized_mutual_info_score([labels[text] for text in texts], clusters)
         run([options["python"], __file__, "bertopic", str(path), str(output)])

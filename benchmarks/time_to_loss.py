@@ -119,17 +119,18 @@ def run_headstart(args: list[str], seconds: float) -> tuple[list[dict], float]:
     """Return (our curve, seconds before the first step) of a training that takes `seconds`, after a short trial."""
 
     def run(name: str, *more: str) -> tuple[list[dict], float]:
-        start, folder = time.time(), results.ROOT / "out" / "runs" / name
-        subprocess.run(
-            [sys.executable, "-m", "pretrain", *args, f"run={name}", "train.save_every=1000000", *more],
-            cwd=results.ROOT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        wall, metrics = time.time() - start, json.loads((folder / "metrics.json").read_text())
-        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        start, startup, folder = time.time(), 0.0, results.ROOT / "out" / "runs" / name
+        command = [sys.executable, "-m", "pretrain", *args, f"run={name}", "train.save_every=1000000", *more]
+        process, path = subprocess.Popen(command, cwd=results.ROOT, stdout=subprocess.DEVNULL), folder / "log.jsonl"
+        while process.poll() is None:
+            time.sleep(0.05)
+            if not startup and path.is_file() and (lines := path.read_text().splitlines(keepends=True)):
+                startup = time.time() - start - json.loads(lines[0])["seconds"] if lines[0].endswith("\n") else 0.0
+        if process.returncode:
+            sys.exit(f"failed: {' '.join(command)}")
+        log = [json.loads(line) for line in path.read_text().splitlines()]
         shutil.rmtree(folder)
-        return log, wall - metrics["seconds"]
+        return log, startup
 
     name = f"time-to-loss-{os.getpid()}"
     trial, startup = run(f"{name}-trial", "train.steps=60", "train.eval_every=60", "train.log_every=10")
