@@ -44,7 +44,7 @@ explore: .venv/ready  ## map texts or images, and list which to label first   [T
 label: .venv/ready  ## label texts or images by keys, in the browser   TASK=my-labels, or FILE=texts.csv   [N=64] [ARGS="terminal=true"]
 	@$(PYTHON) -m label $(if $(filter-out file undefined,$(origin TASK)),task=$(TASK)) $(if $(FILE),'file=$(FILE)') $(if $(N),num_answers=$(N)) $(ARGS)
 
-finetune: .venv/ready  ## fine-tune an encoder on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
+finetune: .venv/ready  ## fine-tune an encoder on a task   [LABELS=labels.csv RUN=mine] [TASK=sentiment] [ENCODER=folder or Hub name] [METHOD=lora] [ARGS="task.num_examples=100"]
 	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),method=$(METHOD) $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 predict: .venv/ready  ## predict the labels of a file   MODEL=out/runs/sentiment FILE=all.csv [ARGS="precision=0.95 why=true"]
@@ -56,7 +56,7 @@ study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minut
 compare-objectives: .venv/ready  ## train objectives for the same CPU seconds, compare them with few labels   OBJECTIVES=mlm,contrastive [CORPUS=reviews] [BUDGET=300] [TASKS=sentiment] [INIT=none]
 	@$(PYTHON) -m compare corpus=$(CORPUS) $(if $(OBJECTIVES),objectives=[$(OBJECTIVES)]) budget=$(BUDGET) $(if $(TASKS),tasks=[$(TASKS)]) $(if $(INIT),init=$(INIT)) $(ARGS)
 
-evaluate: .venv/ready  ## score the frozen embeddings of an encoder against two baselines   [ENCODER=...] [ARGS="num_examples=[100]"]
+evaluate: .venv/ready  ## score the frozen embeddings of an encoder against two baselines   ENCODER=minilm [ARGS="num_examples=[100]"]
 	@$(PYTHON) -m pretrain.evaluate $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 export: .venv/ready  ## convert a model to ONNX and int8, and measure both   RUN=out/runs/sentiment [ARGS="quantize=int8"]
@@ -65,7 +65,7 @@ export: .venv/ready  ## convert a model to ONNX and int8, and measure both   RUN
 compare: .venv/ready  ## compare runs on one page   RUNS="out/runs/default out/runs/mlm"
 	@$(PYTHON) -m publish.compare $(RUNS) $(ARGS)
 
-publish: .venv/ready  ## check a finished run and upload it to a model hub   RUN=out/runs/default REPO=me/name [PRIVATE=1] [ARGS="dry_run=true"]
+publish: .venv/ready  ## check a finished run and upload it to the Hub   RUN=out/runs/default REPO=me/name [PRIVATE=1] [ARGS="dry_run=true"]
 	@$(PYTHON) -m publish $(if $(RUN),run=$(RUN)) $(if $(REPO),repo=$(REPO)) $(if $(PRIVATE),private=true) $(ARGS)
 
 bench: .venv/ready  ## pretraining speed compared with run_mlm (under 10 minutes on 2 cores)

@@ -3,7 +3,7 @@
     python benchmarks/contrastive.py [sizes=64,1024] [rounds=3] [seconds=5] [contenders=...] [steps=100] [stsb=FOLDER]
                                      [key=value ...]
 
-Encoder, texts and batch are the same. Pairs are adjacent spans of a film review, 8 to 60 words each. Speed: pairs per
+Encoder, texts and batch are the same. Pairs are adjacent spans of a movie review, 8 to 60 words each. Speed: pairs per
 second of alternating contenders (benchmarks/turns.py), both in float32 and bf16; MNRL's default is float32, ours is
 bf16 where the machine supports it. From 1,024 pairs on both cache gradients, with their default micro-batches.
 Quality: `steps` steps of 64 pairs at one learning rate, then Spearman's correlation on the STS Benchmark (stsb: a

@@ -6,7 +6,7 @@
     python benchmarks/exploring.py clusters [python=peer/bin/python] [tasks=topics,banking77] [data=FOLDER]
     python benchmarks/exploring.py all [kill=300]
 
-speed: the first `rows` sentences of the film reviews, by turns; ours writes its page and its queue too. Two runs are
+speed: the first `rows` sentences of the movie reviews, by turns; ours writes its page and its queue too. Two runs are
 compared byte by byte.
 clusters: normalized mutual information with the labels. Every text is in a cluster: those that BERTopic leaves out are
 added to its nearest topic, with its `reduce_outliers`.

@@ -1,4 +1,4 @@
-"""Measure what fine-tuning on images, and pretraining from nothing, are worth with few labels.
+"""Measure what fine-tuning on images, and pretraining from scratch, are worth with few labels.
 
     python benchmarks/image_labels.py solar [seeds=5] [labels=32,100,all]
     python benchmarks/image_labels.py fashion [seeds=5] [seconds=600] [objectives=contrastive,simsiam,mae]

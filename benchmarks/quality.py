@@ -8,7 +8,7 @@ committed values lies wholly below zero (95% interval, Student's t). commit=true
 
 | figure | values |
 |---|---|
-| long | `make pretrain` on film reviews: gain of a linear probe on 100 labels of `sentiment`, by seed; change of STS |
+| long | `make pretrain` on movie reviews: gain of a linear probe on 100 labels of `sentiment`, by seed; change of STS |
 | short | the same on text messages (`spam`) |
 | few | `make finetune` with 8 labels per class, accuracy by task, without and with unlabeled text |
 | none | the same without labels |

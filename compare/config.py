@@ -22,7 +22,7 @@ class Compare(Section):
     budget: PositiveFloat = 300
     """CPU seconds of training for each objective, without those of loading and evaluation."""
     init: str | None = DEFAULT_INIT
-    """Encoder that all start from: a built-in name, a folder or a hub name; none: a new network; default: minilm for
+    """Encoder that all start from: a built-in name, a folder or a Hub name; none: a new network; default: minilm for
     text, efficientnet-lite0 for images."""
     name: FileName | None = None
     """Name of the folder in out/comparisons; none: that of the corpus."""

@@ -11,9 +11,9 @@ from finetune.study.plot import describe_plot, draw_curves
 from finetune.study.report import format_gain, format_mean
 from finetune.study.statistics import format_points
 
-HEADER = ["", "fine-tuned", "difference to the start", "linear", "difference to the start"]
+HEADER = ["", "fine-tuned", "difference from the start", "linear", "difference from the start"]
 NO_VALUE = "–"
-TITLES = {"random": "random weights", "tfidf": "floor", "onehot": "floor"}
+TITLES = {"random": "random weights", "tfidf": "baseline", "onehot": "baseline"}
 LINEAR_FLOORS = ("tfidf", "onehot")
 MAX_LINES = len(charts.STROKES)
 
@@ -75,7 +75,7 @@ def draw_task(summary: dict, task: dict) -> Markup:
 
 def league_header(summary: dict) -> list[str]:
     """Return the header of the league table."""
-    return [*HEADER, f"difference to {summary['floor']}", "steps", "CPU seconds"]
+    return [*HEADER, f"difference from {summary['floor']}", "steps", "CPU seconds"]
 
 
 def write_report(summary: dict, folder: Path) -> None:
@@ -124,7 +124,7 @@ def format_summary(summary: dict, folder: Path) -> str:
         cells += [difference(row["floor_gain"]), format_numbers(row["cpu_seconds"])]
         rows.append([": ".join(name_row(row)), *cells])
     width = max(len(row[0]) for row in rows) + 2
-    header = [f"{summary['metric']}, %", "fine-tuned", "to start", "linear", "to start", "to floor", "CPU s"]
+    header = [f"{summary['metric']}, %", "fine-tuned", "from start", "linear", "from start", "from baseline", "CPU s"]
     lines = [f"  {name:<{width}}" + "".join(f"{cell:>14}" for cell in cells) for name, *cells in [header, *rows]]
     notes = [f"  {row['name']}: {line}" for row in summary["rows"] for line in list_notes(row)]
     return "\n".join(["", *lines, "", f"  {summary['sentence']}", *notes, "", f"  report  {folder / 'report.html'}"])

@@ -21,7 +21,7 @@ class Prepare(Section):
     corpus: Corpus
     """Unlabeled text."""
     init: str | None = None
-    """Encoder to copy the tokenizer from: a built-in name (minilm), folder or hub name; none: train a tokenizer."""
+    """Encoder to copy the tokenizer from: a built-in name (minilm), folder or Hub name; none: train a tokenizer."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """Tokenizer to train when init is none."""
     max_length: Annotated[int, Field(ge=8)] = 128

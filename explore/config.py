@@ -43,7 +43,7 @@ class Explore(Section):
     model: str | None = None
     """Fine-tuned model for the next round, a run's folder or name: what it is unsure about is labeled first."""
     encoder: str = ""
-    """Encoder of the vectors: a folder, a built-in name or a hub name."""
+    """Encoder of the vectors: a folder, a built-in name or a Hub name."""
     name: FileName | None = None
     """Name of the folder in out/explore; none: that of the task, the corpus or the file."""
     num_clusters: Annotated[int, Field(ge=2, le=1_000)] | None = None

@@ -82,7 +82,7 @@ def load_task(config: Explore) -> Task | None:
     if config.source and config.corpus:
         raise ConfigError("corpus: give either a corpus or text=FILES, not both")
     if not (config.source or config.corpus or config.task):
-        raise ConfigError("give texts, text=FILES or corpus=NAME, images, images=FILES, or a task, task=NAME")
+        raise ConfigError("no input: set text=FILES, images=FILES, corpus=NAME or task=NAME")
     if not config.task:
         return None
     task, noun = (

@@ -131,6 +131,6 @@ def measure_accuracy(correct: int, rows: int) -> Measured:
 def describe_measured(measured: Measured) -> str:
     """Return the sentence that reports an accuracy."""
     return (
-        f"{measured.correct} of {measured.rows} random rows are right: the accuracy is {measured.low:.0%} to"
-        f" {measured.high:.0%} (95% interval); {measured.rows_to_halve} more would halve that"
+        f"{measured.correct} of {measured.rows} randomly drawn rows are correct: accuracy {measured.low:.0%} to"
+        f" {measured.high:.0%} (95% interval); {measured.rows_to_halve} more rows would halve the interval"
     )

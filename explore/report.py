@@ -76,8 +76,8 @@ def describe(report: dict) -> str:
 def list_notes(report: dict, found: Map) -> list[str]:
     """Return what is known about the map, in sentences."""
     notes = [
-        f"Two seeds agree on the clusters by {report['stability']:.2f}, and on the groups by"
-        f" {report['group_stability']:.2f} (adjusted Rand index; 1 is the same). Silhouette {report['silhouette']:.2f}."
+        "Cluster stability (adjusted Rand index between two seeds; 1 = identical): clusters"
+        f" {report['stability']:.2f}, groups {report['group_stability']:.2f}. Silhouette {report['silhouette']:.2f}."
     ]
     if report["vectors"] == "static":
         notes.append("The map is of static vectors distilled from the encoder; the queue is of the encoder's own.")
@@ -89,5 +89,5 @@ def list_notes(report: dict, found: Map) -> list[str]:
     if found.measured:
         notes.append(f"{describe_measured(found.measured)}.")
     if found.suspects:
-        notes.append(f"{len(found.suspects)} labels look wrong; they come first in the queue, nothing was changed.")
+        notes.append(f"{len(found.suspects)} labels look wrong; they come first in the queue; no label was changed.")
     return notes

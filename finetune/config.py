@@ -159,7 +159,7 @@ class Finetune(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed, also for sampling labels."""
     encoder: str | None = None
-    """Built-in name (minilm), folder or hub name of the encoder; none: the newest encoder in out/runs."""
+    """Built-in name (minilm), folder or Hub name of the encoder; none: the newest encoder in out/runs."""
     task: Task
     """The labeled rows."""
     method: FileName | None = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.modalities import load_modality
 from data.tasks.splits import Example, sample_examples
 from engine.config.loader import load_config, merge, read_yaml, validate
 from engine.files import read_json
@@ -32,11 +33,12 @@ def choose_method(
 ) -> Choice:
     """Choose the method for a task's sample of labels.
 
-    num_labels: labeled training rows; num_unlabeled: texts that may be used without a label; has_decoder: whether the
+    num_labels: labeled training rows; num_unlabeled: inputs that may be used without a label; has_decoder: whether the
     encoder is part of an encoder-decoder.
     """
+    modality = load_modality(config.task.modality)
     if not config.task.load_problem_type().has_single_class:
-        return Choice(None, "the few-label methods are for one class per text")
+        return Choice(None, f"the few-label methods are for one class per {modality.input_noun}")
     changed = {
         "adapter.name": config.adapter.name != "none",
         "head.name": config.head.name != config.task.load_problem_type().default_head,
@@ -47,7 +49,7 @@ def choose_method(
     if given := [key for key, is_changed in changed.items() if is_changed]:
         return Choice(None, f"{given[0]} is given")
     if not num_labels:
-        return Choice("names", f"no labels, and {num_unlabeled:,} texts")
+        return Choice("names", f"no labels, {num_unlabeled:,} unlabeled {modality.inputs_noun}")
     shots = num_labels / num_classes
     size = f"{shots:.3g}" if shots < 100 else f"{shots:,.0f}"
     size += " labels per class"
@@ -59,7 +61,7 @@ def choose_method(
     if shots < MIN_FEWSHOT_SHOTS and num_classes > MAX_SCARCE_CLASSES and has_probe:
         return Choice("fewshot-probe", f"{size} of {num_classes:,} classes")
     if config.unlabeled and num_unlabeled >= MIN_UNLABELED:
-        return Choice("selftrain", f"{size}, and {num_unlabeled:,} texts without a label")
+        return Choice("selftrain", f"{size}, {num_unlabeled:,} unlabeled {modality.inputs_noun}")
     return Choice("fewshot", size)
 
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": ("pretrain.evaluate.__main__", "score the frozen embeddings of an encoder"),
     "export": ("publish.export.__main__", "convert a model to ONNX and int8; measure both"),
     "compare": ("publish.compare", "compare runs on one page"),
-    "publish": ("publish.__main__", "check a finished run, upload it to a model hub"),
+    "publish": ("publish.__main__", "check a finished run, upload it to the Hub"),
 }
 """Module and summary of each command, in the order in which they are used."""
 

@@ -26,9 +26,9 @@ class Label(Section):
     """Rows in the order to label, as make explore writes them, or a selection of its map; none:
     out/explore/NAME/queue.csv, if it is there."""
     measure_fraction: Fraction = 0.25
-    """Fraction of the rows that are drawn to measure by, where there is no queue; the order is then random."""
+    """Fraction of the rows that are drawn as test rows, where there is no queue; the order is then random."""
     suggest: bool = True
-    """Whether to show the suggestions of the queue, which bias a person; never on rows to measure by."""
+    """Whether to show the suggestions of the queue, which bias a person; never on test rows."""
     terminal: bool = False
     """Whether to label in the terminal instead of the browser, as over ssh."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0

@@ -43,7 +43,7 @@ RECORDS = {"label-studio": label_studio_task, "doccano": doccano_row, "argilla":
 
 
 def export_items(items: list[Item], tool: Tool, column: str, suggest: bool, path: Path) -> None:
-    """Write the rows for a tool. suggest: whether with suggestions, never of rows to measure by."""
+    """Write the rows for a tool. suggest: whether with suggestions, never of test rows."""
     records = [
         RECORDS[tool](item, column, suggest and bool(item.suggestion) and item.role != "measure") for item in items
     ]

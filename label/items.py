@@ -11,7 +11,7 @@ from data.cache import OUTPUT_DIR
 from data.shortcut import complete_source
 from data.sources.source import Source, display_name, iter_located_rows
 from data.sources.values import find_value, get_text, is_empty, list_columns
-from data.tasks.answers import ROLES, Role, is_queued, restore, restore_cells
+from data.tasks.answers import QUEUE_COLUMNS, ROLES, Role, restore, restore_cells
 from data.tasks.columns import find_text
 from data.tasks.exports import export_text
 from data.tasks.splits import normalize, permute
@@ -82,8 +82,9 @@ def read_queue(path: Path, column: str) -> list[Item]:
     """Return the rows of a queue. Raises DataError for a file that is none."""
     items = []
     for location, row in iter_located_rows(Source(files=str(path), format="csv")):
-        if column not in row or not is_queued(row):
-            raise DataError(f"{location}: no queue of make explore: it has no column of {column}, role and reason")
+        if absent := [name for name in (column, *QUEUE_COLUMNS) if name not in row]:
+            lacks = f"it lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}"
+            raise DataError(f"{location}: not a queue written by make explore: {lacks}")
         row = restore_cells(row)
         cluster = "" if row["cluster"] in ("", NO_CLUSTER) else row["cluster"]
         probability = read_number(row["suggestion_probability"])
@@ -150,7 +151,7 @@ def read_selection(path: Path, column: str) -> list[Item]:
 
 
 def draw(texts: list[str], fraction: float, seed: int) -> list[Item]:
-    """Return texts in random order; at even distances, this fraction of them is to measure by."""
+    """Return texts in random order; at even distances, this fraction of them are test rows."""
     items = []
     for rank, position in enumerate(permute(len(texts), seed, 0)):
         is_measured = int((rank + 1) * fraction) > int(rank * fraction)
@@ -204,9 +205,7 @@ def list_sources(config: Label, task: Task | None, labels: Path) -> list[tuple[S
     elif task:
         sources.append((task.train, task.label))
     if not sources:
-        raise ConfigError(
-            "nothing to label: run make explore first, or give texts, file=texts.csv, or as task.unlabeled.files"
-        )
+        raise ConfigError("nothing to label: run make explore first, or set file=texts.csv or task.unlabeled.files")
     return sources
 
 
@@ -263,4 +262,4 @@ def describe_order(items: list[Item], path: Path | None) -> str:
     """Return where the rows come from, in words."""
     num_measured = sum(item.role == "measure" for item in items)
     where = f"in the order of {path}" if path else "in random order"
-    return f"{len(items):,} rows {where}, {num_measured:,} of them drawn at random to measure by"
+    return f"{len(items):,} rows {where}, {num_measured:,} of them randomly drawn test rows"

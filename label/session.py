@@ -97,7 +97,7 @@ class Session:
     def list_cluster(self, item_id: int) -> list[Item]:
         """Return the rows of the current row's cluster that may be labeled together, itself first.
 
-        Rows to measure by are answered one by one: what is like others must not decide on them.
+        Test rows are answered one by one: what is like others must not decide on them.
         """
         item = self.take(item_id)
         if not item.cluster or item.role == "measure":
@@ -152,7 +152,7 @@ class Session:
     def describe_progress(self) -> str:
         """Return the progress in a line."""
         found = self.progress()
-        parts = [f"{found['labeled']:,} rows labeled, {found['measure']:,} of them to measure by"]
+        parts = [f"{found['labeled']:,} rows labeled, {found['measure']:,} of them test rows"]
         parts += [f"{found[key]:,} {word}" for key, word in (("unsure", "unsure"), ("skip", "skipped")) if found[key]]
         if found["seconds"] is not None:
             number = found["answered"]

@@ -199,7 +199,7 @@ class AnswerFile:
         return [answer.text for answer, _ in step]
 
     def count(self) -> dict[str, int]:
-        """Return the numbers of labeled texts, of those to measure by, and of answers without a label."""
+        """Return the numbers of labeled texts, of test rows among them, and of answers without a label."""
         found = list(self.answers.values())
         labeled = [answer for answer in found if answer.answer == "label"]
         return {

@@ -88,7 +88,7 @@ class Terminal:
         asked = f" of {progress['asked']}" if progress["asked"] else ""
         self.print("\n" + "-" * LINE_WIDTH)
         note = f"   [{self.message}]" * bool(self.message)
-        self.print(f"{progress['answered'] + 1}{asked}{'   to measure by' * (item.role == 'measure')}{note}\n")
+        self.print(f"{progress['answered'] + 1}{asked}{'   test row' * (item.role == 'measure')}{note}\n")
         self.message = ""
         self.print(shorten(item.text, MAX_TEXT_CHARS) + "\n")
         if before := session.store.answers.get(item.text):
@@ -100,7 +100,7 @@ class Terminal:
         for start in range(0, len(cells), per_line):
             self.print("".join(f"{cell:<{COLUMN_WIDTH}}" for cell in cells[start : start + per_line]).rstrip())
         keys = [f"Enter or y {suggestion}"] if (suggestion := self.find_suggestion(item)) else []
-        keys += ["n class by name", "u unsure", "x skip", "z take back"]
+        keys += ["n class by name", "u unsure", "x skip", "z undo"]
         keys += [f"c all {count} of the cluster"] if (count := len(session.list_cluster(item.id))) > 1 else []
         keys += ["s suggestions"] if item.suggestion else []
         self.print(" · ".join([*keys, "q finish"]))
@@ -131,7 +131,7 @@ class Terminal:
             self.print(f"  {shorten(' '.join(other.text.split()), MAX_NEAREST_CHARS)}")
         if len(items) > MAX_CLUSTER_SHOWN:
             self.print(f"  and {len(items) - MAX_CLUSTER_SHOWN} more; these were drawn at random")
-        self.print(f"class of all {len(items)} rows (its key, or n; any other key leaves): ", end="")
+        self.print(f"which class for all {len(items)} rows? (its key, or n; any other key cancels) ", end="")
         key = self.read_key()
         label = self.read_class(key) if key.isdecimal() or key == "n" else None
         if label is None:
@@ -167,14 +167,14 @@ class Terminal:
                 if item := self.session.current():
                     self.show(item)
                 else:
-                    full = "All answers are given" if self.session.is_full else "No row is left"
-                    self.print(f"\n{full}: Enter or q finishes, z takes back.")
+                    full = "All answers are given" if self.session.is_full else "No rows left"
+                    self.print(f"\n{full}. Press Enter or q to finish, z to undo.")
                 key = self.source.read(1) if self.source.isatty() else self.read_key()
                 if key in ("q", *END) or item is None and key in ("\n", "\r"):
                     return
                 with suppress_refused(self):
                     if key == "z":
-                        self.message = "taken back" if self.session.undo() else "nothing to take back"
+                        self.message = "undone" if self.session.undo() else "nothing to undo"
                     elif item:
                         self.take(key, item)
 

@@ -15,7 +15,7 @@ class Predict(Section):
     """Predict the labels of a file, a dataset, a folder of images, or single texts and images."""
 
     model: str
-    """Fine-tuned model: a run's folder or name, a model folder, or the name of a classifier on a hub."""
+    """Fine-tuned model: a run's folder or name, a model folder, or the name of a classifier on the Hub."""
     source: ImageSource | None = None
     """Rows to predict; `file=X` is short for source.files=X, also for a folder, a .zip or .tar of images."""
     texts: list[str] = []

@@ -82,7 +82,7 @@ class Pretrain(Section):
     modality: PluginName("data.modalities") = "text"
     """Kind of the inputs; it decides which further keys there are."""
     init: str | None = None
-    """The encoder to continue from: a built-in name (minilm), a folder or a hub name; none: a new model."""
+    """The encoder to continue from: a built-in name (minilm), a folder or a Hub name; none: a new model."""
     dropout: Fraction = 0.0
     """Dropout during pretraining."""
     head_only_fraction: Fraction = 0.08
@@ -95,7 +95,7 @@ class Pretrain(Section):
     eval_rows: PositiveInt = 256
     """Held-out rows per evaluation."""
     push_every: NonNegativeInt = 0
-    """Steps between pushes of the encoder to a hub during training, a multiple of train.save_every; 0: never."""
+    """Steps between pushes of the encoder to the Hub during training, a multiple of train.save_every; 0: never."""
     push_to: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     """Hub repository to push to, OWNER/NAME: private, branch `checkpoints`."""
     objective: Plugin("pretrain.objectives", "auto") = {}

@@ -13,7 +13,7 @@ REPORTED_METRICS = (
     ("loss", "held-out loss", "15 % masked, always the same"),
     ("perplexity", "perplexity", "of held-out text, per token"),
     ("reconstruction_loss", "reconstruction", "of held-out inputs"),
-    ("retrieval_acc@1", "retrieval", "of {views} among {num_candidates:,}"),
+    ("retrieval_acc@1", "retrieval", "accuracy@1, {views} ({num_candidates:,} candidates)"),
     ("frechet_distance", "samples", "Fréchet distance to held-out images"),
     ("squared_error", "reconstruction", "squared error of a pixel"),
     ("cycle_error", "cycle", "error of a pixel"),

@@ -23,10 +23,10 @@ class Licenses(Section):
 
 
 class Destination(Section):
-    """Repository on a model hub. HF_ENDPOINT sets the hub, HF_TOKEN or `hf auth login` the account."""
+    """Repository on the Hub (or a mirror, set by HF_ENDPOINT); HF_TOKEN or `hf auth login` sets the account."""
 
     repo: str
-    """OWNER/NAME on the hub; created if missing."""
+    """OWNER/NAME on the Hub; created if missing."""
     private: bool = False
     """Whether the repository is private; an existing one must then be private already."""
     revision: str = "main"
@@ -36,7 +36,7 @@ class Destination(Section):
 
 
 class Publish(Destination):
-    """Check a finished run and upload it to a model hub."""
+    """Check a finished run and upload it to the Hub."""
 
     run: str
     """Run: its folder, or its name in out/runs."""

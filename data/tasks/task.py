@@ -260,12 +260,12 @@ def drop_repeated(examples: list[Example]) -> list[Example]:
 
 
 def report_without_label(location: str, num_train: int, num_measure: int, split: str) -> None:
-    """Log the number of rows without a label, those for training and those to measure by."""
+    """Log the number of rows without a label, those for training and the test rows."""
     if num_train:
         use = "read as unlabeled text" if split == "train" else "left out"
         warn_once(f"{location}: {count_rows(num_train)} without a label {use}")
     if num_measure:
-        warn_once(f"{location}: {count_rows(num_measure)} to measure by without a label left out")
+        warn_once(f"{location}: {num_measure:,} test row{'s' * (num_measure > 1)} without a label left out")
 
 
 def read_examples(task: Task, source: Source, split: str = "train") -> list[Example]:
@@ -290,7 +290,7 @@ def read_all(task: Task, needs_validation: bool = True) -> tuple[dict[str, list[
         test = read_examples(task, task.test, "test")
         test = subtract(test, train) if task.test_holds_train else test
         if measure:
-            found = f"{display_name(task.train)}: {count_rows(len(measure))} to measure by"
+            found = f"{display_name(task.train)}: {count_rows(len(measure))} with the role measure"
             warn_once(f"{found} left out, because task.test names the test rows")
     elif task.role:
         test = measure

@@ -40,7 +40,7 @@ class Config(Explore):
     source: ImageSource | None = None
     """Images; `images=FILES` is short for source.files=FILES, also for a folder, a .zip or .tar of images."""
     encoder: str = "efficientnet-lite0"
-    """Encoder of the vectors: a folder, a built-in name or a hub name."""
+    """Encoder of the vectors: a folder, a built-in name or a Hub name."""
     pixels: Pixels | None = None
     """The form in which the images are stored and read; none: that of the task or the corpus, or 128 pixels
     or the encoder's fewer."""

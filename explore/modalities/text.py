@@ -33,7 +33,7 @@ class Config(Explore):
     source: CorpusSource | None = None
     """Texts; `text=FILES` is short for source.files=FILES."""
     encoder: str = "minilm"
-    """Encoder of the vectors: a folder, a built-in name or a hub name."""
+    """Encoder of the vectors: a folder, a built-in name or a Hub name."""
     sentences: bool = False
     """Whether each sentence of a text is an input of its own."""
     max_length: Annotated[int, Field(ge=4)] = 128

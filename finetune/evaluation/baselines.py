@@ -1,4 +1,4 @@
-"""Baselines on the same labels and test rows: a linear model, and the same network without our pretraining."""
+"""Baselines on the same labels and test rows: a linear model, and the same network without this pretraining."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +38,9 @@ def measure_baselines(
 
 
 def reference_encoder(folder: Path) -> tuple[Path, bool, str]:
-    """Return (folder, whether to use random weights, name) of the same network without our pretraining."""
+    """Return (folder, whether to use random weights, name) of the same network without this pretraining."""
     if initial := initial_encoder(folder):
-        return initial, False, f"{original_init(read_record(folder))}, the same network without our pretraining"
+        return initial, False, f"{original_init(read_record(folder))}, the same network without this pretraining"
     return folder, True, "the same network from random weights"
 
 

@@ -4,14 +4,7 @@ import json
 from collections.abc import Sequence
 
 from engine.runs.run import Run
-from publish.card.card import (
-    DEFAULT_METRICS,
-    describe_evaluation,
-    describe_test_rows,
-    find_problem_type,
-    metric_title,
-    pipeline_call,
-)
+from publish.card.card import DEFAULT_METRICS, describe_evaluation, describe_test_rows, find_problem_type, metric_title
 
 
 def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str] = DEFAULT_METRICS) -> list[str]:
@@ -55,8 +48,4 @@ def format_run_summary(run: Run) -> str:
         lines.append(f"  label   make explore MODEL={folder}  chooses the rows to label next")
     if (folder / "adapter").is_dir():
         lines.append(f"  adapter {folder / 'adapter'} on {folder / 'base'}, for peft")
-    call = pipeline_call(metrics, str(folder / "model"))
-    command = f'python -c "from transformers import pipeline; print({call})"'
-    if problem_type.is_detector:
-        command = f"python -m predict model={folder} file=FILE"
-    return "\n".join([*lines, f"  next    {command}"])
+    return "\n".join([*lines, f"  next    make predict MODEL={folder} FILE=FILE"])

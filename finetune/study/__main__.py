@@ -1,6 +1,6 @@
 """Measure what pretraining is worth in labels:  python -m finetune.study configs/finetune/sentiment.yaml encoder=...
 
-Compares the encoder with the same network without our pretraining, random weights, a linear probe and TF-IDF, on the
+Compares the encoder with the same network without its pretraining, random weights, a linear probe and TF-IDF, on the
 same labels and test rows. Rerun the command to resume. `--help` lists every key.
 """
 

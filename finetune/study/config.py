@@ -28,9 +28,9 @@ class StudySettings(Section):
     full: bool = False
     """Run the full study: 0, 8, 16, 32, 64, 128, 256 and all labels per class with five seeds. Takes hours."""
     variants: Annotated[list[Variant], Field(min_length=1)] = ["ours", "plain", "random", "probe", "tfidf"]
-    """ours; plain: the same network without our pretraining; random: random initial weights; probe: logistic regression
-    on our frozen embeddings; tfidf: logistic regression on TF-IDF features or, for images, on pixels; onehot: on which
-    words a text has."""
+    """ours; plain: the same network without this pretraining; random: random initial weights; probe: logistic
+    regression on our frozen embeddings; tfidf: logistic regression on TF-IDF features or, for images, on pixels;
+    onehot: on which words a text has."""
     contamination: Literal["drop", "flag"] = "drop"
     """Whether to drop test rows with a text that also occurs in the training rows, or only to count them."""
     corpus_contamination: Literal["drop", "flag"] = "flag"

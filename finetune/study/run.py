@@ -116,14 +116,14 @@ def summarize_study(
     record = read_record(trials.encoder_folders["ours"])
     absent = list_absent_labels(trials.modality.problem_type, trials.train, trials.test, trials.label_names)
     titles = {
-        "ours": "with our pretraining" if record else f"{trials.encoder}, fine-tuned",
+        "ours": "with pretraining" if record else f"{trials.encoder}, fine-tuned",
         "plain": f"without it ({trials.original_init})" if trials.original_init else "without it",
         "random": "random weights",
         "probe": "linear probe, frozen encoder",
         "tfidf": f"{trials.modality.describe_features(trials.train)} + logistic regression",
         "onehot": f"{trials.modality.describe_one_hot(trials.train)} + logistic regression",
     }
-    ours_phrase = "with our pretraining" if record else f"with {trials.encoder}"
+    ours_phrase = "with pretraining" if record else f"with {trials.encoder}"
     sentences = statistics.build_sentences(
         curve, ours_phrase, statistics.VARIANT_PHRASES | {name: f"with {titles[name]}" for name in FEATURE_VARIANTS}
     )

@@ -23,7 +23,7 @@ class Evaluate(Section):
     """Evaluate an encoder's embeddings without training it."""
 
     encoder: str
-    """A built-in name (minilm), a folder or a hub name."""
+    """A built-in name (minilm), a folder or a Hub name."""
     task: str | None = "configs/finetune/sentiment.yaml"
     """File with the `task` to probe; none: no probes. The default for an encoder of images is the task solar."""
     num_examples: list[PositiveInt] = [100, 500]

@@ -164,7 +164,7 @@ def describe_interval(metrics: dict) -> list[str]:
     if not is_random and high - low < MIN_WIDTH_SHOWN:
         return []
     rows = f"{num_rows:,} {'random ' * is_random}row{'s' * (num_rows > 1)}"
-    more = f"{count_more_rows(accuracy, num_rows):,} more would halve that"
+    more = f"{count_more_rows(accuracy, num_rows):,} more rows would halve the interval"
     return [f"measured on {rows}: accuracy {100 * low:.0f} to {100 * high:.0f}% (95% interval); {more}"]
 
 
@@ -184,7 +184,8 @@ def describe_test_rows(metrics: dict) -> list[str]:
         consequence = "; the metrics are too high" if exact else consequence
         counts = f"near duplicates of training or validation rows: {near:,} of {num_rows:,} test rows"
         if exact:
-            counts = f"{exact:,} of {num_rows:,} test rows are also training or validation rows, {near:,} more nearly"
+            also = f"{exact:,} of {num_rows:,} test rows also occur in the training or validation rows"
+            counts = f"{also}; {near:,} more {'is a near duplicate' if near == 1 else 'are near duplicates'}"
         lines.append(f"{counts}{consequence}")
     return lines + describe_threshold(metrics) + describe_truncated(metrics)
 
@@ -210,15 +211,14 @@ def describe_quality(metrics: dict) -> list[tuple[str, str]]:
     texts = {name: "{:.3f} before, {:.3f} after".format(*pair) for name, pair in pairs.items()}
     general, lines = [], []
     if "agreement" in pairs:
-        general.append(f"agreement with init on held-out inputs {after['agreement']:.3f} (1.000 before)")
+        general.append(f"similarity agreement with init: {after['agreement']:.3f} (1 = unchanged)")
     if "sts_spearman" in pairs:
         general.append(f"STS {texts['sts_spearman']}")
     if general:
         lines.append(("general quality", ", ".join(general)))
     if "retrieval_acc@1" in pairs:
-        candidates = f"among {after.get('num_candidates', 0):,}"
-        own = f"retrieval of {describe_views(metrics.get('modality', 'text'))} {candidates} {texts['retrieval_acc@1']}"
-        lines.append(("own corpus", own))
+        views = f"{describe_views(metrics.get('modality', 'text'))} ({after.get('num_candidates', 0):,} candidates)"
+        lines.append(("own corpus", f"retrieval accuracy@1, {views}: {texts['retrieval_acc@1']}"))
     probed = [(name.partition("@")[2], text) for name, text in texts.items() if name.startswith("probe_auroc@")]
     if probed:
         lines.append(("probe", "AUROC on validation rows " + "; ".join(f"at {n} labels {text}" for n, text in probed)))
@@ -228,8 +228,8 @@ def describe_quality(metrics: dict) -> list[tuple[str, str]]:
 
 
 def describe_views(modality: str) -> str:
-    """Return what an input of a modality is matched with in retrieval, in a sentence."""
-    return "held-out texts' second halves" if modality == "text" else "other views of held-out inputs"
+    """Return what is retrieved for an input of a modality, in a sentence."""
+    return "held-out second halves" if modality == "text" else "other views of held-out inputs"
 
 
 def has_lost_quality(pairs: dict[str, tuple[float, float]]) -> bool:

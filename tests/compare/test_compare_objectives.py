@@ -128,7 +128,7 @@ def test_every_row_has_the_same_labels_and_the_table_has_the_baselines(resumed):
     assert gain["low"] < gain["difference"] < gain["high"] and gain["difference"] == pytest.approx(means[0] - means[1])
     assert rows["onehot"]["network"] == "one-hot words + logistic regression" and not rows["onehot"]["floor_gain"]
     assert rows["onehot"]["scores"]["probe"]["gain"]["low"] is not None
-    assert "| floor (one-hot words + logistic regression) |" in (results / "report.md").read_text()
+    assert "| baseline (one-hot words + logistic regression) |" in (results / "report.md").read_text()
     assert summary["sentence"] in output and "contrastive: failed: objective.max_span" in output
     assert not any((results.parents[1] / "runs").glob("*/encoder")), "no later command takes one for the newest"
 

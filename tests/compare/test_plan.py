@@ -104,7 +104,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(args, message, capsys,
 
 
 def test_a_file_for_another_start_gives_its_objective_and_settings_but_no_rates(tmp_path, monkeypatch):
-    """As that of a network from nothing, where the start is an encoder: its batch, and the rates of a continued one."""
+    """As that of a network from scratch, where the start is an encoder: its batch, and the rates of a continued one."""
     own = {"init": None, "model": {"layers": 9}, "objective": {"name": "simsiam", "predictor_dim": 32}}
     own |= {"corpus": {"name": "other"}, "train": {"lr": 1.0, "beta1": 0.5, "batch_size": 7, "steps": 9}}
     for file in (ROOT / "configs/pretrain").glob("*.yaml"):

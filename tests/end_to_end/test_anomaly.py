@@ -81,7 +81,7 @@ def run_card(model: Path, replacements: dict[str, str]) -> tuple[str, dict]:
 
 def test_texts_unlike_the_normal_ones_are_found(folder):
     output = run(folder, "finetune", *TEXT, *COMMON[:1], "run=words", "encoder=bert", "max_length=16")
-    assert "normal  'normal', the class of" in output and "python -m predict model=out/runs/words file=FILE" in output
+    assert "normal  'normal', the class of" in output and "make predict MODEL=out/runs/words FILE=FILE" in output
     metrics = json.loads((folder / "out/runs/words/metrics.json").read_text())
     test, baselines = metrics["test"], metrics["baselines"]
     assert test["auroc"] > 0.9 and test["n"] == 35 and test["n_anomalous"] == 9 and metrics["steps"] == 0

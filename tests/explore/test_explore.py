@@ -240,7 +240,7 @@ def test_the_next_command_labels_the_queue(args, command):
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([], "give texts, text=FILES or corpus=NAME, images, images=FILES, or a task, task=NAME"),
+        ([], "no input: set text=FILES, images=FILES, corpus=NAME or task=NAME"),
         (["corpus=reviewz"], "corpus: configs/corpus/reviewz.yaml does not exist (nearest: reviews)"),
         (["task=sentimant"], "task: configs/finetune/sentimant.yaml does not exist (nearest: sentiment)"),
         (["text=few.txt"], "3 texts are too few for a map: label them all, or give at least 10"),

@@ -56,7 +56,7 @@ def test_the_rows_that_halve_the_interval():
     again = measure_accuracy(round(27 / 32 * total), total)
     assert again.high - again.low <= (found.high - found.low) / 2 + 1e-9
     assert 2 * 32 < found.rows_to_halve < 5 * 32
-    assert describe_measured(found).startswith("27 of 32 random rows are right: the accuracy is 67% to 95%")
+    assert describe_measured(found).startswith("27 of 32 randomly drawn rows are correct: accuracy 67% to 95%")
 
 
 def test_equal_texts_are_listed_once_and_labeled_ones_not_at_all():

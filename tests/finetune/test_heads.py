@@ -598,7 +598,8 @@ def test_test_rows_among_the_training_rows_and_labels_without_any_are_reported(w
     printed = capsys.readouterr().out
     lines = [
         "no test row of: c",
-        "7 of 30 test rows are also training or validation rows, 3 more nearly; the metrics are too high",
+        "7 of 30 test rows also occur in the training or validation rows; 3 more are near duplicates;"
+        " the metrics are too high",
     ]
     for line in lines:
         assert printed.count(f"  {line}\n") == 2, "before the training and with its result"

@@ -39,7 +39,7 @@ def test_a_model_is_measured_on_the_random_rows_alone(workspace, tiny, capsys, m
     args += ["task.role=role", "task.unlabeled.files=pool.csv", *SHORT]
     main(args)
     captured = capsys.readouterr()
-    assert "method  selftrain: 10 labels per class, and 222 texts without a label" in captured.out
+    assert "method  selftrain: 10 labels per class, 222 unlabeled texts" in captured.out
     assert "1 row without a label read as unlabeled text" in captured.err
     metrics = read_json(workspace / "out/runs/x/metrics.json")
     assert metrics["test"]["n"] == 16 and metrics["num_train_examples"] == 24
@@ -48,7 +48,7 @@ def test_a_model_is_measured_on_the_random_rows_alone(workspace, tiny, capsys, m
     (line,) = describe_interval(metrics)
     low, high = (round(100 * end) for end in confidence_interval("accuracy", metrics["test"]["accuracy"], 16))
     assert line.startswith(f"measured on 16 random rows: accuracy {low} to {high}% (95% interval); ") and line.endswith(
-        " would halve that"
+        " more rows would halve the interval"
     )
     unseen = "counted as errors, because no training row has their class: test rows of odd (1)"
     shown = (workspace / "out/runs/x/report.html").read_text() + (workspace / "out/runs/x/model/README.md").read_text()
@@ -127,7 +127,7 @@ def test_the_rows_that_halve_an_interval(share, count):
 def test_an_interval_is_described_where_it_is_wide_or_its_rows_random():
     metrics = {"problem_type": "single_label_classification", "test": {"accuracy": 0.75, "n": 12}}
     assert describe_interval(metrics) == [
-        "measured on 12 rows: accuracy 47 to 91% (95% interval); 45 more would halve that"
+        "measured on 12 rows: accuracy 47 to 91% (95% interval); 45 more rows would halve the interval"
     ]
     assert describe_interval({**metrics, "test": {"accuracy": 0.75, "n": 2000}}) == []
     assert describe_interval({**metrics, "test": {"accuracy": 0.75, "n": 2000}, "test_rows": {"random": True}})

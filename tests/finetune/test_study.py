@@ -406,7 +406,7 @@ def make_curve(**scores: list[list[float]]) -> dict[str, list[dict]]:
 
 def describe(curve: dict[str, list[dict]]) -> dict[str, str]:
     """Return the sentences that compare ours with plain."""
-    return statistics.build_sentences(curve, "with our pretraining", {"plain": statistics.VARIANT_PHRASES["plain"]})[
+    return statistics.build_sentences(curve, "with pretraining", {"plain": statistics.VARIANT_PHRASES["plain"]})[
         "plain"
     ]
 
@@ -419,10 +419,10 @@ def test_sentence_for_significant_label_savings():
         )
     )
     assert sentences["match"].startswith(
-        "64 labels with our pretraining beat 400 without it: 80.3% vs. 70.0% (+10.3 points, 95% interval +"
+        "64 labels with pretraining beat 400 without it: 80.3% vs. 70.0% (+10.3 points, 95% interval +"
     )
     assert sentences["gain"].startswith(
-        "With the same labels, the score is 15.0 points higher with our pretraining than without it, averaged over 2"
+        "With the same labels, the score is 15.0 points higher with pretraining than without it, averaged over 2"
         " label counts from 16 to 64 ("
     )
 
@@ -432,7 +432,7 @@ def test_sentence_for_label_savings_that_are_not_significant():
         make_curve(ours=[[0.60, 0.70, 0.62], [0.7, 0.7, 0.7]], plain=[[0.5, 0.5, 0.5], [0.64, 0.62, 0.65]])
     )
     assert sentences["match"].startswith(
-        "16 labels with our pretraining match 64 without it: 64.0% vs. 63.7% (+0.3 points, 95% interval −"
+        "16 labels with pretraining match 64 without it: 64.0% vs. 63.7% (+0.3 points, 95% interval −"
     )
     assert sentences["match"].endswith("; the difference is not significant).")
 
@@ -441,7 +441,7 @@ def test_one_seed_is_too_few_for_a_conclusion():
     sentences = describe(make_curve(ours=[[0.60], [0.72]], plain=[[0.5], [0.6], [0.7]]))
     assert sentences == {
         "match": None,
-        "gain": "Too few seeds for a conclusion: with the same labels, the score is 11.0 points higher with our"
+        "gain": "Too few seeds for a conclusion: with the same labels, the score is 11.0 points higher with"
         " pretraining than without it, averaged over 2 label counts from 16 to 64 (one seed, no interval).",
     }
     # The match of 400 labels has one seed, that of 64 has two.
@@ -454,7 +454,7 @@ def test_sentence_without_label_savings():
     gained = make_curve(ours=[[0.55, 0.56, 0.55], [0.65, 0.66, 0.65]], plain=[[0.5, 0.51, 0.51], [0.6, 0.61, 0.61]])
     sentences = describe(gained)
     assert sentences["match"] is None
-    assert "; at no label count with several seeds do fewer labels with our pretraining match" in sentences["gain"]
+    assert "; at no label count with several seeds do fewer labels with pretraining match" in sentences["gain"]
     assert sentences["gain"].startswith("With the same labels, the score is 4.7 points higher")
     every = statistics.build_sentences(gained, "with ours", statistics.VARIANT_PHRASES)
     assert statistics.headline(every).startswith("With the same labels")
@@ -462,7 +462,7 @@ def test_sentence_without_label_savings():
     assert describe(unclear)["gain"].startswith("No significant gain: with the same labels, ")
     worse = make_curve(ours=[[0.4, 0.41, 0.4], [0.5, 0.51, 0.5]], plain=[[0.5, 0.51, 0.51], [0.6, 0.61, 0.61]])
     assert describe(worse)["gain"].startswith(
-        "No gain: with the same labels, the score is 10.3 points lower with our pretraining than without it, averaged"
+        "No gain: with the same labels, the score is 10.3 points lower with pretraining than without it, averaged"
     )
     assert statistics.headline({}) == "No baseline was measured."
 

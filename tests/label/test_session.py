@@ -103,7 +103,7 @@ def test_of_a_large_cluster_a_random_sample_is_shown(make_session):
     assert positions == sorted(positions) and max(positions) > 150, "not the first ones"
     assert all(item.role == "train" for item in sample)
     shown = run_keys(session, "c1nq")
-    assert "class of all 150 rows" in shown and "and 140 more; these were drawn at random" in shown
+    assert "which class for all 150 rows?" in shown and "and 140 more; these were drawn at random" in shown
     assert len(session.sample_cluster(0, 500)) == 150
 
 
@@ -257,9 +257,9 @@ def test_a_tool_gets_the_queue_and_its_export_is_read(tool, tmp_path, monkeypatc
     "args, message",
     [
         (["task=nowhere"], "task: configs/finetune/nowhere.yaml does not exist"),
-        (["terminal=true"], "give a task, task=NAME, texts, file=texts.csv, or queue=out/explore/NAME/queue.csv"),
+        (["terminal=true"], "no input: set task=NAME, file=texts.csv or queue=out/explore/NAME/queue.csv"),
         (["queue=q.csv"], "queue: q.csv does not exist; make explore writes it"),
-        (["a.yaml"], "nothing to label: run make explore first, or give texts, file=texts.csv, or as task.unlabeled"),
+        (["a.yaml"], "nothing to label: run make explore first, or set file=texts.csv or task.unlabeled.files"),
         (["a.yaml", "queue=q.csv"], "queue: q.csv does not exist; make explore writes it"),
         (["a.yaml", "terminall=true"], "terminall: no such key (nearest: terminal)"),
         (["number.yaml"], "task.problem_type: labeling gives one class to each text, not regression"),
@@ -283,7 +283,7 @@ def test_the_command_ends_with_the_next_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("na\nnb\n12q"))
     main(["file=t.csv", "terminal=true"])
     out = capsys.readouterr().out
-    assert "labels/t.csv: 4 rows labeled, 1 of them to measure by; 4 answers now" in out
+    assert "labels/t.csv: 4 rows labeled, 1 of them test rows; 4 answers now" in out
     command = 'make finetune LABELS=labels/t.csv{} ENCODER=minilm ARGS="task.unlabeled.files=t.csv"'
     assert out.rstrip().endswith(command.format(""))
     for number in (2, 3):

@@ -110,7 +110,7 @@ def test_the_output_names_the_choice_and_what_training_changed(workspace, sentim
     assert after["retrieval_acc@1"] == record["eval"]["retrieval_acc@1"]
     folder = workspace / "out/runs/chosen"
     for text in (done.stdout, (folder / "report.html").read_text(), (folder / "encoder/README.md").read_text()):
-        assert f"agreement with init on held-out inputs {after['agreement']:.3f}" in text
+        assert f"similarity agreement with init: {after['agreement']:.3f} (1 = unchanged)" in text
         assert f"{before['retrieval_acc@1']:.3f} before, {after['retrieval_acc@1']:.3f} after" in text
 
 

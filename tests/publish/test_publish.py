@@ -200,7 +200,7 @@ def test_card_includes_the_study_of_the_encoder(runs_copy):
         "encoder": "out/runs/enc/encoder",
         "metric": "accuracy",
         "sentence": "A gain of 9 points.",
-        "variants": {"ours": "with our pretraining", "tfidf": "TF-IDF"},
+        "variants": {"ours": "with pretraining", "tfidf": "TF-IDF"},
         "reproduction": {"encoder_record_fingerprint": record_fingerprint(record)},
         "curve": {"ours": [point], "tfidf": [{**point, "mean": 0.66, "low": None}]},
         "contamination": {
@@ -219,7 +219,7 @@ def test_card_includes_the_study_of_the_encoder(runs_copy):
             assert (folder / "label-efficiency.png").read_bytes() == b"PNG"
         assert "A gain of 9 points." in card.text
         assert "](label-efficiency.png)" in card.text
-        assert "| with our pretraining | 75.0 (70.0 to 80.0) |" in card.text
+        assert "| with pretraining | 75.0 (70.0 to 80.0) |" in card.text
         assert "| TF-IDF | 66.0 |" in card.text
         assert "3 of the 50 test examples of sentiment also occur in its training set" in " ".join(card.text.split())
         result = card.data.eval_results[-1]

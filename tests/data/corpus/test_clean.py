@@ -391,7 +391,7 @@ def test_personal_data_is_only_masked_on_request():
 
 
 def test_numbers_in_real_sentences_are_unchanged(sentiment_files):
-    """Film reviews are full of years, prices, ratings and lengths, but have no phone numbers."""
+    """Movie reviews are full of years, prices, ratings and lengths, but have no phone numbers."""
     with open(sentiment_files / "labels.csv", newline="", encoding="utf-8") as file:
         texts = [row["text"] for row in csv.DictReader(file)] + (sentiment_files / "corpus.txt").read_text().split(
             "\n\n"

@@ -67,7 +67,7 @@ def test_rows_to_measure_by_are_the_test_rows_and_nothing_else(tmp_path, warning
     assert texts(splits["test"]) == {text for text, *_ in MEASURE}
     assert texts(splits["train"]) | texts(splits["validation"]) == {text for text, *_ in LABELED}
     assert len(splits["train"]) + len(splits["validation"]) == len(LABELED) and texts(others) == {"later"}
-    assert any("1 row to measure by without a label left out" in line for line in warnings())
+    assert any("1 test row without a label left out" in line for line in warnings())
     named = Task(**{**task.model_dump(), "test": write(tmp_path / "test.csv", [("other", "a", "train")])})
     splits, others = read_all(named)
     assert texts(splits["test"]) == {"other"} and texts(others) == {"later"}
