@@ -100,7 +100,7 @@ def run_bertopic(path: str, output: str) -> None:
 
     with open(path, encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
-    model = SentenceTransformer(str(resolve_encoder("minilm")))
+    model = SentenceTransformer(str(resolve_encoder("minilm")), trust_remote_code=False)
     vectors = model.encode(texts)
     topic_model = BERTopic(embedding_model=model)
     topics, _ = topic_model.fit_transform(texts, vectors)
@@ -156,7 +156,7 @@ def measure_clusters(options: dict) -> None:
         table = pyarrow.parquet.read_table(output_folder(path) / "map.parquet")
         labels = {" ".join(row["text"].split()): row["label"] for row in found}
         texts, clusters = table["text"].to_pylist(), table["cluster"].to_pylist()
-        ours = normalized_mutual_info_score([labels[text] for text in texts], clusters)
+        ours = normalized_mutual_info_score([labels[" ".join(text.split())] for text in texts], clusters)
         run([options["python"], __file__, "bertopic", str(path), str(output)])
         peer = json.loads(output.read_text())
         theirs = normalized_mutual_info_score([row["label"] for row in found], peer["topics"])
