@@ -159,9 +159,12 @@ def find_errno(error: Exception) -> int | None:
 
 def describe_os_error(error: Exception) -> str | None:
     """Describe, in a line, a file or disk that cannot be used; None for any other error."""
-    number, file = find_errno(error), getattr(error, "filename", None) or "out"
+    number = find_errno(error)
+    # Of a rename, the second name is the user's; the first is temporary.
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None) or "out"
     if is_disk_full(error):
         return f"{file}: the disk is full ({os.strerror(number)}). Free some space and rerun the command to resume."
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+    unusable = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+    if number in unusable:
         return f"{file}: cannot be used ({os.strerror(number)})"
     return None

@@ -85,11 +85,13 @@ def choose_uncertain(
     vectors: unit, float32 (inputs, width); margins: of all inputs, (inputs,).
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     order = allowed[np.argsort(margins[allowed], kind="stable")][: UNCERTAIN_FACTOR * count]
     if len(order) <= count:
         return order
-    clusters = KMeans(count, n_init=1, random_state=seed).fit_predict(vectors[order])
+    with threadpool_limits(1, user_api="openmp"):  # several threads add in any order, which changes the last digits
+        clusters = KMeans(count, n_init=1, random_state=seed).fit_predict(vectors[order])
     _, firsts = np.unique(clusters, return_index=True)
     further = np.setdiff1d(np.arange(len(order)), firsts)[: count - len(firsts)]
     return order[np.sort(np.concatenate([firsts, further]))]

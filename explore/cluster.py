@@ -100,13 +100,19 @@ def sum_by_cluster(points: np.ndarray, clusters: np.ndarray, count: int) -> tupl
 
 
 def fit_lda(texts: list[str], count: int, seed: int) -> np.ndarray:
-    """Return the most probable topic of each text by latent Dirichlet allocation (Blei et al. 2003), int32 (texts,)."""
+    """Return the most probable topic of each text by latent Dirichlet allocation (Blei et al. 2003), int32 (texts,).
+
+    Raises ConfigError for texts without words to tell them apart by.
+    """
     from sklearn.decomposition import LatentDirichletAllocation
     from sklearn.feature_extraction.text import CountVectorizer
 
     options = tfidf_vectorizer(texts[:1_000], (1, 1)).get_params()
     shared = {name: options[name] for name in ("analyzer", "ngram_range", "token_pattern")}
-    counts = CountVectorizer(**shared, max_df=0.2, min_df=2, max_features=20_000).fit_transform(texts)
+    try:
+        counts = CountVectorizer(**shared, max_df=0.2, min_df=2, max_features=20_000).fit_transform(texts)
+    except ValueError:  # no word is left
+        raise ConfigError("clusters=lda: too few words are in several texts; use clusters=kmeans") from None
     model = LatentDirichletAllocation(count, learning_method="online", batch_size=2_048, random_state=seed)
     return model.fit_transform(counts).argmax(1).astype(np.int32)
 
@@ -130,9 +136,12 @@ def fit_clusters(points: np.ndarray, texts: list[str], method: str, count: int, 
 def order_by_tree(points: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (clusters numbered along a Ward tree over their means, group of each cluster).
 
-    Groups are the branches of the tree, at most NUM_GROUPS. Empty clusters get no number; -1 stays.
+    Groups are the branches of the tree, at most NUM_GROUPS. Empty clusters get no number; -1 stays. Raises ConfigError
+    if no point is in a cluster.
     """
     kept = np.unique(clusters[clusters >= 0])
+    if not len(kept):
+        raise ConfigError("clusters=hdbscan: found no cluster; use clusters=kmeans")
     renumbered = np.searchsorted(kept, clusters).astype(np.int32)
     renumbered[clusters < 0] = -1
     sums, counts = sum_by_cluster(points, renumbered, len(kept))
@@ -162,7 +171,7 @@ def fit_mixture(points: np.ndarray, clusters: np.ndarray, seed: int) -> dict[str
     sums, counts = sum_by_cluster(sample, owners, count)
     squares, _ = sum_by_cluster(np.square(sample), owners, count)
     total = np.maximum(counts, 1)[:, None]
-    floor = 0.1 * sample.var(0)  # a cluster of a few equal inputs has no variance
+    floor = np.maximum(0.1 * sample.var(0), 1e-12)  # a cluster of a few equal inputs has no variance
     variances = np.maximum(squares / total - np.square(sums / total), floor)
     model = GaussianMixture(
         count,
@@ -205,12 +214,15 @@ def measure_clusters(
     chosen = sample_indices(np.flatnonzero(clusters >= 0), MAX_MEASURED, seed, MEASURE_STREAM)
     count = len(groups)
     chosen_texts = [texts[index] for index in chosen] if method == "lda" else []
-    again, other_groups = order_by_tree(
-        points[chosen], fit_clusters(points[chosen], chosen_texts, method, count, seed + 1)
-    )
+
+    def fit_chosen(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        found = fit_clusters(points[chosen], chosen_texts, method, count, seed)
+        return order_by_tree(points[chosen], found if found.max() >= 0 else np.zeros_like(found))
+
+    again, other_groups = fit_chosen(seed + 1)
     first = clusters[chosen]
     if len(chosen) < len(clusters):  # both from the same inputs
-        first, groups = order_by_tree(points[chosen], fit_clusters(points[chosen], chosen_texts, method, count, seed))
+        first, groups = fit_chosen(seed)
     both = again >= 0
     table = np.zeros((count, int(again.max()) + 1))
     np.add.at(table, (clusters[chosen][both], again[both]), 1)

@@ -71,9 +71,10 @@ def find_suspects(
 ) -> list[Suspect]:
     """Return at most `count` labels that look wrong, the most suspect first: another class is likelier.
 
-    vectors: of all inputs; indices: of the labeled ones; labels: their class ids, (labeled,).
+    vectors: of all inputs; indices: of the labeled ones; labels: their class ids, (labeled,). None is found if no class
+    has two rows, as a model that has not seen a row knows nothing of its class then.
     """
-    if len(indices) < MIN_SUSPECT_ROWS or len(np.unique(labels)) < 2:
+    if len(indices) < MIN_SUSPECT_ROWS or len(np.unique(labels)) < 2 or np.bincount(labels).max() < 2:
         return []
     probabilities = predict_out_of_fold(vectors[indices].astype(np.float32), labels, num_classes, seed)
     confidence, likeliest = probabilities[np.arange(len(labels)), labels], probabilities.argmax(1)

@@ -19,9 +19,11 @@ LANDMARK_STREAM, JITTER_STREAM = 2**36 + 6, 2**36 + 7
 
 
 def fit_tsne(points: np.ndarray, seed: int) -> np.ndarray:
-    """Return positions of points by t-SNE from their first two components, (points, 2)."""
+    """Return positions of points by t-SNE from their first two components, (points, 2); equal ones are one place."""
     from openTSNE import TSNE
 
+    if np.ptp(points, axis=0).max() < 1e-6:  # openTSNE crashes
+        return np.zeros((len(points), 2))
     start = points[:, :2] if points.shape[1] > 1 else np.column_stack([points, np.zeros(len(points))])
     start = start / max(1e-12, start[:, 0].std()) * 1e-4
     perplexity = max(2, min(PERPLEXITY, (len(points) - 1) // 3))

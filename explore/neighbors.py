@@ -13,6 +13,7 @@ ODD_NEIGHBOR = 10  # its distance makes an input odd
 ROWS = 1_024
 MIN_INDEXED = 200_000  # inputs over which an index finds more neighbors
 TRAINED_PER_LIST, NUM_PROBED, INDEX_BLOCK = 40, 8, 20_000
+MAX_COMPARED = 20_000  # inputs of a cell that are all compared, as time and memory grow with their square
 MAX_LINKS = 16  # to near duplicates of an input; more add nothing to a group of thousands of equal texts
 
 
@@ -32,6 +33,11 @@ class Found:
         self.neighbor_distances[rows, :kept] = distances[:, :kept]
         self.distance[rows] = distances[:, -1]
 
+    def copy(self, rows: np.ndarray, others: np.ndarray) -> None:
+        """Give inputs what was added of others, of one each."""
+        for values in (self.neighbors, self.neighbor_distances, self.distance):
+            values[rows] = values[others]
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays."""
         return {
@@ -45,7 +51,7 @@ class Found:
 def search_cells(
     vectors: np.ndarray, cells: np.ndarray, similarity: float | None, copies: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the neighbors of each input among those of its cell.
+    """Return the neighbors of each input among those of its cell, or of a part of a large cell.
 
     vectors: unit, (inputs, width); cells: int32 (inputs,). neighbors: int64 (inputs, NUM_NEIGHBORS), -1 for none;
     neighbor_distances: of these, float32; distance: to the ODD_NEIGHBOR-th, float32 (inputs,); duplicate_of: the first
@@ -55,26 +61,55 @@ def search_cells(
     found = Found(len(vectors), copies)
     for cell in np.unique(cells):
         members = np.flatnonzero(cells == cell)
-        inside = vectors[members].astype(np.float32)
-        for start in range(0, len(members), ROWS):
-            rows = np.arange(start, min(start + ROWS, len(members)))
-            similarities = inside[rows] @ inside.T
-            similarities[np.arange(len(rows)), rows] = -np.inf
-            if similarity is not None:
-                left, right = find_links(similarities >= similarity)
-                found.pairs.append(np.stack([members[rows[left]], members[right]]))
-            largest = min(ODD_NEIGHBOR, len(members) - 1)
-            if not largest:
-                continue
-            nearest = np.argpartition(-similarities, largest - 1, axis=1)[:, :largest]
-            values = np.take_along_axis(similarities, nearest, 1)
-            order = np.lexsort((nearest, -values), axis=1)
-            nearest, values = np.take_along_axis(nearest, order, 1), np.take_along_axis(values, order, 1)
-            found.add(members[rows], members[nearest], values)
+        compare = compare_all if len(members) <= MAX_COMPARED else compare_in_parts
+        compare(found, vectors, members, similarity)
     lonely = np.bincount(cells[cells >= 0], minlength=int(cells.max()) + 1)[cells] <= ODD_NEIGHBOR
     if not lonely.all():  # in a small cell, the tenth neighbor is elsewhere, at least as far as usual
         found.distance[lonely] = np.maximum(found.distance[lonely], np.quantile(found.distance[~lonely], 0.9))
     return found.to_arrays()
+
+
+def compare_all(found: Found, vectors: np.ndarray, members: np.ndarray, similarity: float | None) -> None:
+    """Add the neighbors of some inputs, `members`, among themselves."""
+    inside = vectors[members].astype(np.float32)
+    for start in range(0, len(members), ROWS):
+        rows = np.arange(start, min(start + ROWS, len(members)))
+        similarities = inside[rows] @ inside.T
+        similarities[np.arange(len(rows)), rows] = -np.inf
+        if similarity is not None:
+            left, right = find_links(similarities >= similarity)
+            found.pairs.append(np.stack([members[rows[left]], members[right]]))
+        largest = min(ODD_NEIGHBOR, len(members) - 1)
+        if not largest:
+            continue
+        nearest = np.argpartition(-similarities, largest - 1, axis=1)[:, :largest]
+        values = np.take_along_axis(similarities, nearest, 1)
+        order = np.lexsort((nearest, -values), axis=1)
+        nearest, values = np.take_along_axis(nearest, order, 1), np.take_along_axis(values, order, 1)
+        found.add(members[rows], members[nearest], values)
+
+
+def compare_in_parts(found: Found, vectors: np.ndarray, members: np.ndarray, similarity: float | None) -> None:
+    """Add neighbors of many inputs: of equal vectors a few stand for all, and what is left is compared in parts.
+
+    Parts are along the first principal component, so that most neighbors are in the same one.
+    """
+    ids: dict[bytes, int] = {}
+    equal = np.array([ids.setdefault(vector.tobytes(), len(ids)) for vector in vectors[members]])
+    order = np.argsort(equal, kind="stable")
+    starts = np.searchsorted(equal[order], np.arange(len(ids)))[equal[order]]
+    members, firsts = members[order], members[order[starts]]
+    rank = np.arange(len(members)) - starts  # among the equal ones
+    is_kept = rank <= ODD_NEIGHBOR  # so that each has enough others that are equal
+    kept = members[is_kept]
+    points = vectors[kept].astype(np.float32)
+    points -= points.mean(0)
+    component = points @ np.linalg.eigh(points.T @ points).eigenvectors[:, -1]
+    for part in np.array_split(kept[np.argsort(component, kind="stable")], -(-len(kept) // MAX_COMPARED)):
+        compare_all(found, vectors, np.sort(part), similarity)
+    found.copy(members[~is_kept], firsts[~is_kept])
+    if similarity is not None:
+        found.pairs.append(np.stack([firsts, members])[:, rank > 0])
 
 
 def uses_index(count: int) -> bool:

@@ -21,7 +21,7 @@ from data.encoders import resolve_encoder
 from engine.files import read_json
 from engine.log import get_logger
 from explore import cluster, labels, layout, names, neighbors
-from explore.baselines import MapQuality, draw_sample, measure_baselines
+from explore.baselines import NUM_NEIGHBORS, MapQuality, draw_sample, measure_baselines
 from explore.config import Explore
 from explore.inputs import list_classes, load_task, name_inputs
 from explore.labels import Suspect
@@ -154,6 +154,8 @@ class Exploration:
             return []
         logger.info("  baselines simpler vectors of the same inputs")
         sample = draw_sample(encoded, self.inputs.labels, self.seed)
+        if len(sample.drawn) < NUM_NEIGHBORS:  # of very many texts, nearly all of them equal
+            return []
         own = vectors[np.searchsorted(encoded, sample.indices)]
         found = self.modality.list_baselines(sample.indices)
         key = [self.key, *self.modality.encoder.key]

@@ -84,7 +84,7 @@ def name_labels(config: Label, task: Task | None) -> str:
         return task.name
     if config.source is None:
         if path := queue_path(config, ""):
-            return map_folder(path).name
+            return Path(os.path.abspath(map_folder(path))).name  # also of the current folder
         raise ConfigError("no input: set task=NAME, file=texts.csv or queue=out/explore/NAME/queue.csv")
     files = config.source.files
     return name_run(files[0] if isinstance(files, list) else files or display_name(config.source))

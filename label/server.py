@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -22,7 +23,7 @@ from label.items import Item
 from label.session import RefusedError, Session
 
 HOSTS = ("127.0.0.1", "localhost")
-MAX_BODY_BYTES = 2**16
+MAX_BODY_BYTES, MAX_LENGTH_DIGITS = 2**16, 9
 THUMBNAIL_SIDE = 640  # pixels
 MAX_TEXT_CHARS, MAX_NEAREST_CHARS = 20_000, 300
 HEADERS = {
@@ -149,7 +150,10 @@ class Handler(BaseHTTPRequestHandler):
     def find_path(self) -> str | None:
         """Return the path after the token, None for a request that is not allowed."""
         host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host")
-        origin = urlsplit(self.headers.get("Origin") or "http://127.0.0.1").hostname
+        try:
+            origin = urlsplit(self.headers.get("Origin") or "http://127.0.0.1").hostname
+        except ValueError:  # no address, as http://[
+            return None
         token, _, path = self.path.partition("?")[0].removeprefix("/").partition("/")
         is_known = secrets.compare_digest(token.encode(), self.server.token.encode())
         return path if is_known and host in HOSTS and origin in HOSTS else None
@@ -193,7 +197,8 @@ class Handler(BaseHTTPRequestHandler):
         if path is None:
             return self.answer(403, "text/plain", b"the address needs the token that the command printed")
         is_json = (self.headers.get("Content-Type") or "").startswith("application/json")
-        if not length.isdecimal() or int(length) > MAX_BODY_BYTES or not is_json:
+        is_number = length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS
+        if not is_number or int(length) > MAX_BODY_BYTES or not is_json:
             return self.answer(400, "text/plain", b"not understood")
         try:
             body = json.loads(self.rfile.read(int(length)))
@@ -215,6 +220,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, pages: Pages, port: int = 0):
         super().__init__((HOSTS[0], port), Handler)
         self.pages, self.token = pages, secrets.token_urlsafe(24)
+
+    def handle_error(self, request, client_address) -> None:
+        """Print an error, but not of a connection that the browser closed, as of a picture it shows no more."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:

@@ -125,7 +125,8 @@ class Session:
     def undo(self) -> bool:
         """Take the last answer back, also of an earlier session; return whether there was one."""
         texts = self.store.undo()
-        positions = [position for position, item in enumerate(self.items) if item.text in set(texts)]
+        taken = set(texts)
+        positions = [position for position, item in enumerate(self.items) if item.text in taken]
         self.position = min([*positions, self.position])
         if texts and self.steps:
             self.steps.pop()

@@ -54,7 +54,13 @@ def parse(content: bytes, path: Path) -> list[list[str]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8; save it as CSV in UTF-8, or name another file: labels=FILE") from None
-    return [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells]
+    return [cells for cells in read_cells(text) if cells]
+
+
+def read_cells(text: str) -> list[list[str]]:
+    """Return the cells of lines of CSV, of any length."""
+    csv.field_size_limit(2**31 - 1)  # the default is 131,072, and a text may be longer
+    return list(csv.reader(io.StringIO(text, newline="")))
 
 
 class AnswerFile:
@@ -99,6 +105,10 @@ class AnswerFile:
             write_text(self.path, csv_lines([header], raw=True))
             return header
         whole, rest = split_records(content)
+        if not whole and b"\r" in rest.strip():
+            raise ConfigError(
+                f"{self.path}: its lines end as on old Macs; save it as CSV in UTF-8, or name another file: labels=FILE"
+            )
         if rest.strip():
             whole += self.keep_rest(parse(whole, self.path), rest)
         records = parse(whole, self.path)
@@ -123,7 +133,7 @@ class AnswerFile:
 
         It is whole if its last line is, as of a file that a person edited: without a line end, or with a single quote.
         """
-        last = list(csv.reader([rest.decode("utf-8", "replace").rstrip("\r\n").rpartition("\n")[2]]))[-1]
+        last = read_cells(rest.decode("utf-8", "replace").rstrip("\r\n").rpartition("\n")[2])[-1]
         columns = records[0] if records else last
         if len(last) == len(columns) and (columns[-1] != "answer" or last[-1] in ANSWERS):
             return rest if rest.endswith(b"\n") else rest + b"\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ from label.session import RefusedError, Session
 MAX_TEXT_CHARS, MAX_NEAREST_CHARS, MAX_CLUSTER_SHOWN = 2_000, 100, 10
 COLUMN_WIDTH, LINE_WIDTH = 30, 100
 END = ("", "\x04")  # of the input
+ESCAPE, OTHER_KEY = "\x1b", "\0"  # the latter for one that sends several characters, such as Delete or an arrow
+ESCAPE_SECONDS = 0.05  # after which no more characters of a key come
 
 
 @contextmanager
@@ -44,30 +49,58 @@ class Terminal:
     def __init__(self, session: Session, source: TextIO | None = None, out: TextIO | None = None):
         self.session, self.source, self.out = session, source or sys.stdin, out or sys.stdout
         self.shows_suggestion, self.message = session.suggest, ""
+        self.decoder = codecs.getincrementaldecoder(self.source.encoding or "utf-8")("replace")
+        self.taken_back = ""  # a character that was received and is to be read next
 
     def print(self, text: str = "", end: str = "\n") -> None:
         """Print a text."""
         print(text, end=end, file=self.out, flush=True)
 
+    def receive(self, seconds: float | None = None) -> str:
+        """Return a character, "" at the end of the input or if a terminal sends none within some seconds."""
+        character, self.taken_back = self.taken_back, ""
+        if not character and not self.source.isatty():
+            return self.source.read(1)
+        # Without the buffer of the stream, whose characters `select` does not see.
+        while not character:
+            is_ready, _, _ = select.select([self.source], [], [], seconds)
+            if not is_ready or not (sent := os.read(self.source.fileno(), 1)):
+                return ""
+            character = self.decoder.decode(sent)
+        return character
+
+    def read_character(self) -> str:
+        """Return a character, or OTHER_KEY instead of all those that a key such as Delete sends."""
+        character = self.receive()
+        if character != ESCAPE:
+            return character
+        following = self.receive(ESCAPE_SECONDS)
+        if following not in ("[", "O"):
+            self.taken_back = following
+            return ESCAPE
+        while (last := self.receive(ESCAPE_SECONDS)) and following == "[" and not "@" <= last <= "~":
+            pass
+        return OTHER_KEY
+
     def read_key(self) -> str:
         """Return a key, "" at the end of the input; a line end of piped keys is none."""
-        key = self.source.read(1)
+        key = self.read_character()
         while key == "\n" and not self.source.isatty():
-            key = self.source.read(1)
+            key = self.read_character()
         return key
 
     def read_line(self, prompt: str) -> str:
         """Return a line."""
         self.print(prompt, end="")
         text = ""
-        while (key := self.source.read(1)) not in (*END, "\n", "\r"):
+        while (key := self.read_character()) not in (*END, "\n", "\r"):
             if key in ("\x7f", "\b"):
                 text = text[:-1]
                 self.print("\b \b", end="")
-            elif key == "\x1b":
+            elif key == ESCAPE:
                 text = ""
                 break
-            else:
+            elif key != OTHER_KEY:
                 text += key
                 self.print(key if self.source.isatty() else "", end="")
         self.print()
@@ -87,7 +120,7 @@ class Terminal:
         progress = session.progress()
         asked = f" of {progress['asked']}" if progress["asked"] else ""
         self.print("\n" + "-" * LINE_WIDTH)
-        note = f"   [{self.message}]" * bool(self.message)
+        note = f"   [{shorten(self.message, LINE_WIDTH)}]" * bool(self.message)
         self.print(f"{progress['answered'] + 1}{asked}{'   test row' * (item.role == 'measure')}{note}\n")
         self.message = ""
         self.print(shorten(item.text, MAX_TEXT_CHARS) + "\n")
@@ -99,7 +132,7 @@ class Terminal:
         per_line = max(1, LINE_WIDTH // COLUMN_WIDTH)
         for start in range(0, len(cells), per_line):
             self.print("".join(f"{cell:<{COLUMN_WIDTH}}" for cell in cells[start : start + per_line]).rstrip())
-        keys = [f"Enter or y {suggestion}"] if (suggestion := self.find_suggestion(item)) else []
+        keys = [f"Enter or y {shorten(suggestion, LINE_WIDTH)}"] if (suggestion := self.find_suggestion(item)) else []
         keys += ["n class by name", "u unsure", "x skip", "z undo"]
         keys += [f"c all {count} of the cluster"] if (count := len(session.list_cluster(item.id))) > 1 else []
         keys += ["s suggestions"] if item.suggestion else []
@@ -136,7 +169,7 @@ class Terminal:
         label = self.read_class(key) if key.isdecimal() or key == "n" else None
         if label is None:
             return
-        self.print(f"\nlabel {len(items)} rows as {label}? y confirms: ", end="")
+        self.print(f"\nlabel {len(items)} rows as {shorten(label, LINE_WIDTH)}? y confirms: ", end="")
         if self.read_key() in ("y", "\n"):
             self.session.answer_cluster(item.id, label, len(items))
             self.message = f"{len(items)} rows: {label}"
@@ -169,7 +202,7 @@ class Terminal:
                 else:
                     full = "All answers are given" if self.session.is_full else "No rows left"
                     self.print(f"\n{full}. Press Enter or q to finish, z to undo.")
-                key = self.source.read(1) if self.source.isatty() else self.read_key()
+                key = self.read_key()
                 if key in ("q", *END) or item is None and key in ("\n", "\r"):
                     return
                 with suppress_refused(self):

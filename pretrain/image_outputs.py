@@ -27,10 +27,12 @@ def denormalized(encoder: ImageEncoder, images: Tensor) -> np.ndarray:
 def draw_outputs(
     encoder: ImageEncoder, held_out: PixelShards, compute: Callable[[Tensor], Sequence[Tensor]]
 ) -> list[list[np.ndarray]]:
-    """Return some held-out images, each followed by outputs.
+    """Return some held-out images, each followed by outputs; none if no image is held out.
 
     compute: returns the outputs, each (images, channels, size, size), of normalized images.
     """
+    if not len(held_out):
+        return []
     pixels = held_out.pixels[take_evenly(range(len(held_out)), NUM_OUTPUTS)]
     images = normalized(encoder, pixels, next(encoder.parameters()).device)
     outputs = [denormalized(encoder, each) for each in compute(images)]

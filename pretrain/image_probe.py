@@ -27,6 +27,8 @@ class ImageProbe:
             raise ConfigError(f"probe.task: needs single-label classification; {path} is {task.problem_type}")
         splits = read_task(task)
         train, validation, store = splits["train"], splits["validation"], ImageStore(task)
+        if len({row.label for row in validation}) < 2:
+            raise ConfigError(f"probe.task: the validation rows of {path} have a single class; add rows of the others")
         self.pixels = store.read_pixels([*train, *validation])
         self.labels = np.array([str(example.label) for example in [*train, *validation]])
         self.num_train, position = len(train), {id(example): index for index, example in enumerate(train)}
@@ -60,10 +62,12 @@ class ImageProbe:
         return bool(gains.mean() > error), f"{gains.mean():+.3f} AUROC, standard error {error:.3f}"
 
     def auroc(self, features: np.ndarray, sample: list[int]) -> float:
-        """Return the AUROC on the validation rows of a regression trained on a sample; of several classes, the mean."""
+        """Return the AUROC on the validation rows of a regression trained on a sample; of several classes, the mean.
+
+        A class that no validation row has, as of very few rows, is left out.
+        """
         model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=2_000)
         probabilities = model.fit(features[sample], self.labels[sample]).predict_proba(features[self.num_train :])
         truth = self.labels[self.num_train :, None] == model.classes_
-        if len(model.classes_) == 2:
-            return float(roc_auc_score(truth[:, 1], probabilities[:, 1]))
-        return float(roc_auc_score(truth, probabilities, average="macro"))
+        known = [1] if len(model.classes_) == 2 else np.flatnonzero(truth.any(0))
+        return float(np.mean([roc_auc_score(truth[:, index], probabilities[:, index]) for index in known]))

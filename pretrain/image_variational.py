@@ -67,7 +67,7 @@ class ImageAutoencoder(BaseObjective):
     def evaluate(self, held_out: HeldOut) -> dict[str, float]:
         """Return the mean squared error of a pixel, divergence in nats, and the number of latent dimensions in use."""
         pixels = held_out.data.pixels
-        if not len(pixels) or not held_out.accelerator.is_main_process:
+        if len(pixels) < 2 or not held_out.accelerator.is_main_process:
             return {}
         pixels = pixels[take_evenly(range(len(pixels)), MAX_IMAGES)]
         error, divergence, means = describe_images(self.encoder, self.decoder, pixels)

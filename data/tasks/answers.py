@@ -50,7 +50,7 @@ def is_queued(row: dict) -> bool:
 
 def restore(cell: str) -> str:
     """Return a cell without the apostrophe of `data.csv_cells.make_harmless`."""
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA_STARTS) else cell
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(FORMULA_STARTS) else cell
 
 
 def restore_cells(row: dict) -> dict:

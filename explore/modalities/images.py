@@ -173,12 +173,13 @@ class Modality(modalities.Modality):
     def save_files(self, indices: Iterable[int], folder: Path) -> dict[int, str]:
         """Write images of archives and tables as PNG files with the same pixels; return their paths.
 
+        Files are named by their pixels: answers name them too, and an index is that of another image in a later round.
         The sources are read once more, and only these images decoded.
         """
         from data.images.sources import iter_images
 
         wanted = {self.inputs.texts[index]: index for index in indices if not Path(self.inputs.texts[index]).is_file()}
-        paths = {index: str(folder / f"{index}.png") for index in wanted.values()}
+        paths = {index: str(folder / f"{self.inputs.keys[index]}.png") for index in wanted.values()}
         missing = {place for place, index in wanted.items() if not Path(paths[index]).is_file()}
         for source in self.sources if missing else ():
             for image in iter_images(source):

@@ -116,7 +116,8 @@ class Objective(BaseObjective):
         own_rows = draw_translations(self.encoder, there, back, held_out.data)
         other_rows = draw_translations(self.encoder, back, there, others)
         title = "Held-out images{}, translated, and translated back"
-        return [(title.format(""), own_rows), (title.format(" of the other corpus"), other_rows)]
+        sections = [(title.format(""), own_rows), (title.format(" of the other corpus"), other_rows)]
+        return [section for section in sections if section[1]]
 
     def save_generator(self, folder: Path, held_out: HeldOut) -> None:
         """Write both generators."""

@@ -49,7 +49,7 @@ class Dataset(ImageViewDataset):
     def __init__(self, config: Config, shards: PixelShards, settings: Views, encoder: ImageEncoder):
         super().__init__(shards, settings)
         self.num_patches = count_patches(encoder)
-        self.num_kept = max(1, self.num_patches - round(config.mask_ratio * self.num_patches))
+        self.num_kept = count_kept(config.mask_ratio, self.num_patches)
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
         """Make pixels and parameters of the views, and `kept`, int64 (rows, kept), indices of visible patches."""
@@ -95,14 +95,15 @@ class Objective(BaseObjective):
     def draw_gallery(self, held_out: HeldOut) -> Gallery:
         """Return some held-out images with their visible patches and their reconstruction."""
         title = "Held-out images, what is visible of them, and the reconstruction"
-        return [(title, draw_outputs(self.encoder, held_out.data, self.reconstruct))]
+        rows = draw_outputs(self.encoder, held_out.data, self.reconstruct)
+        return [(title, rows)] if rows else []
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return (images with hidden patches black, images with them predicted) of normalized images, for a person.
 
         The brightness and contrast of a hidden patch, which are not predicted, are those of the image.
         """
-        patches, count = to_patches(images, self.patch), round((1 - self.mask_ratio) * len(self.positions))
+        patches, count = to_patches(images, self.patch), count_kept(self.mask_ratio, len(self.positions))
         kept = torch.linspace(0, 1, len(self.positions), device=images.device).mul(7_919).frac().argsort()[:count]
         kept = kept.sort().values.expand(len(images), -1)
         mean, std = patches.mean((1, 2), keepdim=True), patches.std(-1, keepdim=True).mean(1, keepdim=True)
@@ -110,6 +111,11 @@ class Objective(BaseObjective):
         hidden = torch.full_like(patches, float(patches.min()))
         parts = [base.scatter(1, index, patches.gather(1, index)) for base in (hidden, restored)]
         return tuple(from_patches(each, self.patch, images.shape) for each in parts)
+
+
+def count_kept(mask_ratio: float, num_patches: int) -> int:
+    """Return the number of patches of an image that are visible."""
+    return max(1, num_patches - round(mask_ratio * num_patches))
 
 
 def count_patches(encoder: ImageEncoder) -> int:

@@ -182,3 +182,11 @@ def test_a_new_encoder_is_saved_with_statistics_of_the_averaged_weights(folder):
     images = (images - processor["image_mean"][0]) / processor["image_std"][0]
     states = torch.nn.functional.conv2d(torch.from_numpy(images), weights[convolution], stride=2, padding=3)
     assert torch.allclose(weights[mean], states.mean((0, 2, 3)), atol=1e-4)
+
+
+def test_a_run_without_held_out_images_ends_with_its_report_and_card(folder):
+    args = ("model.architecture=vit", "objective.name=mae", "objective.decoder_dim=32", "corpus.held_out=0.0001")
+    done = run_module("pretrain", *ARGS, "run=new", *args, "train.steps=4", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Held-out" not in (folder / "out/runs/new/report.html").read_text()
+    assert "Too few images are held out to measure on." in (folder / "out/runs/new/encoder/README.md").read_text()

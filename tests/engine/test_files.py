@@ -9,7 +9,7 @@ import sys
 import pytest
 from helpers import environment
 
-from engine.files import atomic_folder, write_text
+from engine.files import atomic_folder, describe_os_error, write_text
 
 # Writes the same folder repeatedly; at any moment it must contain both files of one process.
 WRITER = """
@@ -75,6 +75,20 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "note", "\ud800")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("note", "old")]
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_one_line_with_the_name(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for write, name, reason in (
+        (lambda: write_text(tmp_path / "folder", "x"), "folder", "Is a directory"),
+        (lambda: write_text(tmp_path / "file/x", "x"), "file/.x", "Not a directory"),
+        (lambda: (tmp_path / "file").mkdir(exist_ok=True), "file", "File exists"),
+    ):
+        with pytest.raises(OSError) as caught:
+            write()
+        line = describe_os_error(caught.value)
+        assert line.startswith(f"{tmp_path}/{name}") and line.endswith(f": cannot be used ({reason})")
 
 
 def test_keep_existing_keeps_the_folder(tmp_path):

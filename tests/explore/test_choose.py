@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from explore import choose
 from explore.choose import (
@@ -73,6 +75,20 @@ def test_uncertain_choices_have_small_margins_and_differ():
     assert sorted(owners[chosen]) == list(range(5))
     assert margins[chosen].max() < np.sort(margins)[50]
     assert (np.diff(margins[chosen]) >= 0).all()
+
+
+def test_uncertain_choices_are_clustered_by_one_thread(monkeypatch):
+    """Others add in any order, so that the choice of the same command could differ."""
+    threads, fit = [], KMeans.fit_predict
+
+    def fit_predict(model, points):
+        threads.extend(each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp")
+        return fit(model, points)
+
+    monkeypatch.setattr(KMeans, "fit_predict", fit_predict)
+    with threadpool_limits(2, user_api="openmp"):
+        choose_uncertain(unit_vectors(60), np.arange(60), np.linspace(0, 1, 60), 5, 0)
+    assert set(threads) == {1}
 
 
 def test_margins():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
@@ -109,6 +111,30 @@ def test_many_equal_texts_are_one_group_of_few_links(monkeypatch):
     assert (found[:40] == 0).all() and found[40] == -1 and (found[41:] == 41).all()
 
 
+def test_a_large_cell_of_equal_texts_takes_no_time_of_its_square():
+    vectors = np.tile(np.eye(1, 8, dtype=np.float16), (100_000, 1))
+    vectors[7:9] = np.eye(8)[1:3]
+    start = time.perf_counter()
+    found = neighbors.search_cells(vectors, np.zeros(100_000, np.int32), 0.9)
+    assert time.perf_counter() - start < 10
+    equal = np.setdiff1d(np.arange(100_000), [7, 8])
+    assert (found["duplicate_of"][equal] == 0).all() and (found["duplicate_of"][7:9] == -1).all()
+    assert (found["distance"][equal] == 0).all() and (found["distance"][7:9] > 1).all()
+    assert np.isin(found["neighbors"][equal], equal).all() and (found["neighbors"] != np.arange(100_000)[:, None]).all()
+
+
+def test_a_large_cell_is_compared_in_parts(blobs, monkeypatch):
+    vectors = (blobs[0] / np.linalg.norm(blobs[0], axis=1, keepdims=True)).astype(np.float16)
+    whole = neighbors.search_cells(vectors, np.zeros(600, np.int32), 0.99)
+    sizes, compare = [], neighbors.compare_all
+    monkeypatch.setattr(neighbors, "MAX_COMPARED", 250)
+    monkeypatch.setattr(neighbors, "compare_all", lambda *args: (sizes.append(len(args[2])), compare(*args)))
+    parts = neighbors.search_cells(vectors, np.zeros(600, np.int32), 0.99)
+    assert sizes == [200, 200, 200]
+    shared = [len(set(a) & set(b)) / 5 for a, b in zip(whole["neighbors"], parts["neighbors"], strict=True)]
+    assert np.mean(shared) > 0.7 and (parts["distance"] >= whole["distance"]).all()
+
+
 def test_duplicates_are_linked_through_others():
     assert neighbors.group_pairs(np.array([[1, 3], [3, 4]]), 6).tolist() == [-1, 1, -1, 1, 1, -1]
     assert neighbors.group_pairs(np.zeros((2, 0), int), 3).tolist() == [-1, -1, -1]
@@ -168,3 +194,20 @@ def test_hdbscan_is_refused_for_many(monkeypatch):
     monkeypatch.setattr(cluster, "MAX_HDBSCAN", 10)
     with pytest.raises(ConfigError, match="clusters=hdbscan: for at most 10 inputs, not 20"):
         cluster.fit_clusters(np.zeros((20, 3), np.float32), [], "hdbscan", 2, 0)
+
+
+def test_hdbscan_that_finds_only_noise_is_one_line(blobs, monkeypatch):
+    points = np.random.default_rng(0).normal(size=(40, 15)).astype(np.float32)
+    found = cluster.fit_clusters(points, [], "hdbscan", 2, 0)
+    assert (found == -1).all()
+    with pytest.raises(ConfigError, match="clusters=hdbscan: found no cluster; use clusters=kmeans"):
+        cluster.order_by_tree(points, found)
+    clusters, groups = cluster.order_by_tree(blobs[0], blobs[1].astype(np.int32))
+    monkeypatch.setattr(cluster, "fit_clusters", lambda points, *_: np.full(len(points), -1, np.int32))
+    measures = cluster.measure_clusters(blobs[0], clusters, groups, [], "hdbscan", 0)
+    assert measures["stability"].tolist() == [0]
+
+
+def test_lda_of_texts_without_words_of_their_own_is_one_line():
+    with pytest.raises(ConfigError, match="clusters=lda: too few words are in several texts; use clusters=kmeans"):
+        cluster.fit_clusters(np.zeros((20, 3), np.float32), ["no comment"] * 20, "lda", 2, 0)

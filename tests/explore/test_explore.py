@@ -149,6 +149,15 @@ def test_static_vectors_map_more_texts_than_the_encoder_reads(explored, tiny, mo
     assert sum(row["role"] == "measure" for row in queue) == 5
 
 
+@pytest.mark.parametrize("max_encoded", [100, 1_000])
+def test_equal_texts_are_mapped(tiny, tmp_path, monkeypatch, max_encoded):
+    monkeypatch.chdir(tmp_path)
+    Path("equal.txt").write_text("the same text\n" * 300)
+    main(["text=equal.txt", f"encoder={tiny}", f"max_encoded={max_encoded}"])
+    table = pyarrow.parquet.read_table("out/explore/equal/map.parquet").to_pydict()
+    assert set(table["duplicate_of"]) == {0} and len(read_csv("out/explore/equal/queue.csv")) == 1
+
+
 def write_task(folder, texts: list[str]) -> None:
     """Write labels of some texts, four of them wrong, and the task of them."""
     rows = []
@@ -303,16 +312,16 @@ def test_a_lasso_selects_the_points_inside_and_the_file_is_a_queue(explored, bro
     found = set(browser.evaluate("listPicked()"))
     assert len(found) > 10 and found ^ inside <= near, "the left half"
     assert browser.evaluate("document.getElementById('selected').textContent") == f"{len(found)} texts selected"
-    browser.evaluate("document.getElementById('selection-name').value = '=left, \x22half\x22'")
+    browser.evaluate("document.getElementById('selection-name').value = '\\'=left, \x22half\x22'")
     Path("selection.csv").write_text(browser.evaluate("selectionCsv()"), encoding="utf-8")
     rows = read_csv("selection.csv")
-    assert {int(row["id"]) for row in rows} == found and rows[0]["selection"] == '\'=left, "half"'
+    assert {int(row["id"]) for row in rows} == found and rows[0]["selection"] == "''=left, \"half\""
     assert all(row["excerpt"] in ("", *explored[1]) or row["excerpt"].startswith("'=1+1") for row in rows)
     config = Label(source=None, queue="selection.csv")
     items = read_items(config, None, "notes", Path("labels/notes.csv"))
     allowed = {index for index in found if not table["reserved"][index]}
     assert {item.id for item in items} == allowed and {item.role for item in items} == {"train"}
-    assert all(item.text == table["text"][item.id] and item.cluster == '=left, "half"' for item in items)
+    assert all(item.text == table["text"][item.id] and item.cluster == '\'=left, "half"' for item in items)
     assert 0.1 < np.mean(table["reserved"]) < 0.4
     report = json.loads((folder / "report.json").read_text())
     (folder / "report.json").write_text(json.dumps(report | {"key": "another"}))

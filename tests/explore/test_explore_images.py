@@ -165,6 +165,21 @@ def test_images_of_an_archive_are_labeled_as_files_and_known_again(explored, enc
     assert asked == {row["image"] for row in queue[30:]}
 
 
+def test_files_of_an_archive_are_those_of_their_rows_after_images_were_added(encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = {f"{number:02}.png": pixels for number, pixels in enumerate(draw_images(14))}
+    for names in (list(images)[2:], list(images)):  # two more, before the others
+        with zipfile.ZipFile("photos.zip", "w") as archive:
+            for name in names:
+                with archive.open(name, "w") as file:
+                    Image.fromarray(images[name]).save(file, "PNG")
+        main(["images=photos.zip", f"encoder={encoder}", "baselines=false"])
+        queue = read_csv("out/explore/photos/queue.csv")
+        assert len(queue) == len(names)
+        for row in queue:
+            assert np.array_equal(np.asarray(Image.open(row["image"])), images[names[int(row["id"])]])
+
+
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> Path:
     """Return the folder of a classifier of colors with random weights."""

@@ -35,6 +35,11 @@ def test_a_class_with_a_single_row_is_no_error():
     assert 7 in {each.index for each in suspects}
 
 
+def test_labels_that_are_all_different_are_no_error():
+    vectors, _ = make_classes(25)
+    assert find_suspects(vectors, np.arange(25), np.arange(25), 25, 10, 0) == []
+
+
 def test_predictions_have_a_column_for_every_class():
     vectors, labels = make_classes(30)
     found = predict_from_labels(vectors, np.arange(10), labels[:10] * 2, 5)

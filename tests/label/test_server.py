@@ -8,6 +8,8 @@ import os
 import random
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -76,6 +78,7 @@ def test_only_the_address_with_the_token_is_answered(make_session):
             client.request("answer", answer, Host="127.0.0.1.attacker.example"),
             client.request("answer", answer, Origin="https://attacker.example"),
             client.request("answer", answer, Origin="null"),
+            client.request("answer", answer, Origin="http://["),
         ]
         assert {status for status, *_ in forbidden} == {403} and not session.store.answers
         assert client.request("state", Host=f"localhost:{port + 1}")[0] == 200, "by a tunnel of ssh"
@@ -100,11 +103,32 @@ def test_what_is_no_action_changes_nothing(make_session, tmp_path):
         for body in (b"{", b"[]", b"x" * 2**17, {"id": 0}, {"id": 0, "answer": "label", "label": ["a"] * 99}, {}):
             assert client.request("answer", body)[0] in (400, 404, 409)
         assert client.request("answer", {"id": 0, "answer": "skip"}, Content_Type="text/plain")[0] == 400
+        assert client.request("answer", {"id": 0, "answer": "skip"}, Content_Length="9" * 5_000)[0] == 400
         assert client.request("nothing", {})[0] == 404 and not session.store.answers
         (tmp_path / "a.png").write_text("no image")
         assert client.request("image/0")[0] == 500
         status, message, _ = client.request("answer", {"id": 9, "answer": "skip"})
         assert (status, message) == (409, "this row was answered already") and client.state()["item"]["id"] == 0
+
+
+def test_a_picture_that_the_browser_drops_is_no_error(make_session, capsys):
+    is_read, is_closed, is_handled = threading.Event(), threading.Event(), threading.Event()
+
+    def load() -> Image.Image:
+        is_read.set()
+        assert is_closed.wait(20)
+        return Image.effect_noise((640, 640), 99)
+
+    with served(make_session([Item(0, "a.png", load=load)])) as client:
+        shutdown = client.server.shutdown_request
+        client.server.shutdown_request = lambda request: (shutdown(request), is_handled.set())
+        connection = socket.create_connection(client.server.server_address)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as if it had crashed
+        connection.sendall(f"GET /{client.server.token}/image/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert is_read.wait(20)
+        connection.close()
+        is_closed.set()
+        assert is_handled.wait(20) and capsys.readouterr().err == ""
 
 
 def test_texts_are_in_no_page_and_answers_are_stored_before_the_response(make_session):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import threading
 import time
 from pathlib import Path
 
@@ -62,9 +64,48 @@ def test_more_than_nine_classes_have_two_digits(make_session):
     assert "01 class 1" in shown and "no class has the key 99" in shown
 
 
-def test_no_key_of_the_terminal_runs_what_a_text_holds(make_session):
-    session = make_session([Item(0, "red \x1b[31m\x07 text \u202e")])
-    assert "\x1b" not in run_keys(session, "q") and "\x07" not in run_keys(session, "q")
+def test_no_key_of_the_terminal_runs_what_a_text_or_a_class_holds(make_session):
+    hostile = "red \x1b[31m\x07 text \u202e"
+    items = [Item(n, f"{n} {hostile}", cluster="1", suggestion=hostile) for n in range(9)]
+    session = make_session(items, [hostile, "b"])
+    shown = run_keys(session, "1" + "y" + "c1y" + "q")
+    assert set(answers_of(session).values()) == {hostile} and "rows as" in shown and "Enter or y" in shown
+    assert "\x1b" not in shown and "\x07" not in shown
+
+
+PAGE_DOWN, DELETE, F1, LEFT = "\x1b[6~", "\x1b[3~", "\x1bOP", "\x1b[1;2D"
+
+
+def test_a_key_that_sends_several_characters_labels_nothing(make_session):
+    session = make_session(make_items(9))
+    run_keys(session, PAGE_DOWN + DELETE + F1 + LEFT + "1" + f"nme{DELETE}{LEFT}tal\n" + "\x1b2" + "nstone\x1b3q")
+    assert list(answers_of(session).values()) == ["animal", "metal", "plant", "stone"]
+
+
+def test_keys_of_a_terminal_are_read_as_they_are_typed(make_session):
+    """Escape alone closes the line at once, and those of other keys are read whole."""
+    session, out = make_session(make_items(9)), io.StringIO()
+    keyboard, terminal = pty.openpty()
+    with open(terminal, encoding="utf-8") as source:
+        thread = threading.Thread(target=Terminal(session, source, out).run, daemon=True)
+        thread.start()
+        for keys, expected in (
+            ("", "text number 0"),
+            (f"{PAGE_DOWN}1", "text number 1"),
+            (f"n{DELETE}caf\u00e9\n", "text number 2"),
+            ("nstone\x1b", "class: stone\n"),
+            ("2", "text number 3"),
+        ):
+            os.write(keyboard, keys.encode())
+            deadline = time.monotonic() + 20
+            while expected not in out.getvalue():
+                assert time.monotonic() < deadline, (keys, out.getvalue())
+                time.sleep(0.01)
+        os.write(keyboard, b"q")
+        thread.join(20)
+        assert not thread.is_alive()
+    os.close(keyboard)
+    assert list(answers_of(session).values()) == ["animal", "caf\u00e9", "plant"]
 
 
 def test_a_suggestion_is_no_answer_and_not_shown_on_rows_to_measure_by(make_session):
@@ -90,6 +131,15 @@ def test_a_cluster_is_labeled_at_once_after_it_is_confirmed(make_session):
         session.answer_cluster(session.current().id, "plant", 99)
     session.undo()
     assert not session.store.answers and session.current().id == 0
+
+
+def test_a_large_cluster_is_taken_back_at_once(make_session):
+    items = [Item(number, f"text {number}", cluster="1") for number in range(15_000)]
+    session = make_session(items)
+    session.answer_cluster(0, "plant", len(items))
+    start = time.perf_counter()
+    assert session.undo() and session.current().id == 0
+    assert time.perf_counter() - start < 2
 
 
 def test_of_a_large_cluster_a_random_sample_is_shown(make_session):
@@ -173,6 +223,15 @@ def test_texts_are_labeled_in_the_order_of_their_map_and_not_of_another(tmp_path
     assert [row["text"] for row in read_rows(Path("labels/mine.csv"))] == ["text number 0"]
     shown = capsys.readouterr().out.rstrip()
     assert shown.endswith('ENCODER=minilm ARGS="task.unlabeled.files=out/explore/mine/queue.csv"')
+
+
+def test_a_queue_in_the_current_folder_has_the_name_of_the_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    write_queue(folder / "queue.csv", make_items(5))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO("na\nq"))
+    main(["queue=queue.csv", "terminal=true"])
+    assert [path.name for path in Path("labels").glob("*.csv")] == ["mine.csv"]
 
 
 def test_a_tasks_own_rows_without_a_label_are_labeled(tmp_path, monkeypatch):
@@ -264,6 +323,10 @@ def test_a_tool_gets_the_queue_and_its_export_is_read(tool, tmp_path, monkeypatc
         (["a.yaml", "terminall=true"], "terminall: no such key (nearest: terminal)"),
         (["number.yaml"], "task.problem_type: labeling gives one class to each text, not regression"),
         (["file=a.yaml"], "a.yaml: unknown extension"),
+        (["file=lines.txt", "labels=folder"], "folder: cannot be used (Is a directory)"),
+        (["file=lines.txt", "labels=a.yaml/x.csv"], "a.yaml: cannot be used (File exists)"),
+        (["file=lines.txt", "labels=a.yaml/x/y.csv"], "a.yaml/x: cannot be used (Not a directory)"),
+        (["file=lines.txt", "export=doccano", "output=folder"], "folder: cannot be used (Is a directory)"),
         (["file=table.csv"], "table.csv row 1: which column has the text? There are x, y; set rename"),
     ],
 )
@@ -272,6 +335,8 @@ def test_mistakes_are_one_line(args, message, tmp_path, capsys, monkeypatch):
     Path("a.yaml").write_text("task: {name: a, train: {files: labels/a.csv}, role: role}\n")
     Path("number.yaml").write_text("task: {name: a, problem_type: regression, train: {files: labels/a.csv}}\n")
     Path("table.csv").write_text("x,y\n1,2\n")
+    Path("lines.txt").write_text("one\ntwo\n")
+    Path("folder").mkdir()
     (line,) = error_lines(main, args, capsys, monkeypatch)
     assert line.startswith(message)
     assert not Path("labels").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from data.tasks.answers import ANSWER_COLUMNS
 from engine.errors import ConfigError
 from label.store import AnswerFile, split_records
 
-TEXTS = ["plain", 'with "quotes", and a comma', "two\nlines", "=1+1", "'quoted", "日本語 \u202e", "-5", " spaces "]
+TEXTS = ["plain", 'with "quotes", and a comma', "two\nli\rnes", "=1+1", "'quoted", "日本語 \u202e", "-5", " spaces "]
+TEXTS += ["a lone\rreturn", "'@apostrophe"]
 
 
 def add(store: AnswerFile, text: str, label: str = "a", answer: str = "label") -> None:
@@ -56,6 +58,13 @@ def test_a_row_that_was_cut_short_anywhere_costs_itself_alone(tmp_path):
     path.write_bytes(whole[:-1])  # only its line end is missing
     assert labels_of(AnswerFile(path, "text")) == kept | {TEXTS[2]: "a"} and path.read_bytes() == whole
     assert TEXTS[2].encode()[:4] in (tmp_path / "mine.csv.cut").read_bytes(), "what was cut is not lost"
+
+
+def test_a_text_longer_than_a_cell_of_the_csv_module_is_read_again(tmp_path):
+    csv.field_size_limit(131_072)  # the default, which another test may have raised
+    text = "x" * 200_000
+    add(AnswerFile(tmp_path / "mine.csv", "text"), text)
+    assert labels_of(AnswerFile(tmp_path / "mine.csv", "text")) == {text: "a"}
 
 
 def test_undo_takes_back_the_last_answer_and_a_correction(tmp_path):
@@ -104,6 +113,7 @@ def test_a_table_of_labels_and_one_of_a_spreadsheet_are_continued(tmp_path):
         (b"text;label\na;b\n", "no column 'text'"),
         (b"review,label\na,b\n", r"no column 'text' \(there are: label, review\); name another file: labels=FILE"),
         ("text,label\ncaf\u00e9,b\n".encode("latin-1"), "not UTF-8"),
+        (b"text,label\ra,b\rc,d", "its lines end as on old Macs; save it as CSV in UTF-8"),
     ],
 )
 def test_another_file_is_refused_and_left_as_it_is(tmp_path, content, message):

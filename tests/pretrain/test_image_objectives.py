@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_images import ARCHITECTURES, InMemoryPixels, make_objective, tiny_image_encoder
+from tiny_images import ARCHITECTURES, InMemoryPixels, draw_images, make_objective, tiny_image_encoder
 from tiny_models import make_batch
 
+from data.images.config import Pixels
 from data.images.views import Views
 from engine.errors import ConfigError
 from engine.training.preflight import activation_bytes
@@ -20,6 +21,7 @@ from pretrain.image_validation import ImageValidator
 from pretrain.image_views import ImageViewDataset
 from pretrain.model.batch_statistics import computed_statistics, list_batch_norms
 from pretrain.model.image_encoder import image_encoder_from_pretrained, normalized, save_image_encoder
+from pretrain.objective import HeldOut
 from pretrain.objectives import contrastive, cyclegan, denoise, dino, gan, mae, simsiam, vae
 from pretrain.objectives.mae import to_patches
 
@@ -169,6 +171,28 @@ def test_mae_reads_the_visible_patches_alone():
     assert output.count == len(losses) == 36 and torch.allclose(output.loss, sum(losses), rtol=1e-4)
 
 
+def test_without_held_out_images_the_report_has_no_section_of_them(cpu_accelerator, monkeypatch):
+    monkeypatch.setattr("pretrain.objectives.cyclegan.read_images", lambda *args: InMemoryPixels(0))
+    for file in OBJECTIVES:
+        objective, _ = make_objective(file)
+        sections = objective.eval().draw_gallery(HeldOut(InMemoryPixels(0), cpu_accelerator))
+        assert all(rows and "Held-out" not in title for title, rows in sections), file
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_held_out_images_are_not_measured(cpu_accelerator, count):
+    for file in (denoise, vae, cyclegan):
+        objective, _ = make_objective(file, "resnet")
+        assert objective.eval().evaluate(HeldOut(InMemoryPixels(count), cpu_accelerator)) == {}, file
+
+
+def test_mae_that_hides_nearly_all_shows_a_patch_in_the_report(cpu_accelerator):
+    objective, dataset = make_objective(mae, mask_ratio=0.98)
+    ((_, rows),) = objective.eval().draw_gallery(HeldOut(InMemoryPixels(2), cpu_accelerator))
+    patches = rows[0][1].reshape(4, 8, 4, 8, 3)
+    assert dataset.num_kept == (patches.std((1, 3, 4)) > 0).sum() == 1
+
+
 def test_mae_of_a_network_without_patches_is_one_line():
     with pytest.raises(ConfigError, match=r"^objective.name: mae needs a transformer on patches .* resnet is not$"):
         mae.Objective(mae.Config(), tiny_image_encoder("resnet"))
@@ -250,3 +274,25 @@ def test_a_gain_of_the_probe_is_above_its_standard_error():
         assert probe.describe_gain()[0] == expected
     probe.measured = [np.array([0.5, 0.5]), np.array([0.6, 0.8])]
     assert probe.describe_gain() == (True, "+0.200 AUROC, standard error 0.100")
+
+
+def write_probe_task(folder, counts: dict[str, int]) -> str:
+    """Write images of classes, so many of each, and their task; return its path."""
+    images = iter(draw_images(sum(counts.values())))
+    for label, count in counts.items():
+        (folder / "labeled" / label).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(next(images)).save(folder / "labeled" / label / f"{number}.png")
+    (folder / "task.yaml").write_text("task: {name: t, modality: images, train: {folder: labeled}, label: label}\n")
+    return str(folder / "task.yaml")
+
+
+def test_a_probe_leaves_out_a_class_without_a_validation_row(tmp_path, monkeypatch, cpu_accelerator):
+    monkeypatch.chdir(tmp_path)
+    probe = ImageProbe(write_probe_task(tmp_path, {"a": 12, "b": 12, "c": 3}), [9], 2, Pixels(size=32))
+    assert set(probe.labels[probe.num_train :]) == {"a", "b"}
+    assert 0 <= probe.measure(tiny_image_encoder("vit").eval(), cpu_accelerator)["probe_auroc@9"] <= 1
+    path = write_probe_task(tmp_path / "two", {"a": 12, "b": 3})
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ConfigError, match=r"^probe.task: the validation rows of .*task.yaml have a single class"):
+        ImageProbe(path, [9], 2, Pixels(size=32))

@@ -180,9 +180,12 @@ def test_classes_are_ordered_as_they_are_named(tmp_path):
     assert task.load_problem_type().list_label_names(task, set(present)) == ["b", "a"]
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "-5", "+a", "@x", "'quoted'", "plain", "", "\tx", "'", "-1.5e3"])
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "-5", "+a", "@x", "'quoted'", "plain", "", "\tx", "'", "-1.5e3", "'@bob", "''=a", "'-5"]
+)
 def test_a_cell_is_restored(cell):
     assert restore(make_harmless(cell)) == cell
+    assert restore("'@as before") == "@as before"
 
 
 def test_fingerprints_of_older_tasks_stay(tmp_path):
