@@ -61,7 +61,7 @@ class Terminal:
         character, self.taken_back = self.taken_back, ""
         if not character and not self.source.isatty():
             return self.source.read(1)
-        # Without the buffer of the stream, whose characters `select` does not see.
+        # Characters in the buffer of the stream would be invisible to `select`.
         while not character:
             is_ready, _, _ = select.select([self.source], [], [], seconds)
             if not is_ready or not (sent := os.read(self.source.fileno(), 1)):
