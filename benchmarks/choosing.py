@@ -18,6 +18,7 @@ classifier of `frozen` is logistic regression with C=30, also for the contenders
 | headstart | `explore.choose`: facility location, with clustered margin in turn from 32 labels and 5 a class |
 | facility | facility location at every size |
 | margin | clustered margin after the first 16 |
+| mixed | every second row at random, the others as headstart |
 | breaking_ties, embedding_kmeans, greedy_coreset, prob_cover | small-text's, at its defaults; most start at random |
 
 interval: simulated users label by the queue, and the 95% interval of the accuracy is computed from the rows reserved
@@ -47,10 +48,11 @@ import tasks
 TRIALS_FILE = Path(__file__).parent / "choosing_trials.jsonl"
 TASKS = ("topics", "banking77", "trec", "sentiment")
 SIZES = (16, 32, 64, 128, 256)
-OURS = ("headstart", "facility", "margin")
+OURS = ("headstart", "facility", "margin", "mixed")
 PEERS = ("breaking_ties", "embedding_kmeans", "greedy_coreset", "prob_cover")
 CONTENDERS = ("random", *OURS, *PEERS)
 POOL_FRACTION = 0.8
+FINETUNED = ("random", "headstart", "mixed")
 BARS = {"topics": (32, 9), "banking77": (128, 15), "trec": (64, 5), "sentiment": (64, 1)}
 """Labels, and points above random that are asked for."""
 FINETUNED_SIZES = {"topics": 32, "banking77": 128, "trec": 64, "sentiment": 64}
@@ -142,12 +144,14 @@ def choose(contender: str, vectors: np.ndarray, labels: np.ndarray, seed: int) -
             new = np.concatenate([new, further[: count - len(new)]])
         elif contender == "facility" or (contender == "margin" and model is None):
             new = choose_representative(vectors, allowed, chosen, count, seed)
+        elif contender == "margin":
+            new = choose_uncertain(vectors, allowed, margins_of(model.predict_proba(vectors)), count, seed)
         else:
             probabilities = model.predict_proba(vectors) if model else None
-            if contender == "margin":
-                new = choose_uncertain(vectors, allowed, margins_of(probabilities), count, seed)
-            else:
-                new = choose_inputs(vectors, allowed, chosen, labels[chosen], probabilities, count, seed).indices
+            drawn = order[np.isin(order, allowed)][: count // 2 if contender == "mixed" else 0]
+            known, left = np.concatenate([chosen, drawn]), np.setdiff1d(allowed, drawn)
+            found = choose_inputs(vectors, left, known, labels[known], probabilities, count - len(drawn), seed)
+            new = np.concatenate([drawn, found.indices])
         chosen = np.concatenate([chosen, new])
         assert len(set(chosen.tolist())) == size
         yield chosen
@@ -287,23 +291,26 @@ def run_finetuned(contender: str, task: str, seed: int, data: dict[str, np.ndarr
 
 def measure_finetuned(options: dict) -> None:
     """Fine-tune on what is chosen and on random rows, in pairs, and write the table."""
-    for seed, task, contender in itertools.product(
-        range(int(options["seeds"])), options["tasks"].split(","), ("random", "headstart")
-    ):
+    named = [name for name in FINETUNED if name in options["contenders"].split(",")]
+    for seed, task, contender in itertools.product(range(int(options["seeds"])), options["tasks"].split(","), named):
         if (contender, task, seed) not in read_trials("finetuned"):
             data, args = load_vectors(task, options["data"]), tasks.task_args(task, options["data"])
             add_trial("finetuned", contender, task, seed, run_finetuned(contender, task, seed, data, args))
-    trials, rows, means = read_trials("finetuned"), [], []
+    trials, rows, means = read_trials("finetuned"), [], {name: [] for name in named[1:]}
     for task in options["tasks"].split(","):
-        gains = paired_gains(trials, "headstart", task)
         cells = [
             f"{np.mean([each['accuracy'][0] for key, each in trials.items() if key[:2] == (name, task)]):.1f}"
-            for name in ("random", "headstart")
+            for name in named
         ]
-        means.append(gains.mean())
-        rows.append([task, str(FINETUNED_SIZES[task]), str(len(gains)), *cells, format_interval(gains)])
-    rows.append(["**mean**", "", "", "", "", f"{np.mean(means):+.1f}"])
-    table = results.markdown_table(["task", "labels", "seeds", "random", "headstart", "gain"], rows)
+        for name, gained in means.items():
+            gains = paired_gains(trials, name, task)
+            cells.append(f"{format_interval(gains)} ({len(gains)} seeds)")
+            gained.append(gains.mean())
+        rows.append([task, str(FINETUNED_SIZES[task]), *cells])
+    averages = [f"{np.mean(gained):+.1f}" for gained in means.values()]
+    rows.append(["**mean**", "", *[""] * len(named), *averages])
+    header = ["task", "labels", *named, *(f"gain of {name}" for name in means)]
+    table = results.markdown_table(header, rows)
     note = f"Test accuracy in percent of `make finetune` with {' '.join(FINETUNE_ARGS)}, paired seeds, 95% interval."
     write("Which inputs to label first, after fine-tuning", "finetuned", f"{note}\n\n{table}")
 
