@@ -114,9 +114,9 @@ def test_many_equal_texts_are_one_group_of_few_links(monkeypatch):
 def test_a_large_cell_of_equal_texts_takes_no_time_of_its_square():
     vectors = np.tile(np.eye(1, 8, dtype=np.float16), (100_000, 1))
     vectors[7:9] = np.eye(8)[1:3]
-    start = time.perf_counter()
+    start = time.process_time()
     found = neighbors.search_cells(vectors, np.zeros(100_000, np.int32), 0.9)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     equal = np.setdiff1d(np.arange(100_000), [7, 8])
     assert (found["duplicate_of"][equal] == 0).all() and (found["duplicate_of"][7:9] == -1).all()
     assert (found["distance"][equal] == 0).all() and (found["distance"][7:9] > 1).all()

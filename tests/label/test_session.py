@@ -137,9 +137,9 @@ def test_a_large_cluster_is_taken_back_at_once(make_session):
     items = [Item(number, f"text {number}", cluster="1") for number in range(15_000)]
     session = make_session(items)
     session.answer_cluster(0, "plant", len(items))
-    start = time.perf_counter()
+    start = time.process_time()
     assert session.undo() and session.current().id == 0
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_of_a_large_cluster_a_random_sample_is_shown(make_session):
