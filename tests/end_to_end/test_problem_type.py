@@ -105,13 +105,14 @@ def test_a_problem_type_of_one_file(folder):
     args = ("run=shares", "encoder=encoder", "task.name=shares", "task.problem_type=proportion", "max_length=16")
     training = ("task.train.files=rows.jsonl", "train.precision=float32", "train.lr=0.003", "train.epochs=12")
     output = run(folder, "run.py", "finetune", *args, *training, "layers.train_embeddings=true")
-    assert "TF-IDF + mean" in output and "pipeline('text-classification'" in output
+    assert "TF-IDF + mean" in output and "next    make predict MODEL=out/runs/shares FILE=FILE" in output
     metrics = json.loads((folder / "out/runs/shares/metrics.json").read_text())
     assert metrics["problem_type"] == "proportion"
     assert metrics["test"]["error"] < 0.5 * metrics["baselines"]["tfidf"]["test"]["error"]
     model = folder / "out/runs/shares/model"
     card = (model / "README.md").read_text()
     assert "A model that predicts the proportion label for a text." in card
+    assert 'pipeline("text-classification", ' in card
     assert "It does not know how many people were asked about texts." in card
     report = (folder / "out/runs/shares/report.html").read_text()
     assert f"{metrics['test']['error']:.3f}" in report and "TF-IDF + mean" in report

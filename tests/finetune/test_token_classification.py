@@ -332,10 +332,11 @@ def test_a_fine_tuned_model_finds_entities_in_plain_transformers(
     test_metrics = json.loads((folder / "metrics.json").read_text())["test"]
     printed = capsys.readouterr().out
     assert "entity F1" in printed and ("the most frequent tag of each word" in printed) == (not label_all_tokens)
-    assert "pipeline('token-classification', 'out/runs/x/model', aggregation_strategy='first')" in printed
+    assert "next    make predict MODEL=out/runs/x FILE=FILE" in printed
     assert test_metrics["f1"] > 0.9 and test_metrics["entities"] == 2 * test_metrics["n"] == 60
     card = (folder / "model/README.md").read_text()
     assert "pipeline_tag: token-classification" in card and "person, place" in card
+    assert 'pipeline("token-classification", ' in card and 'aggregation_strategy="first")' in card
     find = pipeline("token-classification", str(folder / "model"), aggregation_strategy=aggregation)
     entities = [(entity["entity_group"], entity["word"]) for entity in find("Anna Smith went to Ulaanbaatar !")]
     assert entities == [("person", "anna smith"), ("place", "ulaanbaatar")]
