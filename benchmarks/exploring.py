@@ -10,7 +10,7 @@ speed: the first `rows` sentences of the movie reviews, by turns; ours writes it
 compared byte by byte.
 clusters: normalized mutual information with the labels. Every text is in a cluster: those that BERTopic leaves out are
 added to its nearest topic, with its `reduce_outliers`.
-all: the sentences of all corpora; killed after `kill` seconds, and gone on with.
+all: the sentences of all corpora; killed after `kill` seconds, then resumed.
 
 BERTopic runs with its defaults, and embeds with the same encoder. Seconds and memory are those of the process.
 """
@@ -77,7 +77,7 @@ def run(command: list[str], kill_after: float | None = None) -> tuple[float, flo
 
 
 def explore(path: Path, *args: str) -> list[str]:
-    """Return the command for a file, of which nothing is left from an earlier run."""
+    """Return the command for a file."""
     return [sys.executable, "-m", "explore", f"text={path}", f"name={name_run(path)}", *args]
 
 
@@ -172,13 +172,13 @@ def measure_all(options: dict) -> None:
     path = FOLDER / "all.jsonl"
     count = write_sentences(CORPORA, None, path)
     shutil.rmtree(output_folder(path), ignore_errors=True)
-    killed, _ = run(explore(path), float(options["kill"]))
+    killed, first_memory = run(explore(path), float(options["kill"]))
     steps = sorted(each.stem for each in (output_folder(path) / "steps").glob("*.npz"))
     seconds, memory = run(explore(path))
     page = (output_folder(path) / "map.html").stat().st_size / 1e6
     body = (
         f"{count:,} sentences: {killed:.0f} s to SIGKILL, with {len(steps)} steps saved, then {seconds:.0f} s;"
-        f" {memory:.2f} GB of memory at most. The page has {page:.1f} MB."
+        f" {max(first_memory, memory):.2f} GB of memory at most. The page has {page:.1f} MB."
     )
     write("Exploring: all sentences", "all", body)
 
