@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from data.sampling import take_evenly
 from data.tasks.confidence import FILENAME, Confidence, count_labels, measure_confidence, save_confidence
@@ -14,26 +12,12 @@ from data.tasks.novelty import MAX_VECTORS, Novelty, find_nearest, fit_novelty, 
 from data.tasks.splits import Example
 from engine.models.embed import run_batches
 from finetune.modalities import Modality
+from finetune.model.pooled_states import PooledStates
 from finetune.training import FineTuneOutput
 
 MAX_HELD_OUT_VECTORS = 500
 MAX_MISTAKES = 50
 MAX_TEXT_CHARS = 500
-
-
-class PooledStates(nn.Module):
-    """The vectors of inputs, by the modality's `pool_states`."""
-
-    def __init__(self, model: nn.Module, modality: Modality):
-        super().__init__()
-        self.model, self.modality = model, modality
-
-    def predict(self, **inputs: Tensor) -> Tensor:
-        """Return a vector for each input, (inputs, width); without a width if the model has no hidden states."""
-        states = getattr(self.model(**inputs, output_hidden_states=True), "hidden_states", None)
-        if states is None:
-            return torch.zeros(len(next(iter(inputs.values()))), 0)
-        return self.modality.shared.pool_states(states, inputs)
 
 
 class HeldOut(NamedTuple):
@@ -101,19 +85,21 @@ def collect_held_out(
     confidence.train_counts = count_labels(problem_type, splits["train"], confidence.names)
     mistakes = list_mistakes(modality, output, splits["test"], label_names)
     train, novelty = take_evenly(splits["train"], MAX_VECTORS), None
-    if train and modality.shared.pools_states:
-        module = PooledStates(output.model, modality).to(accelerator.device)
+    test_vectors = output.test_vectors
+    if train and test_vectors is not None and test_vectors.shape[1]:
+        module = PooledStates(output.head, modality.shared).to(accelerator.device)
 
         def embed(examples: list[Example]) -> np.ndarray:
             inputs = modality.build_dataset(examples, folder, "rows to compare inputs with")
-            return np.stack(run_batches(module, inputs, accelerator, autocast=False))
+            return np.stack([vector for _, vector in run_batches(module, inputs, accelerator)])
 
-        vectors = embed(train)
-        if vectors.shape[1]:
+        if split == "test":
+            held_out = test_vectors[take_evenly(range(len(test_vectors)), MAX_HELD_OUT_VECTORS)]
+        else:
             held_out = embed(take_evenly(splits[split], MAX_HELD_OUT_VECTORS))
-            novelty = fit_novelty(vectors, hash_inputs(train), held_out)
+        novelty = fit_novelty(embed(train), hash_inputs(train), held_out)
         if novelty and mistakes:
-            nearest = find_nearest(embed([splits["test"][row] for row, _ in mistakes]), novelty)
+            nearest = find_nearest(test_vectors[[row for row, _ in mistakes]], novelty)
             for (_, mistake), rows in zip(mistakes, nearest, strict=True):
                 mistake["nearest"] = describe_examples(modality, [train[row] for row in rows])
     return HeldOut(confidence, novelty, [mistake for _, mistake in mistakes])

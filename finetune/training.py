@@ -30,6 +30,7 @@ from finetune.heads import load_head_file
 from finetune.modalities import load_modality
 from finetune.model import layerwise
 from finetune.model.network import get_last_linear
+from finetune.model.pooled_states import PooledStates
 from finetune.validate_config import validate_config
 
 MEGA_BATCH_MULT = 8  # batches grouped by length together: more means less padding, but less random batches
@@ -71,6 +72,8 @@ class FineTuneOutput(NamedTuple):
     """Labels of both, as in the data sets."""
     evaluation: dict | None = None
     """Rows and seconds of evaluations, and texts that were cut at the maximum length, for metrics.json."""
+    test_vectors: np.ndarray | None = None
+    """Vectors of the test inputs, by the modality's `pool_states`, float32 (inputs, width)."""
 
 
 class FineTuner:
@@ -192,6 +195,19 @@ class FineTuner:
         self.evaluations.append(time.monotonic() - start)
         return metrics
 
+    def predict_splits(self) -> tuple[dict[str, list[np.ndarray]], np.ndarray | None]:
+        """Return the predictions on the test and validation sets, as far as there are any, and the test vectors."""
+        outputs, vectors = {}, None
+        if "validation" in self.inputs:
+            outputs["validation"] = run_batches(self.head, self.inputs["validation"], self.accelerator)
+        if "test" in self.inputs:
+            self.frozen_cache.set_boundary(0)  # it skips the layer that the vectors are of
+            module = PooledStates(self.head, self.modality.shared)
+            rows = run_batches(module, self.inputs["test"], self.accelerator)
+            outputs = {"test": [prediction for prediction, _ in rows], **outputs}
+            vectors = np.stack([vector for _, vector in rows])
+        return outputs, vectors
+
     def describe_evaluation(self, seconds: float) -> dict:
         """Return the rows and seconds of evaluations for metrics.json. seconds: of the final one, on all rows."""
         num_rows = {split: len(inputs.lengths) for split, inputs in self.inputs.items()} | {"train": self.num_labeled}
@@ -269,12 +285,10 @@ def finetune_model(
         result = tuner.train(title)
         on_train_end(head)
         start = time.monotonic()
-        outputs = {
-            split: run_batches(head, inputs[split], accelerator) for split in ("test", "validation") if split in inputs
-        }
+        outputs, vectors = tuner.predict_splits()
         evaluation = tuner.describe_evaluation(time.monotonic() - start)
     labels = {split: inputs[split].labels for split in outputs}
     final = postprocess(tuner.problem_type, head, outputs, labels, data.label_names, config.train.load_best)
     tuner.frozen_cache.close()
     results = final.metrics, final.predictions, result, final.details
-    return FineTuneOutput(tuner.model, head, *results, tuner.peft_model, labels, evaluation)
+    return FineTuneOutput(tuner.model, head, *results, tuner.peft_model, labels, evaluation, vectors)

@@ -114,10 +114,11 @@ def run_batches(
     batch_size: int = BATCH_SIZE,
     progress_title: str | None = None,
     autocast: bool = True,
-) -> list[np.ndarray]:
+) -> list[np.ndarray] | list[tuple[np.ndarray, ...]]:
     """Return `module.predict` of each input, in order, on every process, with a progress bar if it has a title.
 
-    autocast: whether to compute in the accelerator's precision instead of float32.
+    Where `predict` returns a tuple of tensors, each input's output is a tuple of arrays. autocast: whether to compute
+    in the accelerator's precision instead of float32.
     """
     module.eval()
     order = np.argsort(inputs.lengths, kind="stable")
@@ -127,7 +128,10 @@ def run_batches(
         for indices in batches:
             tensors = {name: tensor.to(accelerator.device) for name, tensor in inputs.get_inputs(indices).items()}
             with accelerator.autocast() if autocast else nullcontext():
-                outputs.append((indices, module.predict(**tensors).cpu().numpy()))
+                predicted = module.predict(**tensors)
+            is_tuple = isinstance(predicted, tuple)
+            arrays = [tensor.cpu().numpy() for tensor in (predicted if is_tuple else (predicted,))]
+            outputs.append((indices, list(zip(*arrays, strict=True)) if is_tuple else arrays[0]))
             progress.update(len(outputs), f"{batch_size * progress.rate(len(outputs)):,.0f} inputs/s")
     outputs = gather_list(outputs, accelerator)
     by_index = {index: row for indices, rows in outputs for index, row in zip(indices, rows, strict=True)}

@@ -37,6 +37,19 @@ def test_outputs_are_in_order_and_batches_of_similar_length():
     assert module.batches == [[1, 2, 3], [5, 7, 8], [9]]
 
 
+class Both(nn.Module):
+    """Returns its inputs and twice their number."""
+
+    def predict(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return values, torch.stack([2 * values, values], 1)
+
+
+def test_several_outputs_of_an_input_stay_together():
+    values = [5, 1, 9, 3]
+    outputs = run_batches(Both(), Lengths(values), Accelerator(cpu=True), batch_size=3)
+    assert [(int(first), second.tolist()) for first, second in outputs] == [(each, [2 * each, each]) for each in values]
+
+
 def test_a_stream_is_read_one_window_at_a_time():
     module, consumed = Double(), []
 

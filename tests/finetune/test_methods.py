@@ -103,12 +103,18 @@ def method_args(encoders: Path, *more: str, kind: str = "bert") -> list[str]:
     ]
 
 
-def run_finetuning(encoders: Path, folder: Path, *more: str, kind: str = "bert") -> training.FineTuneOutput:
+def read_examples(encoders: Path) -> list[Example]:
+    rows = [line.split(",") for line in (encoders / "labels.csv").read_text().splitlines()[1:]]
+    return [Example((text,), label) for text, label in rows]
+
+
+def run_finetuning(
+    encoders: Path, folder: Path, *more: str, kind: str = "bert", test_start: int = 64
+) -> training.FineTuneOutput:
     """Fine-tune in `folder` on 48 texts, with 16 for validation and 16 for test."""
     config = resolve_config(load_config(Finetune, method_args(encoders, *more, kind=kind)), kind, encoders / kind, 48)
-    rows = [line.split(",") for line in (encoders / "labels.csv").read_text().splitlines()[1:]]
-    examples = [Example((text,), label) for text, label in rows]
-    splits = {"train": examples[:48], "validation": examples[48:64], "test": examples[64:80]}
+    examples = read_examples(encoders)
+    splits = {"train": examples[:48], "validation": examples[48:64], "test": examples[test_start : test_start + 16]}
     accelerator = make_accelerator("float32")
     run = Run(config, "r", accelerator.is_main_process, folder)
     data = training.TaskData(splits, ["no", "perhaps", "yes"])
