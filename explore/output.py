@@ -46,7 +46,8 @@ def write_clusters(path: Path, found: Map) -> None:
     for cluster, name in enumerate(found.cluster_names):
         typical = [found.inputs.texts[index][:MAX_TYPICAL_CHARS] for index in found.typical[cluster]]
         group = int(found.groups[cluster])
-        measures = [round(float(found.measures[key][cluster]), 3) for key in ("cluster_stability", "silhouette")]
+        measures = [found.measures[key][cluster] for key in ("cluster_stability", "silhouette")]
+        measures = ["" if np.isnan(value) else round(float(value), 3) for value in measures]
         rows.append([cluster, name, int(sizes[cluster]), group, found.group_names[group], *measures, *typical])
     header = ["cluster", "name", "size", "group", "group_name", "stability", "silhouette"]
     write_csv(path, [*header, "typical_1", "typical_2", "typical_3"], rows)

@@ -37,7 +37,7 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
         "without_cluster": int((found.clusters < 0).sum()),
         "stability": round(float(found.measures["stability"][0]), 4),
         "group_stability": round(float(found.measures["group_stability"][0]), 4),
-        "silhouette": round(float(np.nanmean(found.measures["silhouette"])), 4),
+        "silhouette": mean_silhouette(found.measures["silhouette"]),
         "mixture_bic": round(float(found.mixture["bic"][0]), 1),
         "duplicate_groups": len(duplicates),
         "duplicates": sum(map(len, duplicates)),
@@ -50,6 +50,12 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
         "next": next_command(found.name, config),
     }
     return report | {"sentence": describe(report), "notes": list_notes(report, found)}
+
+
+def mean_silhouette(silhouettes: np.ndarray) -> float | None:
+    """Return the mean over the clusters that have one; None for a single cluster, which has none."""
+    known = silhouettes[~np.isnan(silhouettes)]
+    return round(float(known.mean()), 4) if len(known) else None
 
 
 def next_command(name: str, config: Explore) -> str:
@@ -75,9 +81,10 @@ def describe(report: dict) -> str:
 
 def list_notes(report: dict, found: Map) -> list[str]:
     """Return what is known about the map, in sentences."""
+    silhouette = "" if report["silhouette"] is None else f" Silhouette {report['silhouette']:.2f}."
     notes = [
         "Cluster stability (adjusted Rand index between two seeds; 1 = identical): clusters"
-        f" {report['stability']:.2f}, groups {report['group_stability']:.2f}. Silhouette {report['silhouette']:.2f}."
+        f" {report['stability']:.2f}, groups {report['group_stability']:.2f}.{silhouette}"
     ]
     if report["vectors"] == "static":
         notes.append("The map is of static vectors distilled from the encoder; the queue is of the encoder's own.")

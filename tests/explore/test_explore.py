@@ -81,6 +81,21 @@ def test_the_files_have_every_text_once(explored):
     assert "map.html" in (folder / "README.md").read_text()
 
 
+def test_a_single_cluster_has_no_silhouette_and_the_files_are_valid_json(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.txt").write_text("the same text\n" * 12)
+    main(["text=few.txt", f"encoder={tiny}"])
+    folder = tmp_path / "out/explore/few"
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    report = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+    assert report["clusters"] == 1 and report["silhouette"] is None
+    assert not any("ilhouette" in note for note in report["notes"])
+    assert [row["silhouette"] for row in read_csv(folder / "clusters.csv")] == [""]
+
+
 def test_the_queue_mixes_chosen_and_random_rows_and_is_harmless(explored):
     folder, texts = explored[0] / "out/explore/notes", explored[1]
     queue = read_csv(folder / "queue.csv")
