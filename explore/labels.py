@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from data.tasks.class_names import default_templates, list_class_texts
-from data.tasks.label_propagation import NAMES_C, propagate_labels, weigh_texts
+from data.tasks.label_propagation import NAMES_C, balance_classes, propagate_labels, weigh_texts
 from data.tasks.linear_probe import fit_logistic_regression
 from data.tasks.splits import Example
 from explore.vectors import TextEncoder
@@ -91,7 +91,8 @@ def predict_from_labels(vectors: np.ndarray, indices: np.ndarray, labels: np.nda
     if len(np.unique(labels)) < 2:
         probabilities[:, labels[:1]] = 1
         return probabilities
-    model = fit_logistic_regression(vectors[indices].astype(np.float32), labels, 0, PROBE_C)
+    weights = balance_classes(labels)
+    model = fit_logistic_regression(vectors[indices].astype(np.float32), labels, 0, PROBE_C, weights)
     probabilities[:, model.classes_] = model.predict_proba(vectors)
     return probabilities
 

@@ -6,20 +6,36 @@ A logistic regression takes in more and more of its own most confident predictio
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+BALANCED_SHOTS = 64  # labels per class up to which classes weigh the same; twice as many: texts do
+EQUAL_WEIGHTS = 1e-9  # largest difference of weights that are equal but for rounding
 NUM_PASSES = 6  # of the regression over the unlabeled texts
 NAMES_C = 10.0  # with many classes, a stronger regularization follows the more frequent ones
 FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # of the texts of each class that the first and the last pass train on
 
 
-def weigh_texts(labels: np.ndarray, num_labeled: int, class_weight: float) -> np.ndarray | None:
-    """Return the weights of texts, (texts,), or None if all are labeled.
+def balance_classes(labels: np.ndarray) -> np.ndarray:
+    """Return weights of labeled texts, (texts,), with a mean of 1. labels: class ids.
 
-    1 for the first `num_labeled` texts, and `class_weight` for all others of a class together. labels: class ids.
+    With few labels, all classes weigh the same: a regularized regression predicts a class with fewer labels too
+    rarely. With many, their frequencies are worth learning, and all texts weigh the same.
     """
+    counts = np.bincount(labels)
+    shots = len(labels) / np.count_nonzero(counts)
+    weights = np.power(counts[labels], -np.clip(2 - shots / BALANCED_SHOTS, 0, 1), dtype=float)
+    return weights / weights.mean()
+
+
+def weigh_texts(labels: np.ndarray, num_labeled: int, class_weight: float) -> np.ndarray | None:
+    """Return the weights of texts, (texts,), or None if they are equal.
+
+    Those of `balance_classes` for the first `num_labeled` texts, and `class_weight` for all others of a class together.
+    labels: class ids.
+    """
+    weights = balance_classes(labels[:num_labeled]) if num_labeled else np.zeros(0)
     if len(labels) == num_labeled:
-        return None
+        return None if np.ptp(weights) < EQUAL_WEIGHTS else weights
     of_classes = labels[num_labeled:]
-    return np.concatenate([np.ones(num_labeled), class_weight / np.bincount(of_classes)[of_classes]])
+    return np.concatenate([weights, class_weight / np.bincount(of_classes)[of_classes]])
 
 
 def select_most_confident(

@@ -48,6 +48,16 @@ def test_predictions_have_a_column_for_every_class():
     assert (predict_from_labels(vectors, np.arange(1), labels[:1], 3)[:, labels[0]] == 1).all()
 
 
+def test_a_class_with_few_labels_is_suggested_as_often_as_it_occurs():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(2_000) < 0.2).astype(int)
+    vectors = rng.normal(size=(2_000, 32))
+    vectors[:, 0] += 3 * labels
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    suggested = predict_from_labels(vectors, np.arange(40), labels[:40], 2).argmax(1)
+    assert 0.7 < suggested.mean() / labels.mean() < 1.3 and (suggested == labels).mean() > 0.85
+
+
 @pytest.mark.parametrize("accuracy", [0.55, 0.82, 0.97])
 def test_the_interval_holds_the_accuracy(accuracy):
     rng = np.random.default_rng(0)
