@@ -254,7 +254,7 @@ def write_table() -> None:
             fewer = f" ({len(found)} seeds)" * (len(found) < num_seeds)
             cells.append(f"{found.mean():.1f} ± {found.std(ddof=1):.1f}{fewer}" if len(found) > 1 else "")
             gains = paired_gains(trials, name, task, column)
-            above[name] += [gains.mean()] if len(gains) else []
+            above[name] += [gains.mean()] if len(gains) > 1 else []
         rows.append([task, str(size), *cells])
     means = [f"{np.mean(above[name]):+.1f}" if len(above[name]) == len(rows) else "" for name in names]
     rows.append(["**mean above random**", "", *means])
