@@ -16,8 +16,11 @@ class PooledStates(nn.Module):
     def predict(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return (the head's predictions, vectors, float32 (inputs, width)).
 
-        The width is 0 if the model has no hidden states.
+        The width is 0 if the modality makes no vectors, or the model has no hidden states.
         """
+        if not self.modality.pools_states:
+            predictions = self.head.predict(**inputs)
+            return predictions, torch.zeros(len(predictions), 0)
         recorded = []
 
         def request(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -35,7 +38,6 @@ class PooledStates(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        states = recorded[0] if recorded and self.modality.pools_states else None
-        if states is None:
+        if not recorded or recorded[0] is None:
             return predictions, torch.zeros(len(predictions), 0)
-        return predictions, self.modality.pool_states(states, inputs).float()
+        return predictions, self.modality.pool_states(recorded[0], inputs).float()
