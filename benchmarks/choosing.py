@@ -11,7 +11,7 @@ resumes. The pool of a seed is a random 80% of the training rows, from which lab
 rows are all; for TREC they are of another collection, so the accuracy on the training rows outside the pool is given
 too. Labels come in rounds, to 16, 32, 64, 128 and 256. Vectors: minilm, mean-pooled, of unit length. The
 classifier of `frozen` is logistic regression with C=30, also for the contenders that ask it, except that headstart and
-mixed ask the one of `make explore`, where classes weigh the same; that of `finetuned` is `make finetune` as it comes,
+mixed ask the one of `make explore`, with balanced class weights; that of `finetuned` is `make finetune` as it comes,
 with the chosen labels only. A class without a label counts as errors.
 
 | contender | what it is |

@@ -1,4 +1,4 @@
-"""Compare a regression on few random labels whose classes weigh the same with one whose texts weigh the same.
+"""Compare logistic regression on few random labels with and without balanced class weights.
 
     python benchmarks/class_weights.py [tasks=...] [seeds=10] [data=FOLDER]
 
@@ -84,13 +84,11 @@ def main(args: list[str]) -> None:
         rows.append([f"**mean, {score}**", *cells])
     table = results.markdown_table(["task", *(f"{size} labels" for size in SIZES)], rows)
     note = (
-        f"Points of accuracy gained by weights that are equal for all classes, {options['seeds']} samples of random"
+        f"Points of accuracy gained by balanced class weights, {options['seeds']} samples of random"
         " labels; the last rows are means over the tasks with the 95% interval."
     )
     results.write_section(
-        "Few labels: classes that weigh the same",
-        "python benchmarks/class_weights.py data=FOLDER",
-        f"{note}\n\n{table}",
+        "Few labels: balanced class weights", "python benchmarks/class_weights.py data=FOLDER", f"{note}\n\n{table}"
     )
     print(table)
 

@@ -6,7 +6,7 @@ A logistic regression takes in more and more of its own most confident predictio
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-BALANCED_SHOTS = 64  # labels per class up to which classes weigh the same; twice as many: texts do
+BALANCED_SHOTS = 64  # labels per class up to which class weights are balanced; not at all from twice as many on
 EQUAL_WEIGHTS = 1e-9  # largest difference of weights that are equal but for rounding
 NUM_PASSES = 6  # of the regression over the unlabeled texts
 NAMES_C = 10.0  # with many classes, a stronger regularization follows the more frequent ones
@@ -14,10 +14,10 @@ FIRST_FRACTION, LAST_FRACTION = 0.2, 0.8  # of the texts of each class that the 
 
 
 def balance_classes(labels: np.ndarray) -> np.ndarray:
-    """Return weights of labeled texts, (texts,), with a mean of 1. labels: class ids.
+    """Return balanced class weights of labeled texts, (texts,), with a mean of 1. labels: class ids.
 
-    With few labels, all classes weigh the same: a regularized regression predicts a class with fewer labels too
-    rarely. With many, their frequencies are worth learning, and all texts weigh the same.
+    With few labels, all classes have the same total weight, because a regularized regression predicts classes with
+    fewer labels too rarely. With many, all texts have the same weight, and the class frequencies are learned.
     """
     counts = np.bincount(labels)
     shots = len(labels) / np.count_nonzero(counts)
