@@ -2,8 +2,9 @@
 
     python benchmarks/class_weights.py [tasks=...] [seeds=10] [data=FOLDER]
 
-Logistic regression with C=30 on unit vectors of minilm, frozen, on 16 to 512 training rows drawn at random, with weights of `balance_classes` and without. Scores are of EVALUATED_ROWS other
-training rows: no test row is read. data: the folder with trec/, subj/ and banking77/ (benchmarks/tasks.py).
+Logistic regression with C=30 on unit vectors of minilm, frozen, on 16 to 512 training rows drawn at random, with the
+weights of `balance_classes` and without. Scores are of EVALUATED_ROWS other training rows: no test row is read. data:
+the folder with trec/, subj/ and banking77/ (benchmarks/tasks.py).
 """
 
 from __future__ import annotations
