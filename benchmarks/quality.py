@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py [figures=long,short,few,none,all,middle] [data=FOLDER] [commit=true]
 
-Run it before a change of training is finished; all figures take more than an hour on two cores. It resumes, as long as
+Run it before a change of training is finished; all figures take about an hour on two cores. It resumes, as long as
 the code is the same. A figure is a list of values, one for each seed or task; it falls if the paired difference from
 the committed values lies wholly below zero (95% interval, Student's t). commit=true writes benchmarks/quality.json.
 
