@@ -33,7 +33,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-26s %s\n", $$1, $$2}'
 
 data: .venv/ready  ## raw text or images to shards, with a report   [CORPUS=reviews] [INIT=minilm] [ARGS="corpus.deduplicate.near=false"]
-	@$(PYTHON) -m data configs/corpus/$(CORPUS).yaml $(if $(INIT),init=$(INIT)) $(ARGS)
+	@$(PYTHON) -m data $(call yaml,corpus,$(CORPUS)) $(if $(INIT),init=$(INIT)) $(ARGS)
 
 pretrain: .venv/ready  ## pretrain an encoder   [TEXT='texts/*.txt' RUN=mine] [CONFIG=default] [INIT=minilm] [ARGS="train.steps=200"]
 	@$(PYTHON) -m pretrain $(call yaml,pretrain,$(CONFIG)) $(if $(TEXT),'text=$(TEXT)') $(if $(INIT),init=$(INIT)) $(if $(RUN),run=$(RUN)) $(ARGS)
@@ -51,7 +51,7 @@ predict: .venv/ready  ## predict the labels of a file   MODEL=out/runs/sentiment
 	@$(PYTHON) -m predict model=$(MODEL) $(if $(FILE),'file=$(FILE)') $(ARGS)
 
 study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
-	@$(PYTHON) -m finetune.study configs/finetune/$(TASK).yaml $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
+	@$(PYTHON) -m finetune.study $(call yaml,finetune,$(TASK)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)
 
 compare-objectives: .venv/ready  ## train objectives for the same CPU seconds, compare them with few labels   OBJECTIVES=mlm,contrastive [CORPUS=reviews] [BUDGET=300] [TASKS=sentiment] [INIT=none]
 	@$(PYTHON) -m compare corpus=$(CORPUS) $(if $(OBJECTIVES),objectives=[$(OBJECTIVES)]) budget=$(BUDGET) $(if $(TASKS),tasks=[$(TASKS)]) $(if $(INIT),init=$(INIT)) $(ARGS)

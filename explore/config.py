@@ -60,7 +60,7 @@ class Explore(Section):
     num_suspects: NonNegativeInt = 10
     """Number of labels that look wrong to show again, at the head of the queue."""
     suggest: bool = True
-    """Whether the queue has a suggested label, from the model, the labels or the names of the classes."""
+    """Whether the queue has a suggested label, from the model, the labels or the class names."""
     baselines: bool = True
     """Whether to measure the map of simpler vectors too, which shows what pretraining did to it."""
     seed: NonNegativeInt = 0

@@ -117,7 +117,7 @@ class Trials:
         for shots in self.config.study.list_shots():
             if not shots and not self.learns_without_labels():
                 warn_once(
-                    "note: 0 labels: not measured, because the method or the names of the classes do not allow it"
+                    "note: 0 labels: not measured, because the method or the class names do not allow it"
                 )
                 continue
             count = len(self.sample_train(shots, 0))
