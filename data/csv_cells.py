@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
+from math import isfinite
 from types import SimpleNamespace
 from typing import Any
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""First characters of a cell that a spreadsheet may run as a formula."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""First characters of a cell that a spreadsheet may run as a formula; the last four are the full-width signs."""
 
 
 def make_harmless(cell: str) -> str:
@@ -27,12 +28,22 @@ def make_harmless(cell: str) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Return a value as JSON; dates and the like as text, half of a surrogate pair as a question mark."""
+    """Return a value as JSON; dates and the like as text, half of a surrogate pair as a question mark.
+
+    JSON has no number that is not finite, so those are null.
+    """
+
+    def finite(value: object) -> object:
+        if isinstance(value, float):
+            return value if isfinite(value) else None
+        if isinstance(value, dict):
+            return {key: finite(each) for key, each in value.items()}
+        return [finite(each) for each in value] if isinstance(value, (list, tuple)) else value
 
     def other_to_text(value: object) -> str:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
-    text = json.dumps(value, ensure_ascii=False, default=other_to_text)
+    text = json.dumps(finite(value), ensure_ascii=False, default=other_to_text)
     return text.encode("utf-8", "replace").decode()
 
 

@@ -29,7 +29,7 @@ DEFAULT_TASK, DEFAULT_CORPUS = "configs/finetune/default.yaml", "configs/pretrai
 MAX_SHOWN_COLUMNS, MAX_SHOWN_CHARS = 8, 40
 ORANGE_TYPES = {"", "d", "discrete", "c", "continuous", "s", "string", "t", "time", "m", "meta"}
 """Values of the second line of a table of Orange; its third line is another header."""
-NUMBER = re.compile(r"-?\d+[.,]\d+")
+NUMBER = re.compile(r"-?\d+\.\d+")  # no decimal comma, which regression does not read
 PLAIN_TEXT = ("text", "html", "warc")
 
 
@@ -44,7 +44,8 @@ class Shortcut:
 
     def list_args(self) -> list[str]:
         """Return the arguments of the command."""
-        return [*self.files, *(f"{key}={json.dumps(value)}" for key, value in self.tree.items())]
+        # YAML does not join the two escapes of an emoji again.
+        return [*self.files, *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.tree.items())]
 
     def dump(self, folder: Path) -> str:
         """Return the arguments as a YAML file in this folder."""
@@ -234,7 +235,7 @@ def guess_problem_type(rows: list[dict], text: str | list[str], label: str | lis
     if any(len(value) != 1 for value in lists):
         return "multi_label_classification"
     if values and not lists and any(NUMBER.fullmatch(str(value)) for value in values):
-        is_number = all(re.fullmatch(r"-?\d+([.,]\d+)?", str(value)) for value in values)
+        is_number = all(re.fullmatch(r"-?\d+(\.\d+)?", str(value)) for value in values)
         return "regression" if is_number else "single_label_classification"
     return "single_label_classification"
 

@@ -32,12 +32,17 @@ def parse_config(
     """
     plain = [arg for arg in args if not arg.startswith("-") and ("=" in arg or arg.endswith((".yaml", ".yml")))]
     schema = schema.choose_schema(read_args(plain))
-    if not args or {"-h", "--help"} & set(args):
+    if not args or asks_for_help(args):
         section = args[1] if len(args) == 2 and args[1].isidentifier() else None
         print(help_text(schema, module, example, section))
         return None
     openmp.set_wait_policy("train" in schema.model_fields)
     return load_config(schema, flags_to_keys(schema, args, positional))
+
+
+def asks_for_help(args: list[str]) -> bool:
+    """Return whether the arguments of a command ask for its help."""
+    return not {"-h", "--help"}.isdisjoint(args)
 
 
 def flags_to_keys(schema: type[Section], args: list[str], positional: str | None = None) -> list[str]:

@@ -24,6 +24,11 @@ def one_line(value: object) -> str:
     return escape_controls(" ".join(str(value).split()))
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most this many characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def escape_markdown(value: object) -> Markup:
     """Escape a value, so that it shows as text in Markdown, on one line."""
     if isinstance(value, Markup):

@@ -9,7 +9,7 @@ The same command resumes an interrupted one. `--help` lists all keys.
 
 from pathlib import Path
 
-from engine.cli import parse_config, run_command
+from engine.cli import asks_for_help, flags_to_keys, parse_config, run_command
 from explore.config import TASK_FOLDER, Explore
 
 EXAMPLE = "text='notes/*.txt' encoder=minilm"
@@ -48,24 +48,32 @@ def expand_model(args: list[str]) -> list[str]:
 def expand(args: list[str]) -> list[str]:
     """Return the arguments with `text=FILES`, `images=FILES` and `model=RUN` alone as keys.
 
-    Raises DataError if no column is found.
+    Raises DataError if no column is found, and ConfigError for what is no argument.
     """
     import json
+    from functools import partial
 
     from data.shortcut import expand_text, name_run, take_argument
+    from engine.config.loader import is_yaml, read_args
 
+    to_yaml = partial(json.dumps, ensure_ascii=False)  # YAML does not join the two escapes of an emoji again
     args = expand_model(args)
     images, rest = take_argument(args, "images")
     if images is not None:
         name = [] if any(arg.startswith(("name=", "task=")) for arg in rest) else [f"name={name_run(images)}"]
-        return ["modality=images", f"source.files={json.dumps(images)}", *name, *rest]
-    shortcut = expand_text(args)
-    if shortcut is None:
+        return ["modality=images", f"source.files={to_yaml(images)}", *name, *rest]
+    path, rest = take_argument(args, "text")
+    if path is None or asks_for_help(rest):
         return args
-    tree = dict(shortcut.tree)
+    keys = flags_to_keys(Explore.choose_schema({}), rest)
+    files = [key for key in keys if is_yaml(key)]
+    given = read_args(files)
+    options = [f"source={to_yaml(given.get('source') or {})}", *keys, f"source.files={to_yaml(path)}"]
+    tree = dict(expand_text([f"text={path}", *options]).tree)
     source, run = tree.pop("corpus")["sources"][0], tree.pop("run")
-    tree = {**({} if "task" in tree else {"name": run}), **tree, "source": source}
-    return [f"{key}={json.dumps(value)}" for key, value in tree.items()]
+    is_named = bool({"name", "task"} & {*given, *tree})
+    tree = {**({} if is_named else {"name": run}), **tree, "source": source}
+    return [*files, *(f"{key}={to_yaml(value)}" for key, value in tree.items())]
 
 
 def main(args: list[str]) -> None:

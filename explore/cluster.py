@@ -130,7 +130,8 @@ def fit_clusters(points: np.ndarray, texts: list[str], method: str, count: int, 
         return model.fit_predict(points[:, :15].astype(np.float64)).astype(np.int32)
     units, centers = fit_som(points, SOM_SIDE, seed)
     with threadpool_limits(1, user_api="openmp"):
-        return KMeans(count, n_init=1, random_state=seed).fit_predict(centers)[units].astype(np.int32)
+        model = KMeans(min(count, len(centers)), n_init=1, random_state=seed)
+        return model.fit_predict(centers)[units].astype(np.int32)
 
 
 def order_by_tree(points: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -206,35 +207,36 @@ def fit_mixture(points: np.ndarray, clusters: np.ndarray, seed: int) -> dict[str
 def measure_clusters(
     points: np.ndarray, clusters: np.ndarray, groups: np.ndarray, texts: list[str], method: str, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return how stable and how separate the clusters are.
+    """Return how stable and how separate the clusters are, NaN for what is not known.
 
     stability, group_stability: adjusted Rand index with the clusters of another seed, float64 (1,); cluster_stability:
-    the largest Jaccard similarity of each with one of those; silhouette: mean of each, float64 (clusters,).
+    the largest Jaccard similarity of each with one of those; silhouette: mean of each, float64 (clusters,). HDBSCAN has
+    no seed, and so no stability.
     """
     chosen = sample_indices(np.flatnonzero(clusters >= 0), MAX_MEASURED, seed, MEASURE_STREAM)
-    count = len(groups)
+    small = sample_indices(chosen, MAX_SILHOUETTE, seed, SILHOUETTE_STREAM)
+    measures = {"stability": np.full(1, np.nan), "group_stability": np.full(1, np.nan)}
+    measures |= {key: np.full(len(groups), np.nan) for key in ("cluster_stability", "silhouette")}
+    kept = np.unique(clusters[small])
+    if 1 < len(kept) < len(small):  # it needs a cluster of several inputs
+        values = silhouette_samples(points[small], clusters[small])
+        for cluster in kept:
+            measures["silhouette"][cluster] = values[clusters[small] == cluster].mean()
+    if method == "hdbscan":
+        return measures
     chosen_texts = [texts[index] for index in chosen] if method == "lda" else []
 
     def fit_chosen(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        found = fit_clusters(points[chosen], chosen_texts, method, count, seed)
-        return order_by_tree(points[chosen], found if found.max() >= 0 else np.zeros_like(found))
+        return order_by_tree(points[chosen], fit_clusters(points[chosen], chosen_texts, method, len(groups), seed))
 
-    again, other_groups = fit_chosen(seed + 1)
-    first = clusters[chosen]
-    if len(chosen) < len(clusters):  # both from the same inputs
-        first, groups = fit_chosen(seed)
-    both = again >= 0
-    table = np.zeros((count, int(again.max()) + 1))
-    np.add.at(table, (clusters[chosen][both], again[both]), 1)
+    again, again_groups = fit_chosen(seed + 1)
+    # Both from the same inputs.
+    first, first_groups = fit_chosen(seed) if len(chosen) < len(clusters) else (clusters, groups)
+    table = np.zeros((len(groups), len(again_groups)))
+    np.add.at(table, (clusters[chosen], again), 1)
     union = table.sum(1, keepdims=True) + table.sum(0) - table
-    small = sample_indices(chosen, MAX_SILHOUETTE, seed, SILHOUETTE_STREAM)
-    values = silhouette_samples(points[small], clusters[small]) if len(np.unique(clusters[small])) > 1 else None
-    silhouettes = np.full(count, np.nan)
-    for cluster in np.unique(clusters[small]) if values is not None else ():
-        silhouettes[cluster] = values[clusters[small] == cluster].mean()
-    return {
-        "stability": np.array([adjusted_rand_score(first[both], again[both])]),
-        "group_stability": np.array([adjusted_rand_score(groups[first][both], other_groups[again][both])]),
+    return measures | {
+        "stability": np.array([adjusted_rand_score(first, again)]),
+        "group_stability": np.array([adjusted_rand_score(first_groups[first], again_groups[again])]),
         "cluster_stability": (table / np.maximum(union, 1)).max(1),
-        "silhouette": silhouettes,
     }

@@ -58,6 +58,14 @@ class Inputs:
                 for position in positions[key]:
                     self.labels[position], self.roles[position] = label, row.role
 
+    def find_labeled(self) -> list[int]:
+        """Return the indices of the labeled inputs, the first of equal ones, which say no more than it alone."""
+        first: dict[str, int] = {}
+        for index, (key, label) in enumerate(zip(self.keys, self.labels, strict=True)):
+            if label:
+                first.setdefault(normalize((key,)), index)
+        return list(first.values())
+
     def fingerprint(self) -> str:
         """Return a fingerprint of the inputs."""
         digest = hashlib.sha256()

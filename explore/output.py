@@ -27,15 +27,16 @@ def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
 def write_queue(path: Path, found: Map, column: str, paths: dict[int, str]) -> None:
     """Write the inputs to label, in order. Its columns are `id`, that of the input, and QUEUE_COLUMNS.
 
-    paths: of inputs that were written as files.
+    paths: of inputs that were written as files. Only suspects have a label.
     """
     rows = []
     for entry in found.queue:
-        label, probability = found.suggestions.get(entry.index, ("", None))
+        suggestion, probability = found.suggestions.get(entry.index, ("", None))
         rounded = None if probability is None else round(probability, 4)
         cluster = int(found.clusters[entry.index])
         text = paths.get(entry.index, found.inputs.texts[entry.index])
-        rows.append([entry.index, text, "", entry.role, entry.reason, cluster, label, rounded])
+        label = found.inputs.labels[entry.index]
+        rows.append([entry.index, text, label, entry.role, entry.reason, cluster, suggestion, rounded])
     write_csv(path, ["id", column, *QUEUE_COLUMNS], rows)
 
 

@@ -6,7 +6,7 @@ import base64
 
 import numpy as np
 
-from engine.html import one_line, render
+from engine.html import one_line, render, shorten
 from explore.baselines import tabulate
 from explore.map import Map
 from explore.modalities import Modality
@@ -22,10 +22,9 @@ MAX_POINTS = 1_000_000
 GRID = 32_767  # positions are 16-bit numbers
 
 
-def shorten(text: str) -> str:
+def show_line(text: str) -> str:
     """Return a text as one line of at most MAX_TEXT_CHARS."""
-    line = one_line(text)
-    return line if len(line) <= MAX_TEXT_CHARS else f"{line[: MAX_TEXT_CHARS - 1]}…"
+    return shorten(one_line(text), MAX_TEXT_CHARS)
 
 
 def encode(values: np.ndarray) -> str:
@@ -44,8 +43,8 @@ class PageCells:
         """Return the cell of some inputs below a title, if there is one."""
         titles = [title] if title else []
         if not self.has_pictures:
-            return [*titles, *(shorten(self.texts[index]) for index in indices)]
-        lines = titles or [shorten(self.texts[index]) for index in indices]
+            return [*titles, *(show_line(self.texts[index]) for index in indices)]
+        lines = titles or [show_line(self.texts[index]) for index in indices]
         return {"images": [to_url(self.draw(int(index), CELL_SIDE)) for index in indices], "lines": lines}
 
 
@@ -55,10 +54,11 @@ def list_shown(found: Map, limit: int) -> np.ndarray:
     first += [int(index) for group in found.typical for index in group]
     count = len(found.inputs.texts)
     if count <= limit:
-        return np.arange(count)
+        return np.arange(min(count, MAX_POINTS))
     order = np.argsort(found.clusters, kind="stable")  # evenly from each cluster
     spread = order[np.linspace(0, count - 1, max(1, limit - len(first))).astype(int)]
-    return np.unique(np.concatenate([first, spread]))
+    shown = np.unique(np.concatenate([first, spread]))
+    return shown[shown < MAX_POINTS]  # the others have no position on the page
 
 
 def point_data(found: Map, shown: np.ndarray) -> dict[str, object]:
@@ -76,7 +76,7 @@ def point_data(found: Map, shown: np.ndarray) -> dict[str, object]:
         "clusters": encode(np.where(found.clusters >= 0, found.clusters, 65_535)[order].astype(np.uint16)),
         "kinds": encode(kind[order]),
         "shown": encode(shown.astype(np.uint32)),
-        "texts": "\n".join(shorten(found.inputs.texts[index]) for index in shown),
+        "texts": "\n".join(show_line(found.inputs.texts[index]) for index in shown),
         "groups": encode(found.groups.astype(np.uint16)),
         "centers": encode(np.array([*group_centers, *centers], np.float32)),
         "names": "\n".join(one_line(name) for name in [*found.group_names, *found.cluster_names]),
@@ -90,7 +90,7 @@ def cluster_table(found: Map, cells: PageCells, noun: str) -> tuple[list[str], l
     for cluster, name in enumerate(found.cluster_names):
         stability = float(found.measures["cluster_stability"][cluster])
         shown = cells.show(found.typical[cluster], name)
-        rows.append([f"{cluster}", shown, f"{sizes[cluster]:,}", f"{stability:.2f}"])
+        rows.append([f"{cluster}", shown, f"{sizes[cluster]:,}", "" if np.isnan(stability) else f"{stability:.2f}"])
     return ["cluster", f"name and typical {noun}", noun, "stability"], rows
 
 

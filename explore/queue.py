@@ -70,7 +70,8 @@ def build_queue(
     allowed = np.searchsorted(encoded, np.intersect1d(unlabeled.chosen, encoded))
     labels = np.array(inputs.labels, object)[encoded]
     roles = np.array(inputs.roles, object)[encoded]
-    labeled = np.flatnonzero((labels != "") & (roles != "measure"))  # nothing is learned of the others
+    # Nothing is learned of the others, and of copies no more than of the first.
+    labeled = np.flatnonzero(np.isin(encoded, inputs.find_labeled()) & (roles != "measure"))
     room = max(0, config.queue_size - len(suspects))
     count = min(len(allowed), room - min(len(unlabeled.measure), round(MEASURED_FRACTION * room)))
     choice = choose_inputs(vectors, allowed, labeled, labels[labeled], probabilities, count, config.seed)

@@ -29,15 +29,15 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
         "name": found.name,
         "key": found.inputs.fingerprint(),
         "inputs": len(found.inputs.texts),
-        "labeled": sum(map(bool, found.inputs.labels)),
+        "labeled": len(found.inputs.find_labeled()),
         "classes": classes,
         "noun": modality.shared.inputs_noun,
         "vectors": "static" if modality.is_static else "encoder",
         "clusters": len(found.groups),
         "without_cluster": int((found.clusters < 0).sum()),
-        "stability": round(float(found.measures["stability"][0]), 4),
-        "group_stability": round(float(found.measures["group_stability"][0]), 4),
-        "silhouette": mean_silhouette(found.measures["silhouette"]),
+        "stability": mean_known(found.measures["stability"]),
+        "group_stability": mean_known(found.measures["group_stability"]),
+        "silhouette": mean_known(found.measures["silhouette"]),
         "mixture_bic": round(float(found.mixture["bic"][0]), 1),
         "duplicate_groups": len(duplicates),
         "duplicates": sum(map(len, duplicates)),
@@ -52,9 +52,9 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
     return report | {"sentence": describe(report), "notes": list_notes(report, found)}
 
 
-def mean_silhouette(silhouettes: np.ndarray) -> float | None:
-    """Return the mean over the clusters that have one; None for a single cluster, which has none."""
-    known = silhouettes[~np.isnan(silhouettes)]
+def mean_known(values: np.ndarray) -> float | None:
+    """Return the mean of a measure without what is not known; None if nothing is, as the silhouette of one cluster."""
+    known = values[~np.isnan(values)]
     return round(float(known.mean()), 4) if len(known) else None
 
 
@@ -81,11 +81,15 @@ def describe(report: dict) -> str:
 
 def list_notes(report: dict, found: Map) -> list[str]:
     """Return what is known about the map, in sentences."""
-    silhouette = "" if report["silhouette"] is None else f" Silhouette {report['silhouette']:.2f}."
-    notes = [
-        "Cluster stability (adjusted Rand index between two seeds; 1 = identical): clusters"
-        f" {report['stability']:.2f}, groups {report['group_stability']:.2f}.{silhouette}"
-    ]
+    measures = []
+    if report["stability"] is not None:
+        measures.append(
+            "Cluster stability (adjusted Rand index between two seeds; 1 = identical): clusters"
+            f" {report['stability']:.2f}, groups {report['group_stability']:.2f}."
+        )
+    if report["silhouette"] is not None:
+        measures.append(f"Silhouette {report['silhouette']:.2f}.")
+    notes = [" ".join(measures)] if measures else []
     if report["vectors"] == "static":
         notes.append("The map is of static vectors distilled from the encoder; the queue is of the encoder's own.")
     if report["without_cluster"]:

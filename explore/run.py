@@ -20,6 +20,7 @@ from data.cache import OUTPUT_DIR, fingerprint
 from data.encoders import resolve_encoder
 from engine.files import read_json
 from engine.log import get_logger
+from engine.system.lock import acquire
 from explore import cluster, labels, layout, names, neighbors
 from explore.baselines import NUM_NEIGHBORS, MapQuality, draw_sample, measure_baselines
 from explore.config import Explore
@@ -75,10 +76,11 @@ class Exploration:
         clusters = self.run_step("clusters", method, make_clusters)
         owners, groups = clusters["clusters"], clusters["groups"]
         measure = (points, owners, groups, self.texts, config.clusters, seed)
+        measured = [*method, *["no seed"] * (config.clusters == "hdbscan")]  # earlier results of it had a stability
         found = {
             "clusters": clusters,
             "mixture": self.run_step("mixture", method, lambda: cluster.fit_mixture(points, owners, seed)),
-            "measures": self.run_step("measures", method, lambda: cluster.measure_clusters(*measure)),
+            "measures": self.run_step("measures", measured, lambda: cluster.measure_clusters(*measure)),
         }
         logger.info("  neighbors near duplicates and odd ones")
         similarity = config.duplicate_similarity
@@ -109,12 +111,12 @@ class Exploration:
         return found, "names" if found is not None else ""
 
     def list_labeled(self, encoded: np.ndarray, roles: set[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return (positions in `encoded`, class ids) of the labeled inputs with a role."""
-        ids = {name: number for number, name in enumerate(self.classes)}
+        """Return (positions in `encoded`, class ids) of the different labeled inputs with a role."""
+        ids, labeled = {name: number for number, name in enumerate(self.classes)}, set(self.inputs.find_labeled())
         found = [
             (position, ids[self.inputs.labels[index]])
             for position, index in enumerate(encoded)
-            if self.inputs.labels[index] in ids and self.inputs.roles[index] in roles
+            if index in labeled and self.inputs.labels[index] in ids and self.inputs.roles[index] in roles
         ]
         return np.array([each for each, _ in found], np.int64), np.array([each for _, each in found], np.int64)
 
@@ -126,8 +128,8 @@ class Exploration:
         return [suspect._replace(index=int(encoded[suspect.index])) for suspect in found]
 
     def measure(self, encoded: np.ndarray, probabilities: np.ndarray | None) -> labels.Measured | None:
-        """Return the accuracy of the model on the rows for measuring; None without a model or such rows."""
-        measure = [index for index, role in enumerate(self.inputs.roles) if role == "measure"]
+        """Return the accuracy of the model on the different rows for measuring; None without a model or such rows."""
+        measure = [index for index in self.inputs.find_labeled() if self.inputs.roles[index] == "measure"]
         if not self.model or not measure:
             return None
         positions = {int(index): position for position, index in enumerate(encoded)}
@@ -224,8 +226,11 @@ def explore(config: Explore) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     exploration = Exploration(config)
-    found = exploration.run()
     folder = exploration.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = acquire(folder, way_out=f"choose another name: name={folder.name}-2")
+    found = exploration.run()
+    lock.release()
     logger.info(
         "\n".join(
             [

@@ -6,7 +6,7 @@ The same command resumes an interrupted run. `--help` lists all keys, `--dry-run
 a configuration finds the columns by name, and writes the configuration it stands for to the run's folder.
 """
 
-from engine.cli import flags_to_keys, parse_config, run_command
+from engine.cli import asks_for_help, flags_to_keys, parse_config, run_command
 from finetune.config import Finetune
 
 EXAMPLE = "configs/finetune/sentiment.yaml run=mine encoder=minilm task.num_examples=100"
@@ -16,7 +16,7 @@ def main(args: list[str]) -> None:
     """Parse the configuration before the slow imports, then run the stage."""
     from data.shortcut import expand_labels, saved_with_run
 
-    shortcut = expand_labels(args)
+    shortcut = None if asks_for_help(args) else expand_labels(flags_to_keys(Finetune, args))
     args = shortcut.list_args() if shortcut else args
     config = parse_config(Finetune, args, "finetune", EXAMPLE)
     if config is not None:

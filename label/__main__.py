@@ -6,6 +6,8 @@
 Every answer is appended to labels.csv; the same command goes on where it ended. `--help` lists all keys.
 """
 
+import json
+
 from engine.cli import parse_config, run_command
 from label.config import Label
 
@@ -17,7 +19,7 @@ def expand(args: list[str]) -> list[str]:
     expanded = []
     for arg in args:
         if arg.startswith("file="):
-            expanded.append(f"source.files={arg.removeprefix('file=')}")
+            expanded.append(f"source.files={json.dumps(arg.removeprefix('file='), ensure_ascii=False)}")
         elif arg.endswith((".yaml", ".yml")) and "=" not in arg:
             expanded.append(f"task={arg}")
         else:

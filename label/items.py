@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class Item:
     suggestion: str = ""
     probability: float | None = None
     """Of the suggestion."""
+    label: str = ""
+    """The label it has in another file."""
     load: Callable[[], Image] | None = None
     """Decodes the image; None for a text."""
 
@@ -71,11 +74,12 @@ def is_map_of(folder: Path, source: Source) -> bool:
 
 
 def read_number(text: str) -> float | None:
-    """Return a number in a cell, None if it is empty or none."""
+    """Return a finite number in a cell, None if it is empty or none."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def read_queue(path: Path, column: str) -> list[Item]:
@@ -91,7 +95,7 @@ def read_queue(path: Path, column: str) -> list[Item]:
         role = row["role"] if row["role"] in ROLES else "train"
         number = row.get("id", "")
         found = Item(int(number) if number.isdecimal() else len(items), row[column], role, row["reason"], cluster)
-        found.suggestion, found.probability = row["suggestion"], probability
+        found.suggestion, found.probability, found.label = row["suggestion"], probability, row["label"]
         items.append(found)
     return items
 

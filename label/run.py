@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import shlex
@@ -42,10 +43,11 @@ def choose_labels(config: Label, task: Task | None, name: str) -> Path:
     default = LABELS_FOLDER / f"{name}.csv"
     if config.labels:
         return Path(config.labels)
-    files = [Path(file) for file in to_list(task.train.files or [])] if task else []
-    if default in files or len(files) != 1 or files[0].suffix != ".csv":
+    files = to_list(task.train.files or []) if task else []
+    if len(files) != 1 or glob.has_magic(files[0]) or "://" in files[0]:
         return default
-    return files[0] if not files[0].is_file() or has_answers(files[0]) else default
+    path = Path(files[0])
+    return path if path.suffix == ".csv" and (not path.is_file() or has_answers(path)) else default
 
 
 def has_answers(path: Path) -> bool:

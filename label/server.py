@@ -69,10 +69,10 @@ class Pages:
         cluster = len(session.list_cluster(item.id))
         shown = self.show(item.text, MAX_TEXT_CHARS)
         assert item.role in ROLES
-        before = session.store.answers.get(item.text)
+        before = session.find_label(item)
         return {
             **{"id": item.id, "role": item.role, "reason": item.reason, "cluster": cluster, "nearest": nearest},
-            **({"before": before.label} if before else {}),
+            **({"before": before} if before else {}),
             **shown,
             **suggestion,
         }

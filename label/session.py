@@ -52,6 +52,11 @@ class Session:
         answer = self.store.answers.get(item.text)
         return answer is None or item.reason == "suspect" and answer.time < self.queue_time
 
+    def find_label(self, item: Item) -> str:
+        """Return the label that a row has already, here or in another file; empty without one."""
+        answer = self.store.answers.get(item.text)
+        return answer.label if answer else item.label
+
     @property
     def is_full(self) -> bool:
         """Whether the answers asked for are given."""
@@ -72,6 +77,8 @@ class Session:
 
     def check_label(self, label: str) -> str:
         """Return a class, which is added if it is new. Raises RefusedError for one that no file should hold."""
+        if label in self.classes:
+            return label
         label = " ".join(label.split())
         if not label or len(label) > MAX_CLASS_CHARS:
             raise RefusedError(f"a class has 1 to {MAX_CLASS_CHARS} characters")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from engine.log import get_logger
 from engine.system.lock import acquire
 
 logger = get_logger(__name__)
+
+QUOTED = re.compile(rb'"(?:(?<=[,\r\n]")|(?<=\A")|(?<=\A\xef\xbb\xbf"))[^"]*+(?:""[^"]*+)*+"?')
+"""A cell between quotes, to the end of the file if it is not closed; within another cell, a quote opens none."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Answer:
     answer: str
     """label, unsure, skip or undo."""
     time: str
-    seconds: float
+    seconds: float = field(compare=False)
+    """The file has them to a tenth."""
 
 
 def now() -> str:
@@ -41,10 +46,10 @@ def now() -> str:
 def split_records(content: bytes) -> tuple[bytes, bytes]:
     """Return (whole records, what follows the last of them): a line end between quotes ends none."""
     end = position = 0
-    while (found := content.find(b"\n", position)) >= 0:
-        if content.count(b'"', end, found) % 2 == 0:
-            end = found + 1
-        position = found + 1
+    for quoted in QUOTED.finditer(content):
+        end = content.rfind(b"\n", position, quoted.start()) + 1 or end
+        position = quoted.end()
+    end = content.rfind(b"\n", position) + 1 or end
     return content[:end], content[end:]
 
 
@@ -66,8 +71,8 @@ def read_cells(text: str) -> list[list[str]]:
 class AnswerFile:
     """The file while it is labeled. Raises ConfigError if another process has it, or if it is no such file.
 
-    column: of the text or image. `answers` has the last one about each text; `history` those that can be taken back,
-    each a list of answers given together.
+    column: of the text or image. `answers` has the last one about each text; `history` those that can be taken back:
+    of answers given together, each with the one before it, by text.
     """
 
     def __init__(self, path: Path, column: str):
@@ -75,7 +80,7 @@ class AnswerFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = acquire(path.parent, f".{path.name}.lock", path, "end it, or name another file: labels=FILE")
         self.answers: dict[str, Answer] = {}
-        self.history: list[list[tuple[Answer, Answer | None]]] = []
+        self.history: list[dict[str, tuple[Answer, Answer | None]]] = []
         self.last_time = ""
         """Of the last answer, in the file too: answers of two sessions are two steps, however close together."""
         self.header = self.repair()
@@ -84,7 +89,7 @@ class AnswerFile:
             answer = self.read_answer(row)
             if answer.answer:
                 self.record(answer)
-                self.last_time = answer.time
+                self.last_time = max(self.last_time, answer.time)
 
     def read_answer(self, row: dict[str, str]) -> Answer:
         """Return the answer in a row; a row of a table of labels is one if it has a label."""
@@ -171,17 +176,31 @@ class AnswerFile:
             self.record(answer)
 
     def record(self, answer: Answer) -> None:
-        """Take an answer into account; those with the same time are one step of the history."""
-        before = self.answers.get(answer.text)
+        """Take an answer into account; those with the same time are one step of the history.
+
+        One that equals the answer before the last step takes that step back, as an undo does.
+        """
+        text, step = answer.text, self.history[-1] if self.history else {}
+        before = self.answers.get(text)
         if answer.answer == "undo":
-            self.answers.pop(answer.text, None)
-            self.history = [step for step in self.history if all(other.text != answer.text for other, _ in step)]
+            self.answers.pop(text, None)
+            self.drop(text)
             return
-        self.answers[answer.text] = answer
-        if answer.time and self.history and self.history[-1][0][0].time == answer.time:
-            self.history[-1].append((answer, before))
+        self.answers[text] = answer
+        if text in step and step[text][1] == answer:
+            self.drop(text)
+        elif answer.time and step and next(iter(step.values()))[0].time == answer.time:
+            step[text] = answer, step[text][1] if text in step else before
         else:
-            self.history.append([(answer, before)])
+            self.history.append({text: (answer, before)})
+
+    def drop(self, text: str) -> None:
+        """Remove the last answer about a text from the history."""
+        for position in reversed(range(len(self.history))):
+            if self.history[position].pop(text, None):
+                if not self.history[position]:
+                    del self.history[position]
+                return
 
     def next_time(self) -> str:
         """Return the time now, another than that of the last answer."""
@@ -196,17 +215,15 @@ class AnswerFile:
         self.append([Answer(text, label, role, answer, time, each) for text, label, role, answer, each in entries])
 
     def undo(self) -> list[str]:
-        """Take the last step back, and return its texts; a text that was answered before has that answer again."""
+        """Take the last step back, and return its texts.
+
+        The row of a text that was answered before is that answer, with its time; so none is without it at any moment.
+        """
         if not self.history:
             return []
-        step, time = self.history[-1], self.next_time()
-        taken = [Answer(answer.text, "", answer.role, "undo", time, 0.0) for answer, _ in step]
-        again = [Answer(old.text, old.label, old.role, old.answer, time, 0.0) for _, old in step if old is not None]
-        self.append(taken)
-        if again:
-            self.append(again)
-            self.history.pop()
-        return [answer.text for answer, _ in step]
+        step, time = dict(self.history[-1]), self.next_time()
+        self.append([old or Answer(text, "", last.role, "undo", time, 0.0) for text, (last, old) in step.items()])
+        return list(step)
 
     def count(self) -> dict[str, int]:
         """Return the numbers of labeled texts, of test rows among them, and of answers without a label."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from engine.files import describe_os_error
 from engine.sanitize import escape_controls
 from label.items import Item
 from label.session import RefusedError, Session
@@ -124,8 +125,8 @@ class Terminal:
         self.print(f"{progress['answered'] + 1}{asked}{'   test row' * (item.role == 'measure')}{note}\n")
         self.message = ""
         self.print(shorten(item.text, MAX_TEXT_CHARS) + "\n")
-        if before := session.store.answers.get(item.text):
-            self.print(f"  labeled as {shorten(before.label, LINE_WIDTH)}, is that right?")
+        if before := session.find_label(item):
+            self.print(f"  labeled as {shorten(before, LINE_WIDTH)}, is that right?")
         for text, label in session.nearest(item):
             self.print(f"  {shorten(label, 24):<25} {shorten(' '.join(text.split()), MAX_NEAREST_CHARS)}")
         cells = [f"{self.class_key(i)} {shorten(name, 26)}" for i, name in enumerate(session.classes)]
@@ -135,7 +136,7 @@ class Terminal:
         keys = [f"Enter or y {shorten(suggestion, LINE_WIDTH)}"] if (suggestion := self.find_suggestion(item)) else []
         keys += ["n class by name", "u unsure", "x skip", "z undo"]
         keys += [f"c all {count} of the cluster"] if (count := len(session.list_cluster(item.id))) > 1 else []
-        keys += ["s suggestions"] if item.suggestion else []
+        keys += ["s suggestions"] if item.suggestion and session.suggest else []
         self.print(" · ".join([*keys, "q finish"]))
 
     def read_class(self, first: str) -> str | None:
@@ -190,7 +191,7 @@ class Terminal:
             self.message = answer
         elif key == "c" and len(session.list_cluster(item.id)) > 1:
             self.label_cluster(item)
-        elif key == "s":
+        elif key == "s" and session.suggest:
             self.shows_suggestion = not self.shows_suggestion
 
     def run(self) -> None:
@@ -214,8 +215,10 @@ class Terminal:
 
 @contextmanager
 def suppress_refused(terminal: Terminal) -> Iterator[None]:
-    """Show why an answer is refused, with the next row."""
+    """Show why an answer is refused or cannot be written, with the next row."""
     try:
         yield
     except RefusedError as error:
         terminal.message = str(error)
+    except OSError as error:
+        terminal.message = describe_os_error(error) or str(error)

@@ -7,6 +7,7 @@ renames it, so that a file of this name is always whole.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from data.csv_cells import csv_lines, to_json
 from engine.errors import DataError, first_line
@@ -46,6 +47,15 @@ class Writer:
                     file.write(part.read_bytes())
 
 
+def replace_surrogates(value: Any) -> Any:
+    """Return a value with a question mark for each half of a surrogate pair, which is in no UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {replace_surrogates(key): replace_surrogates(each) for key, each in value.items()}
+    return [replace_surrogates(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 def write_parquet(path: Path, rows: list[dict], columns: list[str]) -> None:
     """Write rows as Parquet, all with the same columns. Raises DataError for a column of different kinds of values."""
     import pyarrow
@@ -54,12 +64,12 @@ def write_parquet(path: Path, rows: list[dict], columns: list[str]) -> None:
     arrays = []
     for name in columns:
         try:
-            arrays.append(pyarrow.array([row.get(name) for row in rows]))
+            arrays.append(pyarrow.array([replace_surrogates(row.get(name)) for row in rows]))
         except (pyarrow.ArrowException, OverflowError) as error:
             raise DataError(
                 f"column {name!r} fits in no Parquet column ({first_line(error)}); set format=jsonl"
             ) from None
-    pyarrow.parquet.write_table(pyarrow.table(arrays, names=columns), path)
+    pyarrow.parquet.write_table(pyarrow.table(arrays, names=replace_surrogates(columns)), path)
 
 
 def join_parquet(parts: list[Path], path: Path) -> None:

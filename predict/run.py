@@ -56,12 +56,16 @@ class Output:
         return self.path.with_name(f".{self.path.name}.parts")
 
     def sibling(self, suffix: str) -> Path:
-        """Return a file next to the output."""
-        return self.path.with_name(f"{self.path.name.removesuffix(self.path.suffix)}{suffix}")
+        """Return a file next to the output: of its name without extension, unless another output has that one."""
+        name = self.path.name
+        stem = name.removesuffix(self.path.suffix)
+        summary = self.path.with_name(f"{stem}.summary.json")
+        owner = read_json(summary).get("rows_path", name) if summary.is_file() else name
+        return self.path.with_name(f"{stem if Path(owner).name == name else name}{suffix}")
 
 
 def choose_output(config: Predict, source: Source) -> Output:
-    """Return the file to write and its format. Raises ConfigError for an unknown extension."""
+    """Return the file to write and its format. Raises ConfigError for an extension that cannot be used."""
     is_table = is_file_table(source)
     found = INPUT_FORMATS.get(get_format(source, resolve_files(source)[0]).name if is_table else "", "csv")
     if config.output is None:
@@ -74,6 +78,8 @@ def choose_output(config: Predict, source: Source) -> Output:
         raise ConfigError(f"output: {path} has none of the extensions {', '.join(EXTENSIONS)}; or set format")
     if path.is_dir():
         raise ConfigError(f"output: {path} is a folder")
+    if path.suffix == ".html":
+        raise ConfigError(f"output: {path} would be the report; choose another name for the rows")
     return Output(path, chosen)
 
 
@@ -120,7 +126,7 @@ class PredictRun:
             summary = read_json(summary_path) if summary_path.is_file() else {}
             if summary.get("fingerprint") == self.fingerprint:
                 logger.info(f"{path} is finished.")
-                return Summary.from_json(summary)
+                return Summary.from_json({**summary, "page_path": str(self.output.sibling(".html"))})
             # A file next to this command's parts is its own: it was stopped after joining them.
             if not (self.config.overwrite or self.has_parts()):
                 raise ConfigError(f"output: {path} is there, by another command; choose another, or overwrite=true")
@@ -133,6 +139,7 @@ class PredictRun:
         self.writer.join([name.with_suffix(f".{self.output.format}") for name in names], path)
         summary = Summary.from_parts(map(read_json, names), self.classifier, self.config)
         summary.fingerprint, summary.rows_path = self.fingerprint, str(path)
+        summary.page_path = str(self.output.sibling(".html"))
         self.write_reports(summary)
         write_json(summary_path, summary.to_json())
         shutil.rmtree(parts)
@@ -148,7 +155,7 @@ class PredictRun:
 
             has_heat_maps = self.config.why and not self.classifier.detector  # which gives an input no label
             pictures = draw_pictures(summary.doubtful, self.table, self.classifier, has_heat_maps)
-        write_text(self.output.sibling(".html"), render_page(summary, pictures))
+        write_text(Path(summary.page_path), render_page(summary, pictures))
 
     def has_parts(self) -> bool:
         """Return whether there are parts, and of this command."""

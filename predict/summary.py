@@ -12,6 +12,7 @@ import numpy as np
 
 from data.tasks.novelty import EXPECTED_SHARE
 from data.tasks.prevalence import estimate_shares
+from engine.html import shorten
 from predict.config import Predict
 from predict.predictions import Prediction
 from predict.rows import Item
@@ -58,8 +59,7 @@ class PartStatistics:
 
     def describe(self, item: Item, prediction: Prediction) -> dict:
         """Return a row as it is listed."""
-        text = " | ".join(item.example.texts)
-        shown = text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS - 3]}..."
+        shown = shorten(" | ".join(item.example.texts), MAX_TEXT_CHARS)
         return {
             "row": self.number,
             "text": shown.encode("utf-8", "replace").decode(),
@@ -104,6 +104,7 @@ class Summary:
     model: str = ""
     fingerprint: str = ""
     rows_path: str = ""
+    page_path: str = ""
     missing: str = "without text"
     """What the empty rows are."""
 
@@ -156,7 +157,7 @@ class Summary:
                 line += f", corrected {100 * share['corrected']:.1f}% ({low:.1f} to {high:.1f})"
             lines.append(line)
         lines += self.describe_doubt()
-        return [*lines, f"  rows    {self.rows_path}", f"  report  {self.rows_path.rpartition('.')[0]}.html"]
+        return [*lines, f"  rows    {self.rows_path}", f"  report  {self.page_path}"]
 
     def describe_doubt(self) -> list[str]:
         """Return sentences on the rows that are not to be trusted."""

@@ -16,6 +16,7 @@ from data.tasks.splits import Example
 from data.tasks.task import Task, read_task
 from engine.config.loader import validate
 from engine.errors import UserError
+from engine.html import shorten
 from engine.log import warn_once
 from engine.runs.run import RUNS_FOLDER
 from predict.predictions import Prediction
@@ -125,10 +126,9 @@ def read_training_rows(classifier: Classifier) -> dict[int, dict]:
         places = find_places(task) if schema is ImageTask else {}
         for value, example in zip(hash_inputs(examples).tolist(), examples, strict=True):
             text = " | ".join(example.texts)
-            shown = text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS - 3]}..."
             label = list(example.label) if isinstance(example.label, tuple) else example.label
             for number in numbers.get(value, []):
-                shown_as = {"image": places[text]} if text in places else {"text": shown}
+                shown_as = {"image": places[text]} if text in places else {"text": shorten(text, MAX_TEXT_CHARS)}
                 rows[number] = {**shown_as, "label": label}
     if not rows:
         warn_once("note: the training rows are not at hand, so the nearest of them are not among the reasons")

@@ -4,7 +4,7 @@ The same command resumes the run. `--help` lists every key, `--dry-run` checks t
 of a corpus is text of your own; the configuration it stands for is written to the run's folder.
 """
 
-from engine.cli import parse_config, run_command
+from engine.cli import asks_for_help, flags_to_keys, parse_config, run_command
 from pretrain.config import Pretrain
 
 EXAMPLE = "configs/pretrain/default.yaml run=mine train.steps=200"
@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     """Parse the configuration, then import and run the stage."""
     from data.shortcut import expand_text, saved_with_run
 
-    shortcut = expand_text(argv)
+    shortcut = None if asks_for_help(argv) else expand_text(flags_to_keys(Pretrain, argv))
     config = parse_config(Pretrain, shortcut.list_args() if shortcut else argv, "pretrain", EXAMPLE)
     if config is not None:
         from data.cache import dry_run

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from data import modalities
+from data.tasks.splits import normalize
 from data.tasks.task import Task
 from engine.config.loader import find_file
 from engine.errors import DataError
@@ -93,8 +94,10 @@ class Modality:
         return None
 
     def find_copies(self) -> np.ndarray:
-        """Return pairs of near duplicates besides those by vectors, int64 (2, pairs)."""
-        return np.zeros((2, 0), np.int64)
+        """Return pairs of equal inputs, int64 (2, pairs): by rounding, their vectors may be in different cells."""
+        first: dict[str, int] = {}
+        pairs = [(first.setdefault(normalize((key,)), index), index) for index, key in enumerate(self.inputs.keys)]
+        return np.array([pair for pair in pairs if pair[0] < pair[1]], np.int64).reshape(-1, 2).T
 
     def name_clusters(self, clusters: np.ndarray, count: int, seed: int, kind: str) -> list[str]:
         """Return a name for each cluster, here its number and its most frequent label.

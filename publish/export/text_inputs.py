@@ -8,7 +8,7 @@ from torch.export import Dim
 from transformers import PretrainedConfig
 
 from data.tasks.problem_types import ProblemType
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
 from engine.models.load import load_tokenizer
 from engine.models.positions import max_positions
@@ -47,8 +47,14 @@ class TextInputs:
         if texts_file:
             if not Path(texts_file).is_file():
                 raise ConfigError(f"texts: no file {texts_file!r}")
-            lines = Path(texts_file).read_text(encoding="utf-8").splitlines()
-            return BenchmarkData([[line.strip()] for line in lines if line.strip()], None, max_length)
+            try:
+                lines = Path(texts_file).read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"texts: {texts_file!r} is not UTF-8 ({first_line(error)})") from None
+            texts = [[line.strip()] for line in lines if line.strip()]
+            if not texts:
+                raise ConfigError(f"texts: no text in {texts_file!r}")
+            return BenchmarkData(texts, None, max_length)
         if not content:
             reason = "no test.json or sample.json to measure on; set texts=FILE, one text per line"
             raise ConfigError(f"{run_folder}: {reason}")

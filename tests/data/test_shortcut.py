@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from helpers import ROOT
 from data.shortcut import expand_labels, expand_text, name_run
 from data.tasks.task import TaskFile, fingerprint_inputs, read_examples
 from engine.config.loader import load_config
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 
 ENTITIES = "configs/finetune/your-entities.yaml"
 
@@ -27,7 +28,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 CLASSES, LABELS, TAGS = (f"{kind}_classification" for kind in ("single_label", "multi_label", "token"))
 TABLES = [
     ("a.csv", "Review,Stars\nfine film,4.5\ndull,1\n", {"text": "Review", "label": "Stars"}, "regression"),
-    ("a.csv", "text;label\nfine, long;a\ndull;b\n", {"train": {"delimiter": ";"}}, CLASSES),
+    ("a.csv", 'text,score\nfine film,"4,5"\ndull,"1,0"\n', {"label": "score"}, CLASSES),
+    ("😀.csv", "text;label\nfine, long;a\ndull;b\n", {"train": {"delimiter": ";"}}, CLASSES),
     ("a.tab", "Category\tText\nd\tstring\nclass\t\nx\tfine film\n", {"train": {"skip_rows": [1, 2]}}, CLASSES),
     ("a.txt", "label\ttext\nx\tfine film\n", {"train": {"format": "csv", "delimiter": "\t"}}, CLASSES),
     ("a.jsonl", '{"text": "a", "labels": ["x", "y"]}\n', {"label": "labels"}, LABELS),
@@ -66,6 +68,17 @@ def test_what_is_given_is_kept(folder):
     assert shortcut.files == ["configs/finetune/default.yaml", "configs/method/lora.yaml"]
     assert shortcut.tree["seed"] == 3 and shortcut.tree["run"] == "a" and shortcut.tree["task"]["label"] == "kind"
     assert expand_labels(["configs/finetune/sentiment.yaml", "run=x"]) is None and expand_labels(["labels=100"]) is None
+
+
+@pytest.mark.parametrize("module, shortcut", [("finetune", "labels=a.csv"), ("pretrain", "text=a.csv")])
+def test_flags_may_follow_a_shortcut(folder, capsys, module, shortcut):
+    (folder / "a.csv").write_text("text,label\nfine film,x\ndull,y\n")
+    main = importlib.import_module(f"{module}.__main__").main
+    main([shortcut, "--help"])
+    assert "train.dry_run" in capsys.readouterr().out
+    with pytest.raises(ConfigError) as error:
+        main([shortcut, "--dry-run", "--train.lrr", "1e-4"])
+    assert str(error.value) == "train.lrr: no such key (nearest: train.lr)"
 
 
 def test_columns_without_a_known_name_are_asked_for_with_their_likely_keys(folder):

@@ -16,6 +16,9 @@ from explore.choose import (
     measuring_ranks,
     merge_rounds,
 )
+from explore.config import Explore
+from explore.inputs import Inputs
+from explore.queue import build_queue, split_unlabeled
 
 
 def unit_vectors(count: int, width: int = 8, seed: int = 0) -> np.ndarray:
@@ -110,6 +113,22 @@ def test_a_model_chooses_in_turn_once_the_classes_have_labels():
     for few in (choose_six(list(range(10)) * 4), choose_six([0, 1] * 20, None)):
         assert few.indices.tolist() == spread and not few.is_uncertain.any()
     assert not choose_six([0, 1] * 15).is_uncertain.any(), "under 32 labels"
+
+
+def test_copies_of_labeled_texts_are_not_enough_labels():
+    def reasons(copies: int) -> set[str]:
+        inputs = Inputs()
+        for number in range(40):
+            inputs.add(f"Labeled {number // copies}", "ab"[number // copies % 2])
+        for number in range(40, 200):
+            inputs.add(f"text {number}")
+        probabilities = np.random.default_rng(0).dirichlet(np.ones(2), 200)
+        unlabeled, vectors = split_unlabeled(inputs, 0), unit_vectors(200)
+        queue = build_queue(inputs, unlabeled, vectors, np.arange(200), probabilities, [], Explore(queue_size=20))
+        return {entry.reason for entry in queue}
+
+    assert reasons(1) == {"uncertain", "spread", "random"}
+    assert reasons(10) == {"spread", "random"}, "four different labeled texts"
 
 
 def test_a_random_quarter_is_reserved_by_its_text_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import json
@@ -16,10 +17,14 @@ import pytest
 from browser import Browser, load_page
 from helpers import error_lines, run_module, start_module
 
+from engine.cli import parse_config
 from engine.errors import ConfigError
+from explore import page
 from explore.__main__ import expand, main
 from explore.config import Explore
+from explore.inputs import Inputs
 from explore.map import Map
+from explore.queue import Entry
 from explore.report import next_command
 from explore.steps import Steps
 from label.config import Label
@@ -50,7 +55,7 @@ def read_csv(path) -> list[dict]:
 
 
 def file_hashes(folder) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.*")}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("[!.]*.*")}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,38 @@ def test_a_single_cluster_has_no_silhouette_and_the_files_are_valid_json(tiny, t
     assert report["clusters"] == 1 and report["silhouette"] is None
     assert not any("ilhouette" in note for note in report["notes"])
     assert [row["silhouette"] for row in read_csv(folder / "clusters.csv")] == [""]
+
+
+def test_as_many_clusters_as_texts_and_a_method_without_a_seed_leave_measures_out(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = write_texts(tmp_path / "few.txt", 30)
+    args, folder = ["text=few.txt", f"encoder={tiny}", "baselines=false"], tmp_path / "out/explore/few"
+    main([*args, f"num_clusters={len(texts) + 5}"])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["clusters"] == len(texts) and report["silhouette"] is None and report["stability"] == 1
+    (tmp_path / "few.txt").write_text("\n".join([f"{text} {n}" for text in texts[:2] for n in range(20)]) + "\n")
+    main([*args, "clusters=hdbscan"])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["stability"] is None and report["group_stability"] is None
+    assert not any("tability" in note for note in report["notes"])
+    assert "nan" not in (folder / "map.html").read_text().partition("<h2>Clusters")[2].partition("<div")[0].lower()
+    assert {row["stability"] for row in read_csv(folder / "clusters.csv")} == {""}
+
+
+def test_a_folder_in_use_is_refused_in_one_line(explored, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out/explore/notes"
+    folder.mkdir(parents=True)
+    script = "import sys, time\nfrom pathlib import Path\nfrom engine.system.lock import acquire\n"
+    script += "lock = acquire(Path(sys.argv[1]))\nPath('locked').touch()\ntime.sleep(60)\n"
+    owner = start_module(script, str(folder), prefix=("-c",), cwd=tmp_path)
+    while not Path("locked").exists():
+        time.sleep(0.01)
+    lines = error_lines(main, [f"text={explored[0]}/notes.txt", f"encoder={tiny}"], capsys, monkeypatch)
+    assert lines[0].startswith("out/explore/notes: in use by process ")
+    assert lines[1:] == ["Wait, or choose another name: name=notes-2."] and not (folder / "steps").exists()
+    owner.send_signal(signal.SIGKILL)
+    owner.wait(60)
 
 
 def test_the_queue_mixes_chosen_and_random_rows_and_is_harmless(explored):
@@ -194,8 +231,10 @@ def test_labels_give_suggestions_suspects_and_no_repeated_row(explored, tiny, mo
     queue = read_csv(folder / "out/explore/subjects/queue.csv")
     suspects = [row for row in queue if row["reason"] == "suspect"]
     assert queue[: len(suspects)] == suspects and len(suspects) <= 6
-    labeled = {row["text"] for row in read_csv(folder / "labels.csv")}
-    assert not labeled & {row["text"] for row in queue if row["reason"] != "suspect"}
+    labeled = {row["text"]: row["label"] for row in read_csv(folder / "labels.csv")}
+    assert {row["text"]: row["label"] for row in suspects}.items() <= labeled.items() and suspects
+    assert not any(row["label"] for row in queue[len(suspects) :])
+    assert not labeled.keys() & {row["text"] for row in queue if row["reason"] != "suspect"}
     assert {row["suggestion"] for row in queue} <= set(WORDS)
     assert {row["reason"] for row in queue} == {"suspect", "uncertain", "spread", "random"}
 
@@ -222,6 +261,25 @@ def test_the_next_round_asks_the_model_and_measures_it_on_random_rows(explored, 
     assert len(queue) == len(texts) - 60 and {row["suggestion"] for row in queue} <= {"bad", "fair", "good"}
 
 
+def test_copies_of_a_labeled_text_count_once(tiny, classifiers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = write_texts(tmp_path / "notes.txt", 60)
+    rows = [[text, "good" if index % 2 else "bad", "train"] for index, text in enumerate(texts[:30])]
+    rows += [[copy, "bad", "train"] for copy in [texts[1], f" {texts[1].upper()}"] for _ in range(20)]
+    rows += [["one text", "fair", "measure"]] * 50 + [["One  text", "good", "measure"], ["two", "bad", "measure"]]
+    with open("rated.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", "label", "role"], *rows])
+    task = {"name": "rated", "train": {"files": "rated.csv"}, "role": "role"}
+    Path("rated.yaml").write_text(json.dumps({"task": task}))
+    main(["task=rated.yaml", f"encoder={tiny}", f"model={classifiers['single']}", "baselines=false"])
+    report = json.loads(Path("out/explore/rated/report.json").read_text())
+    assert report["inputs"] == len(rows) and report["labeled"] == 32 and report["measured"]["rows"] == 2
+    suspects = [row["text"] for row in read_csv("out/explore/rated/queue.csv") if row["reason"] == "suspect"]
+    assert len({" ".join(text.split()).casefold() for text in suspects}) == len(suspects) > 1
+    first = [row["label"] for row in pyarrow.parquet.read_table("out/explore/rated/map.parquet").to_pylist()][1]
+    assert first == "good"
+
+
 def test_a_model_alone_is_explored_on_the_task_of_its_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Path("out/runs/posts-2")
@@ -244,6 +302,28 @@ def test_a_model_alone_is_explored_on_the_task_of_its_run(tmp_path, monkeypatch)
     Path("configs/finetune").mkdir(parents=True)
     Path("configs/finetune/posts-2.yaml").touch()
     assert expand(model) == [*model, "task=posts-2"]
+
+
+def test_files_and_flags_are_read_with_text_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with open("a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["text", "body"], *[[f"short {n}", f"a longer text {n}"] for n in range(12)]])
+    Path("mine.yaml").write_text("{num_clusters: 3, seed: 7, source: {files: b.csv, text: body}}\n")
+
+    def parse(*args: str) -> Explore:
+        return parse_config(Explore, expand(list(args)), "explore", "")
+
+    found = parse("text=a.csv", "mine.yaml", "seed=1")
+    assert (found.name, found.num_clusters, found.seed) == ("a", 3, 1)
+    assert (found.source.files, found.source.text) == ("a.csv", "body")
+    Path("named.yaml").write_text("{name: other}\n")
+    assert parse("text=a.csv", "named.yaml").name == "other"
+    found = parse("--text", "a.csv", "--num_clusters", "4", "--sentences", "--source.text=body")
+    assert (found.num_clusters, found.sentences, found.source.text) == (4, True, "body")
+    assert parse("text=a.csv").source.text == "text"
+    assert parse("text=a.csv", "--help") is None and "num_clusters" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="^3: neither a .yaml file nor key=value$"):
+        expand(["text=a.csv", "3"])
 
 
 @pytest.mark.parametrize(
@@ -360,8 +440,27 @@ def test_a_cluster_is_selected_by_keys_and_a_selection_is_cleared(explored, brow
     assert browser.wait_for("chosen === 2") and not browser.evaluate("pickButton.disabled")
     browser.evaluate("document.getElementById('clear').click()")
     assert browser.evaluate("listPicked()") == []
+    for text in ("=x", "'@", "\nx", "\uff1dx", "\uff0b1", "\uff0d1", "'\uff20x"):
+        cell = f"'{text}"
+        assert browser.evaluate(f"cell({json.dumps(text)})") == (f'"{cell}"' if "\n" in cell else cell)
     drag(browser, [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.5)], shift=True)
     assert set(browser.wait_for("listPicked().length && listPicked()")) <= set(members), "of the cluster shown alone"
+
+
+def test_texts_without_a_position_on_the_page_are_not_shown(monkeypatch):
+    monkeypatch.setattr(page, "MAX_POINTS", 60)
+    inputs, clusters = Inputs(), np.arange(100, dtype=np.int32) % 2
+    for number in range(100):
+        inputs.add(f"text {number}")
+    queue = [Entry(index, "train", "spread") for index in (5, 95)]
+    typical, positions = [np.array([0, 98]), np.array([1, 99])], np.zeros((100, 2))
+    found = Map("", inputs, clusters, np.zeros(2, np.int32), ["a", "b"], ["c"], typical, positions, *[None] * 12)
+    found.queue, found.oddness = queue, np.arange(100)
+    for limit in (40, 1_000):
+        data = page.point_data(found, page.list_shown(found, limit))
+        shown = np.frombuffer(base64.b64decode(data["shown"]), np.uint32)
+        assert 5 in shown and len(shown) >= 10 and shown.max() < 60 == len(base64.b64decode(data["kinds"]))
+        assert data["texts"].split("\n") == [f"text {index}" for index in shown]
 
 
 def test_all_near_duplicates_are_listed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -214,6 +215,74 @@ def test_a_long_text_begins_at_its_start(make_session, browser):
         browser.press("1")
         browser.wait_for("!busy && state.item.id === 1")
         assert browser.evaluate("document.getElementById('text').scrollTop") == 0
+
+
+def test_a_refused_answer_shows_the_row_that_is_next(make_session, browser):
+    """As after an answer in another tab, or one whose response was lost."""
+    items = make_items(6)
+    for item in items:
+        item.cluster = "1"
+    session = make_session(items)
+    with served(session) as client:
+        browser.open(client.server.address)
+        browser.wait_for("state && state.item.id === 0")
+        note = "document.getElementById('note').textContent"
+        session.answer(0, "label", "stone")
+        browser.press("1")
+        browser.wait_for("!busy && state.item.id === 1")
+        assert "this row was answered already" in browser.evaluate(note)
+        assert browser.evaluate("document.getElementById('text').textContent") == "text number 1"
+        browser.press("c")
+        browser.wait_for("!busy && dialog")
+        session.answer(1, "label", "stone")
+        browser.press("2")
+        browser.press("Enter")
+        browser.wait_for("!busy && state.item.id === 2 && !dialog")
+        browser.press("c")
+        browser.wait_for("!busy && dialog")
+        browser.press("Escape")
+        session.answer(2, "label", "stone")
+        browser.press("c")
+        browser.wait_for("!busy && state.item.id === 3 && failed && !dialog")
+        browser.press("3")
+        browser.wait_for("!busy && state.item.id === 4 && !failed")
+    assert [answer.label for answer in session.store.answers.values()] == ["stone"] * 4
+
+
+def test_a_page_that_cannot_be_read_says_why(make_session, browser):
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error", "a.csv")
+
+    with served(make_session(make_items(3))) as client:
+        client.server.pages.state = fail
+        browser.open(client.server.address)
+        browser.wait_for("document.body && document.body.innerText.includes('a.csv: cannot be used')")
+        assert browser.evaluate("document.getElementById('note').classList.contains('error')")
+
+
+def test_enter_and_space_press_the_button_that_has_the_focus(make_session, browser):
+    items = make_items(6)
+    for item in items:
+        item.suggestion = "plant"
+    session = make_session(items)
+    with served(session) as client:
+        browser.open(client.server.address)
+        browser.wait_for("state && state.item.id === 0")
+        for number, key in enumerate(("Enter", " ")):
+            browser.evaluate("document.querySelectorAll('#classes button')[2].focus()")
+            browser.press(key)
+            browser.wait_for(f"!busy && state.item.id === {number + 1}")
+        browser.press("Enter")
+        browser.wait_for("!busy && state.item.id === 3")
+    assert [answer.label for answer in session.store.answers.values()] == ["stone", "stone", "plant"]
+
+
+def test_a_label_of_another_file_is_on_the_page(make_session):
+    session = make_session([Item(0, "a", reason="suspect", label="stone"), Item(1, "b")])
+    with served(session) as client:
+        assert client.state()["item"]["before"] == "stone"
+        client.request("answer", {"id": 0, "answer": "label", "label": "plant"})
+        assert "before" not in client.state()["item"]
 
 
 def test_names_clusters_and_the_switch_by_keys(make_session, browser):

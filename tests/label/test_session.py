@@ -22,8 +22,9 @@ from label.__main__ import main
 from label.config import Label
 from label.items import Item, draw, read_items
 from label.nearest import Nearest
-from label.run import open_session
+from label.run import choose_labels, open_session
 from label.session import RefusedError
+from label.store import now
 from label.terminal import Terminal
 
 
@@ -113,7 +114,8 @@ def test_a_suggestion_is_no_answer_and_not_shown_on_rows_to_measure_by(make_sess
     session = make_session(items)
     shown = run_keys(session, "yyuq")
     assert shown.count("Enter or y plant") == 1 and answers_of(session) == {"a": "unsure"}
-    assert "plant" not in run_keys(make_session(items, [], suggest=False), "q").partition("b\n")[2]
+    shown = run_keys(make_session(items, [], suggest=False), "ssyq")
+    assert "plant" not in shown and "s suggestions" not in shown
 
 
 def test_a_cluster_is_labeled_at_once_after_it_is_confirmed(make_session):
@@ -166,6 +168,20 @@ def test_an_answer_about_another_row_is_refused(make_session):
     assert answers_of(session) == {"text number 0": "plant"}
 
 
+def test_a_class_of_the_task_is_taken_as_it_is(make_session):
+    classes = ["two  spaces", "x" * 101]
+    session = make_session(make_items(3), classes)
+    run_keys(session, "12q")
+    assert list(answers_of(session).values()) == classes == session.classes
+
+
+def test_a_file_that_is_gone_is_a_message_of_the_terminal(make_session):
+    session = make_session(make_items(3))
+    session.store.path.unlink()
+    shown = run_keys(session, "1q")
+    assert "No such file or directory" in shown and not session.store.answers
+
+
 def test_a_session_goes_on_where_it_ended_and_ends_after_the_answers_asked_for(make_session):
     first = make_session(make_items(10), num_answers=3)
     run_keys(first, "1111111")
@@ -187,6 +203,32 @@ def test_suspect_labels_are_shown_again_with_the_label_they_have(make_session):
     assert session.store.answers["old"].role == "measure", "rows to measure by stay that"
 
 
+def test_a_suspect_label_that_is_taken_back_is_shown_again(make_session):
+    """Also in a later session; a further undo takes back the answer given before, not the label."""
+    first = make_session(make_items(2))
+    run_keys(first, "12q")
+    time.sleep(0.002)
+    queue_time = now()
+    time.sleep(0.002)
+    suspects = [Item(0, "text number 0", "train", "suspect")]
+    session = make_session(suspects, queue_time=queue_time)
+    run_keys(session, "3q")
+    assert session.current() is None and session.undo() and session.current() is suspects[0]
+    session = make_session(suspects, queue_time=queue_time)
+    assert session.current() is suspects[0] and "labeled as animal, is that right?" in run_keys(session, "q")
+    run_keys(session, "zq")
+    assert answers_of(session) == {"text number 0": "animal"} == answers_of(make_session(suspects))
+
+
+def test_a_label_of_another_file_is_shown(make_session, tmp_path):
+    write_queue(tmp_path / "queue.csv", [Item(0, "old", "train", "suspect", label="=plant"), Item(1, "new")])
+    items = read_items(Label(queue="queue.csv"), None, "mine", Path("x"))
+    assert [item.label for item in items] == ["=plant", ""]
+    shown = run_keys(make_session(items), "1q")
+    assert shown.count("is that right?") == shown.count("labeled as =plant, is that right?") == 1
+    assert "is that right?" not in run_keys(make_session([items[0]]), "q"), "answered here"
+
+
 def test_the_queue_gives_the_order_and_without_it_rows_are_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("".join(f"line number {n}\n\n" for n in range(40)) + "LINE number  3\n")
@@ -200,7 +242,9 @@ def test_the_queue_gives_the_order_and_without_it_rows_are_drawn(tmp_path, monke
     assert {item.text for item in lines} == {"one thing", "and another"}
     queued = make_items(5)
     queued[1].text, queued[2].cluster, queued[2].suggestion, queued[2].probability = "=SUM(A1)", "7", "plant", 0.25
+    queued[0].probability, queued[3].probability = float("nan"), float("inf")
     write_queue(Path("out/explore/mine/queue.csv"), queued)
+    queued[0].probability = queued[3].probability = None
     assert read_items(Label(), None, "mine", Path("x")) == queued
 
 
@@ -247,6 +291,21 @@ def test_a_tasks_own_rows_without_a_label_are_labeled(tmp_path, monkeypatch):
     splits, unlabeled = read_all(task, needs_validation=False)
     assert sum(map(len, splits.values())) == 60 and not unlabeled
     assert {example.texts[0] for example in splits["test"]} == {i.text for i in session.items if i.role == "measure"}
+
+
+@pytest.mark.parametrize("name", ["*.csv", "data/t[12].csv", "s3://bucket/train.csv", "https://x.example/a.csv"])
+def test_answers_are_in_no_file_that_a_glob_or_an_address_names(name):
+    assert choose_labels(Label(), Task(name="t", train={"files": name}), "t") == Path("labels/t.csv")
+    assert choose_labels(Label(), Task(name="t", train={"files": "own/t.csv"}), "t") == Path("own/t.csv")
+
+
+@pytest.mark.parametrize("name", ["*.csv", "@x.csv", "texts #2.csv", "- a.csv", "2024", "it's \U0001f600.csv"])
+def test_a_file_may_have_any_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("named.csv" if name == "*.csv" else name).write_text("text\none\ntwo\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("na\nq"))
+    main([f"file={name}", "terminal=true", "source.format=csv", "labels=answers.csv"])
+    assert [row["label"] for row in read_rows(Path("answers.csv"))] == ["a"], capsys.readouterr().out
 
 
 def test_images_are_labeled_by_their_paths(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tiny_labels import read_rows
 from data.csv_cells import csv_lines
 from data.tasks.answers import ANSWER_COLUMNS
 from engine.errors import ConfigError
-from label.store import AnswerFile, split_records
+from label.store import AnswerFile, read_cells, split_records
 
 TEXTS = ["plain", 'with "quotes", and a comma', "two\nli\rnes", "=1+1", "'quoted", "日本語 \u202e", "-5", " spaces "]
 TEXTS += ["a lone\rreturn", "'@apostrophe"]
@@ -85,6 +86,59 @@ def test_undo_takes_back_the_last_answer_and_a_correction(tmp_path):
     assert labels_of(store) == labels_of(AnswerFile(path, "text")) == {}
 
 
+def add_cluster(store: AnswerFile, texts: list[str], label: str) -> None:
+    store.add([(text, label, "train", "label", 0.25) for text in texts])
+
+
+def test_undo_takes_back_one_step_and_not_earlier_ones_of_the_same_text(tmp_path):
+    store = AnswerFile(tmp_path / "mine.csv", "text")
+    add(store, "o", "a")
+    add_cluster(store, ["A", "B", "C"], "b")
+    add(store, "A", "c")
+    assert store.undo() == ["A"] and labels_of(store) == {"o": "a", "A": "b", "B": "b", "C": "b"}
+    assert store.undo() == ["A", "B", "C"] and labels_of(store) == {"o": "a"}
+    assert store.undo() == ["o"] and store.undo() == [] and not store.answers
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_file_that_is_read_again_has_the_answers_and_the_history_it_had(tmp_path, seed):
+    path, draw = tmp_path / "mine.csv", random.Random(seed)
+    path.write_text("text,label,note\nA,own,x\nB,own,y\nA,other,z\n")
+    store = AnswerFile(path, "text")
+    states, texts = [labels_of(store)], ["A", "B", *TEXTS[:6]]
+    for _ in range(60):
+        action = draw.choice(["label", "label", "cluster", "skip", "undo"])
+        if action == "undo":
+            store.undo()
+            states = states[:-1] if len(states) > 1 else [labels_of(store)]
+        elif action == "cluster":
+            add_cluster(store, draw.sample(texts, 3), draw.choice("ab"))
+        else:
+            add(store, draw.choice(texts), draw.choice("ab") if action == "label" else "", action)
+        states += [labels_of(store)] * (action != "undo")
+        assert labels_of(store) == states[-1]
+        again = AnswerFile(path, "text")
+        assert (again.answers, again.history) == (store.answers, store.history)
+        store = draw.choice([store, again])
+    while store.undo():
+        assert labels_of(store) == labels_of(AnswerFile(path, "text"))
+    assert not AnswerFile(path, "text").answers
+
+
+def test_a_kill_while_a_cluster_is_taken_back_loses_no_earlier_label(tmp_path):
+    path = tmp_path / "mine.csv"
+    store = AnswerFile(path, "text")
+    add_cluster(store, TEXTS, "first")
+    add_cluster(store, ["new", *TEXTS], "second")
+    size = path.stat().st_size
+    store.undo()
+    whole = path.read_bytes()
+    for end in range(size, len(whole), 11):
+        path.write_bytes(whole[:end])
+        found = labels_of(AnswerFile(path, "text"))
+        assert set(TEXTS) <= set(found) and set(found.values()) <= {"first", "second"}, end
+
+
 def test_answers_of_two_sessions_in_one_millisecond_are_two_steps(tmp_path, monkeypatch):
     times = iter(["a", "a", "b"])
     monkeypatch.setattr("label.store.now", lambda: next(times))
@@ -92,7 +146,7 @@ def test_answers_of_two_sessions_in_one_millisecond_are_two_steps(tmp_path, monk
     add(AnswerFile(path, "text"), "one")
     store = AnswerFile(path, "text")
     add(store, "two")
-    assert [[answer.text for answer, _ in step] for step in store.history] == [["one"], ["two"]]
+    assert [list(step) for step in store.history] == [["one"], ["two"]]
 
 
 def test_a_table_of_labels_and_one_of_a_spreadsheet_are_continued(tmp_path):
@@ -105,6 +159,28 @@ def test_a_table_of_labels_and_one_of_a_spreadsheet_are_continued(tmp_path):
     path.write_text('text,label,role,time,seconds,answer\n5" wide,a,train,t,1,label\none,b,train,t2,1,label\n')
     before = path.read_bytes()
     assert labels_of(AnswerFile(path, "text")) == {'5" wide': "a", "one": "b"} and path.read_bytes() == before
+
+
+def test_whole_records_are_those_of_the_csv_module():
+    draw = random.Random(0)
+    for _ in range(3_000):
+        content = "".join(draw.choices('",\n\na', k=draw.randrange(14)))
+        whole, rest = (part.decode() for part in split_records(content.encode()))
+        assert whole + rest == content and whole[-1:] in ("", "\n")
+        assert read_cells(whole) + read_cells(rest) == read_cells(content) and len(read_cells(rest)) <= 1, content
+    assert split_records(b'\xef\xbb\xbf"a\n')[0] == b""
+
+
+def test_a_quote_within_a_cell_costs_neither_answers_nor_time(tmp_path):
+    path, rows = tmp_path / "mine.csv", 30_000
+    header = csv_lines([["text", *ANSWER_COLUMNS]], raw=True)
+    lines = "".join(f"text {number},a,train,t{number},1,label\n" for number in range(rows))
+    path.write_text(f'{header}a 5" disk,a,train,t,1,label\n{lines}torn,a,tra')
+    start = time.process_time()
+    assert len(split_records(path.read_bytes())[1]) == len("torn,a,tra")
+    assert time.process_time() - start < 1
+    assert len(AnswerFile(path, "text").answers) == rows + 1
+    assert (tmp_path / "mine.csv.cut").read_text() == "torn,a,tra\n"
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,26 @@ def test_json_lines_and_parquet_keep_the_types(tmp_path):
     assert pyarrow.parquet.read_table(tmp_path / "all.parquet").to_pylist() == rows
 
 
+def test_numbers_that_are_not_finite_are_null_in_json_lines(tmp_path):
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    nan, infinite = float("nan"), float("inf")
+    row = {"a": nan, "b": [1.5, -infinite, {"c": infinite}], "d": ((nan,),), "e": 2}
+    Writer("jsonl", list(row), False).write_part(tmp_path / "0", [row])
+    line = json.loads((tmp_path / "0").read_text(), parse_constant=refuse)
+    assert line == {"a": None, "b": [1.5, None, {"c": None}], "d": [[None]], "e": 2}
+
+
+def test_half_of_a_surrogate_pair_is_a_question_mark_in_parquet(tmp_path):
+    row = {"text": "a\ud800", "x\udfff": 1, "label": [{"text": "\ud83d!", "start": 0}], "none": None}
+    writer = Writer("parquet", list(row), False)
+    writer.write_part(tmp_path / "0", [row])
+    writer.join([tmp_path / "0"], tmp_path / "all.parquet")
+    expected = {"text": "a?", "x?": 1, "label": [{"text": "?!", "start": 0}], "none": None}
+    assert pyarrow.parquet.read_table(tmp_path / "all.parquet").to_pylist() == [expected]
+
+
 def test_a_column_of_words_and_numbers_fits_in_no_parquet_file(tmp_path):
     with pytest.raises(DataError, match="column 'a' fits in no Parquet column .*; set format=jsonl"):
         Writer("parquet", ["a"], False).write_part(tmp_path / "0", [{"a": 1}, {"a": "x"}])

@@ -185,6 +185,28 @@ def test_finished_is_not_predicted_again_and_another_command_does_not_replace_it
     assert open("out/a.csv", "rb").read() == before
 
 
+def test_files_of_two_formats_next_to_each_other_are_both_finished(table, classifiers, capsys, monkeypatch):
+    args, folder = [f"model={classifiers['single']}", "file=rows.csv", "max_length=32"], Path("out/predictions/rows")
+    main(args)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(first) == ["labels.csv", "labels.html", "labels.summary.json"]
+    main([*args, "format=parquet"])
+    assert f"report  {folder}/labels.parquet.html" in capsys.readouterr().out
+    assert {name: (folder / name).read_bytes() for name in first} == first
+    monkeypatch.setattr(predict_run.PredictRun, "predict_parts", None)
+    for again, name in ((args, "labels"), ([*args, "format=parquet"], "labels.parquet")):
+        main(again)
+        output = capsys.readouterr().out
+        assert "is finished" in output and f"report  {folder}/{name}.html" in output
+
+
+@pytest.mark.parametrize("output", ["labels", "out.v2/labels", "out.v2/labels.txt"])
+def test_the_report_is_named_as_it_is_written(table, classifiers, capsys, output):
+    main([f"model={classifiers['single']}", "file=rows.csv", "max_length=16", f"output={output}", "format=csv"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  report  ")]
+    assert "Predictions" in Path(line.removeprefix("  report  ")).read_text()
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
@@ -195,6 +217,7 @@ def test_finished_is_not_predicted_again_and_another_command_does_not_replace_it
         (["file=broken.csv"], "broken.csv row 3: cannot be read (2 values, but 1 columns"),
         (["file=rows.csv", "precision=0.9"], "precision: {single} has no confidence.safetensors"),
         (["file=rows.csv", "output=labels.doc"], "output: labels.doc has none of the extensions .csv"),
+        (["file=rows.csv", "output=labels.html", "format=csv"], "output: labels.html would be the report"),
         (["file=other.csv"], "text: which column has the text? There are a, b; set text=COLUMN"),
         ([], "give rows, file=FILE or source.hub=OWNER/NAME, or texts or images as arguments"),
         (["file=rows.csv", "precison=0.9"], "precison: no such key (nearest: precision)"),

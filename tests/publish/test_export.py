@@ -336,6 +336,11 @@ def test_errors(finished_run, workspace, tmp_path, capsys, monkeypatch):
     capsys.readouterr()  # what creating the model printed
     assert errors("bare") == ["bare: no test.json or sample.json to measure on; set texts=FILE, one text per line"]
     assert errors("bare", "texts=gone.txt") == ["texts: no file 'gone.txt'"]
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9 au lait".encode("latin-1"))
+    (line,) = errors("bare", "texts=latin.txt")
+    assert line.startswith("texts: 'latin.txt' is not UTF-8 (")
+    (tmp_path / "blank.txt").write_text("\n  \n")
+    assert errors("bare", "texts=blank.txt") == ["texts: no text in 'blank.txt'"]
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     assert errors("bare") == ["to: onnxruntime not installed; pip install onnx onnxscript onnxruntime"]

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -74,6 +75,26 @@ def test_rows_to_measure_by_are_the_test_rows_and_nothing_else(tmp_path, warning
     assert not (texts(splits["train"]) | texts(splits["validation"])) & {text for text, *_ in MEASURE}
 
 
+def test_rows_to_measure_by_take_no_training_rows_for_validation(tmp_path):
+    many = [(f"random text {number}", "ab"[number % 2], "measure") for number in range(300)]
+    for rows in (MEASURE, many):
+        task = Task(name="t", train=write(tmp_path / "a.csv", [*LABELED, *rows]), role="role")
+        assert {split: len(found) for split, found in read_task(task).items()} == {
+            "train": 36,
+            "validation": 4,
+            "test": len(rows),
+        }
+    named = Task(**{**task.model_dump(), "test": write(tmp_path / "test.csv", [("other", "a", "train")])})
+    assert len(read_task(named)["validation"]) == 4
+    few = Task(**{**task.model_dump(), "train": write(tmp_path / "few.csv", [*LABELED[:4], *MEASURE])})
+    with pytest.raises(DataError, match="few.csv: 4 rows are too few to split off validation rows"):
+        read_task(few)
+    for test in (None, write(tmp_path / "test.csv", [("other", "a", "train")])):
+        alone = Task(name="t", train=write(tmp_path / "m.csv", MEASURE), role="role", test=test)
+        with pytest.raises(DataError, match="m.csv: no labeled row has the role train in column 'role'"):
+            read_task(alone)
+
+
 def test_the_accuracy_is_measured_by_some_row_and_roles_are_known(tmp_path):
     with pytest.raises(DataError, match="no labeled row has the role measure .* task.role=none to split some off"):
         read_task(Task(name="t", train=write(tmp_path / "a.csv", LABELED), role="role"))
@@ -119,10 +140,16 @@ def test_the_queue_is_unlabeled_text_but_for_the_rows_to_measure_by(tmp_path):
         for number, (text, role) in enumerate([("new", "train"), ("random text 99", "measure"), ("=x", "train")])
     ]
     labeled = [(str(number), text, "", "train", "spread", "0", "", "") for number, (text, *_) in enumerate(LABELED)]
-    queue = write(tmp_path / "queue.csv", [*rows, *labeled], ("id", "text", *QUEUE_COLUMNS))
+    suspects = [
+        (str(number), text, "a", "train", "suspect", "0", "b", "0.9")
+        for number, text in enumerate([LABELED[0][0], "of another file"])
+    ]
+    queue = write(tmp_path / "queue.csv", [*suspects, *rows, *labeled], ("id", "text", *QUEUE_COLUMNS))
     train = write(tmp_path / "a.csv", [*LABELED, *MEASURE])
     task = Task(name="t", train=train, unlabeled=queue, role="role")
-    assert texts(read_all(task)[1]) == {"new", "=x"}
+    splits, unlabeled = read_all(task)
+    assert texts(unlabeled) == {"new", "=x", "of another file"} and {example.label for example in unlabeled} == {""}
+    assert splits == read_task(Task(name="t", train=train, role="role"))
     plain = Task(name="t", train=train, unlabeled={"files": write(tmp_path / "p.csv", [("p",)], ("text",))["files"]})
     assert texts(read_all(plain)[1]) == {"p"}
     assert fingerprint(fingerprint_inputs(plain)) != fingerprint(fingerprint_inputs(Task(name="t", train=train)))
@@ -186,6 +213,15 @@ def test_classes_are_ordered_as_they_are_named(tmp_path):
 def test_a_cell_is_restored(cell):
     assert restore(make_harmless(cell)) == cell
     assert restore("'@as before") == "@as before"
+
+
+def test_any_cell_is_restored_and_none_starts_a_formula():
+    draw = random.Random(0)
+    for _ in range(5_000):
+        cell = "".join(draw.choices("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff201. \"a", k=draw.randrange(5)))
+        harmless = make_harmless(cell)
+        assert restore(harmless) == cell
+        assert harmless[:1] not in tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20") or float(harmless) is not None
 
 
 def test_fingerprints_of_older_tasks_stay(tmp_path):
