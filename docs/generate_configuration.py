@@ -60,9 +60,10 @@ Every key of every command, with its default and meaning, as `python -m MODULE -
   reported with its new name.
 - `config.yaml` in a run's folder is the resolved configuration and valid input itself.
 
-Some arguments are shortcuts for a source: `text=FILES` (pretrain and explore) for a corpus, `labels=FILE` (finetune) for
-a task with the columns that are found by name, `images=FOLDER` (explore), and `file=FILE` (label and predict) for
-`source.files`. `model=RUN` alone (explore) also sets the task, and the texts after `model=RUN` (predict) are the input.
+Some arguments are shortcuts for a source: `text=FILES` (pretrain and explore) for a corpus, `labels=FILE` (finetune)
+for a task with the columns that are found by name, `images=FOLDER` (explore), and `file=FILE` (label and predict) for
+`source.files`. `model=RUN` alone (explore) also sets the task, and the texts after `model=RUN` (predict) are the
+input.
 
 `(needed)` stands for a key without default. A row `x.*` refers to keys with the same meaning as those of another
 section, and `[]` to each element of a list.
