@@ -5,6 +5,7 @@ Files are safetensors and JSON, so nothing is unpickled. Folders that do not mat
 
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -53,11 +54,22 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state_dict: dict[str, Tensor]) -> None:
-    """Load an `optimizer_state`."""
-    parameters = dict(module.named_parameters())
+    """Load an `optimizer_state`, without that of parameters that were updated by another optimizer, with a warning."""
+    parameters, states = dict(module.named_parameters()), defaultdict(dict)
     for full_key, tensor in state_dict.items():
         name, key = full_key.split("|")
-        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
+        states[name][key] = tensor.to(parameters[name].device)
+    own_keys = {
+        parameter: "momentum_buffer" if "momentum" in group else "exp_avg"
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    kept = {name: state for name, state in states.items() if own_keys.get(parameters[name]) in state}
+    for name, state in kept.items():
+        optimizer.state[parameters[name]] = state
+    if len(kept) < len(states):
+        message = "not the one of the checkpoint; weights that the other one updated start without moments"
+        logger.warning(f"train.optimizer: {message}")
 
 
 def copy_to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -39,8 +39,11 @@ def attention_forward(
     """
     if cu_seqlens is not None:
         return varlen_attention(query, key, value, cu_seqlens, scaling, kwargs.get("sliding_window")), None
-    is_short = query.shape == key.shape and query.shape[2] <= MAX_MATMUL_LENGTH and not kwargs.get("is_causal")
-    if not (is_short and query.device.type == "cpu" and query.dtype == torch.bfloat16):
+    is_short = query.shape == key.shape and query.shape[2] <= MAX_MATMUL_LENGTH
+    is_short &= attention_mask is None or attention_mask.dtype == torch.bool
+    # transformers makes no mask for a causal network without padding, and relies on is_causal.
+    lacks_mask = attention_mask is None and query.shape[2] > 1 and is_causal(module, kwargs)
+    if not (is_short and not lacks_mask and query.device.type == "cpu" and query.dtype == torch.bfloat16):
         kwargs |= {"dropout": dropout, "scaling": scaling}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scores = query * (scaling or query.shape[-1] ** -0.5) @ key.transpose(2, 3)
@@ -53,6 +56,12 @@ def attention_forward(
     if dropout:
         weights = nn.functional.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+def is_causal(module: nn.Module, arguments: dict) -> bool:
+    """Return whether a call without a mask reads from left to right, as transformers' `sdpa_attention_forward` does."""
+    passed = arguments.get("is_causal")
+    return bool(getattr(module, "is_causal", False) if passed is None else passed)
 
 
 def varlen_attention(

@@ -120,14 +120,12 @@ class FSDPStrategy(DDPStrategy):
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-        from torch.distributed.tensor import distribute_tensor
 
         self.module, self.accelerator, self.optimizer = module.to(accelerator.device), accelerator, optimizer
         self.train_module = self.wrapped_module = copy.deepcopy(self.module)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        for layers in [part for part in self.train_module.modules() if isinstance(part, nn.ModuleList)]:
-            for layer in layers:
-                fully_shard(layer, mesh=mesh)
+        for layer in list_layers(self.train_module):
+            fully_shard(layer, mesh=mesh)
         fully_shard(self.train_module, mesh=mesh)
         if hasattr(self.train_module, "embed"):  # a second forward method (engine.training.gradcache)
             register_fsdp_forward_method(self.train_module, "embed")
@@ -137,10 +135,7 @@ class FSDPStrategy(DDPStrategy):
             group["params"] = [shards[parameter] for parameter in group["params"]]
         for parameter in list(optimizer.state):
             shard = shards[parameter]
-            optimizer.state[shard] = {
-                key: distribute_tensor(tensor, mesh, shard.placements) if tensor.ndim else tensor
-                for key, tensor in optimizer.state.pop(parameter).items()
-            }
+            optimizer.state[shard] = shard_state(optimizer.state.pop(parameter), shard)
 
     def __call__(self, **inputs: Tensor):
         """Run a forward pass."""
@@ -168,6 +163,24 @@ class FSDPStrategy(DDPStrategy):
         if is_main:
             saver.prune()
         self.accelerator.wait_for_everyone()
+
+
+def list_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers in the lists of `module`, each once, and those inside others first, as `fully_shard` needs."""
+    parts: list[nn.Module] = []
+    module.apply(parts.append)  # from the inside to the outside, unlike modules()
+    layers = {layer for part in parts if isinstance(part, nn.ModuleList) for layer in part}
+    return [part for part in dict.fromkeys(parts) if part in layers and not isinstance(part, nn.ModuleList)]
+
+
+def shard_state(state: dict[str, Tensor], shard: Tensor) -> dict[str, Tensor]:
+    """Return a parameter's optimizer state, sharded as the DTensor `shard`; scalars are copied to its device."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return {
+        key: distribute_tensor(tensor, shard.device_mesh, shard.placements) if tensor.ndim else tensor.to(shard.device)
+        for key, tensor in state.items()
+    }
 
 
 def shard_list(items: list, accelerator: Accelerator) -> list:

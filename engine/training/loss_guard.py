@@ -51,7 +51,9 @@ class LossGuard:
         bad = ~(mean.isfinite() & grad_norm.isfinite())
         if self.train.max_loss_ratio:
             limit = self.train.max_loss_ratio * self.ema_loss[0] / self.ema_loss[1].clamp(min=1e-9)
-            bad = bad | ((self.ema_loss[1] > MIN_EMA_WEIGHT) & (mean > limit))
+            # A multiple of a negative mean is below it, so that usual losses would be above the limit.
+            is_known = (self.ema_loss[1] > MIN_EMA_WEIGHT) & (self.ema_loss[0] > 0)
+            bad = bad | (is_known & (mean > limit))
             seen = torch.stack([mean, torch.ones_like(mean)])
             self.ema_loss = torch.where(bad, self.ema_loss, EMA_DECAY * self.ema_loss + (1 - EMA_DECAY) * seen)
         flags = torch.stack([bad, stop_requests > 0]).to("cpu", non_blocking=True)

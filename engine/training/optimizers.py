@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from engine.errors import ConfigError
 from engine.training.muon import Muon
 from engine.training.settings import Train
 
@@ -79,13 +80,18 @@ def muon(
     matrices: set[nn.Parameter],
     lr_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> OptimizersContainer:
-    """Make Muon (Jordan et al. 2024) for `matrices`, AdamW for the rest; matrix_lr: peak rate of a square matrix."""
+    """Make Muon (Jordan et al. 2024) for `matrices`, AdamW for the rest; matrix_lr: peak rate of a square matrix.
+
+    Raises ConfigError if there are no matrices.
+    """
     parameters = list(parameters)
     groups: dict[float, dict] = {}
     for name, parameter in parameters:
         if parameter in matrices:
             scale = lr_scale(name) * matrix_lr / train.lr
             groups.setdefault(scale, {"params": [], "lr_scale": scale})["params"].append(parameter)
+    if not groups:
+        raise ConfigError("train.optimizer: muon is for linear layers, and this network has none; set adamw")
     optimizer = Muon(list(groups.values()), lr=matrix_lr, weight_decay=train.weight_decay, momentum=0.95)
     others = [(name, parameter) for name, parameter in parameters if parameter not in matrices]
     return OptimizersContainer(optimizer, adamw(others, train, lr_scale))

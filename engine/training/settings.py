@@ -45,7 +45,7 @@ class Train(Section):
     max_skipped_steps: PositiveInt = 10
     """Consecutive steps skipped for a non-finite loss or gradient after which training aborts."""
     max_loss_ratio: Annotated[float, Field(gt=1)] | None = None
-    """Also skip steps with a loss above this multiple of the running mean; none: never skip a finite loss."""
+    """Also skip steps with a loss above this multiple of a positive running mean; none: never skip a finite loss."""
     replay: PositiveInt | None = None
     """Step with a batch saved in nan-step-N to run again for inspection, without training."""
     dry_run: bool = False

@@ -92,10 +92,13 @@ class Encoder(BaseEncoder):
         if not mean:
             before, after = F.pad(flat, (1, 0), value=-1)[:-1], F.pad(flat, (0, 1), value=-1)[1:]
             flat = flat.where((before if self.pooling == "cls" else after) != flat, -1)
-        # Padding is summed as one more document: removing it would synchronize with the GPU.
+        # Padding is summed as one more document: removing it, as counting with bincount, would synchronize.
         total = hidden_states.new_zeros(num_documents + 1, hidden_states.shape[-1], dtype=torch.float32)
         total = total.index_add(0, flat + 1, hidden_states.flatten(0, 1).float())[1:]
-        return total / torch.bincount(flat + 1, minlength=num_documents + 1)[1:, None].clamp(min=1) if mean else total
+        if not mean:
+            return total
+        counts = total.new_zeros(num_documents + 1).index_add_(0, flat + 1, torch.ones_like(flat, dtype=total.dtype))
+        return total / counts[1:, None].clamp(min=1)
 
     def apply_mlm_head(self, masked_indices: Tensor, rows: dict, project: bool, on_hidden: OnHidden = None) -> Tensor:
         """Apply the model's own head at `masked_indices`; without `project`, leave out its output projection.

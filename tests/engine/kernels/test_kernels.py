@@ -13,7 +13,18 @@ import torch
 from helpers import TINY_ARGS, run_module
 from tiny_models import InMemoryShards, collate_batch, tiny_encoder
 from torch.nn import functional as F
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    ModernBertDecoderConfig,
+    ModernBertDecoderModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 from transformers.models.modernbert.modeling_modernbert import rotate_half
 
 from data.tokens.collate import collate_rows
@@ -174,6 +185,45 @@ def test_bf16_on_a_cpu_is_within_one_percent(architecture):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, gradient = loss_and_gradient()
     assert abs(loss / exact_loss - 1) < 0.01 and torch.cosine_similarity(gradient, exact, dim=0) > 0.995
+
+
+def network_of_attention(name: str) -> PreTrainedModel:
+    """Make a network with such large weights that its states depend on what each position reads."""
+    torch.manual_seed(0)
+    shape, special = {**TINY_BERT, "initializer_range": 1.0}, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    if name == "gpt2":
+        sizes = {"vocab_size": 40, "n_embd": 8, "n_layer": 2, "n_head": 2, "initializer_range": 1.0}
+        return GPT2Model(GPT2Config(**sizes, **special)).eval()
+    if name == "modernbert-decoder":
+        config = ModernBertDecoderConfig(
+            **shape, **special, cls_token_id=1, sep_token_id=2, initializer_cutoff_factor=9.0
+        )
+        return ModernBertDecoderModel(config).eval()
+    return BertModel(BertConfig(**shape, is_decoder=name == "bert decoder")).eval()
+
+
+@pytest.mark.parametrize("name", ["bert", "bert decoder", "gpt2", "modernbert-decoder"])
+def test_bf16_attention_reads_in_the_directions_of_sdpa_with_and_without_padding(name, monkeypatch):
+    model, fused = network_of_attention(name), []
+    ids = torch.tensor([[5, 9, 30, 12, 7], [3, 8, 21, 6, 17]])
+    changed = torch.cat([ids[:, :4], torch.tensor([[11], [13]])], 1)
+
+    def states(ids: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        padded = F.pad(ids, (0, padding))
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(padded, attention_mask=(padded > 0).long()).last_hidden_state[:, : ids.shape[1]].float()
+
+    expected, others = states(ids), states(changed)
+    is_causal = name != "bert"
+    assert torch.allclose(expected[:, :4], others[:, :4], atol=0.05) == is_causal
+    sdpa = attention.sdpa_attention_forward
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *args, **kw: fused.append(1) or sdpa(*args, **kw))
+    attention.use_fast_attention(model)
+    torch.testing.assert_close(states(ids), expected, atol=0.1, rtol=0)
+    assert bool(fused) == is_causal, "in both directions two products are faster"
+    fused.clear()
+    torch.testing.assert_close(states(ids, padding=3), expected, atol=0.1, rtol=0)
+    assert not fused, "with a mask two products are faster"
 
 
 def tiny_roberta() -> Encoder:

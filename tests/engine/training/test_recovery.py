@@ -299,6 +299,14 @@ def test_max_loss_ratio_skips_jumps_of_the_loss_also_after_a_resume(tmp_path, cp
     )
 
 
+def test_max_loss_ratio_skips_no_step_of_a_negative_loss(tmp_path, cpu_accelerator, monkeypatch):
+    hooks = multiply_loss(dict.fromkeys(range(40), -1.0), monkeypatch)
+    config = train_settings(steps=40, max_loss_ratio=5.0)
+    _, run, result = run_training(tmp_path, cpu_accelerator, config, make_hooks=hooks)
+    last = run.read_log()[-1]
+    assert result.step == 40 and last["loss"] < 0 and last["skipped_steps"] == 0
+
+
 def test_missing_memory_and_disk_space_are_reported_before_training(tmp_path, cpu_accelerator, monkeypatch):
     module, inputs = TinyNet(), {name: value[: preflight.PROBE_ROWS] for name, value in full_batch(0).items()}
     report = preflight.check(module, inputs, tmp_path, train_settings(), cpu_accelerator)

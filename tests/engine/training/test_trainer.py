@@ -14,7 +14,7 @@ from torch import nn
 from engine.checkpointing import checkpoint
 from engine.errors import ConfigError, DataError
 from engine.runs.run import Run
-from engine.training.optimizers import lr_at
+from engine.training.optimizers import lr_at, muon
 from engine.training.settings import Train
 from engine.training.step import seed_step
 
@@ -89,6 +89,30 @@ def test_muon_updates_its_matrices_and_adamw_the_rest(tmp_path, cpu_accelerator)
             optimizer.step()
     for name, parameter in reference.named_parameters():
         torch.testing.assert_close(module.get_parameter(name).cpu(), parameter, rtol=0, atol=2e-5)
+
+
+def test_muon_for_a_network_without_linear_layers_is_a_one_line_error():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(
+        ConfigError, match="^train.optimizer: muon is for linear layers, and this network has none; set"
+    ):
+        muon(network.named_parameters(), train_settings(), 0.02, set())
+
+
+@pytest.mark.parametrize("before, after", [(True, False), (False, True)])
+def test_a_run_resumes_with_another_optimizer(tmp_path, cpu_accelerator, capsys, before, after):
+    with pytest.raises(InterruptedError):
+        run_training(tmp_path, cpu_accelerator, train_settings(), fail_at_step=7, use_muon=before)
+    _, _, result = run_training(tmp_path, cpu_accelerator, train_settings(), use_muon=after)
+    warning = (
+        "train.optimizer: not the one of the checkpoint; weights that the other one updated start without moments\n"
+    )
+    assert result.step == 10 and capsys.readouterr().err == warning
+    names = {"first.bias", "last.weight", "last.bias", *([] if after else ["first.weight"])}
+    moments = {f"{name}|{key}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")}
+    state = load_file(tmp_path / "step-000010/optimizer.safetensors")
+    assert state.keys() == moments | ({"first.weight|momentum_buffer"} if after else set())
+    assert state["last.bias|step"] == 10, "the moments of the others are kept"
 
 
 @pytest.mark.parametrize("stops, with_muon", [([0], False), ([2], False), ([3], True), ([5, 8], True), ([9], False)])
