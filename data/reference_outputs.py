@@ -45,15 +45,19 @@ def record_outputs(
 ) -> dict:
     """Return {"texts", "max_length", "outputs"}: `output_fn` of the network's output for each text, in float32.
 
-    texts: one or two strings each; more are joined by the separator token. max_length: in tokens. The network is moved
-    to the CPU and stays there.
+    texts: one or two strings each; more are joined by the separator token. max_length: in tokens. The network runs on
+    the CPU and is then moved back to its device; it stays in evaluation mode.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
-    network = network.to("cpu").eval()
+    device = next(network.parameters()).device
     separator, outputs = tokenizer.sep_token or tokenizer.eos_token or "\n", []
     texts = [list(text) if len(text) < 3 else [separator.join(text)] for text in texts]
     max_length = limit_length(max_length, tokenizer, network.config)
-    for text in texts:
-        inputs = tokenizer(*text, truncation=True, max_length=max_length, return_tensors="pt")
-        outputs.append(output_fn(network(**inputs)).float().tolist())
+    network.to("cpu").eval()
+    try:
+        for text in texts:
+            inputs = tokenizer(*text, truncation=True, max_length=max_length, return_tensors="pt")
+            outputs.append(output_fn(network(**inputs)).float().tolist())
+    finally:
+        network.to(device)
     return {"texts": texts, "max_length": max_length, "outputs": outputs}

@@ -17,7 +17,7 @@ from pretrain.config import Pretrain
 from pretrain.modalities import Modality
 from pretrain.model.base import BaseEncoder
 from pretrain.objective import BaseObjective
-from pretrain.summary import format_summary, report_divergence
+from pretrain.summary import format_summary, report_higher_loss
 from publish.card.card import build_model_card
 from publish.report.run_report import render_run_report
 
@@ -71,7 +71,9 @@ class Artifacts:
             self.push_job.start(["publish.hub.push_checkpoint", f"folder={folder}", f"repo={self.config.push_to}"])
 
     def finish(self, result: TrainResult, quality: dict[str, dict[str, float]], objective: BaseObjective) -> None:
-        """Write metrics, sample outputs, encoder folder and report, and print the summary.
+        """Write metrics, generator, report, sample outputs and encoder folder, and print the summary.
+
+        The encoder folder is the last, because a run that has it is finished.
 
         quality: the metrics before and after training, of `compare_with_init`.
         """
@@ -86,7 +88,14 @@ class Artifacts:
             **({"quality": quality} if quality else {}),
         }
         write_json(folder / "metrics.json", metrics)
-
+        if objective.has_generator:
+            with atomic_folder(folder / "generator") as temp:
+                objective.save_generator(temp, self.modality.held_out_data())
+        if not objective.is_adversarial:
+            report_higher_loss([entry["loss"] for entry in self.run.read_log() if entry["loss"] is not None])
+        gallery = self.modality.draw_gallery(self.encoder, objective)
+        cells = [(title, [[encode_cell(cell) for cell in row] for row in rows]) for title, rows in gallery]
+        write_text(folder / "report.html", render_run_report(self.run, cells))
         if sample := self.modality.record_outputs(self.encoder):
             write_json(folder / "sample.json", sample)
         with atomic_folder(folder / "encoder") as temp:
@@ -94,14 +103,6 @@ class Artifacts:
             if sample:
                 pooling = read_record(temp).get("pooling") or "mean"
                 verify_folder(temp, "AutoModel", pooling, folder / "sample.json")
-        if objective.has_generator:
-            with atomic_folder(folder / "generator") as temp:
-                objective.save_generator(temp, self.modality.held_out_data())
-        if not objective.is_adversarial:
-            report_divergence([entry["loss"] for entry in self.run.read_log() if entry["loss"] is not None])
-        gallery = self.modality.draw_gallery(self.encoder, objective)
-        cells = [(title, [[encode_cell(cell) for cell in row] for row in rows]) for title, rows in gallery]
-        write_text(folder / "report.html", render_run_report(self.run, cells))
         logger.info(format_summary(self.run))
         if pushed := self.push_job.wait():
             logger.info(f"  pushed          {pushed}")

@@ -6,7 +6,7 @@ MAX_RANK_LOSS = 4.0  # ratio of the effective rank at the start to the current o
 
 
 class CollapseMonitor:
-    """Compares validations with the first one: of a new network's initial weights, or else the first one of the run."""
+    """Compares validations with the first: of a new network's initial weights, or else the first of this process."""
 
     def __init__(self):
         self.first: dict[str, float] | None = None

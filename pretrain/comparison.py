@@ -16,10 +16,10 @@ MAX_AGREEMENT_INPUTS = 1_000  # every pair of them is compared
 
 
 class InitialWeights:
-    """A copy of the weights that training starts from."""
+    """A copy of the weights that training starts from, in host memory."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
-        self.weights = {parameter: parameter.detach().clone() for parameter in parameters}
+        self.weights = {parameter: parameter.detach().to("cpu", copy=True) for parameter in parameters}
 
     @torch.no_grad()
     def interpolate(self, fraction: float) -> None:

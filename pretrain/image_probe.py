@@ -9,10 +9,11 @@ from sklearn.preprocessing import StandardScaler
 
 from data.images.config import Pixels
 from data.images.task import ImageStore, ImageTaskFile
-from data.tasks.task import read_task, sample_examples
+from data.tasks.task import read_task
 from engine.config.loader import load_config
 from engine.errors import ConfigError
 from pretrain.model.image_encoder import ImageEncoder, normalized
+from pretrain.probe_samples import draw_samples
 
 BATCH_SIZE = 64
 INVERSE_REGULARIZATION = 0.01  # of a logistic regression on standardized embeddings
@@ -29,14 +30,10 @@ class ImageProbe:
         train, validation, store = splits["train"], splits["validation"], ImageStore(task)
         if len({row.label for row in validation}) < 2:
             raise ConfigError(f"probe.task: the validation rows of {path} have a single class; add rows of the others")
+        self.samples = draw_samples(train, shots, seeds, "probe.shots")
         self.pixels = store.read_pixels([*train, *validation])
         self.labels = np.array([str(example.label) for example in [*train, *validation]])
-        self.num_train, position = len(train), {id(example): index for index, example in enumerate(train)}
-        self.measured: list[np.ndarray] = []
-        self.samples = {
-            count: [[position[id(row)] for row in sample_examples(train, count, seed)] for seed in range(seeds)]
-            for count in shots
-        }
+        self.num_train, self.measured = len(train), []
 
     @torch.no_grad()
     def measure(self, encoder: ImageEncoder, accelerator: Accelerator) -> dict[str, float]:

@@ -45,6 +45,10 @@ class BaseObjective(nn.Module):
     is_evaluated: bool = False
     """Whether an evaluation was before, or the next one is the last: a first one may be too early to warn of it."""
 
+    def list_copies(self) -> list[nn.Module]:
+        """Return the networks that are trained from a copy of the encoder's weights, and therefore at their rate."""
+        return []
+
     def after_step(self, step: int) -> None:
         """Do what follows an optimizer step; by default nothing."""
 

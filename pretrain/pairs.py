@@ -16,6 +16,8 @@ from engine.training.step import MicroBatch
 from pretrain.masking import Masking, mask_tokens
 from pretrain.views import Views
 
+BLOCK_PIECES = 2**20  # pieces whose documents are looked up together
+
 
 class PairDataset:
     """Pairs of texts from the shards' pieces or from a table, optionally masked."""
@@ -35,8 +37,8 @@ class PairDataset:
             return ""
         short = short_text_fraction(self.shards, self.config.min_span)
         spans = f"two spans of objective.min_span={self.config.min_span}"
-        text = f"{short:.0%} of the text is in documents too short for {spans}; objective.name=auto suits short texts"
-        return text if short >= 0.5 else ""
+        message = f"{short:.0%} of the pieces of text are of documents too short for {spans}"
+        return f"{message}; objective.name=auto suits short texts" if short >= 0.5 else ""
 
     def collate(self, indices: list[int], generators: list[np.random.Generator]) -> MicroBatch:
         """Make packed rows with one document per text, pair by pair; with masking, also `masked_indices` and `targets`.
@@ -94,10 +96,16 @@ class ViewDataset(PairDataset):
 
 
 def short_text_fraction(shards: Shards, min_span: int) -> float:
-    """Compute the fraction of the shards' pieces that are of documents too short for two spans of `min_span` tokens."""
-    sizes = np.diff(shards.documents, prepend=0)
-    document = np.searchsorted(shards.documents, shards.pieces[:, 0], side="right")
-    return float((sizes[document] < 2 * min_span).mean())
+    """Return the fraction of the shards' pieces that are of documents too short for two spans of `min_span` tokens.
+
+    Of pieces, as each of them, long or short, is one input of an epoch.
+    """
+    ends, num_short = shards.documents, 0
+    for start in range(0, len(shards.pieces), BLOCK_PIECES):
+        number = np.searchsorted(ends, shards.pieces[start : start + BLOCK_PIECES, 0], side="right")
+        sizes = ends[number] - np.where(number, ends[number - 1], 0)
+        num_short += int((sizes < 2 * min_span).sum())
+    return num_short / max(1, len(shards.pieces))
 
 
 def sample_spans(document_length: int, config: Views, generator: np.random.Generator) -> tuple[slice, slice]:

@@ -22,7 +22,7 @@ MAX_LOSS_RATIO = 1.5  # of the loss at the end to that at the start, from which 
 EXAMPLE_TASKS = {"text": "sentiment", "images": "solar"}
 
 
-def report_divergence(losses: list[float]) -> None:
+def report_higher_loss(losses: list[float]) -> None:
     """Warn if the loss is far higher at the end of training than at its start. losses: as logged, in their order."""
     last = losses[-max(1, len(losses) // 10) :]
     if len(losses) > 1 and sum(last) / len(last) > MAX_LOSS_RATIO * losses[0] > 0:
@@ -48,8 +48,9 @@ def format_summary(run: Run) -> str:
     unit, views = modality.unit, describe_views(modality.name)
     task = EXAMPLE_TASKS.get(modality.name, "mine")
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
-    lines = ["", f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}"]
-    last = evals[-1][1]
+    lines, last = [""], evals[-1][1] if evals else {}  # a run that is continued for no more steps may have neither
+    if losses:
+        lines.append(f"  training loss   {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
     for name, title, meaning in REPORTED_METRICS:
         if name in last:
             values = [f"{values[name]:.3f} (step {step})" for step, values in evals[-4:]]

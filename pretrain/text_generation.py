@@ -39,7 +39,7 @@ def measure_perplexity(objective: BaseObjective, held_out: HeldOut) -> dict[str,
     return {"next_token_loss": loss, "perplexity": math.exp(min(loss, 700))}
 
 
-def report_divergence(metrics: dict[str, float], vocab_size: int) -> None:
+def report_guessing(metrics: dict[str, float], vocab_size: int) -> None:
     """Warn once if the next token is predicted worse than by guessing."""
     if not metrics["perplexity"] < vocab_size:
         message = "warning: training diverges: guessing among all tokens would be better; try a lower train.lr"

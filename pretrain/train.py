@@ -65,13 +65,17 @@ def make_evaluate(
 
 
 def build_optimizer(
-    config: Pretrain, objective: nn.Module, encoder: BaseEncoder, pretrained: set[nn.Parameter]
+    config: Pretrain, objective: BaseObjective, encoder: BaseEncoder, pretrained: set[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Build the optimizer; with `init`, parameters other than `pretrained` train at `head_lr_scale` times the rate."""
+    """Build the optimizer; with `init`, new parameters train at `head_lr_scale` times the rate.
+
+    New are those that are neither `pretrained` nor of the objective's copies of the encoder.
+    """
     parameters = dict(objective.named_parameters())
+    known = pretrained.union(*(network.parameters() for network in objective.list_copies()))
 
     def lr_scale(name: str) -> float:
-        return config.head_lr_scale if config.init and parameters[name] not in pretrained else 1.0
+        return config.head_lr_scale if config.init and parameters[name] not in known else 1.0
 
     if config.train.optimizer == "muon":
         return muon(parameters.items(), config.train, config.train.matrix_lr, encoder.hidden_matrices(), lr_scale)
@@ -96,11 +100,13 @@ def pretrain(config: Pretrain) -> None:
     with accelerator.main_process_first():
         dataset = modality.build_dataset(objective_file)
     validate_dataset(config, dataset)
-    objective = objective_file.Objective(config.objective, encoder)
+    # Not left to the trainer, as embeddings are evaluated before training.
+    objective = objective_file.Objective(config.objective, encoder).to(accelerator.device)
+    pretrained = {weight for name, weight in encoder.model.named_parameters() if name not in encoder.new_parameters}
+    optimizer = build_optimizer(config, objective, encoder, pretrained)
     run.start(**fingerprints)
     run.config = config  # config.yaml keeps what was asked for, so that the same command resumes the run
 
-    pretrained = {weight for name, weight in encoder.model.named_parameters() if name not in encoder.new_parameters}
     initial = InitialWeights(pretrained) if config.init else None
     head_only_steps = 0
     if config.init and encoder.new_parameters and objective.trains_mlm_head:
@@ -115,7 +121,6 @@ def pretrain(config: Pretrain) -> None:
     with_head = (objective.trains_mlm_head or not encoder.new_parameters) and not encoder.is_causal
     evaluate = make_evaluate(modality, encoder, objective, with_head)
     artifacts = Artifacts(config, run, encoder, modality, with_head)
-    optimizer = build_optimizer(config, objective, encoder, pretrained)
     if config.train.compile:
         encoder.compile_layers()
     callbacks = Callbacks(before_step, objective.after_step, artifacts.push, evaluate)

@@ -4,6 +4,7 @@ import os
 import shutil
 from typing import Any
 
+from data.sampling import shard_batch
 from engine.errors import ConfigError
 from engine.log import get_logger
 from pretrain.config import Pretrain
@@ -22,6 +23,15 @@ def validate_config(config: Pretrain, num_processes: int) -> None:
         raise ConfigError(f"train.batch_size: {train.batch_size} is fewer than the {num_processes} processes")
     if train.sharded and (train.compile or train.average_fraction or train.optimizer != "adamw"):
         raise ConfigError("train.sharded: needs train.optimizer=adamw, no train.compile and no train.average_fraction")
+    # The first process has the largest share of a batch and the last one the smallest.
+    ends, rows = (0, num_processes - 1), train.micro_batch_size
+    most, fewest = (len(shard_batch(train.batch_size, index, num_processes, rows)) for index in ends)
+    if train.sharded and most != fewest:
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} rows for {num_processes} processes, with"
+            f" train.micro_batch_size={rows}, are {most} micro-batches in some and {fewest} in others, for which"
+            f" train.sharded would wait forever; use a multiple of {num_processes}"
+        )
 
 
 def validate_dataset(config: Pretrain, dataset: Any) -> None:

@@ -1,5 +1,7 @@
 """Validation on held-out unlabeled text, the same for every objective."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -16,6 +18,7 @@ from pretrain.objective import FIXED_SEED
 from pretrain.objectives import mlm
 
 MAX_RETRIEVAL_TEXTS = 1_000
+MAX_LOGITS = 2**27  # of a block of masked positions: 512 MB in float32
 MIN_HALF_TOKENS, MAX_HALF_TOKENS = 8, 32
 MIN_SHORT_HALF_TOKENS, MIN_LONG_FRACTION = 4, 0.5
 
@@ -59,10 +62,11 @@ class Validator:
             inputs = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
             targets = inputs.pop("targets")
             with self.accelerator.autocast():
-                logits = encoder.mlm_logits(**inputs).float()
-            correct = (logits.argmax(-1) == targets).sum()
-            loss = F.cross_entropy(logits, targets, reduction="sum")
-            totals += torch.stack([loss.double(), correct.double(), correct.new_tensor(len(targets)).double()])
+                for start, logits in iter_mlm_logits(encoder, self.dataset.shards.vocab_size, **inputs):
+                    part = targets[start : start + len(logits)]
+                    loss = F.cross_entropy(logits, part, reduction="sum")
+                    correct = (logits.argmax(-1) == part).sum()
+                    totals += torch.stack([loss.double(), correct.double(), correct.new_tensor(len(part)).double()])
         loss, correct, count = self.accelerator.reduce(totals, "sum").tolist()
         return {"loss": loss / count, "accuracy": correct / count}
 
@@ -77,6 +81,24 @@ class Validator:
                 states = encoder.last_hidden_state(**inputs)
             pooled.append(encoder.pool(states, inputs["document_ids"], count).unflatten(0, (count // 2, 2)))
         return all_gather_rows(torch.cat(pooled))[0]
+
+
+def iter_mlm_logits(
+    encoder: Encoder, vocab_size: int, masked_indices: torch.Tensor, **rows: torch.Tensor
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first position, float32 logits (positions, vocabulary)) of blocks of the masked positions.
+
+    Of a large vocabulary, the logits of all of them would need more memory than training does.
+    """
+    block = max(1, MAX_LOGITS // vocab_size)
+    starts = range(0, len(masked_indices), block)
+    if not encoder.has_linear_decoder:  # the head is more than the projection, and is run anew for each block
+        for start in starts:
+            yield start, encoder.mlm_logits(masked_indices[start : start + block], **rows).float()
+        return
+    decoder, states = encoder.model.get_output_embeddings(), encoder.apply_mlm_head(masked_indices, rows, project=False)
+    for start in starts:
+        yield start, decoder(states[start : start + block]).float()
 
 
 def retrieval_metrics(embeddings: torch.Tensor) -> dict[str, float]:

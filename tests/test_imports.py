@@ -31,8 +31,9 @@ ORDER = {
     " prepare reference_outputs modalities classifier shortcut __main__",
     "pretrain": "masking config summary collapse info_nce model views pairs skip_gram_loss next_tokens deleted_tokens"
     " dropped_tokens image_views image_outputs image_noise objective image_denoising reconstruction text_generation"
-    " nearest_tokens frechet generator image_variational text_variational translation evaluate objectives validation"
-    " image_validation image_probe image_gallery modalities comparison artifacts validate_config train __main__",
+    " nearest_tokens frechet generator image_variational text_variational translation probe_samples evaluate objectives"
+    " validation image_validation image_probe image_gallery modalities comparison artifacts validate_config train"
+    " __main__",
     "label": "config items store session nearest export server terminal run __main__",
     "finetune": "config augment model modalities evaluation heads linear_probe validate_config class_texts method"
     " training held_out detector artifacts semi_supervised train study __main__",

@@ -15,6 +15,7 @@ from data.corpus import decontaminate, runner, signals
 from data.corpus.config import Corpus
 from data.corpus.extract import Bucket, extract, split_corpus
 from data.corpus.select import select_documents
+from engine.sanitize import redact_credentials
 
 
 def fingerprint_inputs(corpus: Corpus, buckets: list[Bucket]) -> dict:
@@ -43,6 +44,11 @@ def build_corpus(corpus: Corpus) -> Path:
 
 
 def is_streaming(corpus: Corpus, buckets: list[Bucket]) -> bool:
-    """Return whether texts go straight from files into shards, since no step drops any and they need not be stored."""
+    """Return whether texts go straight from files into shards, since no step drops any and they need not be stored.
+
+    The files are then read again by the saved configuration, which holds no credentials of their addresses.
+    """
     only_files = all(bucket.files for bucket in buckets)
+    if any(redact_credentials(source.files) != source.files for source in corpus.sources):
+        return False
     return only_files and not signals.needs_signals(corpus) and not corpus.deduplicate.sentences

@@ -16,7 +16,7 @@ from data.encoders import read_pooling, read_record, resolve_encoder
 from data.modalities import find_modality
 from data.sources.source import display_name, iter_located_rows
 from data.sources.values import get_scalar, get_text
-from data.tasks.task import Example, Task, TaskFile, read_task, sample_examples
+from data.tasks.task import Example, Task, TaskFile, read_task
 from data.tasks.tfidf import describe_tfidf, tfidf_vectorizer
 from data.tokens.dataset import tokenize_examples
 from engine.config.loader import load_config
@@ -28,6 +28,7 @@ from engine.models import embed
 from engine.training.distributed import make_accelerator
 from pretrain.evaluate.config import Evaluate, STSSource
 from pretrain.model.build import silence_transformers
+from pretrain.probe_samples import draw_samples
 
 logger = get_logger(__name__)
 
@@ -106,11 +107,7 @@ def load_probe_splits(config: Evaluate, task: Task) -> dict[str, list[Example]]:
     if not isinstance(task.text, str):
         raise ConfigError(f"task: the probes need single texts; {config.task} has pairs of texts")
     splits = read_task(task)
-    for count in config.num_examples:
-        try:
-            sample_examples(splits["train"], count, 0)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("task.num_examples", "num_examples", 1)) from None
+    draw_samples(splits["train"], config.num_examples, 1, "num_examples")
     return splits
 
 
@@ -159,13 +156,11 @@ def compute_metrics(embedder: Embedder, config: Evaluate, splits: dict | None, p
         first, second, scores = zip(*pairs, strict=True)
         metrics["sts_spearman"] = sts_spearman(embedder(list(first)), embedder(list(second)), np.array(scores))
     if splits:
-        train, items = splits["train"], splits.items()
+        items = splits.items()
         embeddings = {split: embedder([example.texts[0] for example in examples]) for split, examples in items}
         labels = {split: np.array([example.label for example in examples]) for split, examples in items}
-        index = {id(example): number for number, example in enumerate(train)}
-        for count in config.num_examples:
-            samples = [sample_examples(train, count, seed) for seed in range(config.seeds)]
-            indices = [[index[id(example)] for example in sample] for sample in samples]
+        samples = draw_samples(splits["train"], config.num_examples, config.seeds, "num_examples")
+        for count, indices in samples.items():
             accuracies = [linear_probe_accuracy(embeddings, labels, sample) for sample in indices]
             metrics[f"linear probe, {count}"] = float(np.mean(accuracies))
         metrics["k-NN, all"] = knn_accuracy(embeddings, labels, config.num_neighbors)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -153,11 +151,6 @@ class Modality(modalities.Modality):
         """Return the training images."""
         return self.dataset, 1
 
-    @cached_property
-    def statistics_pixels(self) -> Any:
-        """The images that statistics of batch normalization are computed from."""
-        return self.train.pixels
-
     def build_validator(self, with_head: bool) -> Callable[[ImageEncoder], dict[str, float]]:
         """Return retrieval between two fixed views of held-out images."""
         from pretrain.image_validation import ImageValidator
@@ -215,11 +208,12 @@ class Modality(modalities.Modality):
         from data.images.reference_outputs import encode_images
         from data.sampling import take_evenly
         from engine.models.load_check import mean_state
+        from pretrain.model.base import copy_uncompiled
 
         if not len(self.held_out):
             return None
         with self.validator.statistics(encoder):
-            model = copy.deepcopy(encoder.model).float().cpu().eval()
+            model = copy_uncompiled(encoder.model).float().cpu().eval()
         pixels, processor = np.stack(take_evenly(self.held_out.pixels)), encoder.processor
         images = normalize(torch.from_numpy(pixels), processor.mean, processor.std)
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):

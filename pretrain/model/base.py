@@ -1,5 +1,7 @@
 """What pretraining needs of an encoder, of whatever modality."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -31,3 +33,11 @@ class BaseEncoder(nn.Module):
     def compile_layers(self) -> None:
         """Compile the model with torch.compile."""
         self.model.forward = torch.compile(self.model.forward)
+
+
+def copy_uncompiled(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model without compiled functions, which would run the weights of the original."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        module.__dict__.pop("forward", None)
+    return copied

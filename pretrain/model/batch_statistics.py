@@ -5,7 +5,7 @@ for weights other than the averaged ones that are evaluated. Instead they are co
 they are needed, from the same pictures, and put back afterwards ("precise" statistics; Wu and Johnson 2021).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -25,11 +25,11 @@ def use_batch_statistics(model: nn.Module) -> None:
 
 
 @contextmanager
-def computed_statistics(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[None]:
+def computed_statistics(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
     """Evaluate a network with the statistics of its current weights within a `with` block.
 
-    The statistics are means over `batches`, inputs (images, channels, height, width). Does nothing to a network without
-    batch normalization, or with one on stored statistics.
+    The statistics are means over `batches`, inputs (images, channels, height, width), read once. Does nothing to a
+    network without batch normalization, or with one on stored statistics.
     """
     modules = [module for module in list_batch_norms(model) if not module.track_running_stats]
     if not modules:

@@ -5,6 +5,7 @@ The folder loads with plain `AutoModel`, `AutoImageProcessor`, `AutoModelForImag
 """
 
 import inspect
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -123,15 +124,19 @@ def normalizes_by_batch(encoder: ImageEncoder) -> bool:
     return any(not module.track_running_stats for module in list_batch_norms(encoder.model))
 
 
-def statistics_batches(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> list[Tensor]:
-    """Return normalized pictures, evenly spaced among `pixels`, in batches: what statistics are computed from."""
+def statistics_batches(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> Iterable[Tensor]:
+    """Return normalized pictures in batches, each made when it is needed: what statistics are computed from."""
+    # Asked now: while statistics are computed, the modules say that they have stored ones.
     if not normalizes_by_batch(encoder):
-        return []
+        return ()
+    return (normalized(encoder, batch, device) for batch in sample_pictures(pixels))
+
+
+def sample_pictures(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield up to STATISTICS_IMAGES pictures, evenly spaced among `pixels`, in batches."""
     chosen = pixels[:: max(1, len(pixels) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
-    return [
-        normalized(encoder, chosen[start : start + STATISTICS_BATCH], device)
-        for start in range(0, len(chosen), STATISTICS_BATCH)
-    ]
+    for start in range(0, len(chosen), STATISTICS_BATCH):
+        yield chosen[start : start + STATISTICS_BATCH]
 
 
 def normalized(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> Tensor:
@@ -227,6 +232,11 @@ def save_image_encoder(encoder: ImageEncoder, folder: Path, record: dict, card: 
 
 def measure_channels(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, of values from 0 to 1, in some of the pictures."""
-    values = pixels[:: max(1, len(pixels) // STATISTICS_IMAGES)][:STATISTICS_IMAGES] / 255
-    mean, std = values.mean((0, 1, 2)), values.std((0, 1, 2))
-    return tuple(np.round(mean, 4).tolist()), tuple(np.round(std.clip(0.01), 4).tolist())
+    count, (total, squares) = 0, np.zeros((2, pixels.shape[-1]), np.int64)  # sums of integers are exact
+    for batch in sample_pictures(pixels):
+        count += batch[..., 0].size
+        total += batch.sum((0, 1, 2), dtype=np.int64)
+        squares += np.square(batch, dtype=np.uint32).sum((0, 1, 2), dtype=np.int64)
+    mean = total / max(1, count)
+    std = (squares / max(1, count) - mean**2).clip(0) ** 0.5
+    return tuple(np.round(mean / 255, 4).tolist()), tuple(np.round((std / 255).clip(0.01), 4).tolist())

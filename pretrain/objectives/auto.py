@@ -12,7 +12,7 @@ from pretrain.config import DEFAULT_STEPS
 from pretrain.objectives import contrastive, joint, mlm
 from pretrain.pairs import short_text_fraction
 
-MAX_SHORT_FRACTION = 0.5  # of the text in documents too short for two spans
+MAX_SHORT_FRACTION = 0.5  # of the pieces of text that are of documents too short for two spans
 SPANS = {"views": "span", "min_span": 16, "max_span": 48, "max_gap": 2_000}
 SHORT_TEXTS = {"views": "mask"}
 SHORT_TEXT_STEPS = 80
@@ -47,7 +47,7 @@ def choose_objective(shards: Shards, has_init: bool) -> Choice:
     spans = SPANS | {key: min(SPANS[key], longest) for key in ("min_span", "max_span")}
     short, tokens = short_text_fraction(shards, spans["min_span"]), 2 * spans["min_span"]
     if short < MAX_SHORT_FRACTION:
-        reason = f"because {1 - short:.0%} of the text is in documents of {tokens} tokens or more"
+        reason = f"because {1 - short:.0%} of the pieces of text are of documents of {tokens} tokens or more"
         return Choice(contrastive.Config(**spans), DEFAULT_STEPS, f"contrastive, two spans of a document, {reason}")
-    reason = f"because {short:.0%} of the text is in documents of fewer than {tokens} tokens"
+    reason = f"because {short:.0%} of the pieces of text are of documents of fewer than {tokens} tokens"
     return Choice(joint.Config(**SHORT_TEXTS), SHORT_TEXT_STEPS, f"joint, two masked copies of a text, {reason}")

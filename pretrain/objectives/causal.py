@@ -18,7 +18,7 @@ from pretrain.model.encoder import Encoder
 from pretrain.next_tokens import find_next_tokens
 from pretrain.objective import BaseObjective, Gallery, HeldOut
 from pretrain.objectives import mlm
-from pretrain.text_generation import continue_texts, measure_perplexity, report_divergence, save_text_generator
+from pretrain.text_generation import continue_texts, measure_perplexity, report_guessing, save_text_generator
 
 
 class Config(Section):
@@ -62,7 +62,7 @@ class Objective(BaseObjective):
         """Return perplexity on held-out rows; report a divergence after the first evaluation."""
         metrics = measure_perplexity(self, held_out)
         if self.is_evaluated:
-            report_divergence(metrics, held_out.data.vocab_size)
+            report_guessing(metrics, held_out.data.vocab_size)
         self.is_evaluated = True
         return metrics
 

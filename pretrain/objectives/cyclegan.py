@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.images.config import ImageSource
 from data.images.shards import PixelShards
@@ -82,6 +82,10 @@ class Objective(BaseObjective):
         self.discriminator, self.other_discriminator = Discriminator(encoder), Discriminator(copy.deepcopy(encoder))
         shape = len(encoder.processor.mean), config.generator_width, config.generator_blocks
         self.to_other, self.from_other = ImageTranslator(*shape), ImageTranslator(*shape)
+
+    def list_copies(self) -> list[nn.Module]:
+        """Return the network of the other corpus's discriminator."""
+        return [self.other_discriminator.encoder]
 
     def forward(self, pixels: Tensor, view_params: Tensor, other_pixels: Tensor, other_params: Tensor) -> Output:
         """Compute the losses of inputs from `Dataset.collate`."""

@@ -1,7 +1,7 @@
 """Self-distillation (DINO; Caron et al. 2021): views of an image predict what a teacher makes of another view.
 
-The teacher is a moving average of the network in training, which is saved. Subtracting the teacher's mean output and
-sharpening it prevent a collapse.
+The teacher is a moving average of the network in training, the student, and it is the student that is saved.
+Subtracting the teacher's mean output and sharpening it prevent a collapse.
 """
 
 import copy

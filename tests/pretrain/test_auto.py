@@ -49,14 +49,14 @@ def test_long_documents_are_learned_from_by_spans():
     objective, steps, reason = choose_objective(shards_of(400, 300, 20), has_init=True)
     assert isinstance(objective, contrastive.Config) and objective.views == "span" and objective.max_gap == 2_000
     # 4 + 3 pieces of the long documents, one of the short one.
-    assert reason.startswith("contrastive, two spans") and "88% of the text is in documents of 32 " in reason
+    assert reason.startswith("contrastive, two spans") and "88% of the pieces of text are of documents of 32 " in reason
     assert steps == DEFAULT_STEPS
 
 
 def test_short_texts_are_not_learned_from_by_spans():
     objective, steps, reason = choose_objective(shards_of(*[12] * 9, 40), has_init=True)
     assert isinstance(objective, joint.Config) and objective.views == "mask" and steps < DEFAULT_STEPS
-    assert "90% of the text is in documents of fewer than 32 " in reason
+    assert "90% of the pieces of text are of documents of fewer than 32 " in reason
 
 
 def test_a_new_model_learns_masked_tokens():
@@ -101,7 +101,7 @@ def test_the_output_names_the_choice_and_what_training_changed(workspace, sentim
     done = run_module("pretrain", *words, "run=chosen")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("objective: ")]
-    assert "% of the text is in documents of fewer than 32 tokens; 1 steps" in line
+    assert "% of the pieces of text are of documents of fewer than 32 tokens; 1 steps" in line
     record = json.loads((workspace / "out/runs/chosen/encoder/record.json").read_text())
     assert record["config"]["objective"]["name"] != "auto"
     assert record["config"]["init_fraction"] == DEFAULT_INIT_FRACTION

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import run_module
+from helpers import pretrain_args, run_module
 from tiny_models import SPECIAL_IDS, InMemoryShards, make_batch, tiny_encoder
 
 from data.sampling import row_generator
 from data.tokens.collate import add_special_tokens, compute_cu_seqlens, pack_texts
 from data.tokens.pairs import PairSource, load_pairs
+from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
+from pretrain import train as stage
+from pretrain.config import Pretrain
 from pretrain.info_nce import cached_info_nce, embedding_stats, info_nce
 from pretrain.objectives import contrastive, joint, mlm, simsiam
-from pretrain.pairs import ViewDataset, sample_spans
+from pretrain.pairs import ViewDataset, sample_spans, short_text_fraction
 from pretrain.validation import MAX_HALF_TOKENS, Validator, split_halves
 from pretrain.views import Views
 
@@ -289,8 +294,39 @@ def test_the_two_texts_of_a_pair():
 
 
 def test_warning_about_a_corpus_of_short_documents():
-    assert "100% of the text" in ViewDataset(contrastive.Config(), InMemoryShards(), None).warning()
+    warning = ViewDataset(contrastive.Config(), InMemoryShards(), None).warning()
+    assert warning.startswith("100% of the pieces of text are of documents too short")
     assert ViewDataset(contrastive.Config(**SHORT), InMemoryShards(), None).warning() == ""
+
+
+def test_short_texts_are_counted_block_by_block(monkeypatch):
+    sizes = np.random.default_rng(0).integers(1, 60, 50)
+    ends = np.cumsum(sizes)
+    pieces = np.repeat(np.stack([ends - sizes, sizes], 1), 3, axis=0)[::-1]
+    expected = np.mean([size < 32 for size in sizes])
+    searched, search = [], np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", lambda a, v, side: searched.append(len(v)) or search(a, v, side))
+    monkeypatch.setattr("pretrain.pairs.BLOCK_PIECES", 7, raising=False)
+    for documents in (ends, np.concatenate([[0], ends])):
+        shards = SimpleNamespace(documents=documents, pieces=pieces)
+        assert short_text_fraction(shards, 16) == pytest.approx(expected, abs=1e-12) and 0.2 < expected < 0.8
+    assert max(searched) <= 7
+
+
+def test_a_new_network_is_on_its_device_before_the_first_evaluation(workspace, sentiment_files, monkeypatch):
+    device, seen = torch.device("meta"), {}
+    alone = {"num_processes": 1, "process_index": 0, "is_main_process": True, "main_process_first": nullcontext}
+    monkeypatch.setattr(stage, "make_accelerator", lambda precision: SimpleNamespace(device=device, **alone))
+
+    def evaluate(modality, encoder, objective, with_head):
+        seen.update(encoder=encoder, objective=objective)
+        raise InterruptedError
+
+    monkeypatch.setattr(stage, "make_evaluate", evaluate)
+    words = ["objective={name: contrastive, min_span: 2, max_span: 6}", "run=r", "train.steps=1"]
+    with pytest.raises(InterruptedError):
+        stage.pretrain(load_config(Pretrain, [*pretrain_args(sentiment_files), *words]))
+    assert all(weight.device == device for module in seen.values() for weight in module.parameters())
 
 
 def write_table(folder, text: str) -> PairSource:

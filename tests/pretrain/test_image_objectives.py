@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,11 +22,19 @@ from pretrain.collapse import CollapseMonitor
 from pretrain.image_probe import ImageProbe
 from pretrain.image_validation import ImageValidator
 from pretrain.image_views import ImageViewDataset
+from pretrain.modalities.images import Modality
 from pretrain.model.batch_statistics import computed_statistics, list_batch_norms
-from pretrain.model.image_encoder import image_encoder_from_pretrained, normalized, save_image_encoder
+from pretrain.model.image_encoder import (
+    image_encoder_from_pretrained,
+    measure_channels,
+    normalized,
+    save_image_encoder,
+    statistics_batches,
+)
 from pretrain.objective import HeldOut
 from pretrain.objectives import contrastive, cyclegan, denoise, dino, gan, mae, simsiam, vae
 from pretrain.objectives.mae import to_patches
+from pretrain.train import build_optimizer
 
 OBJECTIVES = (contrastive, simsiam, mae, dino, denoise, vae, gan, cyclegan)
 
@@ -296,3 +307,62 @@ def test_a_probe_leaves_out_a_class_without_a_validation_row(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path / "two")
     with pytest.raises(ConfigError, match=r"^probe.task: the validation rows of .*task.yaml have a single class"):
         ImageProbe(path, [9], 2, Pixels(size=32))
+
+
+def test_too_large_a_sample_of_the_probe_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^probe.shots=1000: only \d+ training rows"):
+        ImageProbe(write_probe_task(tmp_path, {"a": 12, "b": 12}), [9, 1_000], 2, Pixels(size=32))
+
+
+def test_both_discriminators_of_cyclegan_learn_at_the_rate_of_init():
+    objective, _ = make_objective(cyclegan, "resnet")
+    train = SimpleNamespace(optimizer="adamw", lr=1e-3, beta1=0.5, beta2=0.99, weight_decay=0.0)
+    config = SimpleNamespace(init="mine", head_lr_scale=10.0, train=train)
+    encoder = objective.encoder
+    groups = build_optimizer(config, objective, encoder, set(encoder.model.parameters())).param_groups
+    scales = {weight: group["lr_scale"] for group in groups for weight in group["params"]}
+    for discriminator in (objective.discriminator, objective.other_discriminator):
+        assert {scales[weight] for weight in discriminator.encoder.parameters()} == {1.0}
+        assert {scales[weight] for weight in discriminator.head.parameters()} == {10.0}
+    assert {scales[weight] for weight in objective.to_other.parameters()} == {10.0}
+
+
+def test_statistics_of_many_images_are_computed_batch_by_batch(monkeypatch):
+    pixels = draw_images(2_100)
+    values = pixels[:2_000] / 255
+    expected = values.mean((0, 1, 2)), values.std((0, 1, 2))
+    tracemalloc.start()
+    measured = measure_channels(pixels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.abs(np.array(measured) - expected).max() <= 5.1e-5 and measured == measure_channels(pixels)
+    assert peak < 10e6 < values.nbytes
+    assert measure_channels(np.zeros((3, 8, 8, 1), np.uint8)) == ((0.0,), (0.01,))
+
+    encoder, made, read = tiny_image_encoder("resnet").eval(), [], []
+
+    def make(*args):
+        made.append(args)
+        return normalized(*args)
+
+    monkeypatch.setattr("pretrain.model.image_encoder.normalized", make)
+    encoder.model.register_forward_pre_hook(lambda *_: read.append(len(made)))
+    with computed_statistics(encoder.model, statistics_batches(encoder, pixels[:600], torch.device("cpu"))):
+        assert read == [1, 2, 3]
+
+
+def test_recorded_outputs_are_those_of_a_copy_that_is_not_compiled(monkeypatch):
+    """A compiled function belongs to the network in training, which may be on another device."""
+    encoder, calls, modality = tiny_image_encoder("vit").eval(), [], Modality.__new__(Modality)
+    modality.held_out, modality.validator = InMemoryPixels(2), SimpleNamespace(statistics=lambda _: nullcontext())
+    plain = modality.record_outputs(encoder)
+
+    def compile_function(forward):
+        return lambda **inputs: calls.append(inputs) or forward(**inputs)
+
+    monkeypatch.setattr(torch, "compile", compile_function)
+    encoder.compile_layers()
+    assert modality.record_outputs(encoder) == plain and not calls
+    encoder.probe(32)
+    assert len(calls) == 1

@@ -17,7 +17,7 @@ from data.encoders import resolve_encoder
 from data.tokens.shards import Shards, build_shards
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
-from pretrain import train as stage
+from pretrain import train as stage, validation
 from pretrain.config import Pretrain
 from pretrain.model.build import encoder_from_pretrained, isolates_documents, prepare_encoder
 from pretrain.model.encoder import Encoder
@@ -141,8 +141,6 @@ def test_validation_masks_the_same_tokens_at_any_training_rate(sentiment_files, 
 
 def test_a_process_without_held_out_rows_takes_part_in_the_sum(monkeypatch):
     """Of two processes and one row, the second has none; it would wait for the first elsewhere, and both forever."""
-    from pretrain import validation
-
     shards, sums = InMemoryShards(1), []
 
     def add_first(totals: torch.Tensor, operation: str) -> torch.Tensor:
@@ -155,6 +153,23 @@ def test_a_process_without_held_out_rows_takes_part_in_the_sum(monkeypatch):
     monkeypatch.setattr(validation, "split_halves", lambda shards: [])
     metrics = validation.Validator(shards, 4, second)(tiny_encoder(layers=1).eval())
     assert sums[0].tolist() == [0, 0, 0] and (metrics["loss"], metrics["accuracy"]) == (3.0, 0.5)
+
+
+@pytest.mark.parametrize("has_linear_decoder", [True, False])
+def test_a_large_vocabulary_is_evaluated_block_by_block(cpu_accelerator, monkeypatch, has_linear_decoder):
+    monkeypatch.setattr(validation, "split_halves", lambda shards: [])
+    validator, encoder = validation.Validator(InMemoryShards(), 6, cpu_accelerator), tiny_encoder(layers=2).eval()
+    encoder.has_linear_decoder = has_linear_decoder
+    whole, sizes, cross_entropy = validator(encoder), [], torch.nn.functional.cross_entropy
+
+    def record_size(logits: torch.Tensor, *args, **options) -> torch.Tensor:
+        sizes.append(len(logits))
+        return cross_entropy(logits, *args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", record_size)
+    monkeypatch.setattr(validation, "MAX_LOGITS", 3 * VOCAB_SIZE + 1, raising=False)
+    assert validator(encoder) == pytest.approx(whole, rel=1e-6)
+    assert max(sizes) == 3 and sum(sizes) == sum(len(batch["targets"]) for batch in validator.mlm_batches)
 
 
 def test_only_a_new_head_starts_at_the_token_frequencies():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from tiny_models import tiny_encoder
+from torch import nn
 
+from data import reference_outputs
 from data.encoders import describe_lost_modules
 from engine.errors import DataError
 from pretrain.model.encoder import save_encoder
@@ -76,3 +81,34 @@ def test_a_damaged_list_of_modules_is_an_error(tmp_path, content):
     (tmp_path / "modules.json").write_text(content)
     with pytest.raises(DataError, match="modules.json: cannot be read"):
         describe_lost_modules(tmp_path)
+
+
+class MovedNetwork(nn.Module):
+    """A network on another device, which notes where it is moved to."""
+
+    config = None
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.moves = nn.Parameter(torch.zeros(1, device="meta")), []
+
+    def to(self, device: str | torch.device) -> nn.Module:
+        self.moves.append(torch.device(device).type)
+        return self
+
+    def forward(self, failing: bool = False) -> torch.Tensor:
+        if failing:
+            raise InterruptedError
+        return torch.ones(2)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_network_whose_outputs_are_recorded_goes_back_to_its_device(monkeypatch, failing):
+    tokenizer = Mock(return_value={"failing": failing}, sep_token="[SEP]")
+    monkeypatch.setattr(reference_outputs, "load_tokenizer", lambda folder: tokenizer)
+    monkeypatch.setattr(reference_outputs, "limit_length", lambda max_length, *_: max_length)
+    network = MovedNetwork()
+    with pytest.raises(InterruptedError) if failing else nullcontext():
+        recorded = reference_outputs.record_outputs(network, Path(), [("a",), ("b",)], 8, lambda output: output)
+        assert recorded["outputs"] == [[1, 1]] * 2
+    assert network.moves == ["cpu", "meta"]

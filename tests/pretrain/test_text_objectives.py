@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from tiny_models import make_batch, make_text_objective
 from tiny_training import train_objective
 
 from engine.config.loader import load_config
+from engine.runs.run import Run
 from engine.training import trainer
 from engine.training.step import Output
 from pretrain import train as stage
 from pretrain.config import Pretrain
-from pretrain.summary import report_divergence
+from pretrain.summary import format_summary, report_higher_loss
 
 OBJECTIVES = {"denoise": [], "causal": ["model.architecture=llama"], "skipgram": [], "vae": []}
 """Objective -> arguments of its runs."""
@@ -114,6 +116,39 @@ def test_a_resumed_run_is_bit_identical(folder, sentiment_files, monkeypatch, na
     assert weights[0] == weights[1]
 
 
+def test_a_run_killed_while_it_writes_its_outputs_resumes_and_has_them_all(folder, sentiment_files, monkeypatch):
+    monkeypatch.chdir(folder)
+    made, outputs = folder / "out/runs/killed", ("generator/model.safetensors", "report.html", "sample.json")
+    for function in ("atomic_folder", "render_run_report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pretrain.artifacts.{function}", Mock(side_effect=InterruptedError))
+            with pytest.raises(InterruptedError):
+                run(sentiment_files, "causal", "killed")
+        assert not (made / "encoder").exists()
+    run(sentiment_files, "causal", "killed")
+    assert all((made / name).is_file() for name in (*outputs, "encoder/model.safetensors"))
+
+
+def test_a_run_that_ends_before_its_first_evaluation_has_a_summary(folder, sentiment_files, monkeypatch):
+    monkeypatch.chdir(folder)
+    lr_at, words = trainer.lr_at, [*pretrain_args(sentiment_files), "run=short", "objective.name=mlm"]
+    words += ["train.save_every=1", "train.log_every=9", "train.eval_every=9", "allow_changes=true"]
+
+    def fail_at_step(step, *args):
+        if step == 1:
+            raise InterruptedError
+        return lr_at(step, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "lr_at", fail_at_step)
+        with pytest.raises(InterruptedError):
+            stage.pretrain(load_config(Pretrain, [*words, "train.steps=4"]))
+    config = load_config(Pretrain, [*words, "train.steps=1"])
+    stage.pretrain(config)
+    lines = format_summary(Run(config, "short")).splitlines()
+    assert "in 1 steps" in lines[1] and (folder / "out/runs/short/encoder/model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("name", ["causal", "skipgram"])
 def test_a_training_that_diverges_is_one_line(folder, sentiment_files, monkeypatch, capsys, name):
     """Also where the objective has a measure of its own, and no loss is infinite."""
@@ -127,8 +162,8 @@ def test_a_training_that_diverges_is_one_line(folder, sentiment_files, monkeypat
 
 def test_a_divergence_is_a_loss_far_above_that_at_the_start(capsys):
     for losses in ([], [2.0], [2.0, 9.0, *[2.5] * 20], [2.0, 2.9], [-3.0, -1.0], [9.0, *range(20), 9.0, 9.0]):
-        report_divergence(losses)
+        report_higher_loss(losses)
     assert not capsys.readouterr().err
     for end in (4.0, 5.0):
-        report_divergence([2.0, 1.0, end])
+        report_higher_loss([2.0, 1.0, end])
     assert capsys.readouterr().err == "warning: training diverges: the loss rose from 2 to 4; try a lower train.lr\n"

@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from data.corpus.build import build_corpus
 from data.corpus.clean import clean_text
 from data.corpus.config import Corpus
 from data.corpus.documents import count_copies, iter_documents
+from data.corpus.filters import ALL_RULES_OFF
 from data.corpus.sentence_dedup import split_sentences
 from data.prepare import prepare
 from engine.config.loader import load_config
@@ -693,3 +696,33 @@ def test_a_corpus_file_and_arguments_give_the_same_corpus(tmp_path):
     (tmp_path / "made.yaml").write_text("corpus: {name: made, sources: [{files: text}], deduplicate: {near: false}}\n")
     args = ["corpus.name=made", "corpus.sources=[{files: text}]", "corpus.deduplicate.near=false"]
     assert load_config(Prepare, ["made.yaml"]) == load_config(Prepare, args)
+
+
+class SignedTexts(BaseHTTPRequestHandler):
+    """Serves texts to those who know the signature."""
+
+    def do_GET(self):
+        body = b"\n\n".join(b"A film of number %d, and one more word." % number for number in range(50))
+        self.send_response(200 if "sig=s3cret" in self.path else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_texts_of_an_address_with_credentials_are_read_without_filters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SignedTexts) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/texts.txt?sig=s3cret"
+        steps = {"filter": ALL_RULES_OFF, "deduplicate": {"exact": False, "near": False}}
+        folder = build_corpus(Corpus(name="c", sources=[{"files": url}], **steps))
+        assert len(list(iter_documents(folder))) == 50
+        server.shutdown()
+    assert not any(b"s3cret" in path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
