@@ -30,7 +30,7 @@ class FinetuneTrain(Train):
     lr_fraction: PositiveFloat = 1.0
     """Fraction of the pretraining learning rate, if lr is none."""
     default_pretrain_lr: PositiveFloat = 1e-4
-    """Pretraining learning rate to assume if the encoder's record has none."""
+    """Pretraining learning rate to assume if the encoder's record has none, or a lower one."""
     batch_size: PositiveInt = 16
     """Global batch size in examples. With sampling=class_balanced at most the training set's size, or 16."""
     sampling: Literal["shuffle", "class_balanced"] = "shuffle"

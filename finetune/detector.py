@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from data.cache import fingerprint
 from data.encoders import hash_weights
 from data.sampling import take_evenly
+from data.sources.source import display_name
 from data.tasks.detector import Detector, fit_whitening, save_detector
 from data.tasks.novelty import NUM_NEIGHBORS, hash_inputs
 from data.tasks.problem_types.anomaly_detection import ANOMALOUS, NORMAL
@@ -48,9 +49,13 @@ def select_normal_rows(
 ) -> tuple[Finetune, list[str]]:
     """Leave only normal rows for training; return the configuration with the normal class, and its name.
 
-    Raises ConfigError if no training row is of that class, or if none is given and no class has more than half of them.
+    Raises ConfigError if no training row is of that class, or if none is given and no class has more than half of them,
+    and DataError if there is no training row.
     """
     normal, counts = config.head.normal, Counter(row.label for row in rows["train"])
+    if not counts:
+        location = display_name(config.task.train)
+        raise DataError(f"{location}: its labeled rows are too few to leave any for training; label more")
     if normal is None:
         normal, count = counts.most_common(1)[0]
         if 2 * count <= counts.total():

@@ -75,8 +75,11 @@ def resolve_method(
     if config.method != "auto":
         return config
     num_rows, task = len(rows["train"]) + len(rows["unlabeled"]), config.task
-    num_labels = len(sample_examples(rows["train"], task.num_examples, config.seed, task.shots))
-    choice = choose_method(config, num_labels, len(label_names), num_rows - num_labels, has_decoder(folder))
+    # The methods for few labels use no validation rows, so these are training rows where others are too few.
+    reserve = [] if task.validation or task.shots else rows.get("validation", [])
+    num_labels = len(sample_examples(rows["train"], task.num_examples, config.seed, task.shots, reserve))
+    num_unlabeled = num_rows - min(num_labels, len(rows["train"]))
+    choice = choose_method(config, num_labels, len(label_names), num_unlabeled, has_decoder(folder))
     logger.info(f"  method  {choice.method or 'settings as they are'}: {choice.reason}")
     return apply_method(config, choice.method, args)
 

@@ -56,11 +56,11 @@ def resolve_config(config: Finetune, encoder: str, folder: Path, num_examples: i
     epoch_steps = math.ceil(train.epochs * num_examples / size)
     if train.sampling == "class_balanced" and num_examples:  # a batch larger than the training set would repeat rows
         size = min(size, max(num_examples, MIN_CLASS_BALANCED_BATCH))
-    pretrain_lr = read_record(folder).get("config", {}).get("train", {}).get("lr") or train.default_pretrain_lr
+    pretrain_lr = read_record(folder).get("config", {}).get("train", {}).get("lr") or 0.0
     resolved = {
         "batch_size": size,
         "steps": train.steps or min(train.max_steps, max(train.min_steps, epoch_steps)),
-        "lr": train.lr or train.lr_fraction * pretrain_lr,
+        "lr": train.lr or train.lr_fraction * max(pretrain_lr, train.default_pretrain_lr),
     }
     head_lr = config.layers.head_lr or load_head_file(config).DEFAULT_HEAD_LR
     layers = config.layers.model_copy(update={"head_lr": head_lr})
@@ -80,7 +80,8 @@ def sample_splits(config: Finetune, rows: dict[str, list[Example]]) -> dict[str,
         if task.num_examples == "all" and not task.shots:
             rows["train"] += reserve
     else:
-        check_split(task, "validation", rows["validation"], len(rows["train"] + rows["test"]))
+        others = [] if task.test or task.role else rows["test"]  # split off the same rows
+        check_split(task, "validation", rows["validation"], len(rows["train"] + others))
     return {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots, reserve)}
 
 

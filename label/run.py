@@ -44,9 +44,11 @@ def choose_labels(config: Label, task: Task | None, name: str) -> Path:
     if config.labels:
         return Path(config.labels)
     files = to_list(task.train.files or []) if task else []
-    if len(files) != 1 or glob.has_magic(files[0]) or "://" in files[0]:
+    if len(files) != 1 or "://" in files[0]:
         return default
     path = Path(files[0])
+    if glob.has_magic(files[0]) and not path.is_file():
+        return default
     return path if path.suffix == ".csv" and (not path.is_file() or has_answers(path)) else default
 
 

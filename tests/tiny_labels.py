@@ -20,7 +20,7 @@ def write_queue(path: Path, items: list[Item], column: str = "text") -> None:
         writer.writerow(["id", column, *QUEUE_COLUMNS])
         for item in items:
             probability = "" if item.probability is None else item.probability
-            cells = ["", item.role, item.reason, item.cluster, item.suggestion, probability]
+            cells = [item.label, item.role, item.reason, item.cluster, item.suggestion, probability]
             writer.writerow([item.id, *map(make_harmless, [item.text, *map(str, cells)])])
 
 

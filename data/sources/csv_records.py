@@ -1,11 +1,11 @@
 """Records of csv files; a quote that does not match costs no other record."""
 
 import csv
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
 from data.sources import lines as limits
-from engine.errors import OptionError
+from engine.errors import DataError, OptionError
 
 LINE_BYTES = 100  # that a short line takes in memory in addition to its characters
 MAX_REREAD = 4  # times MAX_ROW_BYTES of lines read again, after which quotes are ordinary characters
@@ -36,6 +36,18 @@ class RecordLines:
         """Return the first line of the record; its others belong to the next records."""
         self.returned.extendleft(reversed(self.record[1:]))
         return self.record[0]
+
+
+def check_header(columns: list[str], path: str, problems: list[str] | None) -> None:
+    """Raise DataError for two columns of one name, of which a row would have the last; name them in `problems`.
+
+    Columns without a name, as programs write them around a table, are not read.
+    """
+    counts = Counter(name for name in columns if name.strip())
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        if problems is None:
+            raise DataError(f"{path}: {counts[repeated[0]]} columns are named {repeated[0]!r}; rename all but one")
+        problems.append(f"{path}: several columns are named {', '.join(map(repr, repeated))}, the last of each is read")
 
 
 def iter_csv_records(

@@ -21,7 +21,7 @@ from data.sources import lines as limits
 from data.sources.archives import file_size, name_inside, open_raw
 from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
 from data.sources.conll import iter_sentences
-from data.sources.csv_records import iter_csv_records
+from data.sources.csv_records import check_header, iter_csv_records
 from data.sources.json_array import iter_json_array
 from data.sources.json_tables import get_rows
 from data.sources.lines import decode_lines, describe_limit, find_encoding
@@ -162,6 +162,7 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
             continue
         if columns is None:
             columns = values
+            check_header(columns, file.path, problems)
         elif len(values) > len(columns):
             if problems is None:
                 counts = f"{len(values)} values, but {len(columns)} columns are named"
@@ -346,7 +347,7 @@ def iter_conll(file: DataFile, file_format: FileFormat, problems: list[str] | No
 def iter_xlsx(file: DataFile, file_format: FileFormat, problems: list[str] | None) -> Iterator[dict]:
     """Yield the rows of a sheet of an Excel workbook."""
     stream = ensure_seekable(file.stream)
-    yield from iter_sheet(stream, file.path, file_format.sheet, file_format.columns or [])
+    yield from iter_sheet(stream, file.path, file_format.sheet, file_format.columns or [], problems)
 
 
 TABLES = (iter_csv, iter_json, iter_parquet, iter_arrow, iter_xlsx)

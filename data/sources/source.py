@@ -152,7 +152,8 @@ def resolve_files(source: Source) -> list[str]:
                 known = ", ".join(sorted(EXTENSION_TO_FORMAT))
                 raise DataError(f"{name}: no file in this folder has a known extension ({known})")
         else:
-            matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
+            is_glob = glob.has_magic(name) and not os.path.isfile(name)
+            matches = sorted(glob.glob(name, recursive=True)) if is_glob else [name]
             paths = leave_out_hidden([match for match in matches if os.path.isfile(match)], name)
         if not paths:
             raise DataError(f"{name}: no such file{suggest(Path(name).name, list_siblings(name))}")

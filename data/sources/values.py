@@ -56,9 +56,11 @@ def get_value(row: dict, column: str, location: str) -> object:
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a row has no value in a column: nothing, NaN, only white space or an empty list."""
-    if value is MISSING or value is None or isinstance(value, (list, tuple)):
-        return not value or value is MISSING
+    """Return whether a row has no value in a column: nothing, NaN, only white space or a list of nothing else."""
+    if value is MISSING or value is None:
+        return True
+    if isinstance(value, (list, tuple)):
+        return all(map(is_empty, value))
     return value != value or isinstance(value, str) and not value.strip()
 
 
@@ -82,11 +84,19 @@ def get_scalar(row: dict, column: str, location: str) -> str:
     return to_text(get_value(row, column, location), f"{location}: column {column!r}")
 
 
+def is_number(value: object) -> bool:
+    """Return whether a value is a number, and not true or false."""
+    return isinstance(value, Number) and not isinstance(value, bool)
+
+
 def get_text(row: dict, column: str, location: str) -> str:
-    """Return a text, the strings of a list joined by spaces. Raises DataError naming the column for anything else."""
+    """Return a text, the strings of a list joined by spaces. Raises DataError naming the column for anything else.
+
+    A number is read as the text that a csv has of it, because sheets and JSON have the text 10 as a number.
+    """
     value, place = get_value(row, column, location), f"{location}: column {column!r}"
     parts = value if isinstance(value, (list, tuple)) else [value]
-    if any(isinstance(part, Number) for part in parts):
+    if not is_number(value) and any(isinstance(part, Number) for part in parts):
         raise DataError(f"{place} holds a number, not a text")
     return " ".join(to_text(part, place) for part in parts if part is not None)
 

@@ -5,13 +5,16 @@ import zipfile
 from collections.abc import Iterator
 
 from data.sources import lines as limits
+from data.sources.csv_records import check_header
 from engine.errors import DataError, suggest
 from engine.log import warn_once
 
 MAX_SHARED_BYTES = 2**29  # of the texts of a workbook, which are in memory together
 
 
-def iter_sheet(stream: io.IOBase, path: str, sheet: str | None, columns: list[str]) -> Iterator[dict]:
+def iter_sheet(
+    stream: io.IOBase, path: str, sheet: str | None, columns: list[str], problems: list[str] | None = None
+) -> Iterator[dict]:
     """Yield the rows of a sheet; the first row has the names of the columns, unless `columns` does.
 
     sheet: its name; none: the first, and the others are named in a note. Raises DataError without openpyxl.
@@ -35,6 +38,7 @@ def iter_sheet(stream: io.IOBase, path: str, sheet: str | None, columns: list[st
             continue
         if not header:
             header = [to_name(value) for value in values]
+            check_header(header, path, problems)
             continue
         if sum(len(value) for value in values if isinstance(value, str)) > limits.MAX_ROW_BYTES:
             raise ValueError(f"a row {limits.describe_limit()}")

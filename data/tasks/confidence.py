@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.sampling import take_evenly
 from data.tasks import calibration
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
@@ -80,7 +81,8 @@ def measure_confidence(
         right = problem_type.list_true_keys(example.label)
         for decision in problem_type.list_decisions(np.asarray(output), label_names, config, starts):
             decided.append((ids[decision.label], decision.probability, decision.key in right))
-    columns = list(zip(*decided[:MAX_DECISIONS], strict=True)) or [(), (), ()]
+    # Evenly, because rows are sorted by label.
+    columns = list(zip(*take_evenly(decided, MAX_DECISIONS), strict=True)) or [(), (), ()]
     found = Confidence(
         split,
         names,

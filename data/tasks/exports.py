@@ -5,20 +5,26 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-ANSWERS = ("accept", "reject", "ignore")
+from data.sources.values import MISSING, find_value
+
+PRODIGY_ANSWERS = ("accept", "reject", "ignore")
+ARGILLA_COLUMNS = ("inputs", "status", "annotation_agent", "prediction_agent", "event_timestamp")
+"""Columns of a record of Argilla's first version, of which a table of its own is unlikely to have any."""
 LISTS = ("choices", "labels", "hypertextlabels", "taxonomy")
 Found = dict | None
 
 
-def read_export(row: dict, allow_empty: bool) -> Found:
+def read_export(row: dict, allow_empty: bool, label: Sequence[str] = ()) -> Found:
     """Return a row with its columns `text` and `label` if a tool exported it; None if it is not annotated.
 
-    Any other row is returned as it is. allow_empty: whether a row without any label is annotated.
+    Any other row is returned as it is. allow_empty: whether a row without any label is annotated. label: the columns
+    asked for; a row with a text and all of them may be of any table, whatever other columns a tool would have.
     """
+    has_own = "text" in row and label and not any(find_value(row, column) is MISSING for column in label)
     for matches, read in READERS:
-        if matches(row):
+        if matches(row) and not (has_own and read is read_doccano):
             found = read(row)
             if found is None or not (found["label"] or found["label"] == 0 or allow_empty):
                 return None
@@ -96,7 +102,8 @@ def read_result(result: list[dict]) -> dict:
 def is_argilla(row: dict) -> bool:
     """Return whether a row is a record of Argilla: nested, flattened, or of its first version."""
     is_nested = isinstance(row.get("fields"), dict) and isinstance(row.get("responses"), dict)
-    is_first_version = "annotation" in row and "prediction" in row
+    has_columns = row.keys() >= {"annotation", "prediction"} and any(column in row for column in ARGILLA_COLUMNS)
+    is_first_version = has_columns and "label" not in row
     return is_nested or is_first_version or any(name.endswith(".responses") for name in row)
 
 
@@ -121,7 +128,7 @@ def read_argilla(row: dict) -> Found:
 
 def is_prodigy(row: dict) -> bool:
     """Return whether a row is an answer of Prodigy."""
-    return row.get("answer") in ANSWERS and isinstance(row.get("text"), str)
+    return row.get("answer") in PRODIGY_ANSWERS and isinstance(row.get("text"), str)
 
 
 def read_prodigy(row: dict) -> Found:

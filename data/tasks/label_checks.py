@@ -86,7 +86,9 @@ def warn_unseen(source: str, unseen: Counter, known: Iterable[str]) -> None:
 
 
 def check_split(task: Section, split: str, examples: list[Example], num_rows: int) -> None:
-    """Raise DataError if none of the `num_rows` rows could be split off for this split."""
+    """Raise DataError if this split has no row. num_rows: from which its rows are split off, without a source."""
+    if not examples and (source := getattr(task, split)):
+        raise DataError(f"{display_name(source)}: every {split} row is a training row, and is left out; name others")
     if not examples:
         raise DataError(
             f"{display_name(task.train)}: {num_rows} rows are too few to split off {split} rows; {TOO_FEW_ROWS[split]}"

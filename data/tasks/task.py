@@ -7,7 +7,7 @@ of `task.problem_type`, a file in `data.tasks.problem_types`. `read_all` returns
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
 from data.sources.source import (
     FOLDER_COLUMN,
@@ -18,7 +18,7 @@ from data.sources.source import (
     name_folder,
     resolve_files,
 )
-from data.sources.values import MISSING, find_value
+from data.sources.values import MISSING, find_value, is_empty, is_number
 from data.tasks.answers import (
     ROLES,
     Row,
@@ -35,12 +35,20 @@ from data.tasks.exports import export_text, read_export
 from data.tasks.label_checks import check_labels, check_split as check_split, count_rows
 from data.tasks.problem_types import ProblemType, load_problem_type
 from data.tasks.splits import Example, normalize, sample_examples, split_off, subtract  # noqa: F401 (re-exported)
-from engine.config.schema import FileName, PluginName, Section, WordMapping
+from engine.config.schema import FileName, PluginName, Section, WordMapping, numbers_to_words
 from engine.errors import DataError, OptionError
 from engine.log import warn_once
 
 MAX_LABELS = 10_000
 SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
+
+
+def number_to_word(value: object) -> object:
+    """Return a whole number as a word, as people write the name of a numbered class."""
+    return str(value) if type(value) is int else value
+
+
+ClassName = Annotated[str, BeforeValidator(number_to_word)]
 
 
 class Task(Section):
@@ -76,14 +84,14 @@ class Task(Section):
     label_names: WordMapping = {}
     """Names of the labels in the file, or a list, by number; none: the labels themselves. With several labels per row,
     others are ignored."""
-    classes: list[str] = []
+    classes: list[ClassName] = []
     """The classes, in order; a label that is none of them is an error. None: those of the training rows."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
     """Separator of multiple labels written as one string."""
-    descriptions: dict[str, str | list[str]] = {}
+    descriptions: Annotated[dict[str, str | list[str]], BeforeValidator(numbers_to_words)] = {}
     """Texts that describe classes, {class: text or texts}, to train on instead of the class's name."""
     num_examples: NonNegativeInt | Literal["all"] = "all"
-    """Training examples to use, stratified, by seed; 0: learn from the names of the classes and unlabeled text; all
+    """Training examples to use, stratified, by seed; 0: learn from class names and unlabeled text; all
     includes the validation rows if train.load_best=false."""
     shots: PositiveInt | None = None
     """Training examples of each class to use instead, by seed; all of a class with fewer."""
@@ -140,6 +148,14 @@ def to_list(columns: str | list[str]) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
+def check_texts(rows: list[dict], columns: list[str], location: str) -> None:
+    """Raise DataError for a column of numbers, which is hardly one of texts; one number among texts is a text."""
+    for column in columns:
+        values = [value for row in rows if not is_empty(value := find_value(row, column))]
+        if values and all(map(is_number, values)):
+            raise DataError(f"{location}: column {column!r} holds numbers, not texts; set task.text=COLUMN")
+
+
 def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tuple[str, dict]]:
     """Yield (location, row) with `text` and `label` of an annotation tool's export, an empty one if not annotated.
 
@@ -150,7 +166,8 @@ def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tu
     allow_empty = task.problem_type in ("multi_label_classification", "token_classification")
 
     def read(row: dict) -> dict | None:
-        found = export_text(row) if section == "task.unlabeled" else read_export(row, allow_empty)
+        is_unlabeled = section == "task.unlabeled"
+        found = export_text(row) if is_unlabeled else read_export(row, allow_empty, to_list(task.label))
         return restore_cells(found) if found is not None else None
 
     head, failure = read_head(source)
@@ -164,6 +181,7 @@ def iter_annotated_rows(task: Task, source: Source, section: str) -> Iterator[tu
         }
         if missing:
             raise describe_missing(source, section, exported[0][0], missing, rows)
+        check_texts(rows, keys["task.text"], exported[0][0])
     if failure:
         raise failure.at(section) if isinstance(failure, OptionError) else failure
     num_left_out, may_be_empty = 0, task.load_problem_type().lacks_label({"label": ""}, "label")
@@ -285,7 +303,12 @@ def read_task(task: Task, needs_validation: bool = True) -> dict[str, list[Examp
 def read_all(task: Task, needs_validation: bool = True) -> tuple[dict[str, list[Example]], list[Example]]:
     """Return the splits as `read_task` does, and the texts that no split has, without a label."""
     train, measure, unlabeled = read_source(task, task.train)
-    num_rows = len(train) + len(measure)
+    num_rows = len(train)
+    if measure and not train:
+        raise DataError(
+            f"{display_name(task.train)}: no labeled row has the role train in column {task.role!r}, so there is"
+            " nothing to learn from; label some"
+        )
     if task.test:
         test = read_examples(task, task.test, "test")
         test = subtract(test, train) if task.test_holds_train else test
@@ -304,7 +327,7 @@ def read_all(task: Task, needs_validation: bool = True) -> tuple[dict[str, list[
     if task.validation:
         validation = read_examples(task, task.validation, "validation")
     else:
-        # The fraction refers to all rows, including those split off for testing.
+        # The fraction refers to all rows but those to measure by, also to those split off for testing above.
         validation, train = split_off(train, task.validation_fraction * num_rows / max(1, len(train)))
     splits = {"train": train, "validation": validation, "test": test}
     check_labels(task, splits, num_rows, needs_validation)

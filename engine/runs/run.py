@@ -70,7 +70,16 @@ class Run:
                 self.reject(f"{key}={format_value(old.get(key))}, not {format_value(new.get(key))}{more}")
 
     def reject(self, difference: str) -> None:
-        """Raise ConfigError because the run was started with `difference`, unless `allow_changes` is set."""
+        """Raise ConfigError because the run was started with `difference`.
+
+        Not if `allow_changes` is set, unless the run is finished, so that its results would be taken for new ones.
+        """
+        has_model = (self.folder / "model").is_dir() and (self.folder / "metrics.json").is_file()
+        if has_model or (self.folder / "encoder").is_dir():
+            raise ConfigError(
+                f"{self.folder}: is finished, and was started with {difference}.\n"
+                f"Choose another name, run={self.name}-2, or delete it."
+            )
         if not getattr(self.config, "allow_changes", False):
             raise ConfigError(
                 f"{self.folder}: was started with {difference}.\n"

@@ -15,19 +15,22 @@ def list_absent_labels(
     return [name for name in problem_type.card_labels(label_names) if name in trained - tested]
 
 
-def inspect_test_rows(modality: Modality, task: Task, splits: dict[str, list[Example]], label_names: list[str]) -> dict:
-    """Return {"absent_labels", "overlap"}; overlap: {"num_rows", "exact", "near"}, or {} if it is not counted.
+def inspect_labels(
+    problem_type: ProblemType, train: list[Example], test: list[Example], label_names: list[str]
+) -> dict:
+    """Return {"absent_labels"}, and {"unseen_labels": {class: test rows}} if no training row has some classes."""
+    found: dict = {}
+    if problem_type.has_single_class and (unseen := count_unseen(test, label_names)):
+        found["unseen_labels"] = dict(unseen.most_common())
+    return found | {"absent_labels": list_absent_labels(problem_type, train, test, label_names)}
 
-    Also, if there are any, {"unseen_labels": {class: test rows}} of classes that no training row has; and
-    {"random": True} for rows that were drawn at random to measure by.
+
+def inspect_test_rows(modality: Modality, task: Task, splits: dict[str, list[Example]], label_names: list[str]) -> dict:
+    """Return what `inspect_labels` does and {"overlap": {"num_rows", "exact", "near"}}, {} if it is not counted.
+
+    Also {"random": True} for rows that were drawn at random to measure by.
     """
     train, test = splits["train"], splits["test"]
-    found: dict = {}
-    if modality.problem_type.has_single_class and (unseen := count_unseen(test, label_names)):
-        found["unseen_labels"] = dict(unseen.most_common())
-    if task.role and not task.test:
-        found["random"] = True
-    return found | {
-        "absent_labels": list_absent_labels(modality.problem_type, train, test, label_names),
-        "overlap": modality.count_overlap(test, train + splits.get("validation", [])),
-    }
+    found = {"random": True} if task.role and not task.test else {}
+    found |= inspect_labels(modality.problem_type, train, test, label_names)
+    return found | {"overlap": modality.count_overlap(test, train + splits.get("validation", []))}

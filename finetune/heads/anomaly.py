@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from data.tasks.problem_types.anomaly_detection import PROBLEM_TYPE as PROBLEM_TYPE
+from data.tasks.task import ClassName
 from engine.config.schema import Fraction, Section
 
 DEFAULT_HEAD_LR = 1e-3  # not used
@@ -18,7 +19,7 @@ class Config(Section):
 
     name: Literal["anomaly"] = "anomaly"
     """anomaly: how unlike the rows of the normal class an input is, fitted on these rows alone."""
-    normal: str | None = None
+    normal: ClassName | None = None
     """The normal class; none: that of more than half of the training rows. All other classes are anomalous."""
     score: Literal["mahalanobis", "neighbors"] = "mahalanobis"
     """mahalanobis: the distance to the mean of the normal rows (Lee et al. 2018); neighbors: the mean distance to the

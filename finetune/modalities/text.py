@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 
 from data.tasks.splits import Example, join_texts
 from engine.config.schema import Fraction, Section
-from engine.errors import ConfigError
+from engine.errors import ConfigError, suggest
 from finetune import modalities
 from finetune.config import Finetune
 
@@ -77,12 +77,19 @@ class Modality(modalities.Modality):
         return tokenize_examples(examples, folder, self.config.max_length, description, problem_type, names)
 
     def list_class_texts(self, label_names: list[str], rows: list[Example]) -> list[Example]:
-        """List the descriptions of classes, or their names in templates; none for pairs of texts."""
+        """List the descriptions of classes, or their names in templates; none for pairs of texts.
+
+        Raises ConfigError for the description of an unknown class.
+        """
         from data.tasks.class_names import default_templates, list_class_texts
 
         task, settings = self.config.task, self.config.class_names
         if not (self.problem_type.has_single_class and isinstance(task.text, str) and settings.weight):
             return []
+        known = [*label_names, *(name for name in task.classes if name not in label_names)]
+        for name in task.descriptions:
+            if name not in known:
+                raise ConfigError(f"task.descriptions: no class {name!r}{suggest(name, known)}")
         descriptions = {name: [text] if isinstance(text, str) else text for name, text in task.descriptions.items()}
         return list_class_texts(label_names, descriptions, settings.templates or default_templates(rows))
 

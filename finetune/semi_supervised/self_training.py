@@ -23,6 +23,7 @@ from data.cache import fingerprint
 from data.corpus.build import build_corpus
 from data.corpus.config import CorpusFile
 from data.corpus.documents import iter_documents
+from data.encoders import hash_weights
 from data.tasks.label_propagation import NAMES_C, propagate_labels, select_most_confident, weigh_texts
 from data.tasks.linear_probe import fit_logistic_regression
 from data.tasks.task import Example
@@ -137,7 +138,7 @@ class SelfTrainer:
 
     train_rows: all training rows; those not in the "train" split are unlabeled text. random_init: start each round from
     random weights. The pseudo-labels of a round are stored in `round-N/labels.json`; a finished round is not repeated,
-    unless its texts or labels have changed. Raises ConfigError or DataError if there is no text to label.
+    unless its texts, its labels or the encoder have changed. Raises ConfigError or DataError without text to label.
     """
 
     def __init__(
@@ -161,7 +162,8 @@ class SelfTrainer:
         labels = self.modality.problem_type.encode_labels(examples, data.label_names)
         self.labeled = LabeledTexts(examples, labels, len(self.rows), config.class_names.weight)
         all_texts = [list(example.texts) for example in self.pool.texts]
-        self.inputs = fingerprint([[list(example.texts), example.label] for example in examples] + all_texts)
+        rows = [[list(example.texts), example.label] for example in examples]
+        self.inputs = fingerprint([*rows, *all_texts, hash_weights(folder), random_init])
         later_train = config.train.model_copy(update={"steps": max(config.selftrain.min_steps, config.train.steps)})
         self.later_config = config.model_copy(update={"train": later_train})
 

@@ -23,7 +23,7 @@ from engine.errors import ConfigError, DataError
 from engine.files import write_json, write_text
 from engine.log import get_logger
 from engine.sanitize import redact_credentials
-from finetune.evaluation.test_rows import list_absent_labels
+from finetune.evaluation.test_rows import inspect_labels
 from finetune.modalities import load_modality
 from finetune.study import report, statistics
 from finetune.study.config import Study
@@ -111,10 +111,7 @@ def summarize_study(
     config: Study, trials: Trials, num_planned: int, results: list[dict], contamination: dict, command: str
 ) -> dict:
     """Return the content of study.json, which depends on the results but on no time or date."""
-    curve = statistics.build_curves(results, TRAINED_VARIANTS)
-    curve = {variant: curve[variant] for variant in ("ours", *statistics.VARIANT_PHRASES) if variant in curve}
     record = read_record(trials.encoder_folders["ours"])
-    absent = list_absent_labels(trials.modality.problem_type, trials.train, trials.test, trials.label_names)
     titles = {
         "ours": "with pretraining" if record else f"{trials.encoder}, fine-tuned",
         "plain": f"without it ({trials.original_init})" if trials.original_init else "without it",
@@ -124,9 +121,10 @@ def summarize_study(
         "onehot": f"{trials.modality.describe_one_hot(trials.train)} + logistic regression",
     }
     ours_phrase = "with pretraining" if record else f"with {trials.encoder}"
-    sentences = statistics.build_sentences(
-        curve, ours_phrase, statistics.VARIANT_PHRASES | {name: f"with {titles[name]}" for name in FEATURE_VARIANTS}
-    )
+    phrases = statistics.VARIANT_PHRASES | {name: f"with {titles[name]}" for name in reversed(FEATURE_VARIANTS)}
+    curve = statistics.build_curves(results, TRAINED_VARIANTS)
+    curve = {variant: curve[variant] for variant in ("ours", *phrases) if variant in curve}
+    sentences = statistics.build_sentences(curve, ours_phrase, phrases)
     gains = {name: statistics.paired_differences(curve["ours"], curve[name]) for name in curve if name != "ours"}
     summary = {
         "name": config.run,
@@ -139,7 +137,7 @@ def summarize_study(
         "titles": titles,
         "variants": {variant: titles[variant] for variant in curve},
         "skipped": {variant: why for variant, why in trials.skipped.items() if variant in config.study.variants},
-        "test_rows": {"absent_labels": absent},
+        "test_rows": inspect_labels(trials.modality.problem_type, trials.train, trials.test, trials.label_names),
         "validation_labels": 0,
         "curve": {
             variant: [{key: value for key, value in point.items() if key != "correct"} for point in points]
@@ -152,7 +150,9 @@ def summarize_study(
     fitting = [each for each in predicted if each["num_examples"] <= config.study.max_confusion_size] or predicted[:1]
     if fitting:
         largest = max(fitting, key=lambda result: (result["num_examples"], -result["seed"]))
-        rows = trials.test_labels, join_texts(trials.test), trials.label_names
+        # In the order of `encode_labels`, with the classes that no training row has.
+        names = list(dict.fromkeys([*trials.label_names, *(example.label for example in trials.test)]))
+        rows = trials.test_labels, join_texts(trials.test), names
         summary["errors"] = statistics.summarize_mistakes(largest, *rows, config.study.mistakes)
     summary["reproduction"] = {
         "command": command,

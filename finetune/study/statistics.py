@@ -11,9 +11,8 @@ VARIANT_PHRASES = {
     "plain": "without it",
     "random": "from random weights",
     "probe": "with a linear probe of the same encoder",
-    "tfidf": "with TF-IDF + logistic regression",
-    "onehot": "with one-hot words + logistic regression",
 }
+"""What each variant but those of features, whose names follow from the texts, is called in a sentence."""
 
 
 def estimate_mean(results: np.ndarray, level: float = CONFIDENCE_LEVEL) -> dict:

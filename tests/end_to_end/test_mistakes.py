@@ -159,8 +159,8 @@ def test_a_changed_configuration_is_refused(workspace, sentiment_files, capsys, 
     args = [*pretrain_args(sentiment_files), "run=x", "train.steps=2"]
     assert run_module("pretrain", *args).returncode == 0
     assert error_lines(pretrain_main, [*args, "train.lr=0.5"], capsys, monkeypatch) == [
-        "out/runs/x: was started with train.lr=0.001, not 0.5.",
-        "Choose another name, run=x-2, or continue anyway with allow_changes=true.",
+        "out/runs/x: is finished, and was started with train.lr=0.001, not 0.5.",
+        "Choose another name, run=x-2, or delete it.",
     ]
 
 

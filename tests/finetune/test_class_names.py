@@ -201,6 +201,23 @@ def test_no_labels_and_no_names(workspace, tiny, capsys, monkeypatch):
     assert line.endswith("only method=names learns without labels")
 
 
+def test_a_description_of_an_unknown_class_is_refused(workspace, tiny, capsys, monkeypatch):
+    args = [*RUN, f"encoder={tiny}", "method=fewshot", "task.shots=4"]
+    lines = error_lines(main, [*args, "task.descriptions={shp: a vessel}"], capsys, monkeypatch)
+    assert lines[-1] == "task.descriptions: no class 'shp' (nearest: ship)"
+    known = [*args, "task.classes=[dog,ship,car]", "task.descriptions={car: on a road, ship: a vessel}"]
+    main([*known, "train.steps=1"])
+
+
+def test_a_chosen_method_takes_the_rows_that_were_split_off_for_validation(workspace, tiny, capsys, monkeypatch):
+    args = [*RUN, f"encoder={tiny}", "method=auto", "train.steps=1"]  # 60 rows for training, 10 for validation
+    main([*args, "task.num_examples=65"])
+    assert "method  fewshot: 32.5 labels per class" in capsys.readouterr().out
+    assert json.loads((workspace / "out/runs/x/metrics.json").read_text())["num_train_examples"] == 65
+    (line,) = error_lines(main, [*args, "run=y", "task.num_examples=71"], capsys, monkeypatch)[-1:]
+    assert line.startswith("task.num_examples=71: only 60 training rows")
+
+
 def test_names_are_trained_on_but_not_counted_as_labels(workspace, tiny, monkeypatch):
     from data.sampling import class_balanced_batch
     from finetune import training

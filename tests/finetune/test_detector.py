@@ -184,3 +184,10 @@ def test_only_normal_rows_are_fitted_on_and_all_are_tested():
         select(rows_of(good=3, bad=3))
     with pytest.raises(ConfigError, match=r"no training row has the label 'god' \(nearest: good\)"):
         select(rows_of(good=3, bad=2), normal="god")
+    with pytest.raises(DataError, match="^x.csv: its labeled rows are too few to leave any for training; label more$"):
+        select({"train": [], "validation": [], "test": []})
+
+
+def test_the_normal_class_may_be_a_number():
+    rows = [Example((f"text {number}",), "01"[number > 6]) for number in range(9)]
+    assert select({"train": rows}, normal=0)[1] == ["0"]

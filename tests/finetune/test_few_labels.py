@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import encoder_record, error_lines, run_module
+from safetensors.torch import load_file, save_file
 from tiny_models import padded_batch, tiny_bert
 
 from data.encoders import resolve_encoder
@@ -28,6 +30,7 @@ from finetune.model.layerwise import freeze_schedule
 from finetune.model.network import Network
 from finetune.model.text_network import TextNetwork
 from finetune.semi_supervised import documents, self_training, task_adaptive
+from finetune.training import TaskData
 
 # ---- class-balanced batches -----------------------------------------------------------------------------------------
 
@@ -269,6 +272,22 @@ def test_self_training_resumes_after_a_finished_round(workspace):
     process = run_module("finetune", *args, "run=other", "baselines=false")
     assert process.returncode == 0, process.stderr
     assert json.loads((other / "labels.json").read_text())["class_ids"] == labels["class_ids"]
+
+
+def test_pseudo_labels_of_other_weights_are_not_used_again(workspace, tiny):
+    write_labels(workspace)
+    config = load_config(Finetune, selftrain_args(workspace, "run=x", encoder=tiny))
+    rows = read_task(config.task)
+    data = TaskData({**rows, "train": rows["train"][::6]}, ["no", "yes"])
+    same, other = (Path(shutil.copytree(tiny, workspace / name)) for name in ("same", "other"))
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+
+    def find_inputs(folder: Path, random_init: bool = False) -> str:
+        return self_training.SelfTrainer(folder, config, rows["train"], data, None, None, "", random_init).inputs
+
+    assert find_inputs(tiny) == find_inputs(same)
+    assert len({find_inputs(tiny), find_inputs(other), find_inputs(tiny, True)}) == 3
 
 
 def test_self_training_on_documents_uses_their_sentences(workspace):

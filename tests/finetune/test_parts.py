@@ -158,6 +158,17 @@ def test_each_head_has_its_default_learning_rate(args, head_lr, tmp_path):
     assert scale == pytest.approx(head_lr / config.train.lr)
 
 
+@pytest.mark.parametrize(
+    "recorded, args, lr",
+    [(None, [], 1e-4), (5e-5, [], 1e-4), (1e-3, [], 1e-3), (1e-3, ["train.lr_fraction=0.2"], 2e-4)]
+    + [(5e-5, ["train.lr_fraction=0.2"], 2e-5), (5e-5, ["train.lr=3e-5"], 3e-5)],
+)
+def test_a_low_pretraining_rate_does_not_lower_that_of_fine_tuning(recorded, args, lr, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.train.read_record", lambda folder: {"config": {"train": {"lr": recorded}}})
+    config = load_config(Finetune, ["configs/finetune/sentiment.yaml", *args])
+    assert resolve_config(config, "an encoder", tmp_path, 100).train.lr == pytest.approx(lr)
+
+
 @pytest.mark.parametrize("unit, per_epoch", [("steps", 99.0), ("epochs", 0.5)])
 def test_layers_are_unfrozen_from_the_top(unit, per_epoch):
     config = Layers(

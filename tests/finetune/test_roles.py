@@ -59,9 +59,12 @@ def test_a_model_is_measured_on_the_random_rows_alone(workspace, tiny, capsys, m
     assert "out/runs/x is finished" in capsys.readouterr().out
     write_labels(workspace / "labels.csv", 28, 15, more)
     assert error_lines(main, args, capsys, monkeypatch)[-2:] == [
-        "out/runs/x: was started with another labels.",
-        "Choose another name, run=x-2, or continue anyway with allow_changes=true.",
+        "out/runs/x: is finished, and was started with another labels.",
+        "Choose another name, run=x-2, or delete it.",
     ]
+    for changed in ([], ["train.max_steps=2"]):  # the results that are there would be shown as new ones
+        lines = error_lines(main, [*args, *changed, "allow_changes=true"], capsys, monkeypatch)
+        assert lines[-2].startswith("out/runs/x: is finished, and was started with ") and "delete it" in lines[-1]
 
 
 def test_few_rows_of_many_classes_need_no_validation_rows(workspace, tiny, capsys):

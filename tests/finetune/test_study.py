@@ -482,6 +482,21 @@ def test_deterministic_baseline_is_paired_with_every_seed():
     assert last["n"] == 2 and last["difference"] == pytest.approx(0.15)
 
 
+def test_a_class_of_test_rows_alone_is_counted_as_errors_and_named(workspace, tiny, capsys):
+    lines = [f"a {'good' if n % 2 else 'bad'} film number {n},{'yes' if n % 2 else 'no'}\n" for n in range(40)]
+    (workspace / "rows.csv").write_text("text,label\n" + "".join(lines))
+    (workspace / "test.csv").write_text("text,label\nlovely and good,yes\nan odd thing,odd\n")
+    args = ["configs/finetune/your-task.yaml", "method=none", "task.train.files=rows.csv", "task.test.files=test.csv"]
+    args += ["run=s", f"encoder={tiny}", "train.precision=float32", "train.steps=1", "max_length=16"]
+    args += ["study.shots=[all]", "study.variants=[ours,tfidf]"]
+    run_study(load_config(Study, args), args)
+    study = json.loads((workspace / "out/studies/s/study.json").read_text())
+    assert study["errors"]["label_names"] == ["no", "yes", "odd"] and sum(study["errors"]["confusion_matrix"][2]) == 1
+    assert "odd" in [mistake["label"] for mistake in study["errors"]["mistakes"]]
+    unseen = "counted as errors, because no training row has their class: test rows of odd (1)"
+    assert unseen in capsys.readouterr().out and unseen in (workspace / "out/studies/s/report.html").read_text()
+
+
 # ---- report in a browser ------------------------------------------------------------------------------------------
 
 EVIL = "<script>alert(1)</script><img src=x onerror=\"document.title='taken'\">&amp;"

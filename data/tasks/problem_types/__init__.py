@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+EMPTY_LIST = re.compile(r"""\[\s*(""|'')?\s*\]""")  # as a csv has a list without a label
 
 
 class Decision(NamedTuple):
@@ -192,9 +193,10 @@ class ProblemType:
 
 
 def has_empty_cell(row: dict, column: str) -> bool:
-    """Return whether a row has nothing in a column; not for a row without the column."""
+    """Return whether a row has nothing in a column, or an empty list as text; not for a row without the column."""
     value = find_value(row, column)
-    return value is not MISSING and is_empty(value)
+    is_empty_list = isinstance(value, str) and EMPTY_LIST.fullmatch(value.strip()) is not None
+    return value is not MISSING and (is_empty_list or is_empty(value))
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from engine.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRUE_VALUES, FALSE_VALUES = {"1", "1.0", "True", "true"}, {"0", "0.0", "False", "false"}
+TRUE_VALUES, FALSE_VALUES = {"1", "1.0", "true"}, {"0", "0.0", "false"}  # in lower case
 BINARY_VALUES = TRUE_VALUES | FALSE_VALUES
 DEFAULT_THRESHOLD = 0.5  # for labels without a validation example
 
@@ -49,11 +49,11 @@ class MultiLabelClassification(ProblemType):
         if parts is None:
             parts = get_scalar(row, task.label, location).split(task.label_separator)
         labels = [label for label in map(str.strip, parts) if label]
-        if len(labels) == len(task.label_names) > 2 and BINARY_VALUES.issuperset(labels):  # no list of class numbers
-            return tuple(
-                name for label, name in zip(labels, task.label_names.values(), strict=True) if label in TRUE_VALUES
-            )
-        if len(labels) > len(set(labels)) and BINARY_VALUES.issuperset(labels):
+        is_binary = BINARY_VALUES.issuperset(map(str.lower, labels))
+        if len(labels) == len(task.label_names) > 2 and is_binary:  # no list of class numbers
+            pairs = zip(labels, task.label_names.values(), strict=True)
+            return tuple(name for label, name in pairs if label.lower() in TRUE_VALUES)
+        if len(labels) > len(set(labels)) and is_binary:
             raise DataError(
                 f"{location}: column {task.label!r} holds zeros and ones, one for each label (multi-hot);"
                 " set task.label_names to the names of three labels or more, in order, as [a, b, c],"
@@ -169,9 +169,9 @@ class MultiLabelClassification(ProblemType):
 def read_flag(row: dict, column: str, location: str) -> bool:
     """Return whether the label of a column applies to a row. Raises DataError for anything but 0, 1 or nothing."""
     value = get_scalar(row, column, location).strip()
-    if value and value not in BINARY_VALUES:
+    if value and value.lower() not in BINARY_VALUES:
         raise DataError(f"{location}: column {column!r} holds {value!r}; a column for each label holds 0 or 1")
-    return value in TRUE_VALUES
+    return value.lower() in TRUE_VALUES
 
 
 def best_f1_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:

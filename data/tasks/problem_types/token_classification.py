@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sources.values import get_list, get_text, get_value
+from data.sources.values import get_list, get_text, get_value, is_number
 from data.tasks import iob
 from data.tasks.columns import find_sentence
 from data.tasks.problem_types import Decision, ProblemType, output_names
@@ -43,7 +43,8 @@ class TokenClassification(ProblemType):
     def prepare_row(self, row: dict, task: Section, location: str) -> dict:
         """Return the row with lists of words and tags, from a text and its spans or tags."""
         column = task.text if isinstance(task.text, str) else task.text[0]
-        if not isinstance(get_value(row, column, location), str) or get_list(row, column, location) is not None:
+        text = get_value(row, column, location)
+        if not (isinstance(text, str) or is_number(text)) or get_list(row, column, location) is not None:
             return row
         spans = iob.read_spans(row, column, task.label, location)
         if spans is None:

@@ -19,6 +19,7 @@ from data.config import Prepare
 from data.corpus.build import build_corpus
 from data.corpus.config import Clean, CorpusSource
 from data.corpus.extract import BucketReader, split_into_buckets
+from data.sources.readers import DataFile, FileFormat
 from data.sources.source import Source, fingerprint_inputs, iter_rows
 from data.sources.values import MISSING, find_value, get_text, list_columns
 from data.sources.wheels import fetch_wheel_member
@@ -92,6 +93,34 @@ def test_many_files_keep_their_order_and_where_filters_rows(tmp_path):
     ]
     both = Source(files=[str(tmp_path / "2.csv"), str(tmp_path / "1.csv")])
     assert [row["text"] for row in iter_rows(both)] == ["x2", "y2", "x1", "y1"]
+
+
+def test_a_name_with_brackets_is_that_of_a_file_if_there_is_one(tmp_path):
+    path = write(tmp_path / "labels[1].csv", "text\na\n")
+    write(tmp_path / "labels1.csv", "text\nb\n")
+    assert list(iter_rows(Source(files=path))) == [{"text": "a"}]
+    assert list(iter_rows(Source(files=str(tmp_path / "labels[12].csv")))) == [{"text": "b"}]
+
+
+@pytest.mark.parametrize("extension", ["csv", "xlsx"])
+def test_two_columns_of_one_name_are_refused_and_columns_without_one_are_not(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
+
+    def save(*rows: list[str]) -> None:
+        frame = pandas.DataFrame(rows)
+        if extension == "csv":
+            frame.to_csv(path, header=False, index=False)
+        else:
+            frame.to_excel(path, header=False, index=False)
+
+    save(["text", "label", "label"], ["a", "x", "y"])
+    assert read_error(files=str(path)) == f"{path}: 2 columns are named 'label'; rename all but one"
+    with DataFile(str(path)) as file:
+        problems: list[str] = []
+        assert list(file.iter_rows(FileFormat(extension), problems)) == [{"text": "a", "label": "y"}]
+    assert problems == [f"{path}: several columns are named 'label', the last of each is read"]
+    save(["text", "label", "", ""], ["a", "x", "b", "c"])
+    assert [row["label"] for row in iter_rows(Source(files=str(path)))] == ["x"]
 
 
 def test_dates_are_not_converted(tmp_path):

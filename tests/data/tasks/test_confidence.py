@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from data.tasks.confidence import Confidence, find_threshold, fit_thresholds, load_confidence, save_confidence
+from data.tasks.confidence import (
+    Confidence,
+    find_threshold,
+    fit_thresholds,
+    load_confidence,
+    measure_confidence,
+    save_confidence,
+)
 from data.tasks.novelty import fit_novelty, load_novelty, score_vectors
 from data.tasks.prevalence import estimate_shares, fit_shares, mean_by_class
+from data.tasks.problem_types import load_problem_type
+from data.tasks.splits import Example
 from engine.errors import DataError
 
 
@@ -66,6 +75,16 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     (tmp_path / "confidence.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(DataError, match="cannot be read"):
         load_confidence(tmp_path)
+
+
+def test_of_many_decisions_those_of_every_class_are_kept(monkeypatch):
+    """Rows are sorted by label."""
+    monkeypatch.setattr("data.tasks.confidence.MAX_DECISIONS", 10)
+    outputs = np.repeat([[0.9, 0.1], [0.2, 0.8]], 20, axis=0).astype(np.float32)
+    examples = [Example((str(row),), "ab"[row // 20]) for row in range(40)]
+    problem_type = load_problem_type("single_label_classification")
+    found = measure_confidence(problem_type, "validation", outputs, examples, ["a", "b"], {})
+    assert found.decision_names.tolist() == [0] * 5 + [1] * 5 and found.decision_correct.all()
 
 
 def sample_class_probabilities(rng, labels):

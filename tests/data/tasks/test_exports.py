@@ -42,8 +42,9 @@ def span(start: int, end: int, label: str) -> dict:
         ({"fields": {"text": TEXT}, "responses": {"q": [{"value": "good", "status": "draft"}]}}, None),
         ({"fields": {"text": TEXT}, "responses": {}}, None),
         ({"id": 1, "text": TEXT, "q.responses": ["good", "bad", "good"], "q.responses.users": [1, 2, 3]}, "good"),
-        ({"text": TEXT, "annotation": "good", "prediction": None}, "good"),
-        ({"text": TEXT, "annotation": None, "prediction": "bad"}, None),
+        ({"text": TEXT, "annotation": "good", "prediction": None, "status": "Validated"}, "good"),
+        ({"inputs": {"text": TEXT}, "annotation": "good", "prediction": None}, "good"),
+        ({"text": TEXT, "annotation": None, "prediction": [["bad", 0.9]], "annotation_agent": None}, None),
         ({"text": TEXT, "label": "good", "answer": "accept"}, "good"),
         ({"text": TEXT, "label": "good", "answer": "reject"}, "not good"),
         ({"text": TEXT, "label": "good", "answer": "ignore"}, None),
@@ -62,6 +63,8 @@ def test_any_other_row_stays_as_it_is():
         {"text": "a", "label": "b"},
         {"data": {"text": "a"}, "meta": {"label": "b"}},
         {"text": "a", "spans": []},
+        {"text": "a", "annotation": None, "prediction": "bad", "gold": "good"},
+        {"text": "a", "annotation": None, "prediction": "bad", "status": "open", "label": "good"},
     ):
         assert read_export(row, False) is row
 
@@ -81,7 +84,12 @@ SPANS = {
             "q": [{"value": [{"start": 0, "end": 4, "label": "person"}, {"start": 8, "end": 12, "label": "place"}]}]
         },
     },
-    "argilla 1": {"text": TEXT, "annotation": [["person", 0, 4], ["place", 8, 12]], "prediction": None},
+    "argilla 1": {
+        "text": TEXT,
+        "annotation": [["person", 0, 4], ["place", 8, 12]],
+        "prediction": None,
+        "annotation_agent": "me",
+    },
     "prodigy": {
         "text": TEXT,
         "spans": [{"start": 0, "end": 4, "label": "person"}, {"start": 8, "end": 12, "label": "place"}],
@@ -131,6 +139,30 @@ def test_rows_that_are_not_annotated_are_counted_and_unlabeled_text(tmp_path, ca
     path.write_text(json.dumps([label_studio([span(0, 4, "person")]), {**label_studio(), "annotations": []}]))
     read_examples(spans, spans.train)
     assert f"{path}: 1 row not annotated or rejected, left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "label, column, content",
+    [
+        ("intent", "entities", '{"text": "hi 0", "intent": "x", "entities": []}'),
+        ("state", "labels", '{"text": "hi 0", "state": "x", "labels": []}'),
+        ("category", "labels", "text,labels,category\nhi 0,,x"),
+    ],
+)
+def test_a_column_that_is_named_is_read_next_to_an_empty_one_of_a_tool(label, column, content, tmp_path):
+    path = tmp_path / f"a.{'csv' if content.startswith('text') else 'jsonl'}"
+    path.write_text(f"{content}\n")
+    task = Task(name="t", train={"files": str(path)}, label=label)
+    assert read_examples(task, task.train) == [Example(("hi 0",), "x")]
+    path.write_text(f"{content.replace(label, 'other')}\n")
+    with pytest.raises(DataError, match="none of 1 row has a label in column 'label'"):
+        read_examples(Task(name="t", train={"files": str(path)}), Task(name="t", train={"files": str(path)}).train)
+
+
+def test_a_number_among_texts_with_spans_is_a_word(tmp_path):
+    rows = [{"text": TEXT, "label": [[0, 4, "person"], [8, 12, "place"]]}, {"text": 404, "label": [[0, 3, "code"]]}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tagged(tmp_path / "a.jsonl") == [*TAGGED, Example(("404",), ("B-code",))]
 
 
 def test_words_that_are_rows_need_the_column_of_their_sentence(tmp_path):

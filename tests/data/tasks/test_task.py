@@ -14,7 +14,16 @@ from data.cache import read_manifest
 from data.corpus.build import build_corpus
 from data.corpus.config import Corpus
 from data.corpus.documents import iter_documents
-from data.tasks.task import Example, Task, list_label_names, normalize, read_examples, read_task, sample_examples
+from data.tasks.task import (
+    Example,
+    Task,
+    list_label_names,
+    normalize,
+    read_examples,
+    read_source,
+    read_task,
+    sample_examples,
+)
 from engine.errors import ConfigError, DataError
 
 ROWS = [(f"text number {number}", "ab"[number % 5 < 2]) for number in range(1_000)]
@@ -87,6 +96,8 @@ def test_training_rows_are_removed_from_a_test_source_that_includes_them(tmp_pat
     assert Counter(splits["test"]) == Counter(expected["test"]) and len(splits["test"]) == 32
     assert (splits["train"], splits["validation"]) == (expected["train"], expected["validation"])
     assert len(splits_of(tmp_path, train, test=both)["test"]) == len(mixed)
+    with pytest.raises(DataError, match="train.csv: every test row is a training row, and is left out; name others"):
+        splits_of(tmp_path, train, test=write(tmp_path / "train.csv", train), test_holds_train=True)
 
 
 def test_columns_can_be_renamed_per_source(tmp_path):
@@ -155,8 +166,27 @@ def test_rows_without_text_are_left_out_and_counted(tmp_path, caplog, monkeypatc
     assert f"{tmp_path / 'rows.csv'}: 2 rows without text left out" in caplog.text
 
 
+def test_one_number_among_texts_is_a_text_and_a_column_of_numbers_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": number, "text": f"t {number}", "label": "x"} for number in range(3)] + [{"text": 404, "label": "y"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Task(name="t", train={"files": str(path)})
+    assert read_examples(task, task.train)[3] == Example(("404",), "y")
+    with pytest.raises(DataError, match="a.jsonl row 1: column 'id' holds numbers, not texts; set task.text=COLUMN"):
+        read_examples(Task(name="t", train=task.train, text="id"), task.train)
+
+
+def test_lists_without_a_label_are_empty_cells(tmp_path):
+    path = tmp_path / "a.jsonl"
+    cells = ["x", ["y"], [], [""], "[]", '[""]', "['']"]
+    path.write_text("".join(json.dumps({"text": "a", "label": cell}) + "\n" for cell in cells))
+    task = Task(name="t", train={"files": str(path)})
+    found = read_source(task, task.train)
+    assert [example.label for example in found.labeled] == ["x", "y"] and len(found.unlabeled) == 5
+
+
 def test_a_column_for_each_label(tmp_path):
-    rows = [("a", "1", "0", ""), ("b", "0", "0", "0"), ("c", "1.0", "True", "1")]
+    rows = [("a", "1", "0", ""), ("b", "0", "FALSE", "0"), ("c", "1.0", "True", "TRUE")]
     source = write(tmp_path / "a.csv", rows, ("text", "toxic", "insult", "threat"))
     keys = {"train": source, "label": ["toxic", "insult", "threat"], "problem_type": "multi_label_classification"}
     task = Task(name="t", **keys)
@@ -178,6 +208,8 @@ def test_multi_hot_lists_get_the_names_in_order(tmp_path):
     keys = {"train": {"files": str(path)}, "problem_type": "multi_label_classification"}
     task = Task(name="t", label_names=["x", "y", "z"], **keys)
     assert [example.label for example in read_examples(task, task.train)] == [("x", "z"), (), ("y",)]
+    path.write_text(json.dumps({"text": "a", "label": "TRUE,FALSE,TRUE"}) + "\n")
+    assert read_examples(task, task.train)[0].label == ("x", "z")
     # Two numbers of classes are not taken for zeros and ones.
     path.write_text(json.dumps({"text": "a", "label": [0, 1]}) + "\n")
     task = Task(name="t", label_names=["x", "y"], **keys)
@@ -318,6 +350,9 @@ def test_numbers_may_be_given_as_numbers(tmp_path):
     train = {**write(tmp_path / "a.csv", [(f"text {n}", n % 3) for n in range(60)]), "non_empty": ["text"]}
     task = Task(name="t", train=train, label_names={0: "low", 1: 10, 2: "high"})
     assert list_label_names(task, read_task(task)) == ["low", "10", "high"]
+    ordered = Task(name="t", train=train, classes=[2, 0, 1], descriptions={0: "a low one", 1: ["one", "two"]})
+    assert list_label_names(ordered, read_task(ordered)) == ["2", "0", "1"]
+    assert ordered.descriptions == {"0": "a low one", "1": ["one", "two"]}
     with pytest.raises(DataError, match="no rows where {'label': '4'}"):
         read_task(Task(name="t", train={**train, "where": {"label": 4}}))
 
