@@ -116,9 +116,7 @@ class Trials:
         counts: dict[Shots, int] = {}
         for shots in self.config.study.list_shots():
             if not shots and not self.learns_without_labels():
-                warn_once(
-                    "note: 0 labels: not measured, because the method or the class names do not allow it"
-                )
+                warn_once("note: 0 labels: not measured, because the method or the class names do not allow it")
                 continue
             count = len(self.sample_train(shots, 0))
             if count not in counts.values():
