@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.sampling import take_evenly
 from data.tasks.novelty import EXPECTED_SHARE
 from data.tasks.prevalence import estimate_shares
 from engine.html import shorten
@@ -123,14 +124,15 @@ class Summary:
         counts: Counter[str] = Counter()
         totals: Counter[str] = Counter()
         doubtful: list = []
-        outputs: list[np.ndarray] = []
+        outputs: list[tuple[np.ndarray, int]] = []
         numbers = np.zeros(3)
         for part in parts:
             counts.update(part["counts"])
             totals.update(part["totals"])
             doubtful = sorted([*doubtful, *part["doubtful"]], key=lambda entry: (-entry[0], -entry[1]))
             doubtful = doubtful[: config.num_doubtful]
-            outputs.append(np.array(part["outputs"], np.float32))
+            num_predicted = part["totals"].get("rows", 0) - part["totals"].get("empty", 0)
+            outputs.append((np.array(part["outputs"], np.float32), num_predicted))
             numbers += part["numbers"]
         summary = cls(totals["rows"], totals["empty"], precision=config.precision, model=config.model)
         summary.unsure = totals["unsure"] if config.precision is not None else None
@@ -176,15 +178,31 @@ class Summary:
         return lines
 
 
-def describe_shares(classifier: Classifier, counts: Counter, num_rows: int, outputs: list[np.ndarray]) -> list[dict]:
-    """Return the share of each label, the largest first, corrected where the held-out rows allow it."""
+def sample_outputs(parts: list[tuple[np.ndarray, int]], limit: int) -> np.ndarray:
+    """Return outputs of all parts, of each the same fraction of its rows, and about `limit` at most.
+
+    parts: the outputs that were kept of a part, (kept, labels), and the number of its rows that had one.
+    """
+    parts = [(outputs, rows) for outputs, rows in parts if len(outputs)]
+    fraction = min(limit / sum(rows for _, rows in parts), *(len(outputs) / rows for outputs, rows in parts))
+    return np.concatenate(
+        [outputs[take_evenly(range(len(outputs)), max(1, round(fraction * rows)))] for outputs, rows in parts]
+    )
+
+
+def describe_shares(
+    classifier: Classifier, counts: Counter, num_rows: int, outputs: list[tuple[np.ndarray, int]]
+) -> list[dict]:
+    """Return the share of each label, the largest first, corrected where the held-out rows allow it.
+
+    outputs: as for `sample_outputs`.
+    """
     confidence = classifier.confidence
     has_names = classifier.problem_type.activation != "none" or classifier.detector
     names = classifier.problem_type.card_labels(classifier.names) if has_names else []
     shares = [{"label": name, "count": counts[name], "share": counts[name] / max(1, num_rows)} for name in names]
     if confidence is not None and len(confidence.labels) and num_rows:
-        count = max(1, MAX_PROBABILITIES // len(names) // len(outputs))
-        sample = np.concatenate([part[:: -(-len(part) // count)] for part in outputs if len(part)])
+        sample = sample_outputs(outputs, MAX_PROBABILITIES // len(names))
         corrected, low, high = estimate_shares(sample, confidence.probabilities, confidence.labels)
         training = confidence.train_counts / max(1, confidence.train_counts.sum())
         for index, share in enumerate(shares):

@@ -67,7 +67,10 @@ class Explainer:
         self.tokenizer = self.tokenizer or load_tokenizer(self.classifier.folder)
         model, tokenizer = self.classifier.model, self.tokenizer
         device, limit = model.device, self.classifier.read([example]).max_length
-        encoding = tokenizer(*example.texts[:2], truncation=True, max_length=limit, return_tensors="pt")
+        texts = example.texts
+        if len(texts) > 2:  # joined as in training
+            texts = ((tokenizer.sep_token or tokenizer.eos_token or "\n").join(texts),)
+        encoding = tokenizer(*texts, truncation=True, max_length=limit, return_tensors="pt")
         inputs = {name: tensor.to(device) for name, tensor in encoding.items()}
         ids = inputs.pop("input_ids")
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids, device=device))
@@ -82,7 +85,7 @@ class Explainer:
         gradients = LayerIntegratedGradients(forward, model.get_input_embeddings())
         values = gradients.attribute(ids, baseline, n_steps=NUM_STEPS, internal_batch_size=STEP_BATCH)
         scores = values.sum(-1)[0].detach().cpu().numpy()
-        return join_tokens(encoding, scores, example.texts)
+        return join_tokens(encoding, scores, texts)
 
 
 def list_reasons(reasons: dict) -> list[str]:

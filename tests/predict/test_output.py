@@ -4,12 +4,14 @@ import csv
 import io
 import json
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 from data.csv_cells import make_harmless
 from engine.errors import DataError
 from predict.output import Writer
+from predict.summary import sample_outputs
 
 VALUES = ["plain", "=1+1", "+SUM(A1)", "-cmd", "@x", "\tx", "-3.5", "+1e5", "", "a\nb", 'say "x"', "\ud800"]
 
@@ -75,3 +77,12 @@ def test_a_column_of_words_and_numbers_fits_in_no_parquet_file(tmp_path):
     with pytest.raises(DataError, match="column 'a' fits in no Parquet column .*; set format=jsonl"):
         Writer("parquet", ["a"], False).write_part(tmp_path / "0", [{"a": 1}, {"a": "x"}])
     assert not list(tmp_path.iterdir())
+
+
+def test_every_part_of_a_file_has_its_share_of_the_sample():
+    """Of 77 classes, 212 outputs of a full part are kept, and all of the last part, which is of another class."""
+    full, last = np.tile(np.eye(77)[0], (212, 1)), np.tile(np.eye(77)[1], (200, 1))
+    sample = sample_outputs([(full, 2_048), (np.zeros(0), 0), (full, 2_048), (last, 200)], 10**7)
+    assert np.allclose(sample.mean(0)[:2], [4_096 / 4_296, 200 / 4_296], atol=0.002) and len(sample) == 445
+    assert len(sample_outputs([(full, 2_048), (last, 200)], 100)) == 100
+    assert len(sample_outputs([(last, 200)], 10**7)) == 200

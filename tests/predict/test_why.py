@@ -112,3 +112,14 @@ def test_words_add_up_to_the_difference_of_the_logit_from_a_text_of_padding(clas
     assert sum(score for _, score in words) == pytest.approx(
         float(difference), abs=0.15 * abs(float(difference)) + 0.05
     )
+
+
+def test_words_of_three_texts_are_those_of_the_joined_text(classifiers, workspace):
+    pytest.importorskip("captum")
+    explainer = Explainer(Classifier(str(classifiers["single"])).place(torch.device("cpu")))
+    classifier, texts = explainer.classifier, ("a good film", "really", "not bad")
+    outputs = classifier.predict(**classifier.read([Example(texts, "")]).get_inputs(np.array([0])))[0].detach().numpy()
+    (item,) = iter_texts(["a good film"], classifier.modality, classifier.problem_type)
+    prediction = Decider(classifier, None).decide(item, outputs)
+    words = [word for word, _ in explainer.attribute_words(Example(texts, ""), prediction)]
+    assert [word for word in words if word != "[SEP]"] == " ".join(texts).split()
