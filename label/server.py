@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from data.tasks.answers import ROLES
 from engine.errors import UserError
 from engine.files import describe_os_error
-from engine.html import render
+from engine.html import render, shorten
 from label.items import Item
 from label.session import RefusedError, Session
 
@@ -34,11 +34,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-def shorten(text: str, limit: int) -> str:
-    """Return a text of at most this many characters."""
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class Pages:
