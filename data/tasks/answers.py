@@ -4,7 +4,7 @@ The last answer about a text counts. Rows with the role `measure` were drawn at 
 alone measure a model, and it never trains on them. All others may have been chosen.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from data.csv_cells import FORMULA_STARTS
@@ -31,6 +31,8 @@ class Row(NamedTuple):
     """Whether it has the column of roles."""
     is_answer: bool = False
     """Whether it is an answer of labels.csv."""
+    is_undo: bool = False
+    """Whether it takes back the answers before it."""
 
     @property
     def has_label(self) -> bool:
@@ -80,18 +82,18 @@ def read_role(row: dict, column: str | None, location: str) -> Role:
     return role or "train"
 
 
-def last_positions(keys: Sequence[Hashable], counted: Sequence[bool]) -> list[int]:
-    """Return the positions to keep, in order: of a key with counted ones the last of these, else all."""
-    last = {key: position for position, (key, counts) in enumerate(zip(keys, counted, strict=True)) if counts}
-    return [position for position, key in enumerate(keys) if last.get(key, position) == position]
-
-
 def keep_last_answers(rows: list[Row]) -> list[Row]:
-    """Return the rows without those that a later answer about the same text replaces."""
-    if not any(row.is_answer for row in rows):
-        return rows
-    kept = last_positions([row.example.texts for row in rows], [row.is_answer for row in rows])
-    return [rows[position] for position in kept]
+    """Return the rows; of a text with answers the last of these alone, or the other rows if that one is an undo."""
+    last = {row.example.texts: row for row in rows if row.is_answer}
+    others = {row.example.texts for row in rows if not row.is_answer}
+
+    def is_kept(row: Row) -> bool:
+        answer = last.get(row.example.texts)
+        if answer is None or answer.is_undo and row.example.texts in others:
+            return not row.is_answer
+        return row is answer
+
+    return [row for row in rows if is_kept(row)]
 
 
 def without_texts_of(examples: Iterable[Example], others: Iterable[Example]) -> list[Example]:

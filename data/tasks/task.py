@@ -222,7 +222,8 @@ def label_row(
     is_unlabeled = split == "unlabeled" or problem_type.lacks_label(row, task.label) or lacks_answer(row)
     label = "" if is_unlabeled else problem_type.parse_label(row, task, location)
     column = task.role if split in ("train", "unlabeled") else None
-    return Row(Example(inputs, label), read_role(row, column, location), has_column(row, column), is_answer(row))
+    role, is_undo = read_role(row, column, location), is_answer(row) and row["answer"] == "undo"
+    return Row(Example(inputs, label), role, has_column(row, column), is_answer(row), is_undo)
 
 
 class SourceRows(NamedTuple):

@@ -104,7 +104,7 @@ def test_the_accuracy_is_measured_by_some_row_and_roles_are_known(tmp_path):
 
 
 def test_the_last_answer_about_a_text_counts(tmp_path):
-    """Also against another file; an undone, skipped or unsure one is no label."""
+    """Also against another file, until it is undone; an undone, skipped or unsure one is no label."""
     header = ("text", *ANSWER_COLUMNS)
 
     def answer(text, label, answer="label", role="train"):
@@ -120,6 +120,8 @@ def test_the_last_answer_about_a_text_counts(tmp_path):
         answer(LABELED[3][0], "", "skip"),
         answer(make_harmless("=1+1"), "b"),
         answer(LABELED[30][0], "a"),
+        answer(LABELED[31][0], "a"),
+        answer(LABELED[31][0], "", "undo"),
     ]
     source = {
         "files": [
