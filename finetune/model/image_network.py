@@ -13,6 +13,7 @@ from data.modalities.images import MODALITY
 from data.tasks.problem_types import ProblemType
 from engine.errors import DataError, first_line
 from engine.kernels.depthwise import use_float32_depthwise
+from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.kernels.dropout import replace_dropout
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
@@ -106,5 +107,6 @@ def build_image_network(
     base = {f"{name}." for name, module in model.named_children() if module is model.base_model}
     replace_dropout(model, lambda name: 0.0 if name.startswith(tuple(base)) else dropout)
     use_float32_depthwise(model)
+    use_subsampled_pointwise(model)
     freeze_batch_norm(model)
     return ImageNetwork(model, random_init)

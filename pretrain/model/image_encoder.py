@@ -19,6 +19,7 @@ from data.images.views import apply_views, identity_params
 from engine.errors import ConfigError, DataError, first_line
 from engine.files import write_folder, write_json
 from engine.kernels.depthwise import use_float32_depthwise
+from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.kernels.dropout import replace_dropout
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
@@ -214,6 +215,7 @@ def prepare_image_encoder(
     """Set dropout, except in config.json, and try the network. Raises DataError if it does not read these pictures."""
     replace_dropout(model, lambda name: dropout)
     use_float32_depthwise(model)
+    use_subsampled_pointwise(model)
     return ImageEncoder(model, processor, new_parameters)
 
 
