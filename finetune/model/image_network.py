@@ -13,8 +13,8 @@ from data.modalities.images import MODALITY
 from data.tasks.problem_types import ProblemType
 from engine.errors import DataError, first_line
 from engine.kernels.depthwise import use_float32_depthwise
-from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.kernels.dropout import replace_dropout
+from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
 from engine.models.load import load_pretrained

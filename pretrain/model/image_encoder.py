@@ -19,8 +19,8 @@ from data.images.views import apply_views, identity_params
 from engine.errors import ConfigError, DataError, first_line
 from engine.files import write_folder, write_json
 from engine.kernels.depthwise import use_float32_depthwise
-from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.kernels.dropout import replace_dropout
+from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
 from engine.models.foreign import remove_foreign_keys
