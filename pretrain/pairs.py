@@ -16,7 +16,7 @@ from engine.training.step import MicroBatch
 from pretrain.masking import Masking, mask_tokens
 from pretrain.views import Views
 
-BLOCK_PIECES = 2**20  # pieces whose documents are looked up together
+BLOCK_PIECES = 2**20  # pieces in a block of the search for their documents
 
 
 class PairDataset:

@@ -12,7 +12,7 @@ VARIANT_PHRASES = {
     "random": "from random weights",
     "probe": "with a linear probe of the same encoder",
 }
-"""What each variant but those of features, whose names follow from the texts, is called in a sentence."""
+"""What each variant is called in a sentence, except for those of features, which are named after the texts."""
 
 
 def estimate_mean(results: np.ndarray, level: float = CONFIDENCE_LEVEL) -> dict:

@@ -218,7 +218,7 @@ def test_a_long_text_begins_at_its_start(make_session, browser):
 
 
 def test_a_refused_answer_shows_the_row_that_is_next(make_session, browser):
-    """As after an answer in another tab, or one whose response was lost."""
+    """As after an answer in another tab, or one that lost its response."""
     items = make_items(6)
     for item in items:
         item.cluster = "1"
