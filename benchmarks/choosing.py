@@ -370,7 +370,7 @@ def measure_interval(options: dict) -> None:
 
 def find_flipped(task: str, seed: int, data: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the shares found of flipped labels, and test accuracies with all, flipped and corrected labels."""
-    from explore.labels import predict_out_of_fold
+    from explore.labels import predict_out_of_fold, rate_labels
 
     rng = np.random.default_rng([seed, 2])
     rows = rng.permutation(len(data["train"]))[:NOISY_ROWS]
@@ -378,7 +378,7 @@ def find_flipped(task: str, seed: int, data: dict[str, np.ndarray]) -> dict[str,
     flipped = rng.permutation(len(rows))[: round(FLIPPED_FRACTION * len(rows))]
     given = labels.copy()
     given[flipped] = (labels[flipped] + rng.integers(1, len(names), len(flipped))) % len(names)
-    probabilities = predict_out_of_fold(vectors, given, len(names), seed)
+    probabilities = rate_labels(vectors, given, len(names), seed)
     order = np.argsort(probabilities[np.arange(len(rows)), given], kind="stable")[: len(flipped)]
     corrected = given.copy()
     corrected[order] = labels[order]

@@ -19,6 +19,7 @@ FOLDS, REPEATS = 5, 3
 LABELED_FRACTION = 0.25
 INTERVAL = 0.95
 MIN_SUSPECT_ROWS = 20
+SUSPECT_FRACTION = 0.05  # of the labels, on which the models of a second pass are not fitted
 
 
 class Suspect(NamedTuple):
@@ -44,12 +45,17 @@ class Measured(NamedTuple):
 
 
 def predict_out_of_fold(
-    vectors: np.ndarray, labels: np.ndarray, num_classes: int, seed: int, repeats: int = REPEATS
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int,
+    repeats: int = REPEATS,
+    left_out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return class probabilities of labeled inputs by models that were not fitted on them, (inputs, classes).
 
-    vectors: unit, (inputs, width); labels: class ids. Means over repeated cross-validation. A class that the folds
-    cannot share has probability 0 where it is held out.
+    vectors: unit, (inputs, width); labels: class ids; left_out: indices of inputs on which no model is fitted. Means
+    over repeated cross-validation. A class that the folds cannot share has probability 0 where it is held out.
     """
     total = np.zeros((len(labels), num_classes))
     folds = min(FOLDS, int(np.bincount(labels).max()))
@@ -58,12 +64,25 @@ def predict_out_of_fold(
             warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
             splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed + repeat).split(vectors, labels))
         for train, held_out in splits:
+            train = train if left_out is None else np.setdiff1d(train, left_out)
             if len(np.unique(labels[train])) < 2:
                 total[np.ix_(held_out, np.unique(labels[train]))] += 1
                 continue
             model = fit_logistic_regression(vectors[train], labels[train], seed, PROBE_C)
             total[np.ix_(held_out, model.classes_)] += model.predict_proba(vectors[held_out])
     return total / repeats
+
+
+def rate_labels(vectors: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    """Return class probabilities as `predict_out_of_fold` does, the means of two passes.
+
+    The second one is fitted without the labels that are most suspect after the first, because wrong labels mislead the
+    models that rate the others.
+    """
+    first = predict_out_of_fold(vectors, labels, num_classes, seed)
+    order = np.argsort(first[np.arange(len(labels)), labels], kind="stable")
+    suspects = order[: round(SUSPECT_FRACTION * len(labels))]
+    return (first + predict_out_of_fold(vectors, labels, num_classes, seed, left_out=suspects)) / 2
 
 
 def find_suspects(
@@ -76,7 +95,7 @@ def find_suspects(
     """
     if len(indices) < MIN_SUSPECT_ROWS or len(np.unique(labels)) < 2 or np.bincount(labels).max() < 2:
         return []
-    probabilities = predict_out_of_fold(vectors[indices].astype(np.float32), labels, num_classes, seed)
+    probabilities = rate_labels(vectors[indices].astype(np.float32), labels, num_classes, seed)
     confidence, likeliest = probabilities[np.arange(len(labels)), labels], probabilities.argmax(1)
     order = [row for row in np.argsort(confidence, kind="stable") if likeliest[row] != labels[row]]
     return [

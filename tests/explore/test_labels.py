@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from explore.inputs import Inputs
-from explore.labels import describe_measured, find_suspects, measure_accuracy, predict_from_labels
+from explore.labels import (
+    SUSPECT_FRACTION,
+    describe_measured,
+    find_suspects,
+    measure_accuracy,
+    predict_from_labels,
+    predict_out_of_fold,
+    rate_labels,
+)
 from explore.queue import split_unlabeled
 
 
@@ -27,6 +35,18 @@ def test_flipped_labels_are_found_first():
     assert all(each.suggestion != given[each.index] for each in suspects)
     assert [each.confidence for each in suspects] == sorted(each.confidence for each in suspects)
     assert find_suspects(vectors, np.arange(10), given[:10], 3, 10, 0) == [], "too few to say"
+
+
+def test_the_most_suspect_labels_do_not_rate_the_others():
+    """Without the labels that look worst, all of them wrong here, the right ones are likelier."""
+    vectors, labels = make_classes(100)
+    given = np.where(np.arange(100) < 10, (labels + 1) % 3, labels)
+    first = predict_out_of_fold(vectors, given, 3, 0)
+    worst = np.argsort(first[np.arange(100), given], kind="stable")[: round(100 * SUSPECT_FRACTION)]
+    second = predict_out_of_fold(vectors, given, 3, 0, left_out=worst)
+    assert len(worst) == 5 and set(worst) < set(range(10)) and np.allclose(second.sum(1), 1)
+    assert np.array_equal(rate_labels(vectors, given, 3, 0), (first + second) / 2)
+    assert second[np.arange(100), labels].mean() > first[np.arange(100), labels].mean() + 0.01
 
 
 def test_a_class_with_a_single_row_is_no_error():
