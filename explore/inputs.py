@@ -59,7 +59,7 @@ class Inputs:
                     self.labels[position], self.roles[position] = label, row.role
 
     def find_labeled(self) -> list[int]:
-        """Return the indices of the labeled inputs, the first of equal ones, which say no more than it alone."""
+        """Return the indices of the labeled inputs, the first of equal ones alone."""
         first: dict[str, int] = {}
         for index, (key, label) in enumerate(zip(self.keys, self.labels, strict=True)):
             if label:

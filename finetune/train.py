@@ -122,7 +122,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     config = resolve_config(config, encoder, folder, len(splits["train"]))
     labels = fingerprint(fingerprint_inputs(config.task))
     run = Run(config, config.run, accelerator.is_main_process, fingerprints={"labels": labels})
-    if (run.folder / "model").is_dir() and (run.folder / "metrics.json").is_file():
+    if run.is_finished:
         run.compare(labels=labels)
         logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
         return

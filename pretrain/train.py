@@ -86,7 +86,7 @@ def pretrain(config: Pretrain) -> None:
     """Pretrain an encoder. Raises ConfigError or DataError for the user's mistakes before the run folder is written."""
     accelerator = make_accelerator(config.train.precision)
     run = Run(config, config.run, accelerator.is_main_process)
-    if (run.folder / "encoder").is_dir():
+    if run.is_finished:
         logger.info(f"{run.folder} is finished.\n{format_summary(run)}")
         return
 

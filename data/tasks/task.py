@@ -149,7 +149,7 @@ def to_list(columns: str | list[str]) -> list[str]:
 
 
 def check_texts(rows: list[dict], columns: list[str], location: str) -> None:
-    """Raise DataError for a column of numbers, which is hardly one of texts; one number among texts is a text."""
+    """Raise DataError for a column with numbers alone; a number among texts is a text."""
     for column in columns:
         values = [value for row in rows if not is_empty(value := find_value(row, column))]
         if values and all(map(is_number, values)):

@@ -69,13 +69,18 @@ class Run:
                 more = f" and {others} more key{'s' * (others > 1)} ({', '.join(changed[1:4])})" if others else ""
                 self.reject(f"{key}={format_value(old.get(key))}, not {format_value(new.get(key))}{more}")
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder has what is written last: the encoder, or the model and its metrics."""
+        has_model = (self.folder / "model").is_dir() and (self.folder / "metrics.json").is_file()
+        return has_model or (self.folder / "encoder").is_dir()
+
     def reject(self, difference: str) -> None:
         """Raise ConfigError because the run was started with `difference`.
 
         Not if `allow_changes` is set, unless the run is finished, so that its results would be taken for new ones.
         """
-        has_model = (self.folder / "model").is_dir() and (self.folder / "metrics.json").is_file()
-        if has_model or (self.folder / "encoder").is_dir():
+        if self.is_finished:
             raise ConfigError(
                 f"{self.folder}: is finished, and was started with {difference}.\n"
                 f"Choose another name, run={self.name}-2, or delete it."

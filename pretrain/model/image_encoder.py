@@ -127,7 +127,7 @@ def normalizes_by_batch(encoder: ImageEncoder) -> bool:
 
 def statistics_batches(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> Iterable[Tensor]:
     """Return normalized pictures in batches, each made when it is needed: what statistics are computed from."""
-    # Asked now: while statistics are computed, the modules say that they have stored ones.
+    # Decided now, because the modules have stored statistics while new ones are computed.
     if not normalizes_by_batch(encoder):
         return ()
     return (normalized(encoder, batch, device) for batch in sample_pictures(pixels))
