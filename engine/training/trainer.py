@@ -238,6 +238,7 @@ class Trainer:
     def exit_on_signal(self) -> None:
         """Raise CommandExit once the last checkpoint is written."""
         self.saver.wait()
+        self.accelerator.wait_for_everyone()  # torchrun ends the process that writes as soon as another one has ended
         stopped = f"{self.run.folder}: stopped after step {self.state['step']} of {self.train.steps}, saved"
         stop_signals.exit_on_signal(self.stop_request, f"{stopped}; rerun the command to resume")
 

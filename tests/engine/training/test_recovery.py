@@ -22,6 +22,7 @@ from data.encoders import resolve_encoder
 from data.prepare import prepare
 from data.sampling import shuffled_batch
 from engine.checkpointing import checkpoint
+from engine.checkpointing.async_saver import AsyncSaver
 from engine.cli import run_command
 from engine.config.loader import load_config
 from engine.config.schema import Section
@@ -68,6 +69,27 @@ def test_a_signal_stops_training_after_the_step_with_a_checkpoint(tmp_path, cpu_
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "cut")] == ["step-000005"]
     run_training(tmp_path / "cut", cpu_accelerator, config, 0.4)
     assert are_identical(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_after_a_signal_no_process_ends_before_the_checkpoint_is_written(tmp_path, cpu_accelerator, monkeypatch):
+    write, saved = AsyncSaver._write, []
+
+    def write_slowly(*args) -> None:
+        time.sleep(0.3)
+        write(*args)
+
+    monkeypatch.setattr(AsyncSaver, "_write", write_slowly)
+    monkeypatch.setattr(
+        type(cpu_accelerator), "wait_for_everyone", lambda self: saved.append(checkpoint.list_checkpoints(tmp_path))
+    )
+    with pytest.raises(CommandExit, match="stopped after step 5 of 10, saved"):
+        run_training(
+            tmp_path,
+            cpu_accelerator,
+            train_settings(save_every=100),
+            after_step=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None,
+        )
+    assert saved == [[tmp_path / "step-000005"]]
 
 
 @pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
