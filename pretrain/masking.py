@@ -42,7 +42,8 @@ def mask_tokens(
     chosen = generator.permutation(candidates)[:count]
     masked, mask = input_ids.copy(), np.zeros(len(input_ids), dtype=bool)
     mask[chosen] = True
-    keep, swap = round(config.keep_prob * count), round(config.random_prob * count)
+    keep = round(config.keep_prob * count)
+    swap = min(round(config.random_prob * count), count - keep)  # both may have been rounded up
     masked[chosen[keep + swap :]] = special["mask"]
     masked[chosen[keep : keep + swap]] = generator.integers(0, shards.vocab_size, size=swap)
     return masked, mask

@@ -19,6 +19,7 @@ from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
 from pretrain import train as stage, validation
 from pretrain.config import Pretrain
+from pretrain.masking import mask_tokens
 from pretrain.model.build import encoder_from_pretrained, isolates_documents, prepare_encoder
 from pretrain.model.encoder import Encoder
 from pretrain.model.initialization import init_bias_from_frequencies
@@ -61,6 +62,14 @@ def test_bert_mixture_and_at_least_one_masked_token():
         total += len(shown)
     assert abs(masked / total - 0.6) < 0.03 and abs(unchanged / total - 0.2) < 0.03
     assert (unmask(collate_batch(mlm.Config(mask_rate=0.01)).inputs)[0].sum(1) == 1).all()
+
+
+def test_fractions_that_are_both_rounded_up_leave_no_more_tokens_than_are_masked():
+    shards = SimpleNamespace(special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE)
+    config = mlm.Config(mask_rate=0.5, keep_prob=0.5, random_prob=0.5)
+    ids = np.arange(5, 11)  # of the three to predict, one and a half are kept, and as many replaced
+    masked, mask = mask_tokens(config, ids, np.zeros(6), shards, np.random.default_rng(0))
+    assert mask.sum() == 3 and not (masked == SPECIAL_IDS["mask"]).any()
 
 
 PACKINGS = {
