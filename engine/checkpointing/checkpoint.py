@@ -5,6 +5,7 @@ Files are safetensors and JSON, so nothing is unpickled. Folders that do not mat
 
 import json
 import re
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -124,7 +125,9 @@ def quarantine_damaged(folder: Path) -> None:
                 f"{folder}: all checkpoints are damaged; the last one is {path.name}.\n"
                 "Restore one from a backup, or remove the folder to start over."
             )
-        path.rename(path.with_name(f"{path.name}.damaged"))
+        damaged = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(damaged, ignore_errors=True)  # of the same step, from an earlier start
+        path.rename(damaged)
 
 
 def load_best(module: nn.Module, folder: Path) -> bool:

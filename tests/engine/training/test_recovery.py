@@ -161,6 +161,17 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(tmp_path, cpu_accelerator,
     assert are_identical(tmp_path / "whole", tmp_path / "cut") and (tmp_path / "cut/step-000006.damaged").is_dir()
 
 
+def test_a_checkpoint_damaged_twice_is_skipped_twice(tmp_path, cpu_accelerator):
+    config = train_settings(save_every=3)
+    run_training(tmp_path / "whole", cpu_accelerator, config)
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            run_training(tmp_path / "cut", cpu_accelerator, config, fail_at_step=8)
+        damage_file(tmp_path / "cut/step-000006/model.safetensors", "truncated")
+    run_training(tmp_path / "cut", cpu_accelerator, config)
+    assert are_identical(tmp_path / "whole", tmp_path / "cut") and (tmp_path / "cut/step-000006.damaged").is_dir()
+
+
 def test_training_does_not_start_over_when_all_checkpoints_are_damaged(tmp_path, cpu_accelerator):
     with pytest.raises(InterruptedError):
         run_training(tmp_path, cpu_accelerator, train_settings(save_every=3), fail_at_step=8)
