@@ -19,10 +19,17 @@ PROBE_ROWS = 2
 OPTIMIZER_STATES = 2  # numbers per weight in AdamW; Muon has one
 
 
-def check(module: nn.Module, inputs: dict[str, Tensor], folder: Path, train: Train, accelerator: Accelerator) -> str:
+def check(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    folder: Path,
+    train: Train,
+    accelerator: Accelerator,
+    num_shards: int = 1,
+) -> str:
     """Run `check_disk` and `check_memory`; return their findings. inputs: a micro-batch of `PROBE_ROWS` rows."""
     disk = check_disk(folder, module, train)
-    return f"{disk}\n{check_memory(module, inputs, rows_per_forward(train, accelerator), accelerator)}"
+    return f"{disk}\n{check_memory(module, inputs, rows_per_forward(train, accelerator), accelerator, num_shards)}"
 
 
 def rows_per_forward(train: Train, accelerator: Accelerator) -> int:
@@ -82,14 +89,21 @@ def free_memory(device: torch.device) -> int:
     return free
 
 
-def check_memory(module: nn.Module, inputs: dict[str, Tensor], rows: int, accelerator: Accelerator) -> str:
-    """Describe the memory of a step, measured on `PROBE_ROWS` rows. Raises ConfigError if less is free."""
+def check_memory(
+    module: nn.Module, inputs: dict[str, Tensor], rows: int, accelerator: Accelerator, num_shards: int = 1
+) -> str:
+    """Describe the memory of a step, measured on `PROBE_ROWS` rows. Raises ConfigError if less is free.
+
+    num_shards: the processes among which weights, gradients and optimizer state are divided.
+    """
     device, on_gpu = accelerator.device, accelerator.device.type == "cuda"
     module.to(device).train()
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     row = activation_bytes(module, inputs, accelerator) / PROBE_ROWS
     # Weights, gradients, optimizer state, and a checkpoint's copy, which is in host memory when training on a GPU.
-    fixed = parameter_bytes(module) * (2 + OPTIMIZER_STATES if on_gpu else 3 + 2 * OPTIMIZER_STATES)
+    copies = (2 + OPTIMIZER_STATES if on_gpu else 3 + 2 * OPTIMIZER_STATES) / num_shards
+    # A process with a shard also has the whole network, and the whole gradient until the last micro-batch.
+    fixed = parameter_bytes(module) * (copies + 2 * (num_shards > 1))
     processes = 1 if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     free, needed = (free_memory(device) + parameter_bytes(module)) / processes, fixed + row * rows
     summary = f"about {needed / 1e9:,.1f} GB for {rows} rows at once, {row / 1e6:,.1f} MB each"

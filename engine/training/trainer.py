@@ -122,7 +122,8 @@ class Trainer:
     def preflight_check(self, step: int) -> str:
         """Describe the disk space and memory needed, with a batch of `step`. Raises ConfigError if less is free."""
         inputs = self.get_micro_batches(step, preflight.PROBE_ROWS)[0].inputs
-        return preflight.check(self.module, inputs, self.run.folder, self.train, self.accelerator)
+        num_shards = self.accelerator.num_processes if self.options.sharded else 1
+        return preflight.check(self.module, inputs, self.run.folder, self.train, self.accelerator, num_shards)
 
     def fit(self) -> TrainResult:
         """Run the remaining steps; return the result of the whole training."""

@@ -11,12 +11,14 @@ import signal
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import crash
 import pytest
 import torch
 from helpers import pretrain_args, run_module, small_disk, start_module
 from tiny_training import TinyNet, full_batch, run_training, train_settings
+from torch import nn
 
 from data.encoders import resolve_encoder
 from data.prepare import prepare
@@ -353,6 +355,19 @@ def test_missing_memory_and_disk_space_are_reported_before_training(tmp_path, cp
     monkeypatch.setattr(preflight, "free_disk", lambda folder: 10)
     with pytest.raises(ConfigError, match="train.keep_checkpoints: the disk of"):
         preflight.check(module, inputs, tmp_path, train_settings(), cpu_accelerator)
+
+
+def test_a_sharded_network_need_not_fit_with_its_optimizer(monkeypatch):
+    """Of a GPU with room for three times the weights, an eighth of all needs two and a half, and all of them four."""
+    network = nn.Linear(1_000, 1_000, device="meta")
+    size = preflight.parameter_bytes(network)
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 2 * size)  # beside the network
+    monkeypatch.setattr(preflight, "activation_bytes", lambda *args: 2)
+    gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=8)
+    network.to = lambda device: network
+    with pytest.raises(ConfigError, match="Not even one row fits"):
+        preflight.check_memory(network, {}, 2, gpu)
+    assert preflight.check_memory(network, {}, 2, gpu, num_shards=8).startswith("memory   about 0.0 GB")
 
 
 def test_out_of_memory_is_reported_with_a_smaller_micro_batch(tmp_path, cpu_accelerator, monkeypatch):
