@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from data.images.processor import Processor, read_processor, write_processor
 from data.images.views import apply_views, identity_params
+from data.sampling import take_evenly
 from engine.errors import ConfigError, DataError, first_line
 from engine.files import write_folder, write_json
 from engine.kernels.depthwise import use_float32_depthwise
@@ -135,9 +136,9 @@ def statistics_batches(encoder: ImageEncoder, pixels: np.ndarray, device: torch.
 
 def sample_pictures(pixels: np.ndarray) -> Iterator[np.ndarray]:
     """Yield up to STATISTICS_IMAGES pictures, evenly spaced among `pixels`, in batches."""
-    chosen = pixels[:: max(1, len(pixels) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
+    chosen = take_evenly(range(len(pixels)), STATISTICS_IMAGES)
     for start in range(0, len(chosen), STATISTICS_BATCH):
-        yield chosen[start : start + STATISTICS_BATCH]
+        yield pixels[chosen[start : start + STATISTICS_BATCH]]
 
 
 def normalized(encoder: ImageEncoder, pixels: np.ndarray, device: torch.device) -> Tensor:

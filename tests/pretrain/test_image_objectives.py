@@ -16,6 +16,7 @@ from tiny_models import make_batch
 
 from data.images.config import Pixels
 from data.images.views import Views
+from data.sampling import take_evenly
 from engine.errors import ConfigError
 from engine.training.preflight import activation_bytes
 from pretrain.collapse import CollapseMonitor
@@ -25,6 +26,7 @@ from pretrain.image_views import ImageViewDataset
 from pretrain.modalities.images import Modality
 from pretrain.model.batch_statistics import computed_statistics, list_batch_norms
 from pretrain.model.image_encoder import (
+    STATISTICS_IMAGES,
     image_encoder_from_pretrained,
     measure_channels,
     normalized,
@@ -328,9 +330,16 @@ def test_both_discriminators_of_cyclegan_learn_at_the_rate_of_init():
     assert {scales[weight] for weight in objective.to_other.parameters()} == {10.0}
 
 
+def test_pictures_that_are_measured_are_from_the_whole_corpus():
+    """A corpus in the order of its folders, of fewer than twice as many as are measured: half dark, half bright."""
+    pixels = np.zeros((2 * STATISTICS_IMAGES - 1, 1, 1, 1), np.uint8)
+    pixels[STATISTICS_IMAGES:] = 255
+    assert measure_channels(pixels)[0] == pytest.approx((0.5,), abs=1e-3)
+
+
 def test_statistics_of_many_images_are_computed_batch_by_batch(monkeypatch):
     pixels = draw_images(2_100)
-    values = pixels[:2_000] / 255
+    values = pixels[take_evenly(range(2_100), 2_000)] / 255
     expected = values.mean((0, 1, 2)), values.std((0, 1, 2))
     tracemalloc.start()
     measured = measure_channels(pixels)
