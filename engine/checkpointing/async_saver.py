@@ -62,9 +62,7 @@ class AsyncSaver:
 
     def _write(self, folder: Path, tensors_by_file: dict[str, dict[str, Tensor]], state: dict) -> None:
         """Write a checkpoint in the thread."""
-        log = self.folder / "log.jsonl"
-        if log.is_file():
-            fsync(log)  # a checkpoint must not outlive the log lines before it
+        self.sync_log()
         try:
             checkpoint.save(folder, tensors_by_file, state)
         except Exception as error:
@@ -78,6 +76,12 @@ class AsyncSaver:
                 "Free some space and rerun the command to resume."
             ) from None
         self.prune()
+
+    def sync_log(self) -> None:
+        """Flush the log to disk, because a checkpoint must not outlive the log lines before it."""
+        log = self.folder / "log.jsonl"
+        if log.is_file():
+            fsync(log)
 
     def prune(self) -> None:
         """Remove all but the newest `keep_checkpoints`."""

@@ -152,9 +152,11 @@ class FSDPStrategy(DDPStrategy):
         import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
+        start, is_main = time.perf_counter(), self.accelerator.is_main_process
         tensors = checkpoint.model_state(self.train_module)
         tensors |= checkpoint.optimizer_state(self.train_module, self.optimizer)
-        is_main = self.accelerator.is_main_process
+        if is_main:
+            saver.sync_log()
         with atomic_folder(saver.checkpoint_path(state)) if is_main else nullcontext() as temp:
             path = Path(broadcast_object_list([str(temp)])[0])
             dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
@@ -163,6 +165,7 @@ class FSDPStrategy(DDPStrategy):
         if is_main:
             saver.prune()
         self.accelerator.wait_for_everyone()
+        saver.checkpoint_seconds += time.perf_counter() - start
 
 
 def list_layers(module: nn.Module) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from data.sampling import shard_batch
+from engine.checkpointing import checkpoint
+from engine.checkpointing.async_saver import AsyncSaver
 from engine.errors import ConfigError
 from engine.training.distributed import FSDPStrategy, shard_state
 from pretrain.config import PretrainTrain
@@ -60,6 +63,24 @@ def test_a_resumed_optimizer_state_is_on_the_device_of_the_weights(process_group
     weight = DTensor.from_local(torch.empty(2, 3, device="meta"), init_device_mesh("cpu", (1,)))
     state = shard_state({"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3)}, weight)
     assert state["step"].device.type == "meta" and isinstance(state["exp_avg"], DTensor)
+
+
+def test_a_sharded_checkpoint_is_written_after_the_log_and_its_time_is_counted(
+    process_group, cpu_accelerator, tmp_path, monkeypatch
+):
+    network, synced = Chain(nn.Linear(3, 3)), []
+    strategy = FSDPStrategy(network, torch.optim.AdamW(network.parameters()), cpu_accelerator)
+    log, saver = tmp_path / "log.jsonl", AsyncSaver(tmp_path, 2, 0.0)
+    log.write_text("{}\n")
+
+    def record(path: Path) -> None:
+        assert not checkpoint.list_checkpoints(tmp_path)
+        synced.append(path)
+
+    monkeypatch.setattr("engine.checkpointing.async_saver.fsync", record)
+    strategy.save_checkpoint(saver, {"step": 1}, {})
+    assert synced == [log] and saver.checkpoint_seconds > 0
+    assert checkpoint.list_checkpoints(tmp_path) == [tmp_path / "step-000001"]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
