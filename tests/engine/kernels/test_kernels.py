@@ -13,6 +13,7 @@ import torch
 from helpers import TINY_ARGS, run_module
 from tiny_models import InMemoryShards, collate_batch, tiny_encoder
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -72,6 +73,14 @@ def test_fused_loss_is_cross_entropy(monkeypatch, has_bias, block):
     fused = linear_cross_entropy.linear_cross_entropy(states, weight, bias, targets)
     assert abs(fused.item() / plain.item() - 1) < 1e-6
     check_close(torch.autograd.grad(fused * 0.37, parameters), torch.autograd.grad(plain * 0.37, parameters))
+
+
+def test_fused_loss_without_gradients_makes_one_product():
+    *parameters, targets = make_projection(60, 211, 24, True)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        fused = linear_cross_entropy.linear_cross_entropy(*parameters, targets)
+        assert abs(fused.item() / plain_loss(*parameters, targets).item() - 1) < 1e-6
+    assert counter.get_total_flops() == 2 * (2 * 60 * 211 * 24), "as many as the plain loss"
 
 
 def test_fused_loss_in_bf16_is_as_accurate_as_bf16_products():
