@@ -76,8 +76,8 @@ class PairDataset:
                 views = [delete_tokens(text, self.config.mask_rate, generator) for _ in range(2)]
             return views, [hash_tokens(text)] * 2
         document = int(np.searchsorted(self.shards.documents, start, side="right"))
-        offset = int(self.shards.documents[document - 1]) if document else 0
-        spans = sample_spans(int(self.shards.documents[document]) - offset, self.config, generator)
+        offset, end = self.shards.documents[document - 1 : document + 1].tolist()
+        spans = sample_spans(end - offset, self.config, generator)
         return [self.shards.tokens[offset + span.start : offset + span.stop] for span in spans], [document] * 2
 
 
@@ -100,10 +100,10 @@ def short_text_fraction(shards: Shards, min_span: int) -> float:
 
     Of pieces, as each of them, long or short, is one input of an epoch.
     """
-    ends, num_short = shards.documents, 0
+    bounds, num_short = shards.documents, 0
     for start in range(0, len(shards.pieces), BLOCK_PIECES):
-        number = np.searchsorted(ends, shards.pieces[start : start + BLOCK_PIECES, 0], side="right")
-        sizes = ends[number] - np.where(number, ends[number - 1], 0)
+        number = np.searchsorted(bounds, shards.pieces[start : start + BLOCK_PIECES, 0], side="right")
+        sizes = bounds[number] - bounds[number - 1]
         num_short += int((sizes < 2 * min_span).sum())
     return num_short / max(1, len(shards.pieces))
 

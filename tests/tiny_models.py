@@ -42,7 +42,7 @@ class InMemoryShards:
                 at += size + 2
             self.rows.append((ids, position, document))
         self.tokens, self.pieces = np.concatenate(tokens), np.array(pieces)
-        self.documents = self.pieces.sum(1)
+        self.documents = np.append(0, self.pieces.sum(1))
 
     def __len__(self) -> int:
         return len(self.rows)

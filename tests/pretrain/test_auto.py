@@ -25,7 +25,7 @@ def shards_of(*document_lengths: int, max_length: int = 128) -> SimpleNamespace:
     for end, size in zip(ends, document_lengths, strict=True):
         cuts = [*range(end - size, end, max_length - 2), end]
         pieces += [(start, stop - start) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
-    return SimpleNamespace(documents=ends, pieces=np.array(pieces), max_length=max_length)
+    return SimpleNamespace(documents=np.append(0, ends), pieces=np.array(pieces), max_length=max_length)
 
 
 @pytest.mark.parametrize(
