@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 MAX_DUMPS = 3  # bad batches saved per run, each with all weights; later ones are only counted
 EMA_DECAY = 0.98  # of the running mean of the loss, per step
-MIN_EMA_WEIGHT = 0.4  # total weight from which the running mean is used: 25 steps
+MIN_EMA_WEIGHT = 0.4  # total weight above which the running mean is used: that of 26 steps
 
 
 class LossGuard:
