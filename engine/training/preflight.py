@@ -105,7 +105,8 @@ def check_memory(
     # A process with a shard also has the whole network, and the whole gradient until the last micro-batch.
     fixed = parameter_bytes(module) * (copies + 2 * (num_shards > 1))
     processes = 1 if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    free, needed = (free_memory(device) + parameter_bytes(module)) / processes, fixed + row * rows
+    # The free memory is shared with the other processes; each has its weights already.
+    free, needed = free_memory(device) / processes + parameter_bytes(module), fixed + row * rows
     summary = f"about {needed / 1e9:,.1f} GB for {rows} rows at once, {row / 1e6:,.1f} MB each"
     if needed > free:
         fitting, advice = int((free - fixed) / row), "Not even one row fits: use a smaller max_length or network."

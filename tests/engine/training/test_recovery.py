@@ -370,6 +370,20 @@ def test_a_sharded_network_need_not_fit_with_its_optimizer(monkeypatch):
     assert preflight.check_memory(network, {}, 2, gpu, num_shards=8).startswith("memory   about 0.0 GB")
 
 
+def test_processes_share_the_free_memory_but_not_their_weights(monkeypatch):
+    network, processes = nn.Linear(1_000, 1_000), 4
+    size = preflight.parameter_bytes(network)
+    monkeypatch.setattr(preflight, "activation_bytes", lambda *args: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    cpu = SimpleNamespace(device=torch.device("cpu"), num_processes=processes)
+    # A step needs seven times the weights, of which each process has one.
+    monkeypatch.setattr(preflight, "free_memory", lambda device: processes * (6 * size + 100))
+    assert preflight.check_memory(network, {}, 1, cpu).startswith("memory   about")
+    monkeypatch.setattr(preflight, "free_memory", lambda device: processes * 6 * size)
+    with pytest.raises(ConfigError, match="Not even one row fits"):
+        preflight.check_memory(network, {}, 1, cpu)
+
+
 def test_out_of_memory_is_reported_with_a_smaller_micro_batch(tmp_path, cpu_accelerator, monkeypatch):
     class Greedy(TinyNet):
         def forward(self, **inputs):
