@@ -163,17 +163,18 @@ def commit_operations(
     remote = {
         entry.path: entry
         for entry in api.list_repo_tree(destination.repo, recursive=True, revision=commit)
-        if isinstance(entry, RepoFile) and entry.path not in PROTECTED_FILES
+        if isinstance(entry, RepoFile)
     }
-    if remote.keys() - {"README.md"} and "record.json" not in remote and not destination.replace:
+    removable = remote.keys() - set(PROTECTED_FILES)
+    if removable - {"README.md"} and "record.json" not in remote and not destination.replace:
         raise HubError(
-            f"{destination.repo}: the name is taken; it holds {len(remote)} files that were not published from here"
+            f"{destination.repo}: the name is taken; it holds {len(removable)} files that were not published from here"
             " (replace=true overwrites them)"
         )
     local = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     changed = [name for name, path in local.items() if name not in remote or not is_unchanged(path, remote[name])]
     return [
-        *(CommitOperationDelete(name) for name in sorted(remote.keys() - local.keys())),
+        *(CommitOperationDelete(name) for name in sorted(removable - local.keys())),
         *(CommitOperationAdd(name, local[name]) for name in changed),
     ]
 

@@ -241,3 +241,13 @@ def test_repository_with_other_files_is_not_overwritten(hub, folder, tmp_path_fa
         upload(folder, private=True)
     assert upload(folder, replace=True)[0].num_changed_files == 6
     assert "model.py" not in hub.repositories["models/me/new"].files()
+
+
+def test_a_license_file_is_sent_once_and_one_of_the_hub_stays(hub, folder):
+    (folder / "LICENSE").write_text("a license")
+    assert upload(folder)[0].num_changed_files == 6
+    assert is_uploaded(hub, folder)
+    assert upload(folder)[0].num_changed_files == 0
+    (folder / "LICENSE").unlink()
+    assert upload(folder)[0].num_changed_files == 0
+    assert hub.repositories["models/me/new"].files("main")["LICENSE"] == b"a license"
