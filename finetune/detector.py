@@ -35,7 +35,7 @@ from engine.training.trainer import TrainResult
 from finetune.config import Finetune
 from finetune.held_out import MAX_MISTAKES, MAX_TEXT_CHARS, describe_examples
 from finetune.modalities import Modality, load_modality
-from finetune.model.network import Network
+from finetune.model.network import Network, remove_postprocess
 from finetune.training import STANDARDIZATION_INPUTS, FineTuneOutput, TaskData
 
 FOLDS = 5
@@ -76,6 +76,7 @@ class DetectorModule(nn.Module):
         super().__init__()
         self.model, self.modality = network.model, modality.shared
         self.detector: Detector | None = None
+        remove_postprocess(self.model.config)
         self.model.config.output_hidden_states = True  # also where the model is loaded by others
         sample = np.array(take_evenly(range(len(inputs.lengths)), STANDARDIZATION_INPUTS))
         network.standardize(map(inputs.get_inputs, np.array_split(sample, -(-len(sample) // BATCH_SIZE))))

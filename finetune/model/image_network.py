@@ -18,7 +18,7 @@ from engine.kernels.pointwise import use_subsampled_pointwise
 from engine.models import LOAD_KWARGS
 from engine.models.batch_norm import freeze_batch_norm
 from engine.models.load import load_pretrained
-from finetune.model.network import POSTPROCESS_KEYS, Network, label_settings, load_with_new_head
+from finetune.model.network import Network, label_settings, load_with_new_head, remove_postprocess
 
 
 class ImageNetwork(Network):
@@ -79,8 +79,7 @@ def load_model(folder: Path, problem_type: ProblemType, label_names: list[str], 
     try:
         old_names = list(AutoConfig.from_pretrained(folder, **LOAD_KWARGS).id2label.values())
         config = AutoConfig.from_pretrained(folder, **label_settings(problem_type, label_names), **LOAD_KWARGS)
-        for key in POSTPROCESS_KEYS:
-            config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
+        remove_postprocess(config)
         random_model = getattr(transformers, auto_class).from_config(config) if random_init else None
     except Exception as error:
         raise DataError(f"{folder}: transformers cannot load it for {purpose} ({first_line(error)})") from None

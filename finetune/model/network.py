@@ -19,6 +19,12 @@ logger = get_logger(__name__)
 POSTPROCESS_KEYS = ("calibration", "thresholds", "label_scale")  # that fine-tuning adds to a model's configuration
 
 
+def remove_postprocess(config: PreTrainedConfig) -> None:
+    """Remove what an earlier fine-tuning has added to the configuration of a model that is an encoder now."""
+    for key in POSTPROCESS_KEYS:
+        config.__dict__.pop(key, None)
+
+
 class NoCache:
     """Stands for `finetune.model.frozen_cache.FrozenLayerCache` where the inputs are not the same at every visit."""
 

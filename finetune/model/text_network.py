@@ -21,7 +21,7 @@ from engine.models.load import is_decoder, load_tokenizer
 from finetune.model import mean_pooling
 from finetune.model.frozen_cache import FrozenLayerCache
 from finetune.model.layerwise import split_layers
-from finetune.model.network import POSTPROCESS_KEYS, Network, label_settings, load_with_new_head
+from finetune.model.network import Network, label_settings, load_with_new_head, remove_postprocess
 
 logger = get_logger(__name__)
 
@@ -73,8 +73,7 @@ def load_model(
         config = AutoConfig.from_pretrained(folder, **LOAD_KWARGS)
         old_names = list(config.id2label.values())
         config = AutoConfig.from_pretrained(folder, **settings, **LOAD_KWARGS)
-        for key in POSTPROCESS_KEYS:
-            config.__dict__.pop(key, None)  # from an earlier fine-tuning of the encoder
+        remove_postprocess(config)
         if hasattr(config, "classifier_pooling"):
             config.classifier_pooling = "mean" if use_mean else FIRST_TOKEN_POOLING.get(config.model_type, "cls")
         if is_decoder(config.model_type):  # its head reads the last token before the padding

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
+from tiny_models import SMALL
+from transformers import BertConfig, BertModel
 
 from data.tasks.detector import FILENAME, Detector, load_detector, save_detector
 from data.tasks.problem_types.anomaly_detection import PROBLEM_TYPE, AnomalyDetection
@@ -15,8 +17,10 @@ from data.tasks.splits import Example
 from engine.config.loader import validate
 from engine.errors import ConfigError, DataError
 from finetune.config import Finetune
-from finetune.detector import cross_score, make_detector, score, select_normal_rows
+from finetune.detector import DetectorModule, cross_score, make_detector, score, select_normal_rows
 from finetune.heads.anomaly import Config
+from finetune.modalities import load_modality
+from finetune.model.network import Network
 
 
 def test_metrics_are_those_of_a_slow_version():
@@ -191,3 +195,20 @@ def test_only_normal_rows_are_fitted_on_and_all_are_tested():
 def test_the_normal_class_may_be_a_number():
     rows = [Example((f"text {number}",), "01"[number > 6]) for number in range(9)]
     assert select({"train": rows}, normal=0)[1] == ["0"]
+
+
+class OneRow:
+    """A text of three tokens."""
+
+    lengths = np.array([3])
+
+    def get_inputs(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.ones(len(indices), 3, dtype=torch.long)}
+
+
+def test_the_calibration_of_an_earlier_classifier_is_not_that_of_the_detector():
+    settings = {"calibration": {"temperature": 2.0}, "thresholds": {"good": 0.3}}
+    model, task = BertModel(BertConfig(**SMALL, **settings)).eval(), {"name": "t", "train": {"files": "x.csv"}}
+    config = validate(Finetune.choose_schema({}), {"run": "r", "task": task})
+    module = DetectorModule(Network(model), load_modality(config), [0.5, 1.0], OneRow())
+    assert module.layers == [2, 4] and not settings.keys() & module.model.config.to_dict().keys()
