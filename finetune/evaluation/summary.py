@@ -1,8 +1,8 @@
 """The summary table printed at the end of a run."""
 
-import json
 from collections.abc import Sequence
 
+from engine.files import read_json
 from engine.runs.run import Run
 from publish.card.card import DEFAULT_METRICS, describe_evaluation, describe_test_rows, find_problem_type, metric_title
 
@@ -30,7 +30,7 @@ def metric_rows(metrics: dict) -> list[tuple[str, dict | None]]:
 
 def format_run_summary(run: Run) -> str:
     """Return the table with the baselines, the output paths and an example command."""
-    metrics, folder = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")), run.folder
+    metrics, folder = read_json(run.folder / "metrics.json"), run.folder
     problem_type, num_available = find_problem_type(metrics), metrics["num_available_examples"]
     lines = [
         "",

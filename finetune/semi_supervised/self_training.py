@@ -6,7 +6,6 @@ confident texts of each class; fine-tune again from the pretrained weights on th
 unchanged and trained on with dropout and `augment`, as in consistency training.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +28,7 @@ from data.tasks.linear_probe import fit_logistic_regression
 from data.tasks.task import Example
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
-from engine.files import write_json
+from engine.files import read_json, write_json
 from engine.models.embed import run_batches
 from engine.runs.run import Run
 from finetune import linear_probe
@@ -188,7 +187,7 @@ class SelfTrainer:
         settings, title = self.config.selftrain, f"{self.title}, round {number}"
         folder = self.run.folder / f"round-{number}"
         run, path = Run(self.config, self.config.run, self.accelerator.is_main_process, folder), folder / "labels.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("fingerprint") != self.inputs:
+        if not path.is_file() or read_json(path).get("fingerprint") != self.inputs:
             start, seconds = time.monotonic(), 0.0
             if not train_set:
                 probabilities = self.predict_from_names()
@@ -212,7 +211,7 @@ class SelfTrainer:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(path, content)
             self.accelerator.wait_for_everyone()
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     def make_train_set(self, saved: dict) -> list[Example]:
         """Return the pseudo-labeled texts of a round and the labeled rows, repeated to their fraction of the set."""

@@ -1,6 +1,5 @@
 """Runs read from their folders (config.yaml, log.jsonl, metrics.json), and the charts of their metrics."""
 
-import json
 import math
 from pathlib import Path
 from statistics import median
@@ -12,7 +11,7 @@ from engine.charts import Line, line_chart
 from engine.config.loader import read_yaml
 from engine.errors import ConfigError, suggest
 from engine.files import read_json
-from engine.runs.run import flatten
+from engine.runs.run import Run, flatten
 from engine.runs.trackers import flatten_metrics
 
 CHART_ORDER = ("loss", "eval", "lr", "tokens_per_second")  # shown first; eval: all metrics of the evaluations
@@ -38,8 +37,9 @@ def load_run(folder: Path) -> LoadedRun:
         siblings = [path.parent.name for path in folder.parent.glob("*/config.yaml")]
         raise ConfigError(f"{folder}: not a run, it has no config.yaml{suggest(folder.name, siblings)}")
     path, metrics = folder / "log.jsonl", folder / "metrics.json"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    log = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be incomplete
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    # The last line may be incomplete, and after a crash of the machine others may be damaged.
+    log = [entry for line in lines if line.endswith(b"\n") and (entry := Run.parse_line(line))]
     config = flatten(read_yaml(folder / "config.yaml"))
     return LoadedRun(folder.name, config, flatten_log(log), read_json(metrics) if metrics.is_file() else {})
 

@@ -6,6 +6,7 @@ import copy
 import json
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ from transformers import (
 
 from data.tasks import metrics
 from engine.config.loader import load_config
+from engine.errors import DataError
 from engine.kernels import attention
 from finetune.config import Finetune, Layers
+from finetune.evaluation.summary import format_run_summary
 from finetune.model import layerwise, mean_pooling
 from finetune.train import resolve_config
 
@@ -281,3 +284,9 @@ def test_pooling_is_read_from_sentence_transformers_config(tmp_path, config, poo
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
     assert read_pooling(tmp_path) == pooling
+
+
+def test_damaged_metrics_of_a_finished_run_are_one_line(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"task": ')
+    with pytest.raises(DataError, match="metrics.json: cannot be read"):
+        format_run_summary(SimpleNamespace(folder=tmp_path))
