@@ -96,7 +96,7 @@ def complete_text_source(source: Source) -> Source:
 def find_columns(source: Source, modality: Modality, asked: str | list[str] | None, trained: object) -> list[str]:
     """Return the columns of the inputs: those asked for, those of the training rows, or those found by name.
 
-    Raises DataError if the first row lacks them, or ConfigError if none are found.
+    Raises DataError if the first row lacks them, or ConfigError if none are found, or not as many as trained on.
     """
     head, failure = read_head(source)
     if not head:
@@ -111,10 +111,11 @@ def find_columns(source: Source, modality: Modality, asked: str | list[str] | No
             return to_list(names)
         if names and names == asked:
             raise DataError(f"{location}: no column {missing[0]!r}{suggest(missing[0], there)}; set text=COLUMN")
-    if found := modality.find_columns(there):
-        return to_list(found)
-    if len(there) == 1:
-        return there
+    found = to_list(modality.find_columns(there) or (there if len(there) == 1 else []))
+    if found and trained and len(found) != len(expected := to_list(trained)):
+        raise ConfigError(f"text: the model was trained on {' and '.join(expected)}; set text=COLUMN, or as many")
+    if found:
+        return found
     shown = ", ".join(there[:12])
     raise ConfigError(f"text: which column has the {modality.input_noun}? There are {shown}; set text=COLUMN")
 
@@ -128,8 +129,13 @@ def open_table(
     return table
 
 
-def iter_texts(texts: list[str], modality: Modality, problem_type: ProblemType) -> list[Item]:
-    """Return single texts as items; a text is a row with the column `text`."""
+def iter_texts(texts: list[str], modality: Modality, problem_type: ProblemType, trained: object = None) -> list[Item]:
+    """Return single texts as items; a text is a row with the column `text`.
+
+    trained: columns of the training rows, if they are known. Raises ConfigError for several, and for an empty text.
+    """
+    if len(columns := to_list(trained or [])) > 1:
+        raise ConfigError(f"texts: the model reads {' and '.join(columns)} together; give rows with both, file=FILE")
     items = []
     for number, text in enumerate(texts, 1):
         example = modality.read_input({"text": text}, ["text"], problem_type, f"text {number}")

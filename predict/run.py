@@ -92,8 +92,7 @@ class PredictRun:
         self.is_text = classifier.modality.name == "text"
         source = complete_text_source(config.source) if self.is_text else complete_image_source(config.source)
         self.output = choose_output(config, source)
-        task = classifier.record.get("config", {}).get("task", {})
-        trained = task.get("text") if self.is_text else task.get("train", {}).get("image")
+        trained = find_trained_columns(classifier)
         open_rows = open_table if self.is_text else open_image_table
         self.table = open_rows(source, classifier.modality, classifier.problem_type, config.text, trained)
         self.new_columns = self.name_columns(self.table)
@@ -234,6 +233,12 @@ class PredictRun:
                     rows, statistics = [], PartStatistics(done, self.config.num_doubtful)
 
 
+def find_trained_columns(classifier: Classifier) -> str | list[str] | None:
+    """Return the columns of the inputs in the training rows, None if they are unknown."""
+    task = classifier.record.get("config", {}).get("task", {})
+    return task.get("text") if classifier.modality.name == "text" else task.get("train", {}).get("image")
+
+
 def mark_broken(items: list[Item], inputs: Inputs) -> list[str]:
     """Mark the rows with an image that cannot be read; return a line for each."""
     broken = [(item, problem) for item, problem in zip(items, getattr(inputs, "problems", ()), strict=False) if problem]
@@ -246,7 +251,10 @@ def predict_texts(config: Predict, classifier: Classifier) -> list[str]:
     """Return a line for each text or image: its label and probability."""
     decider, accelerator = Decider(classifier, config.precision), make_accelerator(config.dtype)
     modality, problem_type = classifier.modality, classifier.problem_type
-    items = iter_texts(config.texts, modality, problem_type) if modality.name == "text" else list_images(config.texts)
+    if modality.name == "text":
+        items = iter_texts(config.texts, modality, problem_type, find_trained_columns(classifier))
+    else:
+        items = list_images(config.texts)
     inputs = classifier.read([item.load or item.example for item in items])
     broken, lines = iter(mark_broken(items, inputs)), []
     outputs = predict_inputs(classifier.place(accelerator.device), inputs, accelerator, config.batch_size)

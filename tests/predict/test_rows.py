@@ -1,0 +1,40 @@
+"""Rows to predict: their columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.modalities import load_modality
+from data.sources.source import Source
+from data.tasks.problem_types import load_problem_type
+from engine.errors import ConfigError
+from predict.rows import find_columns, iter_texts
+
+
+@pytest.mark.parametrize(
+    ("header", "trained", "expected"),
+    [
+        ("text,id", ["premise", "hypothesis"], None),
+        ("premise,hypothesis", "review", None),
+        ("premise,hypothesis", ["a", "b"], ["premise", "hypothesis"]),
+        ("premise,hypothesis", None, ["premise", "hypothesis"]),
+        ("text,id", "review", ["text"]),
+        ("line", "review", ["line"]),
+        ("line", ["premise", "hypothesis"], None),
+    ],
+)
+def test_columns_found_by_name_are_as_many_as_the_model_was_trained_on(tmp_path, header, trained, expected):
+    (tmp_path / "rows.csv").write_text(f"{header}\n{header.replace('i', 'a')}\n")
+    source, text = Source(files=str(tmp_path / "rows.csv")), load_modality("text")
+    if expected:
+        assert find_columns(source, text, None, trained) == expected
+        return
+    with pytest.raises(ConfigError, match="^text: the model was trained on .*; set text=COLUMN, or as many$"):
+        find_columns(source, text, None, trained)
+
+
+def test_single_texts_are_no_input_of_a_model_of_pairs():
+    text, problem_type = load_modality("text"), load_problem_type("single_label_classification")
+    assert iter_texts(["a film"], text, problem_type, "text")[0].example.texts == ("a film",)
+    with pytest.raises(ConfigError, match="^texts: the model reads premise and hypothesis together; give rows"):
+        iter_texts(["a film"], text, problem_type, ["premise", "hypothesis"])
