@@ -17,6 +17,7 @@ from engine.errors import ConfigError
 from predict.rows import Item
 
 DIGITS = 4
+SMALLEST = 1e-6  # distance of a threshold from 0 and from 1
 COLUMNS = ("label", "probability", "score", "p_value", "unsure", "unlike", "why")
 
 
@@ -94,7 +95,7 @@ class Decider:
         else:
             prediction.label = [decision.label for decision in decisions]
             prediction.probability = [round(decision.probability, DIGITS) for decision in decisions]
-            prediction.doubt = 1 - 2 * float(np.abs(values - 0.5).min())
+            prediction.doubt = measure_doubt(values, self.problem_type.list_thresholds(config))
         if self.thresholds is not None:
             prediction.unsure = any(
                 decision.probability < self.thresholds.get(decision.label, np.inf) for decision in decisions
@@ -132,3 +133,13 @@ class Decider:
             start, end = places[decision.words[0]][0], places[decision.words[1] - 1][1]
             found = {"start": start, "end": end, "label": decision.label, "text": text[start:end]}
             prediction.label.append(found | {"probability": round(decision.probability, DIGITS)})
+
+
+def measure_doubt(probabilities: np.ndarray, thresholds: np.ndarray) -> float:
+    """Return the doubt about the label that is nearest to its threshold: 1 there, and 0 at a probability of 0 or 1.
+
+    probabilities, thresholds: (labels,).
+    """
+    thresholds = thresholds.clip(SMALLEST, 1 - SMALLEST)
+    ways = np.where(probabilities >= thresholds, 1 - thresholds, thresholds)
+    return 1 - float((np.abs(probabilities - thresholds) / ways).min())
