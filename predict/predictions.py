@@ -88,7 +88,9 @@ class Decider:
         if self.problem_type.labels_words:
             self.fill_words(prediction, decisions, values, first_tokens, item.text)
         elif self.problem_type.activation == "none":
-            prediction.label = float(f"{self.problem_type.decode_outputs([values], config)[0]:.6g}")
+            number = self.problem_type.decode_outputs([values], config)[0]
+            # Where the numbers have a scale of their own, six digits may be the same for all of them.
+            prediction.label = float(f"{number:.15g}" if "label_scale" in config else f"{number:.6g}")
         elif self.problem_type.has_single_class:
             prediction.label, prediction.probability = decisions[0].label, round(decisions[0].probability, DIGITS)
             prediction.doubt, prediction.outputs = 1 - decisions[0].probability, values

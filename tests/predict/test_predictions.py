@@ -32,3 +32,12 @@ def test_the_doubt_about_labels_is_greatest_at_their_thresholds(probabilities, d
     found = decide("multi_label_classification", ["long", "odd"], probabilities, **thresholds)
     assert found.doubt == pytest.approx(doubt)
     assert decide("multi_label_classification", ["long", "odd"], (0.4, 0.9)).doubt == pytest.approx(0.8)
+
+
+def test_numbers_with_a_scale_keep_their_digits():
+    scale = {"label_scale": {"mean": 1.7e9, "std": 1000.0}}
+    assert [decide("regression", ["time"], [value], **scale).label for value in (-0.5, 0.25)] == [
+        1699999500,
+        1700000250,
+    ]
+    assert decide("regression", ["time"], [1 / 3]).label == 0.333333
