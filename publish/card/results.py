@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult
 
+from data.modalities import load_modality
 from data.tasks.problem_types import ProblemType, load_problem_type
 
 DEFAULT_METRICS = ("accuracy", "f1_macro")
@@ -269,6 +270,7 @@ def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalR
         args = {"rows": rows, "interval_95": interval, "baselines": baselines}
         split = "test" if model else "held_out"
         entries.append((task_type, dataset, split, name, metric_title(name), value, args))
+    classification = load_modality(record.get("modality", "text")).pipeline_task(find_problem_type({}))
     for point in study["curve"]["ours"] if study else []:
         size, metric = point["num_examples"], study["metric"]
         baselines = {
@@ -280,7 +282,7 @@ def eval_results(record: dict, task_type: str, study: dict | None) -> list[EvalR
         interval = (point["low"], point["high"]) if point["low"] is not None else None
         args = {"labels": size, "interval_95": interval, "baselines": baselines}
         title = f"{metric_title(metric)} when fine-tuned with {size:,} labels"
-        entries.append(("text-classification", study["task"], "test", metric, title, point["mean"], args))
+        entries.append((classification, study["task"], "test", metric, title, point["mean"], args))
     return [
         EvalResult(
             task_type=task,

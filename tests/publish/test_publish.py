@@ -20,7 +20,7 @@ from finetune.config import Finetune
 from pretrain.config import Pretrain
 from publish.__main__ import main
 from publish.card.card import record_fingerprint
-from publish.card.results import confidence_interval
+from publish.card.results import confidence_interval, eval_results
 from publish.compare import Compare
 from publish.config import Licenses, Publish
 from publish.hub.bundle import assemble, find_bundle, redact_paths
@@ -228,6 +228,14 @@ def test_card_includes_the_study_of_the_encoder(runs_copy):
     study["reproduction"]["encoder_record_fingerprint"] = "another encoder"
     (runs_copy / "out/studies/s/study.json").write_text(json.dumps(study))
     assert find_bundle("enc").study_folder is None
+
+
+@pytest.mark.parametrize(("modality", "task"), [("text", "text-classification"), ("images", "image-classification")])
+def test_the_results_of_a_study_are_of_the_modality_of_its_encoder(modality, task):
+    record = {"kind": "encoder", "modality": modality, "run": "r", "config": {"eval_rows": 8}, "eval": {}}
+    point = {"num_examples": 16, "mean": 0.75, "low": None, "high": None}
+    study = {"task": "t", "metric": "accuracy", "variants": {"ours": "o"}, "curve": {"ours": [point]}}
+    assert [result.task_type for result in eval_results(record, None, study)] == [task]
 
 
 def test_confidence_intervals():
