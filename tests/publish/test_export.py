@@ -320,6 +320,12 @@ def test_predictions_from_outputs(problem_type):
     assert file.agreement(predicted, predicted) == (1 if problem_type == MULTI else None)
 
 
+def test_constant_numbers_have_the_score_of_fine_tuning():
+    regression, numbers = load_problem_type(REGRESSION), [1.0, 2.0, 4.0]
+    assert regression.score_predictions([3.0] * 3, numbers) == regression.score_predictions(numbers, [3.0] * 3) == 0
+    assert regression.quick_metrics([3.0] * 3, np.array(numbers))["spearman"] == 0
+
+
 def test_errors(finished_run, workspace, tmp_path, capsys, monkeypatch):
     def errors(*args: str) -> list[str]:
         return error_lines(export.main, list(args), capsys, monkeypatch)

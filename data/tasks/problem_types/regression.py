@@ -83,9 +83,11 @@ for text, number in zip(sys.argv[1:], outputs[:, 0]):
         return [float(logits[0]) * scale["std"] + scale["mean"] for logits in outputs]
 
     def score_predictions(self, predictions: list[float], labels: list[float]) -> float:
-        """Compute Spearman's correlation."""
+        """Compute Spearman's correlation, 0 for constant numbers."""
         from scipy.stats import spearmanr
 
+        if not (np.ptp(predictions) and np.ptp(labels)):
+            return 0.0
         return float(spearmanr(predictions, labels).statistic)
 
     def agreement(self, predictions: list, reference: list) -> None:
