@@ -63,7 +63,7 @@ def list_class_texts(
 
 
 def limit_class_texts(examples: list[Example], class_texts: list[Example], max_shots: int) -> list[Example]:
-    """Return the first texts of each class: one for `max_shots` labeled examples, more for fewer, none for over twice.
+    """Return the first texts of each class: one for `max_shots` labeled examples, more for fewer, none from twice on.
 
     The number of texts of a class is max_shots divided by its labeled examples, rounded.
     """

@@ -73,8 +73,6 @@ class ProblemType:
     """The metric of `quick_metrics` to maximize."""
     report_metrics: ClassVar[tuple[str, ...]]
     """Metrics of `compute_metrics` to print."""
-    default_head_lr: ClassVar[float] = 1e-3
-    """Peak learning rate of the standard head."""
     linear_baseline: ClassVar[str] = ""
     """Name of the model of `fit_linear_model`; empty: it has none."""
     tunes_linear_model: ClassVar[bool] = True
