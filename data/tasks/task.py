@@ -96,7 +96,8 @@ class Task(Section):
     shots: PositiveInt | None = None
     """Training examples of each class to use instead, by seed; all of a class with fewer."""
     deduplicate: bool = False
-    """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting."""
+    """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting; of a text
+    with the role `measure` too, that row stays."""
     require_text: bool = False
     """Whether a row without text is an error; false: such rows are left out and counted."""
 
@@ -265,17 +266,15 @@ def read_source(task: Task, source: Source, split: str = "train") -> SourceRows:
     found = {(is_labeled, role): [] for is_labeled in (True, False) for role in ROLES}
     for row in rows:
         found[row.has_label, row.role].append(row.example)
-    labeled, measure = (drop_repeated(found[True, role]) if task.deduplicate else found[True, role] for role in ROLES)
+    labeled, measure = (found[True, role] for role in ROLES)
+    if task.deduplicate:
+        measure = without_texts_of(measure, [])
+        labeled = without_texts_of(labeled, measure)
     if split != "unlabeled":
         if not labeled and not measure:
             raise DataError(f"{location}: none of {count_rows(len(rows))} has a label in column {task.label!r}")
         report_without_label(location, *(len(found[False, role]) for role in ROLES), split)
     return SourceRows(labeled, measure, found[False, "train"])
-
-
-def drop_repeated(examples: list[Example]) -> list[Example]:
-    """Return the first example of each text."""
-    return list({normalize(example.texts): example for example in reversed(examples)}.values())[::-1]
 
 
 def report_without_label(location: str, num_train: int, num_measure: int, split: str) -> None:

@@ -95,6 +95,16 @@ def test_rows_to_measure_by_take_no_training_rows_for_validation(tmp_path):
             read_task(alone)
 
 
+def test_without_repeated_texts_no_row_to_measure_by_is_trained_on(tmp_path):
+    repeated = [(text.upper(), label, "train") for text, label, _ in MEASURE[:4]]
+    task = Task(name="t", train=write(tmp_path / "a.csv", [*LABELED, *MEASURE, *repeated]), role="role")
+    assert texts(read_task(task)["test"]) == {text for text, *_ in MEASURE}
+    assert len([row for split in ("train", "validation") for row in read_task(task)[split]]) == len(LABELED) + 4
+    splits = read_task(Task(**{**task.model_dump(), "deduplicate": True}))
+    assert texts(splits["test"]) == {text for text, *_ in MEASURE}
+    assert texts(splits["train"] + splits["validation"]) == {text for text, *_ in LABELED}
+
+
 def test_the_accuracy_is_measured_by_some_row_and_roles_are_known(tmp_path):
     with pytest.raises(DataError, match="no labeled row has the role measure .* task.role=none to split some off"):
         read_task(Task(name="t", train=write(tmp_path / "a.csv", LABELED), role="role"))
