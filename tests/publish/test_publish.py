@@ -19,7 +19,7 @@ from engine.config.loader import load_config
 from finetune.config import Finetune
 from pretrain.config import Pretrain
 from publish.__main__ import main
-from publish.card.card import record_fingerprint
+from publish.card.card import describe_task, record_fingerprint
 from publish.card.results import confidence_interval, eval_results
 from publish.compare import Compare
 from publish.config import Licenses, Publish
@@ -228,6 +228,12 @@ def test_card_includes_the_study_of_the_encoder(runs_copy):
     study["reproduction"]["encoder_record_fingerprint"] = "another encoder"
     (runs_copy / "out/studies/s/study.json").write_text(json.dumps(study))
     assert find_bundle("enc").study_folder is None
+
+
+def test_the_card_of_a_model_without_validation_rows_promises_no_thresholds():
+    record = {"kind": "model", "problem_type": "multi_label_classification", "label_names": ["long", "odd"]}
+    card = describe_task(record)
+    assert "A label applies from a probability of 0.5 on or, if `config.json` holds `thresholds`, from its own" in card
 
 
 @pytest.mark.parametrize(("modality", "task"), [("text", "text-classification"), ("images", "image-classification")])

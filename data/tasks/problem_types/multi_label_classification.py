@@ -30,8 +30,8 @@ class MultiLabelClassification(ProblemType):
     metric_for_best, report_metrics = "f1_macro", ("f1_macro", "f1_micro", "exact_match")
     linear_baseline, export_metric = "one logistic regression a label", "micro F1"
     card_description = (
-        "A multi-label {input} classifier with the labels {labels}. `config.json` holds a threshold for each label"
-        " (`thresholds`), tuned on the validation set; a label applies from that probability on."
+        "A multi-label {input} classifier with the labels {labels}. A label applies from a probability of 0.5 on or, if"
+        " `config.json` holds `thresholds`, from its own, which was tuned on the validation set."
     )
     card_limitation = "It predicts only the labels listed above."
     pipeline_options = ", top_k=None"
