@@ -195,12 +195,15 @@ def describe_shares(
 ) -> list[dict]:
     """Return the share of each label, the largest first, corrected where the held-out rows allow it.
 
+    Shares of classes and labels are of the rows, and those of types of entities of all entities.
+
     outputs: as for `sample_outputs`.
     """
     confidence = classifier.confidence
     has_names = classifier.problem_type.activation != "none" or classifier.detector
     names = classifier.problem_type.card_labels(classifier.names) if has_names else []
-    shares = [{"label": name, "count": counts[name], "share": counts[name] / max(1, num_rows)} for name in names]
+    total = max(1, counts.total() if classifier.problem_type.labels_words else num_rows)
+    shares = [{"label": name, "count": counts[name], "share": counts[name] / total} for name in names]
     if confidence is not None and len(confidence.labels) and num_rows:
         sample = sample_outputs(outputs, MAX_PROBABILITIES // len(names))
         corrected, low, high = estimate_shares(sample, confidence.probabilities, confidence.labels)

@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from data.csv_cells import make_harmless
+from data.tasks.problem_types import load_problem_type
 from engine.errors import DataError
 from predict.output import Writer
-from predict.summary import sample_outputs
+from predict.summary import describe_shares, sample_outputs
 
 VALUES = ["plain", "=1+1", "+SUM(A1)", "-cmd", "@x", "\tx", "-3.5", "+1e5", "", "a\nb", 'say "x"', "\ud800"]
 
@@ -86,3 +89,17 @@ def test_every_part_of_a_file_has_its_share_of_the_sample():
     assert np.allclose(sample.mean(0)[:2], [4_096 / 4_296, 200 / 4_296], atol=0.002) and len(sample) == 445
     assert len(sample_outputs([(full, 2_048), (last, 200)], 100)) == 100
     assert len(sample_outputs([(last, 200)], 10**7)) == 200
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "names", "shares"),
+    [
+        ("token_classification", ["O", "B-person", "I-person", "B-place", "I-place"], [0.75, 0.25]),
+        ("multi_label_classification", ["person", "place"], [0.3, 0.1]),
+    ],
+)
+def test_the_shares_of_entities_are_of_all_entities(problem_type, names, shares):
+    kind = load_problem_type(problem_type)
+    classifier = SimpleNamespace(problem_type=kind, names=names, confidence=None, detector=None)
+    found = describe_shares(classifier, Counter(person=30, place=10), 100, [])
+    assert [(share["label"], share["share"]) for share in found] == list(zip(["person", "place"], shares, strict=True))
