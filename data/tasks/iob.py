@@ -146,7 +146,7 @@ def find_entities(tags: Iterable[str]) -> list[tuple[str, int, int]]:
     An I-X that follows no X starts an entity, as in `to_iob2`.
     """
     entities: list[list] = []
-    previous = "O"
+    previous = None
     for index, tag in enumerate([*tags, "O"]):
         prefix, dash, kind = tag.partition("-")
         kind = kind if dash and prefix in "BI" else tag
@@ -155,5 +155,5 @@ def find_entities(tags: Iterable[str]) -> list[tuple[str, int, int]]:
             entities[-1][2] = index + 1
         elif tag != "O":
             entities.append([kind, index, index + 1])
-        previous = kind
+        previous = None if tag == "O" else kind
     return [tuple(entity) for entity in entities]
