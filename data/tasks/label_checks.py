@@ -105,6 +105,6 @@ def find_similar_labels(labels: Iterable[str]) -> list[list[str]]:
         key = "".join(each for each in unicodedata.normalize("NFKC", label) if unicodedata.category(each) != "Cf")
         key = " ".join(key.strip("\"' ").casefold().split())
         with suppress(ValueError):
-            key = key if key in MISSING_WORDS else float(key)
+            key = key if key in MISSING_WORDS or "_" in key else float(key)  # which reads 1_0 as 10
         groups.setdefault(key, []).append(label)
     return [group for key, group in groups.items() if len(group) > 1 or key in MISSING_WORDS]
