@@ -113,7 +113,8 @@ def find_columns(source: Source, modality: Modality, asked: str | list[str] | No
             raise DataError(f"{location}: no column {missing[0]!r}{suggest(missing[0], there)}; set text=COLUMN")
     found = to_list(modality.find_columns(there) or (there if len(there) == 1 else []))
     if found and trained and len(found) != len(expected := to_list(trained)):
-        raise ConfigError(f"text: the model was trained on {' and '.join(expected)}; set text=COLUMN, or as many")
+        columns = "COLUMN" if len(expected) == 1 else "[FIRST,SECOND]"
+        raise ConfigError(f"text: the model was trained on {' and '.join(expected)}; set text={columns}")
     if found:
         return found
     shown = ", ".join(there[:12])
