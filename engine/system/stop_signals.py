@@ -1,15 +1,18 @@
-"""SIGTERM or SIGINT stops training after the current step, with a checkpoint; a second signal acts as usual."""
+"""SIGTERM or SIGINT stops training after the current step, with a checkpoint; a later second signal acts as usual."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from engine.errors import CommandExit
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SIGNAL_SECONDS = 1.0
+"""Time in which a repeated signal is the same one: a scheduler signals all processes, and torchrun passes it on."""
 
 
 class StopRequest:
@@ -25,11 +28,13 @@ def catch_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous, received = {number: signal.getsignal(number) for number in SIGNALS}, {}
 
     def record(number: int, frame: object) -> None:
-        request.signal = signal.Signals(number)
-        signal.signal(number, previous[number])
+        now, request.signal = time.monotonic(), signal.Signals(number)
+        if now - received.setdefault(number, now) > SAME_SIGNAL_SECONDS:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     for number in SIGNALS:
         signal.signal(number, record)

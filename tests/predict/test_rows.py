@@ -29,7 +29,7 @@ def test_columns_found_by_name_are_as_many_as_the_model_was_trained_on(tmp_path,
     if expected:
         assert find_columns(source, text, None, trained) == expected
         return
-    with pytest.raises(ConfigError, match="^text: the model was trained on .*; set text=(COLUMN|\[FIRST,SECOND\])$"):
+    with pytest.raises(ConfigError, match=r"^text: the model was trained on .*; set text=(COLUMN|\[FIRST,SECOND\])$"):
         find_columns(source, text, None, trained)
 
 
