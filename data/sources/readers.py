@@ -22,9 +22,10 @@ from data.sources.archives import file_size, name_inside, open_raw
 from data.sources.compression import COMPRESSED_EXTENSIONS, open_decompressed
 from data.sources.conll import iter_sentences
 from data.sources.csv_records import check_header, iter_csv_records
+from data.sources.encodings import find_encoding
 from data.sources.json_array import iter_json_array
 from data.sources.json_tables import get_rows
-from data.sources.lines import decode_lines, describe_limit, find_encoding
+from data.sources.lines import decode_lines, describe_limit
 from data.sources.values import find_class_names, name_classes
 from data.sources.warc import iter_pages, iter_records, page_to_text
 from data.sources.workbook import iter_sheet
@@ -232,9 +233,9 @@ def is_cut_off(line: str) -> bool:
     """Return whether a line is the beginning of an object that goes on in the next lines."""
     try:
         json.loads(line)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         return line.lstrip().startswith("{") and error.pos >= len(line.rstrip())
-    except RecursionError:
+    except (ValueError, RecursionError):  # such as a number of too many digits
         pass
     return False
 

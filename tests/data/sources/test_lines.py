@@ -1,7 +1,9 @@
 """Encodings of text files, and files that do not fit in memory."""
 
+import bz2
 import gzip
 import json
+import lzma
 import resource
 import subprocess
 import sys
@@ -26,7 +28,7 @@ def read(path, **keys) -> tuple[list[str], list[str]]:
     return [row["text"] for row in rows], [problem.removeprefix(f"{path}: ") for problem in problems]
 
 
-@pytest.mark.parametrize("encoding", ["windows-1251", "koi8-r", "gbk", "shift_jis", "utf-16-le"])
+@pytest.mark.parametrize("encoding", ["windows-1251", "koi8-r", "gbk", "shift_jis", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name, start, line", [("a.txt", "", "{}"), ("a.csv", "text\n", "{}"), ("a.jsonl", "", None)])
 def test_the_encoding_of_a_file_can_be_set(tmp_path, encoding, name, start, line):
     rows = [line.format(text) if line else json.dumps({"text": text}, ensure_ascii=False) for text in TEXTS]
@@ -34,10 +36,9 @@ def test_the_encoding_of_a_file_can_be_set(tmp_path, encoding, name, start, line
     path.write_bytes((start + "\n".join(rows) + "\n").encode(encoding))
     assert read(path, encoding=encoding, unit="line") == (TEXTS, [])
     assert [row["text"] for row in iter_rows(Source(files=str(path), encoding=encoding, unit="line"))] == TEXTS
-    if encoding != "utf-16-le":
-        for refused in (lambda: read(path), lambda: list(iter_rows(Source(files=str(path))))):
-            with pytest.raises(DataError, match="; set encoding: [a-z0-9_-]+$"):
-                refused()
+    for refused in (lambda: read(path), lambda: list(iter_rows(Source(files=str(path))))):
+        with pytest.raises(DataError, match=f"; set encoding: {encoding if 'utf' in encoding else '[a-z0-9_-]+'}$"):
+            refused()
 
 
 def test_characters_that_the_encoding_lacks_are_counted(tmp_path):
@@ -48,6 +49,31 @@ def test_characters_that_the_encoding_lacks_are_counted(tmp_path):
     )
     with pytest.raises(DataError, match=r"a.txt line 2: 'charmap' codec can't decode"):
         list(iter_rows(Source(files=str(tmp_path / "a.txt"), encoding="cp1251", unit="line")))
+
+
+def test_a_stray_nul_byte_is_not_utf16(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text\none\0two\nthree\n")
+    assert read(tmp_path / "a.csv") == (["one\0two", "three"], [])
+
+
+def test_lines_may_end_as_on_old_macs(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for name, content in (("a.csv", "text,label\rone,x\rzwölf,y\r"), ("a.txt", "one\rzwölf\r")):
+            (tmp_path / name).write_bytes(content.encode(encoding))
+            assert read(tmp_path / name, unit="line") == (["one", "zwölf"], [])
+
+
+@pytest.mark.parametrize("compress, end", [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")])
+def test_a_compressed_file_without_the_extension_is_refused(tmp_path, compress, end):
+    (tmp_path / "a.csv").write_bytes(compress(b"text\none\n"))
+    for refused in (lambda: read(tmp_path / "a.csv"), lambda: list(iter_rows(Source(files=str(tmp_path / "a.csv"))))):
+        with pytest.raises(DataError, match=rf"a.csv: is compressed; rename it to end in \{end}$"):
+            refused()
+
+
+def test_a_number_of_too_many_digits_costs_one_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "n": ' + "1" * 5_000 + '}\n{"text": "one"}\n')
+    assert read(tmp_path / "a.jsonl") == (["one"], ["1 line not JSON, skipped"])
 
 
 def test_an_unknown_encoding_is_a_mistake():

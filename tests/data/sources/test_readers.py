@@ -444,7 +444,7 @@ def test_an_empty_file_is_reported(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 @pytest.mark.parametrize(
     "name, content",
     [
