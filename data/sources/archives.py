@@ -22,9 +22,13 @@ def archive_of(path: str) -> str:
 
 
 def open_raw(path: str) -> io.IOBase:
-    """Open a file as bytes."""
+    """Open a file as bytes. Raises DataError for one that an archive cannot give, as without its password."""
     if path.startswith(PREFIX):
-        return zipfile.ZipFile(open_raw(archive_of(path))).open(name_inside(path))
+        archive = open_raw(archive_of(path))
+        try:
+            return zipfile.ZipFile(archive).open(name_inside(path))
+        except (KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     if "://" not in path:
         return open(path, "rb")
     import fsspec

@@ -429,6 +429,21 @@ def test_members_of_a_zip_archive(tmp_path):
     assert "broken.zip: cannot be read (File is not a zip file)" in read_error(files=str(tmp_path / "broken.zip"))
 
 
+def test_a_member_of_a_zip_archive_that_needs_a_password_is_an_error(tmp_path):
+    path = tmp_path / "secret.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train.csv", "text,label\na,b\n")
+    content = bytearray(path.read_bytes())
+    for mark, position in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flags of the member and of the directory's entry
+        content[content.index(mark) + position] |= 1
+    path.write_bytes(content)
+    expected = f"zip://train.csv::{path}: cannot be read (File 'train.csv' is encrypted, password required"
+    assert read_error(files=str(path)).startswith(expected)
+    (bucket,) = split_into_buckets(CorpusSource(files=str(path)), Clean())
+    with pytest.raises(DataError, match="password required"):
+        list(BucketReader(bucket).iter_raw_texts())
+
+
 def test_rows_of_one_group_are_a_row_of_lists(tmp_path):
     path = write(tmp_path / "a.csv", "s,w\n1,a\n,b\n1,c\n2,d\n1,e\n")
     groups = [(["1", "", "1"], ["a", "b", "c"]), (["2"], ["d"]), (["1"], ["e"])]
