@@ -176,7 +176,7 @@ def base_model_info(name: str | None, folder: Path | None) -> dict | None:
         known = load_built_in(name)
         return {"name": known.hub or name, "license": known.license}
     card = folder / "README.md"
-    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
+    front = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace"), re.DOTALL) if card.is_file() else None
     license_line = re.search(r"^license:\s*([^\s#]+)", front[1], re.MULTILINE) if front else None
     return {"name": name, "license": license_line[1] if license_line else None}
 
@@ -187,7 +187,7 @@ def read_pooling(folder: Path) -> str | None:
     if not path.is_file():
         return None
     config = read_json(path)
-    if config.get("pooling_mode") in POOLING_KEYS:  # format of newer versions
+    if config.get("pooling_mode") in list(POOLING_KEYS):  # format of newer versions; a list cannot be hashed
         return config["pooling_mode"]
     return next((pooling for pooling, key in POOLING_KEYS.items() if config.get(key)), None)
 

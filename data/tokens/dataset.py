@@ -110,6 +110,9 @@ class ExampleTokenizer:
         except Exception as error:
             raise DataError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
         self.tokenizer = load_tokenizer(folder)
+        if "attention_mask" not in self.tokenizer.model_input_names:
+            hint = "add attention_mask to model_input_names in tokenizer_config.json"
+            raise DataError(f"{folder}: its tokenizer returns no attention mask; {hint}")
         if (num_embeddings := getattr(config, "vocab_size", None)) and len(self.tokenizer) > num_embeddings:
             raise DataError(
                 f"{folder}: its tokenizer has {len(self.tokenizer):,} tokens, its network {num_embeddings:,} embeddings"

@@ -25,6 +25,8 @@ def load_pretrained(folder: Path, auto_class: str, purpose: str = "", **options)
     except Exception as error:
         reason = f"transformers cannot load it{purpose and ' for '}{purpose}"
         raise DataError(f"{folder}: {reason} ({first_line(error)})") from None
+    # Of some published folders: without the fast attention and the names of outputs that all code here expects.
+    model.config.output_attentions, model.config.return_dict = False, True
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise DataError(f"{folder}: {name} has infinite values or NaN, so the encoder is damaged; fetch it again")
@@ -34,15 +36,21 @@ def load_pretrained(folder: Path, auto_class: str, purpose: str = "", **options)
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a folder; one without a padding token, as of a decoder, pads with another of its tokens.
 
-    Raises DataError if transformers cannot load it, or if it has no token to pad with.
+    Raises DataError if transformers cannot load it, if it has no token to pad with, or for a limit that is no number.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD_KWARGS)
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust
+            raise
         if not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model")) and not find_spec("sentencepiece"):
             needed = "pip install sentencepiece protobuf, or add its tokenizer.json"
             raise DataError(f"{folder}: its tokenizer is a SentencePiece model; {needed}") from None
         raise DataError(f"{folder}: cannot load a tokenizer ({first_line(error)})") from None
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, int | float) or limit < 1 or limit != int(limit):
+        raise DataError(f"{folder}: model_max_length in tokenizer_config.json is {limit!r}, no number of tokens")
+    tokenizer.model_max_length = int(limit)
     tokenizer.padding_side = "right"  # as in training and pooling
     if tokenizer.pad_token is None:
         index = read_json(folder / "config.json").get("pad_token_id") if (folder / "config.json").is_file() else None

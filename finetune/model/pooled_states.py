@@ -38,6 +38,6 @@ class PooledStates(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        if not recorded or recorded[0] is None:
+        if not recorded or not recorded[0]:
             return predictions, torch.zeros(len(predictions), 0)
         return predictions, self.modality.pool_states(recorded[0], inputs).float()

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_architectures import SPECIAL_TOKENS, VOCABULARY, tiny_config, tiny_model, tiny_tokenizer, write_encoder
 
-from data.encoders import find_encoder_folder, read_pooling, resolve_encoder
+from data.encoders import base_model_info, find_encoder_folder, read_pooling, resolve_encoder
+from data.tokens.dataset import ExampleTokenizer
 from data.tokens.encode import CachedTokenizer
 from data.tokens.tokenizer import copy_tokenizer
 from engine.errors import DataError
+from engine.kernels.attention import use_fast_attention
 from engine.models.embed import pool
-from engine.models.load import load_tokenizer
+from engine.models.load import load_pretrained, load_tokenizer
 from engine.models.positions import max_positions, position_offset
 
 
@@ -100,3 +102,65 @@ def test_the_last_token_is_pooled_where_the_folder_names_it(tmp_path):
         assert read_pooling(tmp_path) == "lasttoken"
     states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
     assert pool(states, mask, "lasttoken").equal(torch.stack([states[0, 1], states[1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("config.json", {"model_type": ["bert"], "auto_map": {"AutoModel": "m.M"}}, "no architecture ['bert']"),
+        ("config.json", {"text_config": {"attn_implementation": "other/kernel"}}, "other/kernel, which is never run"),
+        ("config.json", {"num_hidden_layers": 10**6}, "num_hidden_layers in config.json is 1,000,000, over 1,000"),
+        ("config.json", {"num_labels": 10**8}, "num_labels in config.json is 100,000,000, over 1,000,000"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "../../b.safetensors"}}, "weights outside of the folder"),
+    ],
+)
+def test_a_folder_that_names_code_or_weights_elsewhere_is_refused(tmp_path, name, changes, expected):
+    path = write_encoder("bert", tmp_path / "enc") / name
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **changes}))
+    with pytest.raises(DataError, match=re.escape(expected)):
+        resolve_encoder(str(tmp_path / "enc"))
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(48.0, 48), (0, None), (-5, None), ("48", None), ([48], None)])
+def test_the_limit_of_a_tokenizer_is_a_number_of_tokens(tmp_path, limit, expected):
+    path = write_encoder("bert", tmp_path / "enc") / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": limit}))
+    if expected:
+        assert load_tokenizer(tmp_path / "enc").model_max_length == expected
+        return
+    with pytest.raises(DataError, match=re.escape(f"tokenizer_config.json is {limit!r}, no number of tokens")):
+        load_tokenizer(tmp_path / "enc")
+
+
+def test_a_tokenizer_without_an_attention_mask_is_an_error(tmp_path):
+    path = write_encoder("bert", tmp_path / "enc") / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_input_names": ["input_ids"]}))
+    with pytest.raises(DataError, match="returns no attention mask; add attention_mask to model_input_names"):
+        ExampleTokenizer(tmp_path / "enc", 16)
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "return_dict"])
+def test_outputs_that_a_configuration_asks_for_change_nothing(tmp_path, name):
+    path = write_encoder("bert", tmp_path / "enc") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: name == "output_attentions"}))
+    model, _ = load_pretrained(tmp_path / "enc", "AutoModel")
+    use_fast_attention(model)
+    assert model(input_ids=torch.tensor([[5, 6]])).last_hidden_state.shape == (1, 2, 32)
+    model.save_pretrained(tmp_path / "saved")
+
+
+def test_a_tokenizer_that_panics_is_an_error(tmp_path):
+    path = write_encoder("bert", tmp_path / "enc") / "tokenizer.json"
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": normalizer}))
+    with pytest.raises(DataError, match="enc: cannot load a tokenizer"):
+        load_tokenizer(tmp_path / "enc")
+
+
+def test_damaged_files_beside_an_encoder_are_no_crash(tmp_path):
+    (tmp_path / "README.md").write_bytes("---\nlicense: mit\nauthor: Zoë\n---\n".encode("latin-1"))
+    assert base_model_info("other/encoder", tmp_path) == {"name": "other/encoder", "license": "mit"}
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": ["mean"]}')
+    assert read_pooling(tmp_path) is None
