@@ -22,7 +22,7 @@ from engine.errors import ConfigError, first_line, list_siblings, suggest
 
 PYDANTIC_TYPE_NAME = re.compile(r"str|int|constrained-\w+|(?:list|literal)\[.*\]")
 
-MAX_NODES, MAX_MISTAKES = 20_000, 100
+MAX_NODES, MAX_MISTAKES, MAX_INCLUDES = 20_000, 100, 1_000
 YAML_MARKS = "|>#-,:*&!%@`?"
 """Characters with a meaning in YAML; an argument that is one of them alone, such as a delimiter, is that character."""
 
@@ -60,11 +60,13 @@ class YamlLoader(yaml.SafeLoader):
 
 
 YamlLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "int", "merge")]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "merge")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+INT = re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$")  # 02134 is a postal code, and 12:30 a time, in a column
 FLOAT = re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
 YamlLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+YamlLoader.add_implicit_resolver("tag:yaml.org,2002:int", INT, list("-+0123456789"))
 YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
 
@@ -91,12 +93,17 @@ def parse_yaml(text: str, source_name: str) -> Any:
         raise ConfigError(f"{source_name}: not valid YAML: {first_line(error)}") from None
 
 
-def read_yaml(path: Path, include_chain: tuple[Path, ...] = (), preset: dict | None = None) -> dict:
+def read_yaml(
+    path: Path, include_chain: tuple[Path, ...] = (), preset: dict | None = None, included: list[Path] | None = None
+) -> dict:
     """Read a YAML file and its includes. Raises ConfigError if it is missing, not a mapping, or includes itself.
 
-    preset: keys that are merged after the includes and before the file's own.
+    preset: keys that are merged after the includes and before the file's own. included: the files that were read.
     """
-    path = Path(path)
+    path, included = Path(path), [] if included is None else included
+    included.append(path)
+    if len(included) > MAX_INCLUDES:
+        raise ConfigError(f"{included[0]}: over {MAX_INCLUDES:,} files, counting what is included more than once")
     if not os.path.isfile(path):  # unlike Path.is_file, false for an invalid name
         raise ConfigError(f"{path}: no such file{suggest(path.name, list_siblings(path, '*.yaml'))}")
     if path.resolve() in include_chain:
@@ -114,7 +121,7 @@ def read_yaml(path: Path, include_chain: tuple[Path, ...] = (), preset: dict | N
         raise ConfigError(f"{path}: include must be a file name or a list of them")
     merged: dict = {}
     for name in includes:
-        merged = merge(merged, read_yaml(path.parent / name, (*include_chain, path.resolve())))
+        merged = merge(merged, read_yaml(path.parent / name, (*include_chain, path.resolve()), included=included))
     return merge(merge(merged, preset or {}), content)
 
 

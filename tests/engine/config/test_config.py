@@ -65,6 +65,21 @@ def test_a_circular_include_is_an_error(tmp_path):
         read_yaml(tmp_path / "a.yaml")
 
 
+def test_files_that_include_each_other_without_an_end_are_an_error(tmp_path):
+    (tmp_path / "12.yaml").write_text("a: 1\n")
+    for number in range(12):
+        (tmp_path / f"{number}.yaml").write_text(f"include: [{', '.join([f'{number + 1}.yaml'] * 10)}]\n")
+    with pytest.raises(ConfigError, match="0.yaml: over 1,000 files, counting what is included more than once"):
+        read_yaml(tmp_path / "0.yaml")
+
+
+def test_numbers_that_yaml_1_1_converts_are_words(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [02134, 12:30, 0x1F, 0b11]\nb: [0, -5, 1_000, 1e3]\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": ["02134", "12:30", "0x1F", "0b11"], "b": [0, -5, 1000, 1000.0]}
+    config = load_config(Finetune, [*FINETUNE, "task.train.where={zip: 02134}"])
+    assert config.task.train.where == {"zip": "02134"} and "'02134'" in dump_config(config)
+
+
 def test_a_section_with_a_new_name_drops_the_old_keys():
     below = {"head": {"name": "one", "size": 3}, "other": {"size": 3}}
     assert merge(below, {"head": {"name": "two"}})["head"] == {"name": "two"}
