@@ -109,7 +109,7 @@ def get_list(row: dict, column: str, location: str) -> list[str] | None:
     Raises DataError for objects, and for what looks like a list and cannot be read as one.
     """
     value, place = get_value(row, column, location), f"{location}: column {column!r}"
-    if isinstance(value, str) and (text := value.strip())[:1] + text[-1:] in ("[]", "{}"):
+    if isinstance(value, str) and (text := value.strip())[:1] + text[-1:] in ("[]", "{}", "()"):
         value = parse_list(text, place)
     value = get_choices(value)
     if not isinstance(value, (list, tuple)):
@@ -124,8 +124,11 @@ def get_choices(value: object) -> object:
     return value["choices"] if isinstance(value, dict) and isinstance(value.get("choices"), list) else value
 
 
-def parse_list(text: str, place: str) -> list | str:
-    """Parse a list written as JSON or Python; a text in brackets without a comma remains one. Raises DataError."""
+def parse_list(text: str, place: str) -> list | tuple | str:
+    """Parse a list or tuple written as JSON or Python; other text in parentheses, or without a comma, remains one.
+
+    Raises DataError.
+    """
     value = text
     if len(text) <= MAX_LIST_CHARS and not NUMPY_LIST.search(text):
         for parse in (json.loads, ast.literal_eval):
@@ -135,8 +138,9 @@ def parse_list(text: str, place: str) -> list | str:
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
     value = get_choices(value)
-    if isinstance(value, list) or value is text and "," not in text and not NUMPY_LIST.search(text):
-        return value
+    is_word = text.startswith("(") or value is text and "," not in text and not NUMPY_LIST.search(text)
+    if isinstance(value, (list, tuple)) or is_word:
+        return value if isinstance(value, (list, tuple)) else text
     kind = "a list" if text.startswith("[") else "an object"
     raise DataError(f"{place} holds {kind} as text: {text[:60]!r}; write a JSON list of labels, or the label alone")
 

@@ -15,7 +15,9 @@ TOO_FEW_ROWS = {
     "validation": "train.load_best=false (or METHOD=fewshot) uses none",
     "test": "task.test.files=FILE names some",
 }
-MISSING_WORDS = {"", "-", "n/a", "nan", "null"}
+MISSING_WORDS = {"", "-", "?", "#n/a", "<na>", "n/a", "na", "nan", "null"}
+MARKS = {"Pd": "-", "Pi": "'", "Pf": "'", "Cf": ""}
+"""By Unicode category, what dashes and quotes of typesetting, and invisible characters, are typed as."""
 MAX_NAMED = 5
 
 
@@ -96,13 +98,14 @@ def check_split(task: Section, split: str, examples: list[Example], num_rows: in
 
 
 def find_similar_labels(labels: Iterable[str]) -> list[list[str]]:
-    """Return groups of labels equal but for case, quotes, Unicode form, invisible characters or the zeros of a number.
+    """Return groups of labels equal but for case, marks, Unicode form, invisible characters or the zeros of a number.
 
     A label such as nan or null, by which programs mean a missing one, is a group of its own.
     """
     groups: dict[str | float, list[str]] = {}
     for label in sorted(labels):
-        key = "".join(each for each in unicodedata.normalize("NFKC", label) if unicodedata.category(each) != "Cf")
+        normal = unicodedata.normalize("NFKC", label)
+        key = "".join(MARKS.get(unicodedata.category(character), character) for character in normal)
         key = " ".join(key.strip("\"' ").casefold().split())
         with suppress(ValueError):
             key = key if key in MISSING_WORDS or "_" in key else float(key)  # which reads 1_0 as 10

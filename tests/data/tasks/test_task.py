@@ -14,6 +14,7 @@ from data.cache import read_manifest
 from data.corpus.build import build_corpus
 from data.corpus.config import Corpus
 from data.corpus.documents import iter_documents
+from data.tasks.label_checks import find_similar_labels
 from data.tasks.task import (
     Example,
     Task,
@@ -374,6 +375,11 @@ def test_labels_that_look_alike_are_named_once(tmp_path, capsys):
     ]
     splits_of(tmp_path, [(text, "ab"[number % 2]) for number, (text, _) in enumerate(rows)])
     assert not capsys.readouterr().err
+
+
+def test_typeset_labels_look_like_typed_ones():
+    alike = [["a-b", "a\u2011b", "a\u2013b"], ["it's", "it\u2019s"], ["NA"], ["?"]]
+    assert sorted(find_similar_labels([*sum(alike, []), "other"])) == sorted(alike)
 
 
 def test_a_column_of_identifiers_is_refused_before_anything_is_built(tmp_path, monkeypatch):
