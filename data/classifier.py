@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.encoders import resolve_encoder
-from data.modalities import find_modality
+from data.modalities import find_architecture, find_modality
 from data.tasks.confidence import load_confidence
 from data.tasks.detector import load_detector
 from data.tasks.novelty import NUM_NEIGHBORS, load_novelty, score_vectors
@@ -43,16 +43,21 @@ def find_model_folder(name: str) -> Path:
 
 def find_problem_type(folder: Path, record: dict, config: dict) -> ProblemType:
     """Return what a model predicts. Raises DataError for an encoder and for a model of another kind."""
-    architecture = (config.get("architectures") or ["unknown"])[0]
+    architecture = find_architecture(config)
     known = list_plugins("data.tasks.problem_types")
+    labels_words = architecture.endswith("ForTokenClassification")
     if record.get("kind") == "model" and record["problem_type"] in known:
-        return load_problem_type(record["problem_type"])
-    if architecture.endswith("ForTokenClassification"):
+        found = load_problem_type(record["problem_type"])
+        expected = found.transformers_problem_type
+        if found.labels_words != labels_words or expected and config.get("problem_type") != expected:
+            raise DataError(f"{folder}: its record says {found.name}, and config.json another kind of label")
+        return found
+    if labels_words:
         return load_problem_type("token_classification")
     if not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
         is_encoder = record.get("kind") == "encoder" or architecture.endswith("Model")
         hint = "fine-tune it first" if is_encoder else "no classifier of texts or images"
-        raise DataError(f"{folder}: predicts no labels (its architecture is {architecture}); {hint}")
+        raise DataError(f"{folder}: predicts no labels (its architecture is {architecture or 'unknown'}); {hint}")
     name = config.get("problem_type") if config.get("problem_type") in known else None
     is_number = len(config.get("id2label", {0: "", 1: ""})) == 1
     return load_problem_type(name or ("regression" if is_number else "single_label_classification"))
@@ -76,7 +81,7 @@ class Classifier(nn.Module):
         if self.modality.name == "text":
             attention.use_fast_attention(self.model)
         # As transformers has it: a folder without names has LABEL_0, LABEL_1, ...
-        self.config["id2label"] = {str(index): name for index, name in self.model.config.id2label.items()}
+        self.config["id2label"] = {str(index): str(name) for index, name in self.model.config.id2label.items()}
         self.detector = load_detector(self.folder) if self.problem_type.is_detector else None
         self.names = [NORMAL, ANOMALOUS] if self.detector else output_names(self.config)
         self.confidence, arrays = load_confidence(self.folder)

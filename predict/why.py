@@ -115,7 +115,7 @@ def read_training_rows(classifier: Classifier) -> dict[int, dict]:
     Only for own runs: the record of a model made elsewhere must not decide what is read.
     """
     known = classifier.detector or classifier.novelty
-    if known is None or not classifier.folder.resolve().is_relative_to(RUNS_FOLDER.resolve()):
+    if known is None or not classifier.record or not classifier.folder.resolve().is_relative_to(RUNS_FOLDER.resolve()):
         return {}
     numbers: dict[int, list[int]] = {}
     for number, value in enumerate(known.hashes.tolist()):

@@ -17,7 +17,7 @@ from data.tasks.splits import Example
 from data.tasks.task import Task, TaskFile
 from engine.config.loader import load_config, read_args
 from engine.config.schema import list_plugins
-from engine.errors import DataError
+from engine.errors import DataError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,12 +138,22 @@ def load_task(path: Path) -> Task:
     return load_config(load_modality(known).task_file(), [str(path)]).task
 
 
+def find_architecture(config: dict) -> str:
+    """Return the name of a model's class by the contents of its config.json, empty if it has none."""
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
 def find_modality(folder: Path, record: dict, config: dict) -> Modality:
     """Return the modality of a model folder: by its record or, if it was made elsewhere, by its files.
 
-    config: contents of config.json.
+    config: contents of config.json. Raises DataError for a record with an unknown one.
     """
-    architecture = (config.get("architectures") or [""])[0]
+    architecture = find_architecture(config)
     has_processor = (folder / "preprocessor_config.json").is_file() and not (folder / "tokenizer_config.json").is_file()
     is_image = architecture.endswith("ForImageClassification") or has_processor
-    return load_modality(record.get("modality") or ("images" if is_image and not record else "text"))
+    name = record.get("modality") or ("images" if is_image and not record else "text")
+    known = list_plugins("data.modalities")
+    if name not in known:
+        raise DataError(f"{folder}: its record names the modality {name!r}{suggest(name, known)}")
+    return load_modality(name)

@@ -51,6 +51,20 @@ class Confidence:
     errors: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     """Absolute errors of predicted numbers, float32 (rows,)."""
 
+    def check(self) -> None:
+        """Raise ValueError if the values do not fit together, as those of a damaged file."""
+        decided, rows, width = (len(self.decision_names),), (len(self.labels),), len(self.names)
+        fits = {each.shape for each in (self.decision_probabilities, self.decision_correct)} == {decided}
+        fits &= self.probabilities.shape in ((*rows, width), (0, 0)) and (self.probabilities.size > 0 or rows == (0,))
+        fits &= self.train_counts.shape in ((0,), (width,)) and self.errors.ndim == 1
+        for ids in (self.decision_names, self.labels):
+            fits &= ids.ndim == 1 and ids.dtype.kind == "i" and bool(((ids >= 0) & (ids < width)).all())
+        for values in (self.decision_probabilities, self.probabilities):
+            fits &= values.dtype.kind == "f" and bool(np.isfinite(values).all())
+        low, high = calibration.TEMPERATURE_BOUNDS
+        if not fits or not low <= self.temperature <= high:
+            raise ValueError("its values do not fit together")
+
 
 def measure_confidence(
     problem_type: ProblemType,
@@ -139,10 +153,9 @@ def load_confidence(folder: Path) -> tuple[Confidence | None, dict[str, np.ndarr
             plain = json.loads(file.metadata()["confidence"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         own = {item.name: arrays.pop(item.name) for item in fields(Confidence) if item.name in arrays}
-        confidence = Confidence(plain["split"], list(plain["names"]), float(plain["temperature"]), **own)
-        sizes = {len(getattr(confidence, f"decision_{name}")) for name in ("names", "probabilities", "correct")}
-        if len(sizes) > 1 or not math.isfinite(confidence.temperature) or confidence.temperature <= 0:
-            raise ValueError("its arrays do not fit together")
+        names = [str(name) for name in plain["names"]]
+        confidence = Confidence(str(plain["split"]), names, float(plain["temperature"]), **own)
+        confidence.check()
     except Exception as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}); remove it, or repeat the run") from None
     return confidence, arrays

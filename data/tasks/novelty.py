@@ -100,6 +100,7 @@ def load_novelty(arrays: dict[str, np.ndarray]) -> Novelty | None:
     if not all(f"{PREFIX}{name}" in arrays for name in names):
         return None
     novelty = Novelty(**{name: arrays[f"{PREFIX}{name}"] for name in names})
-    if novelty.vectors.shape != (len(novelty.hashes), *novelty.center.shape) or len(novelty.hashes) < NUM_DISTANCES:
+    fits = novelty.vectors.shape == (len(novelty.hashes), *novelty.center.shape) and novelty.threshold.shape == (1,)
+    if not fits or len(novelty.hashes) < NUM_DISTANCES or not np.isfinite(novelty.center).all():
         raise DataError(f"the vectors of training rows, {novelty.vectors.shape}, do not fit together")
     return novelty

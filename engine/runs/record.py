@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, create_model
 
 from engine.config.renamed import find_old_key
 from engine.errors import DataError
@@ -39,6 +39,7 @@ CONFIG = {
     "dropout": float,
     "seed": int,
     "corpus": (keys(name=str, sources=OBJECTS, clean=(dict, {})), {}),
+    "max_length": (PositiveInt | None, None),
 }
 KIND = keys(kind=Literal["encoder", "model"])
 RECORD_TYPES = {
@@ -52,7 +53,7 @@ RECORD_TYPES = {
     ),
     "model": keys(
         **COMMON,
-        config=keys(**CONFIG, head=NAMED, task=NAMED, encoder=str),
+        config=keys(**CONFIG, head=NAMED, task=keys(name=str, text=(str | list[str] | None, None)), encoder=str),
         encoder_record=dict,
         label_names=list[str],
         problem_type=str,

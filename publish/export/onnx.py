@@ -17,7 +17,7 @@ from transformers import AutoModel
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 from transformers.exporters.configs import ExportFormat
 
-from data.modalities import find_modality
+from data.modalities import find_architecture, find_modality
 from data.tasks.problem_types import ProblemType, load_problem_type
 from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
@@ -89,7 +89,7 @@ def load_model(folder: Path) -> LoadedModel:
     """Load the model in `folder` with transformers. Raises DataError if that fails."""
     reject_references(folder)
     config, record = read_json(folder / "config.json"), read_record(folder)
-    architecture = (config.get("architectures") or [""])[0]
+    architecture = find_architecture(config)
     modality = find_modality(folder, record, config)
     if modality.name not in ("text", "images"):
         raise DataError(f"{folder}: it reads {modality.inputs_noun}, and models of text and images are exported")

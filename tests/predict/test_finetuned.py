@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from helpers import ROOT, finetune_args, run_module
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
+from data.classifier import Classifier
 from data.tasks.confidence import fit_thresholds, load_confidence
 from data.tasks.novelty import hash_inputs, load_novelty
 from data.tasks.splits import Example
+from engine.errors import DataError
+from predict.__main__ import main as predict
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +95,68 @@ def test_mistakes_and_their_nearest_training_rows_are_in_the_report(folder):
         assert len(mistake["nearest"]) == 3
     page = (run / "report.html").read_text()
     assert "Mistakes on test rows" in page and page.count("<summary>") == len(mistakes) + 1
+
+
+def change_confidence(model, changes):
+    """Write the confidence.safetensors of a model again with other arrays or other values of its metadata."""
+    path = model / "confidence.safetensors"
+    with safe_open(path, "numpy") as file:
+        plain = json.loads(file.metadata()["confidence"])
+    arrays = load_file(path)
+    for key, change in changes.items():
+        (plain if key in plain else arrays)[key] = change((plain if key in plain else arrays)[key])
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(arrays, path, metadata={"confidence": json.dumps(plain)})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"names": lambda names: names[:1]},
+        {"temperature": lambda value: 1e-320},
+        {"decision_names": lambda ids: ids + 99},
+        {"decision_names": lambda ids: ids.astype(np.float32)},
+        {"decision_probabilities": lambda values: values * np.nan},
+        {"decision_probabilities": lambda values: np.stack([values, values])},
+        {"labels": lambda ids: ids - 9},
+        {"probabilities": lambda values: values[:3]},
+        {"probabilities": lambda values: np.zeros(0, np.float32)},
+        {"train_counts": lambda counts: counts[:1]},
+        {"novelty_threshold": lambda values: values[:0]},
+        {"novelty_center": lambda values: values * np.nan},
+    ],
+)
+def test_results_that_do_not_fit_together_are_one_line(folder, tmp_path, changes):
+    model = shutil.copytree(folder / "out/runs/with/model", tmp_path / "model")
+    change_confidence(model, changes)
+    with pytest.raises(DataError, match="fit together"):
+        Classifier(str(model))
+
+
+@pytest.mark.parametrize(
+    "name, changes, expected",
+    [
+        ("config.json", {"architectures": 5}, None),
+        ("config.json", {"id2label": {"0": 1, "1": None}}, None),
+        ("config.json", {"problem_type": "regression"}, "its record says single_label_classification, and config.json"),
+        ("record.json", {"modality": "../other"}, "its record names the modality '../other'"),
+        ("record.json", {"config.max_length": "many"}, None),
+        ("record.json", {"config.max_length": -1}, None),
+        ("record.json", {"config.task": {"name": "t", "text": 5}}, None),
+    ],
+)
+def test_unusual_values_of_a_model_folder_are_read_or_one_line(folder, tmp_path, name, changes, expected, capsys):
+    path = shutil.copytree(folder / "out/runs/with/model", tmp_path / "model") / name
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        section, _, leaf = key.rpartition(".")
+        (content[section] if section else content)[leaf] = value
+    path.write_text(json.dumps(content))
+    if expected:
+        with pytest.raises(DataError, match=re.escape(expected)):
+            Classifier(str(tmp_path / "model"))
+        return
+    (tmp_path / "rows.csv").write_text("text\na good film\na bad film\n")
+    predict(["model=" + str(tmp_path / "model"), f"file={tmp_path}/rows.csv", f"output={tmp_path}/labels.csv"])
+    with open(tmp_path / "labels.csv", encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
