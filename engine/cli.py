@@ -13,7 +13,7 @@ from typing import TextIO, get_origin
 from engine.config.help import get_section_type, help_text
 from engine.config.loader import load_config, read_args
 from engine.config.schema import Schema, Section
-from engine.errors import CommandExit, UserError
+from engine.errors import CommandExit, UserError, first_line
 from engine.files import describe_os_error
 from engine.sanitize import printable
 from engine.system import openmp
@@ -107,7 +107,10 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if interrupts:  # a library has made another error of it, as safetensors does while it reads a file
             exit_stopped()
-        if not (message := describe_os_error(error)):
+        message = describe_os_error(error)
+        if isinstance(error, MemoryError):
+            message = f"out of memory ({first_line(error)}); choose smaller numbers, such as train.batch_size"
+        if not message:
             report_crash()
         print_once(message)
         exit_process(2)

@@ -67,3 +67,11 @@ def test_a_disk_that_cannot_be_used_is_reported_in_one_line(error, expected, cap
 
     (line,) = error_lines(fail, [], capsys, monkeypatch)
     assert line.startswith(expected)
+
+
+def test_numbers_that_need_too_much_memory_are_reported_in_one_line(capsys, monkeypatch):
+    def fail(args: list[str]) -> None:
+        raise MemoryError("Unable to allocate 745. GiB for an array")
+
+    (line,) = error_lines(fail, [], capsys, monkeypatch)
+    assert line.startswith("out of memory (Unable to allocate 745. GiB for an array); choose smaller numbers")
