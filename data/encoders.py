@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -145,7 +146,9 @@ def conversion_command(source: str, target: str) -> str:
     calls = "; ".join(
         f"transformers.{each}.from_pretrained({source!r}).save_pretrained({target!r})" for each in classes
     )
-    return f'python -c "import transformers; {calls}"'
+    code = f"import transformers; {calls}"
+    # A shell would run a part of a name such as $(command), also within double quotes.
+    return f"python -c {shlex.quote(code)}" if re.search(r'["$`\\!]', code) else f'python -c "{code}"'
 
 
 def check_hash(path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_architectures import SPECIAL_TOKENS, VOCABULARY, tiny_config, tiny_model, tiny_tokenizer, write_encoder
 
-from data.encoders import base_model_info, find_encoder_folder, read_pooling, resolve_encoder
+from data.encoders import base_model_info, conversion_command, find_encoder_folder, read_pooling, resolve_encoder
 from data.tokens.dataset import ExampleTokenizer
 from data.tokens.encode import CachedTokenizer
 from data.tokens.tokenizer import copy_tokenizer
@@ -36,6 +38,15 @@ def test_pickled_weights_are_converted_by_the_command_in_the_message(tmp_path):
     exec(code)
     converted = load_file(find_encoder_folder(str(folder)) / "model.safetensors")
     assert all(converted[name].equal(weight) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("name", ["plain", 'a"; touch x; "', "$(touch x)", "`touch x`", "it's $HOME"])
+def test_the_command_in_the_message_runs_nothing_of_a_name(name):
+    program, flag, code = shlex.split(conversion_command(name, "target"))
+    called = re.findall(r"from_pretrained\((.*?)\)\.save", code)
+    assert (program, flag) == ("python", "-c") and [ast.literal_eval(each) for each in called] == [name, name]
+    command = ["sh", "-c", conversion_command(name, "target").replace("python -c", "printf %s", 1)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == code
 
 
 def test_an_architecture_in_custom_code_is_refused(tmp_path):
