@@ -14,7 +14,7 @@ from data.modalities import find_architecture, find_modality
 from data.tasks.confidence import load_confidence
 from data.tasks.detector import load_detector
 from data.tasks.novelty import NUM_NEIGHBORS, load_novelty, score_vectors
-from data.tasks.problem_types import ProblemType, load_problem_type, output_names
+from data.tasks.problem_types import ProblemType, check_decoding, load_problem_type, output_names
 from data.tasks.problem_types.anomaly_detection import ANOMALOUS, NORMAL
 from engine.config.schema import list_plugins
 from engine.errors import ConfigError, DataError, list_siblings, suggest
@@ -71,6 +71,7 @@ class Classifier(nn.Module):
         self.folder = find_model_folder(name)
         self.config, self.record = read_json(self.folder / "config.json"), read_record(self.folder)
         self.problem_type = find_problem_type(self.folder, self.record, self.config)
+        check_decoding(self.folder, self.config)
         self.modality = find_modality(self.folder, self.record, self.config)
         if max_length and self.modality.name != "text":
             raise ConfigError(f"max_length: {self.folder} reads {self.modality.inputs_noun}")

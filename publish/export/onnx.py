@@ -18,7 +18,7 @@ from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicC
 from transformers.exporters.configs import ExportFormat
 
 from data.modalities import find_architecture, find_modality
-from data.tasks.problem_types import ProblemType, load_problem_type
+from data.tasks.problem_types import ProblemType, check_decoding, load_problem_type
 from engine.errors import ConfigError, DataError, first_line
 from engine.files import read_json
 from engine.models import LOAD_WEIGHTS_KWARGS
@@ -91,6 +91,7 @@ def load_model(folder: Path) -> LoadedModel:
     config, record = read_json(folder / "config.json"), read_record(folder)
     architecture = find_architecture(config)
     modality = find_modality(folder, record, config)
+    check_decoding(folder, config)
     if modality.name not in ("text", "images"):
         raise DataError(f"{folder}: it reads {modality.inputs_noun}, and models of text and images are exported")
     inputs = ImageInputs(folder) if modality.name == "images" else TextInputs(folder)

@@ -7,8 +7,10 @@ at its top level, because the command line reads it.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from data.sources.values import MISSING, find_value, get_text, is_empty
@@ -206,6 +208,16 @@ def sort_labels(labels: Iterable[str]) -> list[str]:
 def output_names(config: dict) -> list[str]:
     """List the names of a model's outputs from the contents of its config.json."""
     return [name for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
+
+
+def check_decoding(folder: Path, config: dict) -> None:
+    """Raise DataError if what `decode_outputs` reads of a model's config.json holds anything but finite numbers."""
+    for key, needed in {"label_scale": {"mean", "std"}, "thresholds": set()}.items():
+        numbers = config.get(key) or {}
+        values = numbers.values() if isinstance(numbers, dict) else [None]
+        is_number = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        if not is_number or numbers and not needed <= numbers.keys():
+            raise DataError(f"{folder}: {key} in config.json holds no numbers by name; it is {str(numbers)[:80]}")
 
 
 def load_problem_type(name: str) -> ProblemType:

@@ -79,7 +79,7 @@ for text, number in zip(sys.argv[1:], outputs[:, 0]):
 
     def decode_outputs(self, outputs: list[np.ndarray], config: dict, word_starts: list | None = None) -> list[float]:
         """Return the number of each input."""
-        scale = config.get("label_scale", {"mean": 0.0, "std": 1.0})
+        scale = config.get("label_scale") or {"mean": 0.0, "std": 1.0}
         return [float(logits[0]) * scale["std"] + scale["mean"] for logits in outputs]
 
     def score_predictions(self, predictions: list[float], labels: list[float]) -> float:
