@@ -50,7 +50,7 @@ def find_problem_type(folder: Path, record: dict, config: dict) -> ProblemType:
         found = load_problem_type(record["problem_type"])
         expected = found.transformers_problem_type
         if found.labels_words != labels_words or expected and config.get("problem_type") != expected:
-            raise DataError(f"{folder}: its record says {found.name}, and config.json another kind of label")
+            raise DataError(f"{folder}: its record has problem_type {found.name}, and config.json another one")
         return found
     if labels_words:
         return load_problem_type("token_classification")

@@ -13,7 +13,7 @@ import numpy as np
 from data.sampling import take_evenly
 from data.tasks.novelty import EXPECTED_SHARE
 from data.tasks.prevalence import estimate_shares
-from engine.html import shorten
+from engine.html import one_line, shorten
 from predict.config import Predict
 from predict.predictions import Prediction
 from predict.rows import Item
@@ -153,7 +153,7 @@ class Summary:
             f"  {self.rows:,} rows in {seconds:,.0f} s" + f", {self.empty:,} of them {self.missing}" * bool(self.empty)
         ]
         for share in self.shares[:20]:
-            line = f"  {share['label']:<24} {share['count']:>10,} {100 * share['share']:6.1f}%"
+            line = f"  {one_line(share['label']):<24} {share['count']:>10,} {100 * share['share']:6.1f}%"
             if "corrected" in share:
                 low, high = 100 * share["low"], 100 * share["high"]
                 line += f", corrected {100 * share['corrected']:.1f}% ({low:.1f} to {high:.1f})"

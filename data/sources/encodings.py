@@ -28,7 +28,7 @@ def find_encoding(stream: io.BufferedReader, encoding: str | None) -> str | None
 
 
 def reject_compressed(start: bytes, path: str) -> None:
-    """Raise DataError for a compressed file whose name does not say so. start: its first bytes."""
+    """Raise DataError for a compressed file without the extension of its format. start: its first bytes."""
     for mark, end in COMPRESSED_STARTS.items():
         if start.startswith(mark):
             raise DataError(f"{path}: is compressed; rename it to end in {end}")

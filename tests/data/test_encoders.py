@@ -169,7 +169,7 @@ def test_a_tokenizer_that_panics_is_an_error(tmp_path):
         load_tokenizer(tmp_path / "enc")
 
 
-def test_damaged_files_beside_an_encoder_are_no_crash(tmp_path):
+def test_damaged_files_next_to_an_encoder_are_no_crash(tmp_path):
     (tmp_path / "README.md").write_bytes("---\nlicense: mit\nauthor: Zoë\n---\n".encode("latin-1"))
     assert base_model_info("other/encoder", tmp_path) == {"name": "other/encoder", "license": "mit"}
     (tmp_path / "1_Pooling").mkdir()

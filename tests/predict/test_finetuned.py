@@ -138,7 +138,7 @@ def test_results_that_do_not_fit_together_are_one_line(folder, tmp_path, changes
     [
         ("config.json", {"architectures": 5}, None),
         ("config.json", {"id2label": {"0": 1, "1": None}}, None),
-        ("config.json", {"problem_type": "regression"}, "its record says single_label_classification, and config.json"),
+        ("config.json", {"problem_type": "regression"}, "its record has problem_type single_label_classification, and"),
         ("config.json", {"thresholds": {"positive": "high"}}, "thresholds in config.json holds no numbers by name"),
         ("config.json", {"label_scale": {"mean": 0}}, "label_scale in config.json holds no numbers by name"),
         ("config.json", {"label_scale": {"mean": 0, "std": float("nan")}}, "label_scale in config.json holds no"),

@@ -361,7 +361,7 @@ def test_a_sharded_network_need_not_fit_with_its_optimizer(monkeypatch):
     """Of a GPU with room for three times the weights, an eighth of all needs two and a half, and all of them four."""
     network = nn.Linear(1_000, 1_000, device="meta")
     size = preflight.parameter_bytes(network)
-    monkeypatch.setattr(preflight, "free_memory", lambda device: 2 * size)  # beside the network
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 2 * size)  # and the network
     monkeypatch.setattr(preflight, "activation_bytes", lambda *args: 2)
     gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), num_processes=8)
     network.to = lambda device: network
