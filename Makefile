@@ -48,7 +48,7 @@ finetune: .venv/ready  ## fine-tune an encoder on a task   [LABELS=labels.csv RU
 	@$(PYTHON) -m finetune $(if $(LABELS),$(call yaml,finetune,default) 'labels=$(LABELS)',$(call yaml,finetune,$(TASK))) $(if $(METHOD),method=$(METHOD) $(if $(LABELS),,run=$(TASK)-$(METHOD))) $(if $(ENCODER),encoder=$(ENCODER)) $(if $(RUN),run=$(RUN)) $(ARGS)
 
 predict: .venv/ready  ## predict the labels of a file   MODEL=out/runs/sentiment FILE=all.csv [ARGS="precision=0.95 why=true"]
-	@$(PYTHON) -m predict model=$(MODEL) $(if $(FILE),'file=$(FILE)') $(ARGS)
+	@$(PYTHON) -m predict $(if $(MODEL),model=$(MODEL)) $(if $(FILE),'file=$(FILE)') $(ARGS)
 
 study: .venv/ready  ## measure how many labels pretraining saves (30 to 40 minutes)   [TASK=sentiment] [ENCODER=...]
 	@$(PYTHON) -m finetune.study $(call yaml,finetune,$(TASK)) $(if $(ENCODER),encoder=$(ENCODER)) $(ARGS)

@@ -21,11 +21,13 @@ def expand_model(args: list[str]) -> list[str]:
 
     The task is that of configs/finetune, if there is one of its name. Of labels without a configuration it is that of
     the run, and the map is that of the labels' name, if there is one: make label writes labels/NAME.csv. Only runs of
-    this folder are read: the configuration in a downloaded one may name any file.
+    this folder are read: the configuration in a downloaded one may name any file. Raises DataError for a run that is
+    not there.
     """
     from data.cache import OUTPUT_DIR
     from data.shortcut import name_run, take_argument
     from engine.config.loader import read_args
+    from engine.errors import DataError, list_siblings, suggest
 
     model, _ = take_argument(args, "model")
     if not model or any(arg.removeprefix("--").startswith(INPUT_KEYS) for arg in args):
@@ -33,6 +35,8 @@ def expand_model(args: list[str]) -> list[str]:
     folder = OUTPUT_DIR / "runs" / model if "/" not in model else Path(model)
     path = (folder.parent if folder.name == "model" else folder) / "config.yaml"
     is_own = path.resolve().is_relative_to((OUTPUT_DIR / "runs").resolve())
+    if not folder.exists() and not Path(model).is_dir() and folder.is_relative_to(OUTPUT_DIR / "runs"):
+        raise DataError(f"{folder}: no such folder{suggest(folder.name, list_siblings(folder))}")
     task = read_args([str(path)]).get("task") if is_own and path.is_file() else None
     if not isinstance(task, dict):
         return args

@@ -4,7 +4,7 @@ import re
 
 from engine.config.help import list_keys
 from engine.config.renamed import find_new_key, find_new_value
-from engine.config.schema import Section
+from engine.config.schema import FILE_NAME_PATTERN, Section
 from engine.errors import suggest
 
 EXPECTED = {
@@ -31,6 +31,10 @@ def format_error(schema: type[Section], error: dict) -> str:
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         return f"{key}: {value!r} is none of {', '.join(choices)}{suggest(value, choices)}"
+    if kind == "string_type" and value is None:  # KEY= on the command line
+        return f"{key}: has no value"
+    if kind == "string_pattern_mismatch" and error["ctx"]["pattern"] == FILE_NAME_PATTERN:
+        return f"{key}: {value!r} is not a name of letters, digits, '_', '.' and '-', the first a letter or a digit"
     if kind in EXPECTED:
         return f"{key}: {value!r} is not {EXPECTED[kind]}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")

@@ -92,7 +92,8 @@ def check_length(name: str) -> str:
 
 
 MAX_NAME_BYTES = 128
-FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(check_length)]  # a folder: no separators
+FILE_NAME_PATTERN = r"^\w[\w.-]*$"  # a folder: no separators
+FileName = Annotated[str, Field(pattern=FILE_NAME_PATTERN), AfterValidator(check_length)]
 DEFERRED = "deferred"  # validation context that does not import sections of which only a valid name is given
 
 

@@ -69,7 +69,8 @@ class Modality:
             self.inputs.task = task
         count, noun = len(self.inputs.keys), self.shared.inputs_noun
         if count < MIN_INPUTS:
-            raise DataError(f"{count} {noun} are too few for a map: label them all, or give at least {MIN_INPUTS}")
+            advice = f"label them all, or give at least {MIN_INPUTS}" if count else f"give at least {MIN_INPUTS}"
+            raise DataError(f"{count} {noun} are too few for a map: {advice}")
         return self.inputs
 
     def embed(self, key: str, unlabeled: Unlabeled, steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

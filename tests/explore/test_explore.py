@@ -345,6 +345,9 @@ def test_the_next_command_labels_the_queue(args, command):
     ("args", "expected"),
     [
         ([], "no input: set text=FILES, images=FILES, corpus=NAME or task=NAME"),
+        (["model=out/runs/none"], "out/runs/none: no such folder"),
+        (["model=none"], "out/runs/none: no such folder"),
+        (["text=empty.txt"], "0 texts are too few for a map: give at least 10"),
         (["corpus=reviewz"], "corpus: configs/corpus/reviewz.yaml does not exist (nearest: reviews)"),
         (["task=sentimant"], "task: configs/finetune/sentimant.yaml does not exist (nearest: sentiment)"),
         (["text=few.txt"], "3 texts are too few for a map: label them all, or give at least 10"),
@@ -356,6 +359,7 @@ def test_the_next_command_labels_the_queue(args, command):
     ],
 )
 def test_mistakes_are_one_line(workspace, capsys, monkeypatch, args, expected):
+    (workspace / "empty.txt").touch()
     (workspace / "few.txt").write_text("one text\nanother text\na third\n")
     write_texts(workspace / "many.txt", 30)
     lines = error_lines(main, args or ["seed=1"], capsys, monkeypatch)

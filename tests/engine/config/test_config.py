@@ -221,6 +221,12 @@ def test_a_configuration_is_frozen():
             "train.schedule: 'cosin' is none of linear, cosine, constant (nearest: cosine)",
         ),
         (Pretrain, "train=5", "train: 5 is not a section with keys"),
+        (Pretrain, "run=", "run: has no value"),
+        (
+            Pretrain,
+            "run=../mine",
+            "run: '../mine' is not a name of letters, digits, '_', '.' and '-', the first a letter or a digit",
+        ),
         (Pretrain, "corpus={name: other}", "corpus.sources: missing, and it has no default"),
     ],
 )
