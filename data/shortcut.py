@@ -19,7 +19,7 @@ from data.tasks.columns import find_sentence, find_text, guess_columns, read_hea
 from data.tasks.exports import read_export
 from data.tasks.iob import parse_span
 from engine.config.loader import YamlDumper, merge, read_args, validate
-from engine.errors import DataError, OptionError
+from engine.errors import ConfigError, DataError, OptionError
 from engine.files import write_text
 from engine.log import get_logger
 
@@ -54,17 +54,24 @@ class Shortcut:
 
 
 @contextmanager
-def saved_with_run(shortcut: Shortcut | None, folder: Path) -> Iterator[None]:
-    """Write a shortcut as YAML to the folder of its run, also of a stopped one, and name the file."""
+def saved_with_run(shortcut: Shortcut | None, folder: Path, width: int = 8) -> Iterator[None]:
+    """Write a shortcut as YAML to the folder of its run, also of a stopped one, and name the file.
+
+    Not if the run was refused: the file is that of the run in the folder. width: of the first column of the output.
+    """
+    is_refused = False
     try:
         yield
+    except ConfigError:
+        is_refused = True
+        raise
     except OptionError as error:
         raise error.at("source") if shortcut else error from None
     finally:
-        if shortcut and folder.is_dir() and os.environ.get("RANK", "0") == "0":
+        if shortcut and not is_refused and folder.is_dir() and os.environ.get("RANK", "0") == "0":
             path = folder / "arguments.yaml"
             write_text(path, shortcut.dump(folder))
-            logger.info(f"  as YAML {path}, to edit (with another run: NAME)")
+            logger.info(f"  {'as YAML':{width}}{path}, to edit (with another run: NAME)")
 
 
 def take_argument(args: list[str], key: str) -> tuple[str | None, list[str]]:

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
         from engine.runs.run import RUNS_FOLDER
         from pretrain.train import pretrain
 
-        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run):
+        with dry_run(config.train.dry_run), saved_with_run(shortcut, RUNS_FOLDER / config.run, width=16):
             pretrain(config)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from data.shortcut import expand_labels, expand_text, name_run
+from data.shortcut import Shortcut, expand_labels, expand_text, name_run, saved_with_run
 from data.tasks.task import TaskFile, fingerprint_inputs, read_examples
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
@@ -151,6 +151,17 @@ def test_text_is_found_in_files(folder, name, content, source):
         given["corpus"]["sources"][0].items() >= {"language": "de", "unit": "document"}.items()
         and "source" not in given
     )
+
+
+def test_a_refused_run_keeps_its_arguments(folder):
+    shortcut, run = Shortcut([], {"run": "mine"}), folder / "mine"
+    run.mkdir()
+    with pytest.raises(ConfigError), saved_with_run(shortcut, run):
+        raise ConfigError("is finished")
+    assert not (run / "arguments.yaml").exists()
+    with pytest.raises(KeyboardInterrupt), saved_with_run(shortcut, run):
+        raise KeyboardInterrupt
+    assert "run: mine" in (run / "arguments.yaml").read_text()
 
 
 def test_a_column_of_text_without_a_known_name_is_asked_for(folder):

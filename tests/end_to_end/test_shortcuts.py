@@ -44,7 +44,8 @@ def test_text_and_labels_become_a_model_and_a_configuration_to_edit(workspace, s
     assert done.returncode == 0, done.stderr
     assert "one document; its end is held out; unit: line makes every line" in done.stderr
     assert "labels.csv: 1 row without text left out" in done.stderr
-    assert "as YAML out/runs/mine/arguments.yaml" in done.stdout and "as YAML out/runs/labels/argum" in done.stdout
+    assert "  as YAML         out/runs/mine/arguments.yaml" in done.stdout
+    assert "  as YAML out/runs/labels/argum" in done.stdout
     assert "out/runs/labels is finished." in done.stdout, "the written configuration must be that of the run"
     report = json.loads(next((workspace / "out/shards").glob("mine-text-*/report.json")).read_text())
     assert report["train"]["documents"] == report["held_out"]["documents"] == 1 and report["held_out"]["tokens"] >= 128
