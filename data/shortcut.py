@@ -74,6 +74,15 @@ def saved_with_run(shortcut: Shortcut | None, folder: Path, width: int = 8) -> I
             logger.info(f"  {'as YAML':{width}}{path}, to edit (with another run: NAME)")
 
 
+@contextmanager
+def options_in(section: str) -> Iterator[None]:
+    """Raise errors that name an option of a source with the option as an argument of the command line."""
+    try:
+        yield
+    except OptionError as error:
+        raise error.at(section) from None
+
+
 def take_argument(args: list[str], key: str) -> tuple[str | None, list[str]]:
     """Return the value of `key=value`, `--key=value` or `--key value`, none if it is not given, and the other args."""
     rest, value, remaining = [], None, list(args)
@@ -144,7 +153,8 @@ def expand_text(args: list[str]) -> Shortcut | None:
         return None
     files, given = split_args(args, DEFAULT_CORPUS)
     name, source = given.get("run") or name_run(path), {"files": path, **given.pop("source", {})}
-    file_format = find_format(source)
+    with options_in("source"):
+        file_format = find_format(source)
     if file_format not in PLAIN_TEXT:
         rows, failure = read_rows(source, "source")
         if isinstance(failure, DataError) and "encoding" not in str(failure):  # most of a file decides on its encoding
@@ -176,7 +186,8 @@ def read_rows(options: dict, section: str) -> tuple[list[dict], DataError | None
     Options of a table that are clear from its first rows are added. Raises DataError if there are no rows.
     """
     head, failure = read_head(validate(CorpusSource, options))
-    further = guess_options(options, [row for _, row in head], failure)
+    with options_in(section):
+        further = guess_options(options, [row for _, row in head], failure)
     if further.keys() - options.keys():
         options |= further
         return read_rows(options, section)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,17 @@ def test_text_is_found_in_files(folder, name, content, source):
         given["corpus"]["sources"][0].items() >= {"language": "de", "unit": "document"}.items()
         and "source" not in given
     )
+
+
+def test_a_file_to_choose_in_an_archive_is_an_argument(folder):
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("a.csv", "text,label\nx,y\n")
+        archive.writestr("b.txt", "x")
+    with pytest.raises(DataError, match="set task.train.member=a.csv$"):
+        expand_labels(["labels=a.zip"])
+    with pytest.raises(DataError, match="set source.member=a.csv$"):
+        expand_text(["text=a.zip"])
+    assert expand_text(["text=a.zip", "source.member=b.txt"])
 
 
 def test_a_refused_run_keeps_its_arguments(folder):
