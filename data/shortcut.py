@@ -19,7 +19,7 @@ from data.tasks.columns import find_sentence, find_text, guess_columns, read_hea
 from data.tasks.exports import read_export
 from data.tasks.iob import parse_span
 from engine.config.loader import YamlDumper, merge, read_args, validate
-from engine.errors import ConfigError, DataError, OptionError
+from engine.errors import ConfigError, DataError, OptionError, format_argument
 from engine.files import write_text
 from engine.log import get_logger
 
@@ -31,6 +31,7 @@ ORANGE_TYPES = {"", "d", "discrete", "c", "continuous", "s", "string", "t", "tim
 """Values of the second line of a table of Orange; its third line is another header."""
 NUMBER = re.compile(r"-?\d+\.\d+")  # no decimal comma, which regression does not read
 PLAIN_TEXT = ("text", "html", "warc")
+LABEL_SEPARATORS = (",", ";", "|")
 
 
 @dataclass
@@ -135,6 +136,9 @@ def expand_labels(args: list[str]) -> Shortcut | None:
     task = {"name": name, "problem_type": guess_problem_type(rows, text, label), "train": options}
     if is_answer(rows[0]):
         task["role"] = "role"
+    note = note_classes(rows, label) if task["problem_type"] == "single_label_classification" else ""
+    if note and "problem_type" not in own:
+        logger.info(f"  labels  {note}")
     if task["problem_type"] == "single_label_classification" and given.get("method") == "anomaly":
         task["problem_type"] = "anomaly_detection"
     if task["problem_type"] == "token_classification":  # the settings for tags, instead of those for classes
@@ -256,6 +260,20 @@ def guess_problem_type(rows: list[dict], text: str | list[str], label: str | lis
         is_number = all(re.fullmatch(r"-?\d+(\.\d+)?", str(value)) for value in values)
         return "regression" if is_number else "single_label_classification"
     return "single_label_classification"
+
+
+def note_classes(rows: list[dict], label: str) -> str:
+    """Return a note if labels that are read as classes may be numbers or lists, else an empty string."""
+    classes = {str(value).strip() for row in rows if (value := find_value(row, label)) not in (None, "", [])}
+    if len(classes) > 2 and all(re.fullmatch(r"-?\d+", name) for name in classes):
+        return "whole numbers are read as classes; to predict a number, set task.problem_type=regression"
+    for separator in LABEL_SEPARATORS:
+        several = [name for name in sorted(classes) if separator in name]
+        if several and len({part.strip() for name in classes for part in name.split(separator)}) < len(classes):
+            key = "" if separator == "," else f" and {format_argument('task.label_separator', separator)}"
+            option = f"task.problem_type=multi_label_classification{key}"
+            return f"{several[0]!r} is read as one class; to read several labels, set {option}"
+    return ""
 
 
 def show_columns(rows: list[dict]) -> str:

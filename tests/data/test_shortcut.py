@@ -154,6 +154,25 @@ def test_text_is_found_in_files(folder, name, content, source):
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["1", "2", "5"], "to predict a number, set task.problem_type=regression"),
+        (["a", "a; b", "b", "b; a"], "to read several labels, set task.problem_type=multi_label_classification and "),
+        (["a, b", "a", "b"], "'a, b' is read as one class"),
+        (["0", "1"], ""),
+        (["News, local", "Sports"], ""),
+    ],
+)
+def test_classes_that_may_be_numbers_or_lists_are_noted(folder, capsys, labels, note):
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": "x", "label": label}) + "\n" for label in labels))
+    expand_labels(["labels=a.jsonl"])
+    printed = capsys.readouterr().out
+    assert note in printed if note else not printed
+    expand_labels(["labels=a.jsonl", "task.problem_type=single_label_classification"])
+    assert not capsys.readouterr().out
+
+
 def test_a_file_to_choose_in_an_archive_is_an_argument(folder):
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.writestr("a.csv", "text,label\nx,y\n")
