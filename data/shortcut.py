@@ -231,15 +231,17 @@ def guess_options(options: dict, rows: list[dict], failure: DataError | None) ->
 def complete_source(source: Source, lines: bool = False) -> Source:
     """Return the source with options that are clear from its first rows, such as a delimiter.
 
-    A row of plain text is a line if all are short and none is empty, or if `lines`; else a paragraph.
+    A row of plain text is a line if all are short and none is empty, or if `lines`; else a paragraph. Raises DataError
+    naming the argument that the source needs, source.KEY.
     """
     if source.hub or source.wheel:
         return source
     options = source.model_dump(exclude_unset=True)
-    head, failure = read_head(source)
-    options |= guess_options(options, [row for _, row in head], failure)
-    if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
-        options |= {"unit": "line"} if lines or has_lines(options) else {}
+    with options_in("source"):
+        head, failure = read_head(source)
+        options |= guess_options(options, [row for _, row in head], failure)
+        if get_format(source, resolve_files(source)[0]).name == "text" and "unit" not in options:
+            options |= {"unit": "line"} if lines or has_lines(options) else {}
     return Source(**options)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from data.shortcut import Shortcut, expand_labels, expand_text, name_run, saved_with_run
+from data.shortcut import Shortcut, complete_source, expand_labels, expand_text, name_run, saved_with_run
+from data.sources.source import Source
 from data.tasks.task import TaskFile, fingerprint_inputs, read_examples
 from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
@@ -182,6 +183,8 @@ def test_a_file_to_choose_in_an_archive_is_an_argument(folder):
     with pytest.raises(DataError, match="set source.member=a.csv$"):
         expand_text(["text=a.zip"])
     assert expand_text(["text=a.zip", "source.member=b.txt"])
+    with pytest.raises(DataError, match="set source.member=a.csv$"):
+        complete_source(Source(files="a.zip"))
 
 
 def test_a_refused_run_keeps_its_arguments(folder):
