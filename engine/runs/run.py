@@ -66,8 +66,9 @@ class Run:
                 if set(changed) <= KEYS_FROM_DATA:  # then the data is what was changed
                     self.compare(**(fingerprints or {}))
                 key, others = changed[0], len(changed) - 1
-                more = f" and {others} more key{'s' * (others > 1)} ({', '.join(changed[1:4])})" if others else ""
-                self.reject(f"{key}={format_value(old.get(key))}, not {format_value(new.get(key))}{more}")
+                names = f"{', '.join(changed[1:4])}{', ...' * (others > 3)}"
+                more = f" and {others} more key{'s' * (others > 1)} ({names})" if others else ""
+                self.reject(f"{describe_change(key, old.get(key), new.get(key))}{more}")
 
     @property
     def is_finished(self) -> bool:
@@ -184,6 +185,19 @@ def check_writable(folder: Path) -> None:
         folder = folder.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder}: cannot be written")
+
+
+def describe_change(key: str, old: object, new: object) -> str:
+    """Return `key=old, not new`; of lists of mappings, such as sources, the first value that differs."""
+    mappings = [value for value in (old, new) if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if not mappings:
+        return f"{key}={format_value(old)}, not {format_value(new)}"
+    for index, pair in enumerate(zip(*mappings, strict=False) if len(mappings) == 2 else ()):
+        first, second = map(flatten, pair)
+        for name in sorted(first.keys() | second.keys()):
+            if first.get(name) != second.get(name):
+                return describe_change(f"{key}.{index}.{name}", first.get(name), second.get(name))
+    return f"another {key}"
 
 
 def format_value(value: object) -> str:

@@ -24,7 +24,7 @@ from data.encoders import resolve_encoder
 from engine import charts
 from engine.config.schema import FileName, Section
 from engine.runs import trackers
-from engine.runs.run import Run
+from engine.runs.run import Run, describe_change
 from engine.runs.trackers import TrackerName, flatten_metrics
 from engine.training.settings import Train
 from finetune.__main__ import main as finetune_main
@@ -341,3 +341,18 @@ def test_long_curves_are_downsampled_to_means():
         sum(y for _, y in reduced) / len(reduced), sum(y for _, y in points) / len(points), rel_tol=0.02
     )
     assert all(one[0] < other[0] for one, other in itertools.pairwise(reduced))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (1, None, "k=1, not none"),
+        ([{"a": 1, "b": {"c": 2}}], [{"a": 1, "b": {"c": 3}}], "k.0.b.c=2, not 3"),
+        ([{"a": 1}, {"a": 2}], [{"a": 1}, {"a": 3}], "k.1.a=2, not 3"),
+        ([{"a": 1}], [{"a": 1}, {"a": 2}], "another k"),
+        ([], [{"a": 1}], "another k"),
+        ([1], [2], "k=[1], not [2]"),
+    ],
+)
+def test_a_difference_in_a_list_of_sources_is_one_value(old, new, expected):
+    assert describe_change("k", old, new) == expected
