@@ -250,7 +250,7 @@ class FineTuner:
             self.head.to(self.accelerator.device)
             return self.fit_last_layer(cross_validate=True)
         callbacks = Callbacks(before_step=self.before_step, evaluate=self.evaluate)
-        options = TrainerOptions(self.config.seed, title)
+        options = TrainerOptions(self.config.seed, title, unit=self.modality.shared.unit)
         if train.load_best:
             options = replace(options, monitor=self.problem_type.metric_for_best, patience=train.patience)
         batches, run = self.get_micro_batches, self.run

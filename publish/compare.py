@@ -45,7 +45,7 @@ def summarize_run(run: runs.LoadedRun) -> dict[str, str]:
         return {"steps": "0"}
     evaluation = next((entry for entry in reversed(run.log) if any("/" in name for name in entry)), {})
     return {
-        **runs.summarize_training(run.log),
+        **runs.summarize_training(run.log, run.config.get("task.modality") or run.config.get("modality", "text")),
         "loss": f"{run.log[-1].get('loss', float('nan')):.3f}",
         **{name: runs.format_number(value) for name, value in evaluation.items() if "/" in name},
         **{f"test/{name}": runs.format_number(value) for name, value in run.metrics.get("test", {}).items()},

@@ -63,11 +63,18 @@ def render_run_report(run: Run, gallery: Sequence = ()) -> str:
     metrics = read_json(run.folder / "metrics.json")
     path = run.folder / "mistakes.json"
     mistakes = read_json(path)["mistakes"] if path.is_file() else []
-    return render_report(run.folder.name, run.read_log(), metrics, dump_config(run.config), mistakes, gallery)
+    config_yaml, modality = dump_config(run.config), getattr(run.config, "task", run.config).modality
+    return render_report(run.folder.name, run.read_log(), metrics, config_yaml, mistakes, gallery, modality)
 
 
 def render_report(
-    run_name: str, log: list[dict], metrics: dict, config_yaml: str, mistakes: Sequence = (), gallery: Sequence = ()
+    run_name: str,
+    log: list[dict],
+    metrics: dict,
+    config_yaml: str,
+    mistakes: Sequence = (),
+    gallery: Sequence = (),
+    modality: str = "text",
 ) -> str:
     """Return the page, from the contents of log.jsonl, metrics.json, config.yaml and mistakes.json."""
     log = flatten_log(log)
@@ -81,7 +88,7 @@ def render_report(
             *describe_evaluation(metrics),
             *(f"{title}: {text}" for title, text in describe_quality(metrics)),
         ],
-        training=summarize_training(log),
+        training=summarize_training(log, modality),
         confusion=confusion_chart(metrics["confusion_matrix"]) if metrics.get("confusion_matrix") else "",
         mistakes=mistakes,
         charts=metric_charts({run_name: log}),

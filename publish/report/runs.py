@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from data.modalities import load_modality
 from engine.charts import Line, line_chart
 from engine.config.loader import read_yaml
+from engine.config.schema import list_plugins
 from engine.errors import ConfigError, suggest
 from engine.files import read_json
 from engine.runs.run import Run, flatten
@@ -75,15 +77,16 @@ def metric_charts(logs: dict[str, list[dict[str, float]]]) -> list[Markup]:
     return [chart for chart in charts if chart]
 
 
-def summarize_training(log: list[dict[str, float]]) -> dict[str, str]:
-    """Return the steps, tokens, time and median throughput of a run; empty before its first line."""
+def summarize_training(log: list[dict[str, float]], modality: str = "text") -> dict[str, str]:
+    """Return the steps, tokens or images, time and median throughput of a run; empty before its first line."""
+    unit = load_modality(modality if modality in list_plugins("data.modalities") else "text").unit
     speeds = [entry["tokens_per_second"] for entry in log if "tokens_per_second" in entry]
     return (
         {
             "steps": f"{log[-1]['step']:,}",
-            "tokens": f"{log[-1].get('tokens', 0):,}",
+            unit: f"{log[-1].get('tokens', 0):,}",
             "time": format_duration(log[-1].get("seconds", 0)),
-            "tokens/s": f"{median(speeds):,.0f}" if speeds else "–",
+            f"{unit}/s": f"{median(speeds):,.0f}" if speeds else "–",
         }
         if log
         else {}

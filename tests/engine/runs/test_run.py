@@ -329,6 +329,12 @@ def test_ticks_are_round_and_few():
         assert len(set(labels)) == len(values), "all tick labels differ"
 
 
+def test_training_is_summarized_in_the_unit_of_the_modality():
+    log = [{"step": 3, "tokens": 48, "seconds": 3, "tokens_per_second": 17}]
+    assert runs.summarize_training(log) == {"steps": "3", "tokens": "48", "time": "0 min 03 s", "tokens/s": "17"}
+    assert list(runs.summarize_training(log, "images")) == ["steps", "images", "time", "images/s"]
+
+
 def test_long_curves_are_downsampled_to_means():
     points = [(float(step), float(step % 7)) for step in range(1000)]
     reduced = charts.downsample(points)
