@@ -5,6 +5,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 from engine.errors import DataError, OptionError, first_line, suggest
 
@@ -70,5 +71,8 @@ def list_members(path: str, member: str | None, is_readable: Callable[[str], boo
         if len(chosen) != 1:
             found = f"{len(chosen)} files that can be read" if chosen else "no file with a known extension"
             shown = ", ".join((chosen or visible)[:5]) + ", ..." * (len(chosen or visible) > 5)
-            raise OptionError(f"{path}: {found} inside ({shown})", "member", (chosen or ["NAME"])[0])
+            # Files of plain text are one corpus; tables may be splits.
+            is_plain = {PurePosixPath(name).suffix for name in chosen} in ({".txt"}, {".md"})
+            suggestion = f"*{PurePosixPath(chosen[0]).suffix}" if is_plain else (chosen or ["NAME"])[0]
+            raise OptionError(f"{path}: {found} inside ({shown})", "member", suggestion)
     return [f"{PREFIX}{name}{SEPARATOR}{path}" for name in sorted(chosen)]

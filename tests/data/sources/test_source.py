@@ -425,6 +425,11 @@ def test_members_of_a_zip_archive(tmp_path):
     source = CorpusSource(files=path, member="*.gz")
     (bucket,) = split_into_buckets(source, Clean())
     assert [text for text, _ in BucketReader(bucket).iter_raw_texts()] == [row["text"] for row in ROWS]
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        archive.writestr("texts/a.txt", "a")
+        archive.writestr("texts/b.txt", "b")
+    assert read_error(files=str(tmp_path / "texts.zip")).endswith("set member: *.txt")
+    assert len(list(iter_rows(Source(files=str(tmp_path / "texts.zip"), member="*.txt")))) == 2
     (tmp_path / "broken.zip").write_bytes(b"PK")
     assert "broken.zip: cannot be read (File is not a zip file)" in read_error(files=str(tmp_path / "broken.zip"))
 
