@@ -24,7 +24,10 @@ def validate_config(config: Finetune) -> None:
     types = f"{name} is for {needed}, and task.problem_type is {task.problem_type}"
     columns = task.text if isinstance(task.text, str) else " and ".join(task.text)
     checks = [
-        (needed != task.problem_type, f"head.name: {types}; set task.problem_type={needed}, or leave head.name out"),
+        (
+            needed != task.problem_type,
+            f"head.name: {types}; set task.problem_type={needed}, or leave out head.name or the method that sets it",
+        ),
         (
             getattr(head_file, "FITS_LAST_LAYER", False) and config.train.load_best,
             f"train.load_best: head.name={name} fits its last layer after training, so checkpoints cannot be compared;"
