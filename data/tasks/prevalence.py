@@ -3,7 +3,7 @@
 Counting predictions is biased toward the shares in training: a class that became rare still gets the errors of the
 others. The corrected shares are those under which the classes' mean probabilities on held-out rows mix to the mean on
 the rows (probabilistic adjusted count, Bella et al. 2010). On sentences, they are closer than expectation maximization
-(Saerens et al. 2002), which needs perfect calibration. Intervals come from resampled held-out rows.
+(Saerens et al. 2002), which needs perfect calibration.
 """
 
 import numpy as np
@@ -34,24 +34,17 @@ def estimate_shares(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the shares of classes and the ends of their intervals, each (classes,).
 
-    probabilities: of the rows, (rows, classes); held_out: of rows with the class ids `labels`. The errors of the
-    estimate are those on held-out rows that are resampled to the estimated shares.
+    probabilities: of the rows, (rows, classes); held_out: of rows with the class ids `labels`. Intervals are those of
+    both resampled, held-out rows by class (percentile bootstrap), so few held-out rows give wide ones.
     """
     probabilities, held_out = probabilities.astype(np.float64), held_out.astype(np.float64)
-    num_classes = probabilities.shape[1]
-    means = mean_by_class(held_out, labels)
-    shares = fit_shares(probabilities.mean(0), means)
-    rows = [np.flatnonzero(labels == index) for index in range(num_classes)]
-    target = np.where([len(found) > 0 for found in rows], shares, 0)
-    if target.sum() <= 0:
-        return shares, np.zeros(num_classes), np.ones(num_classes)
-    target = target / target.sum()
-    rng, errors, size = np.random.default_rng(0), [], min(len(probabilities), MAX_RESAMPLED_ROWS)
+    shares = fit_shares(probabilities.mean(0), mean_by_class(held_out, labels))
+    rows_by_class = [np.flatnonzero(labels == index) for index in np.unique(labels)]
+    rng, size = np.random.default_rng(0), min(len(probabilities), MAX_RESAMPLED_ROWS)
+    resampled = []
     for _ in range(NUM_RESAMPLES):
-        # A resampled set of held-out rows stands for what is known of the errors, however many rows are predicted.
-        known = [rng.choice(found, len(found)) if len(found) else found for found in rows]
-        counts = rng.multinomial(size, target)
-        sample = np.concatenate([rng.choice(known[i], n) for i, n in enumerate(counts) if n])
-        errors.append(fit_shares(held_out[sample].mean(0), means) - target)
-    low, high = np.quantile(errors, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
-    return shares, np.clip(shares - high, 0, shares), np.clip(shares - low, shares, 1)
+        known = np.concatenate([rng.choice(rows, len(rows)) for rows in rows_by_class])
+        mean = probabilities[rng.integers(len(probabilities), size=size)].mean(0)
+        resampled.append(fit_shares(mean, mean_by_class(held_out[known], labels[known])))
+    low, high = np.quantile(resampled, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
+    return shares, np.minimum(low, shares), np.maximum(high, shares)

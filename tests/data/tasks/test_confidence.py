@@ -106,6 +106,19 @@ def test_corrected_shares_find_a_rare_class_where_counting_does_not():
     assert low[1] <= shares[1] <= high[1] and low[1] < 0.1 < high[1] and high[1] - low[1] < 0.2
 
 
+def test_few_held_out_rows_give_wide_intervals():
+    """The estimate alone may be 0 or 1 where the share is neither."""
+    rng, inside, widths = np.random.default_rng(2), [], []
+    for share in np.repeat([0.02, 0.1, 0.3, 0.5], 20):
+        held_labels = np.repeat([0, 1], 8)
+        held_out = sample_class_probabilities(rng, held_labels)
+        labels = (np.arange(1_000) < 1_000 * share).astype(int)
+        _, low, high = estimate_shares(sample_class_probabilities(rng, labels), held_out, held_labels)
+        inside.append(low[1] <= share <= high[1])
+        widths.append(high[1] - low[1])
+    assert np.mean(inside) > 0.85 and np.mean(widths) > 0.3
+
+
 def test_a_bias_of_the_model_is_corrected():
     rng = np.random.default_rng(0)
 
