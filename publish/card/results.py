@@ -29,6 +29,7 @@ MIN_WIDTH_SHOWN = 0.1  # of an interval of the accuracy, below which it is not d
 MAX_NEAR_DUPLICATES = 0.03  # of the test rows, before the metrics may be too high
 MAX_STS_LOSS = 0.005  # of pretraining, above which it has lost general quality
 MIN_AGREEMENT = 0.9  # with the initial encoder, below which it has, where no STS is measured
+MIN_CANDIDATES = 50  # of retrieval, below which a gain or a loss is chance
 LOST_QUALITY = (
     "this run lost general quality and gained nothing on its own corpus; keep its init, or train less (train.lr,"
     " train.steps) or with a higher init_fraction"
@@ -218,7 +219,9 @@ def describe_quality(metrics: dict) -> list[tuple[str, str]]:
     if general:
         lines.append(("general quality", ", ".join(general)))
     if "retrieval_acc@1" in pairs:
-        views = f"{describe_views(metrics.get('modality', 'text'))} ({after.get('num_candidates', 0):,} candidates)"
+        count = after.get("num_candidates", 0)
+        views = f"{describe_views(metrics.get('modality', 'text'))} ({count:,} candidates"
+        views += ")" if count >= MIN_CANDIDATES else ", too few to compare)"
         lines.append(("own corpus", f"retrieval accuracy@1, {views}: {texts['retrieval_acc@1']}"))
     probed = [(name.partition("@")[2], text) for name, text in texts.items() if name.startswith("probe_auroc@")]
     if probed:
@@ -235,10 +238,10 @@ def describe_views(modality: str) -> str:
 
 def has_lost_quality(pairs: dict[str, tuple[float, float]]) -> bool:
     """Return whether training lost general quality and did not gain on its own corpus; pairs: before and after."""
-    if "retrieval_acc@1" not in pairs:
+    (share, gained), (count, _) = pairs.get("retrieval_acc@1", (0.0, 0.0)), pairs.get("num_candidates", (0, 0))
+    if count < MIN_CANDIDATES:
         return False
-    (share, gained), (count, _) = pairs["retrieval_acc@1"], pairs.get("num_candidates", (0, 0))
-    standard_error = math.sqrt(share * (1 - share) / max(1, count))
+    standard_error = math.sqrt(share * (1 - share) / count)
     if "sts_spearman" in pairs:
         first, last = pairs["sts_spearman"]
         lost = first - last > MAX_STS_LOSS

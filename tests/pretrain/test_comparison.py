@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 from pretrain.comparison import InitialWeights, compare_with_init, embedding_agreement
-from publish.card.results import MAX_STS_LOSS, MIN_AGREEMENT, describe_quality
+from publish.card.results import MAX_STS_LOSS, MIN_AGREEMENT, MIN_CANDIDATES, describe_quality
 
 
 def test_weights_are_averaged_with_the_initial_ones_and_restored():
@@ -86,6 +86,14 @@ def test_a_warning_where_quality_is_lost_and_nothing_gained(retrieval, agreement
     assert ("warning" in lines) == warns
     assert f"{agreement:.3f}" in lines["general quality"] and f"0.500 before, {retrieval:.3f}" in lines["own corpus"]
     assert ("STS 0.800 before" in lines["general quality"]) == (sts is not None)
+
+
+def test_few_candidates_are_too_few_to_compare():
+    metrics = quality_of(0.50, MIN_AGREEMENT - 0.01)
+    for values in metrics["quality"].values():
+        values["num_candidates"] = MIN_CANDIDATES - 1
+    lines = dict(describe_quality(metrics))
+    assert "warning" not in lines and "(49 candidates, too few to compare): 0.500 before" in lines["own corpus"]
 
 
 def test_a_run_without_init_has_no_such_lines():
