@@ -6,6 +6,7 @@ iter_rows(Source(files="reviews.csv")) -> iterator of dicts, one per row, with t
 import glob
 import json
 import logging
+import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from engine.log import warn_once
 from engine.sanitize import redact_credentials
 
 MAX_GROUP_ROWS = 100_000
+IMAGES_HINT = "images have configurations of their own, see docs/images.md"
 WEB_FORMATS = ("warc", "html")
 READER_VERSIONS = dict.fromkeys(WEB_FORMATS, "-2")  # changed when the text that a reader extracts changes
 
@@ -149,8 +151,9 @@ def resolve_files(source: Source) -> list[str]:
             paths = [path for path in inside if file_extension(path) in EXTENSION_TO_FORMAT or source.format]
             name_outside_links(paths, name)
             if not paths:
-                known = ", ".join(sorted(EXTENSION_TO_FORMAT))
-                raise DataError(f"{name}: no file in this folder has a known extension ({known})")
+                has_images = any(map(is_image_name, inside))
+                known = f"; {IMAGES_HINT}" if has_images else f" ({', '.join(sorted(EXTENSION_TO_FORMAT))})"
+                raise DataError(f"{name}: no file in this folder has a known extension{known}")
         else:
             is_glob = glob.has_magic(name) and not os.path.isfile(name)
             matches = sorted(glob.glob(name, recursive=True)) if is_glob else [name]
@@ -367,12 +370,18 @@ def iter_hub_rows(source: Source) -> Iterator[dict]:
         raise DataError(f"{source.hub}: cannot be loaded from the hub ({first_line(error)})") from None
 
 
+def is_image_name(path: str) -> bool:
+    """Return whether a file has the extension of an image."""
+    return (mimetypes.guess_type(path)[0] or "").startswith("image/")
+
+
 def get_format(source: Source, path: str) -> FileFormat:
     """Return the format of a file of the source. Raises DataError for an unknown extension."""
     extension = file_extension(path)
     name = source.format or EXTENSION_TO_FORMAT.get(extension)
     if name is None:
-        raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; or set format")
+        hint = IMAGES_HINT if is_image_name(path) else "or set format"
+        raise DataError(f"{path}: unknown extension{suggest(extension, EXTENSION_TO_FORMAT)}; {hint}")
     if name in WEB_FORMATS:
         require_packages(path)
     keys = ("encoding", "delimiter", "skip_rows", "unit", "element", "quotes", "columns", "sheet", "field")

@@ -482,3 +482,10 @@ def test_sheets_of_a_workbook(tmp_path, monkeypatch):
     assert list(iter_rows(Source(files=path))) == [*rows, {"text": "c", "": None, "label": None}]
     assert list(iter_rows(Source(files=path, sheet="Other"))) == []
     assert "a.xlsx: no sheet 'other' (nearest: Other)" in read_error(files=path, sheet="other")
+
+
+def test_images_that_are_read_as_text_are_an_error_that_names_their_page(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"")
+    for files in (tmp_path / "photos", tmp_path / "photos" / "cat.png"):
+        assert read_error(files=str(files)).endswith("; images have configurations of their own, see docs/images.md")
