@@ -13,7 +13,7 @@ from data.shortcut import complete_source
 from data.sources.source import Source, display_name, iter_located_rows
 from data.sources.values import find_value, get_text, is_empty, list_columns
 from data.tasks.answers import QUEUE_COLUMNS, ROLES, Role, restore, restore_cells
-from data.tasks.columns import find_text
+from data.tasks.columns import find_label, find_text
 from data.tasks.exports import export_text
 from data.tasks.splits import normalize, permute
 from data.tasks.task import Task, to_list
@@ -166,10 +166,10 @@ def draw(texts: list[str], fraction: float, seed: int) -> list[Item]:
 def iter_texts(source: Source, label: str | None = None) -> Iterator[str]:
     """Yield the texts of a source, of the column `text` or of the one found by name.
 
-    label: column of the labels that rows have already; these are left out. Raises ConfigError if there is no column of
-    a known name.
+    label: column of the labels that rows have already; these are left out. Without it, labels in a column of a known
+    name are counted in a note. Raises ConfigError if there is no column of texts of a known name.
     """
-    column = None
+    column, unread, num_unread = None, None, 0
     for location, row in iter_located_rows(source):
         if label and not is_empty(find_value(row, label)):
             continue
@@ -182,8 +182,13 @@ def iter_texts(source: Source, label: str | None = None) -> Iterator[str]:
                 raise ConfigError(
                     f"{location}: which column has the text? There are {shown}; set rename: {{COLUMN: text}}"
                 )
+            unread = None if label else find_label([each for each in there if each != column])
+        num_unread += unread is not None and not is_empty(find_value(row, unread))
         if (text := get_text(row, column, location)).strip():
             yield text
+    if num_unread:
+        found = f"{display_name(source)}: its column {unread!r} has {num_unread:,} labels, which are not read"
+        logger.info(f"{found}; a task with `label: {unread}` (TASK=) keeps them, and asks for the others alone")
 
 
 def read_texts(sources: list[tuple[Source, str | None]]) -> list[str]:

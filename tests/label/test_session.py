@@ -248,6 +248,19 @@ def test_the_queue_gives_the_order_and_without_it_rows_are_drawn(tmp_path, monke
     assert read_items(Label(), None, "mine", Path("x")) == queued
 
 
+def test_labels_that_a_file_has_already_are_counted_in_a_note(tmp_path, caplog):
+    path = tmp_path / "texts.csv"
+    path.write_text("text,label\na,good\nb,\nc,bad\n")
+    with caplog.at_level("INFO"):
+        assert len(read_items(Label(source={"files": str(path)}), None, "texts", Path("x"))) == 3
+    assert f"{path}: its column 'label' has 2 labels, which are not read; a task with" in caplog.text
+    path.write_text("text,label\na,\nb,\n")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        read_items(Label(source={"files": str(path)}), None, "texts", Path("x"))
+    assert not caplog.text
+
+
 def test_texts_are_labeled_in_the_order_of_their_map_and_not_of_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for folder in ("a", "b"):
