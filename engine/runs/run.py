@@ -131,7 +131,7 @@ class Run:
         if not self.is_main or not path.is_file():
             return
         lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and self.parse_line(line).get("step", step + 1) <= step]
+        kept = [line for line in lines if parse_line(line).get("step", step + 1) <= step]
         if len(kept) < len(lines):
             write_text(path, b"".join(kept).decode())
 
@@ -150,15 +150,6 @@ class Run:
             known.append(changes[-1] | {"step": step})
         write_json(self.folder / "changes.json", {"changes": known} if known else {})
 
-    @staticmethod
-    def parse_line(line: bytes) -> dict:
-        """Parse a line of the log; return {} for a damaged one."""
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return {}
-        return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
-
     def log(self, entry: dict) -> None:
         """Append a line to log.jsonl, with null for non-finite numbers, and log it to the tracker."""
         if self.is_main:
@@ -175,8 +166,22 @@ class Run:
 
     def read_log(self) -> list[dict]:
         """Read the entries of log.jsonl."""
-        path = self.folder / "log.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return read_log(self.folder / "log.jsonl")
+
+
+def parse_line(line: bytes) -> dict:
+    """Parse a line of the log; return {} for one that is incomplete or damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if line.endswith(b"\n") and isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
+
+
+def read_log(path: Path) -> list[dict]:
+    """Read the entries of a log that are whole: a run may be writing, or the machine may have crashed."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return [entry for line in lines if (entry := parse_line(line))]
 
 
 def check_writable(folder: Path) -> None:

@@ -13,7 +13,7 @@ from engine.config.loader import read_yaml
 from engine.config.schema import list_plugins
 from engine.errors import ConfigError, suggest
 from engine.files import read_json
-from engine.runs.run import Run, flatten
+from engine.runs.run import flatten, read_log
 from engine.runs.trackers import flatten_metrics
 
 CHART_ORDER = ("loss", "eval", "lr", "tokens_per_second")  # shown first; eval: all metrics of the evaluations
@@ -38,10 +38,7 @@ def load_run(folder: Path) -> LoadedRun:
     if not (folder / "config.yaml").is_file():
         siblings = [path.parent.name for path in folder.parent.glob("*/config.yaml")]
         raise ConfigError(f"{folder}: not a run, it has no config.yaml{suggest(folder.name, siblings)}")
-    path, metrics = folder / "log.jsonl", folder / "metrics.json"
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    # The last line may be incomplete, and after a crash of the machine others may be damaged.
-    log = [entry for line in lines if line.endswith(b"\n") and (entry := Run.parse_line(line))]
+    log, metrics = read_log(folder / "log.jsonl"), folder / "metrics.json"
     config = flatten(read_yaml(folder / "config.yaml"))
     return LoadedRun(folder.name, config, flatten_log(log), read_json(metrics) if metrics.is_file() else {})
 
