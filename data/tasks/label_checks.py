@@ -69,9 +69,10 @@ def count_unseen(examples: list[Example], known: Iterable[str]) -> Counter:
 
 
 def find_typo(unseen: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the labels that are written like a known one, but for case, quotes and the like."""
+    """Return the labels that are written like a known one, but for case, quotes and the like, and those such as nan."""
     unseen = set(unseen)
-    return [label for group in find_similar_labels([*unseen, *known]) for label in group if label in unseen]
+    groups = [group for group in find_similar_labels([*unseen, *known]) if len(group) == 1 or not unseen >= set(group)]
+    return [label for group in groups for label in group if label in unseen]
 
 
 def warn_unseen(source: str, unseen: Counter, known: Iterable[str]) -> None:

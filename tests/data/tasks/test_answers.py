@@ -198,6 +198,13 @@ def test_a_class_of_test_rows_alone_is_an_error_of_the_model(tmp_path, warnings)
     assert problem_type.test_details(right[1:], ids[1:], ["a", "b"]) == {}
 
 
+def test_classes_of_test_rows_alone_that_look_alike_are_no_misspelling_of_a_known_one(tmp_path, warnings):
+    test = write(tmp_path / "test.csv", [("t 1", "a", ""), ("t 2", "Yak", ""), ("t 3", "yak", "")])
+    read_task(Task(name="t", train=write(tmp_path / "a.csv", LABELED), test=test))
+    (warning,) = warnings()
+    assert warning.endswith("2 test rows of classes that no training row has count as errors: 'Yak', 'yak'")
+
+
 @pytest.mark.parametrize("kind", ["multi_label_classification", "token_classification"])
 def test_other_labels_of_test_rows_alone_are_refused(tmp_path, kind):
     label = "label" if kind.startswith("multi") else "tags"
