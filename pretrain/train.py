@@ -9,7 +9,7 @@ from torch import nn
 from data.sampling import row_generator, shard_batch, shuffled_batch
 from engine.log import get_logger
 from engine.runs.run import Run
-from engine.training.distributed import make_accelerator
+from engine.training.distributed import broadcast_from_main, make_accelerator
 from engine.training.optimizers import adamw, muon
 from engine.training.step import MicroBatch
 from engine.training.trainer import Callbacks, Trainer, TrainerOptions
@@ -133,7 +133,7 @@ def pretrain(config: Pretrain) -> None:
             initial.interpolate(config.init_fraction)
             result.metrics = evaluate()
         quality = compare_with_init(modality, encoder, initial)
-        if reason := modality.keeps_init(quality):
+        if reason := broadcast_from_main(modality.keeps_init(quality), accelerator):
             logger.info(f"  {reason}")
             initial.interpolate(1.0)
             result.metrics = evaluate()

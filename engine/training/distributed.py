@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ from engine.checkpointing.async_saver import AsyncSaver
 from engine.files import atomic_folder
 from engine.system import hardware
 from engine.training.optimizers import unwrap_optimizer
+
+Value = TypeVar("Value")
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 POLL_ATTEMPTS = 20  # checks for an answer, 0.1 s apart, before the prefix is read again
@@ -196,9 +199,9 @@ def gather_list(items: list, accelerator: Accelerator) -> list:
     return gather_object(items) if accelerator.num_processes > 1 else items
 
 
-def broadcast_metrics(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """Return the main process's metrics on all processes, so that all take the same decisions."""
-    return broadcast_object_list([metrics])[0] if accelerator.num_processes > 1 else metrics
+def broadcast_from_main(value: Value, accelerator: Accelerator) -> Value:
+    """Return the main process's value on all processes, so that all take the same decisions."""
+    return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
 
 def make_accelerator(precision: str) -> Accelerator:

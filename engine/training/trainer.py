@@ -17,7 +17,7 @@ from engine.runs.progress import Progress
 from engine.runs.run import Run
 from engine.system import hardware, stop_signals
 from engine.training import preflight
-from engine.training.distributed import STEP_TIMEOUT, DDPStrategy, FSDPStrategy, broadcast_metrics, limit_waiting
+from engine.training.distributed import STEP_TIMEOUT, DDPStrategy, FSDPStrategy, broadcast_from_main, limit_waiting
 from engine.training.loss_guard import LossGuard
 from engine.training.optimizers import lr_at, step_unless
 from engine.training.replay import replay
@@ -210,7 +210,7 @@ class Trainer:
         self.strategy.gather_weights()
         self.module.eval()
         with self.average.average_parameters():
-            metrics = broadcast_metrics(self.callbacks.evaluate(), self.accelerator)
+            metrics = broadcast_from_main(self.callbacks.evaluate(), self.accelerator)
             is_best = update_best(self.state, metrics, done, self.options.monitor)
             if is_best and self.accelerator.is_main_process:
                 self.saver.save_best(self.module, self.state["best_metrics"])
