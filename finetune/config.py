@@ -35,8 +35,8 @@ class FinetuneTrain(Train):
     """Global batch size in examples. With sampling=class_balanced at most the training set's size, or 16."""
     sampling: Literal["shuffle", "class_balanced"] = "shuffle"
     """shuffle: all rows equally often; class_balanced: all classes equally often, in turn."""
-    eval_every: PositiveInt = 50
-    """Steps between evaluations on the validation set."""
+    eval_every: PositiveInt | None = None
+    """Steps between evaluations on the validation set; none: a tenth of the steps, or 50 if that is more."""
     eval_rows: PositiveInt = 5000
     """Maximum number of validation rows per evaluation during training; the final metrics are of all."""
     load_best: bool = True

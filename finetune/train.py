@@ -34,6 +34,7 @@ from publish.card.card import describe_test_rows
 
 logger = get_logger(__name__)
 
+NUM_EVALUATIONS, MIN_EVAL_STEPS = 10, 50  # with all labels, one every 50 steps would take a quarter of the time
 MIN_CLASS_BALANCED_BATCH = 16  # enough for every example to have positives and negatives, however few labels there are
 
 
@@ -57,9 +58,11 @@ def resolve_config(config: Finetune, encoder: str, folder: Path, num_examples: i
     if train.sampling == "class_balanced" and num_examples:  # a batch larger than the training set would repeat rows
         size = min(size, max(num_examples, MIN_CLASS_BALANCED_BATCH))
     pretrain_lr = read_record(folder).get("config", {}).get("train", {}).get("lr") or 0.0
+    steps = train.steps or min(train.max_steps, max(train.min_steps, epoch_steps))
     resolved = {
         "batch_size": size,
-        "steps": train.steps or min(train.max_steps, max(train.min_steps, epoch_steps)),
+        "steps": steps,
+        "eval_every": train.eval_every or max(MIN_EVAL_STEPS, math.ceil(steps / NUM_EVALUATIONS)),
         "lr": train.lr or train.lr_fraction * max(pretrain_lr, train.default_pretrain_lr),
     }
     head_lr = config.layers.head_lr or load_head_file(config).DEFAULT_HEAD_LR

@@ -172,6 +172,14 @@ def test_a_low_pretraining_rate_does_not_lower_that_of_fine_tuning(recorded, arg
     assert resolve_config(config, "an encoder", tmp_path, 100).train.lr == pytest.approx(lr)
 
 
+@pytest.mark.parametrize(
+    "num_examples, given, expected", [(100, [], 50), (100_000, [], 120), (100_000, ["train.eval_every=7"], 7)]
+)
+def test_long_trainings_are_evaluated_ten_times(tmp_path, num_examples, given, expected):
+    args = ["task.name=t", "task.train.files=x.csv", "run=r", *given]
+    assert resolve_config(load_config(Finetune, args), "e", tmp_path, num_examples).train.eval_every == expected
+
+
 @pytest.mark.parametrize("unit, per_epoch", [("steps", 99.0), ("epochs", 0.5)])
 def test_layers_are_unfrozen_from_the_top(unit, per_epoch):
     config = Layers(
