@@ -46,7 +46,8 @@ def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start:
     """Return one sentence on the objective with the highest score after fine-tuning on few labels, and on its start.
 
     starts: row of the start of each objective; start: what to call it. The best of several has a wider interval, at a
-    level that holds for all of them at once (Bonferroni).
+    level that holds for all of them at once (Bonferroni). With several starts, the sentence is about the best objective
+    alone, because one with a lower score may be above a lower start.
     """
     level = 1 - (1 - CONFIDENCE_LEVEL) / max(1, len(starts))
     gains = {name: difference_from_start(curves, name, row, level) for name, row in starts.items()}
@@ -67,10 +68,15 @@ def conclude(curves: list[dict[str, list[dict]]], starts: dict[str, str], start:
         mean, other = (format_percent(mean_score(curves, name)) for name in (best, starts[best]))
         scores = f"{mean} vs. {other} ({format_points(gain['difference'])} points, {interval})"
         return f"With few labels, {which} beats {start}: {scores}."
+    has_one_start = len({starts[name] for name in gains}) == 1
     if gain["difference"] <= 0:
         less = f"{points} less" if points != "0.0 points" else "the same"
+        if not has_one_start:
+            return f"With few labels, {which} does not beat {start}: it scores {less} ({interval})."
         return f"Nothing beats {start}: with few labels, {which} scores {less} ({interval})."
     chance = f"scores {points} more, which may be chance ({interval})"
+    if not has_one_start:
+        return f"Unclear whether {which.removesuffix(',')} beats {start}: with few labels, it {chance}."
     return f"Unclear whether anything beats {start}: with few labels, {which} {chance}."
 
 

@@ -83,6 +83,19 @@ def test_a_gain_within_chance_is_unclear():
     assert "which may be chance (interval −" in sentence
 
 
+def test_the_best_objective_decides_nothing_about_others_with_another_start():
+    """`mae` scores less than `vae`, but is far above its own start."""
+    starts = {"vae": "start", "mae": "start mae"}
+    curves = [make_curve({"start": 0, "start mae": -0.3, "vae": -0.05, "mae": -0.1})]
+    sentence = conclude(curves, starts, "the same network without training")
+    which = "vae, the best of 2 objectives"
+    start = f"With few labels, {which}, does not beat the same network without training: it scores "
+    assert sentence.startswith(start) and " points less (interval −" in sentence
+    curves = [make_curve({"start": 0, "start mae": -0.3, "vae": 0.01, "mae": -0.1}, num_rows=60)]
+    sentence = conclude(curves, starts, "the same network without training")
+    assert sentence.startswith(f"Unclear whether {which} beats the same network without training: with few labels, it ")
+
+
 def test_a_single_seed_is_no_conclusion_and_no_objective_none():
     curves = [make_curve({"start": 0, "mlm": 0.1}, seeds=1)]
     assert conclude(curves, {"mlm": "start"}, PHRASE).startswith("Too few seeds for a conclusion: with few labels, mlm")
