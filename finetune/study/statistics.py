@@ -3,6 +3,8 @@
 Comparisons are paired: both variants have the same labels, seeds and test rows.
 """
 
+from itertools import compress
+
 import numpy as np
 from scipy import stats
 
@@ -67,12 +69,12 @@ def build_curves(results: list[dict], trained_variants: tuple[str, ...]) -> dict
     }
 
 
-def paired_against(ours: dict, other: dict) -> dict | None:
-    """Return `paired_difference` of two points; a deterministic result is paired with every seed."""
+def pair_correct(ours: dict, other: dict) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Return `correct` of two points; a deterministic result is paired with every seed."""
     correct = other["correct"]
     if other["deterministic"]:
         correct = dict.fromkeys(ours["correct"], *correct.values())
-    return paired_difference(ours["correct"], correct)
+    return ours["correct"], correct
 
 
 def match_points(ours: list[dict], other: list[dict]) -> list[tuple[dict, dict]]:
@@ -86,7 +88,7 @@ def paired_differences(ours: list[dict], other: list[dict]) -> list[dict]:
     return [
         {"shots": point["shots"], "num_examples": point["num_examples"], **difference}
         for point, reference in match_points(ours, other)
-        if (difference := paired_against(point, reference))
+        if (difference := paired_difference(*pair_correct(point, reference)))
     ]
 
 
@@ -99,22 +101,28 @@ def find_label_savings(ours: list[dict], other: list[dict]) -> tuple[dict, dict,
         best = max(point["mean"] for point in other[: index + 1])
         for point in ours:
             if point["num_examples"] < other[index]["num_examples"] and point["mean"] >= best:
-                difference = paired_against(point, other[index])
+                difference = paired_difference(*pair_correct(point, other[index]))
                 if difference and difference["low"] is not None:
                     return point, other[index], difference
     return None
 
 
 def pooled_difference(ours: list[dict], other: list[dict], level: float = CONFIDENCE_LEVEL) -> dict | None:
-    """Return one `paired_difference` of the seeds' means over the label counts that have the most shared seeds."""
-    pairs = match_points(ours, [point for point in other if not point["deterministic"]])
-    seeds = [point["correct"].keys() & reference["correct"].keys() for point, reference in pairs]
+    """Return one `paired_difference` of the seeds' means over the label counts that have the most shared seeds.
+
+    Deterministic results of the other curve have a part only if it has no others.
+    """
+    drawn = [point for point in other if not point["deterministic"]]
+    pairs = match_points(ours, drawn) or match_points(ours, other)
+    correct = [pair_correct(*pair) for pair in pairs]
+    seeds = [first.keys() & second.keys() for first, second in correct]
     most = max(map(len, seeds), default=0)
     if not most:
         return None
-    pairs = [pair for pair, shared in zip(pairs, seeds, strict=True) if len(shared) == most]
-    shared = set.intersection(*(each for each in seeds if len(each) == most))
-    means = [{seed: np.mean([pair[i]["correct"][seed] for pair in pairs], 0) for seed in shared} for i in (0, 1)]
+    is_used = [len(shared) == most for shared in seeds]
+    pairs, correct = list(compress(pairs, is_used)), list(compress(correct, is_used))
+    shared = set.intersection(*compress(seeds, is_used))
+    means = [{seed: np.mean([pair[i][seed] for pair in correct], 0) for seed in shared} for i in (0, 1)]
     first, last = pairs[0][0]["num_examples"], pairs[-1][0]["num_examples"]
     difference = paired_difference(*means, level)
     return difference and {**difference, "num_sizes": len(pairs), "min_examples": first, "max_examples": last}

@@ -480,6 +480,11 @@ def test_deterministic_baseline_is_paired_with_every_seed():
     assert curve["tfidf"][-1]["deterministic"] and not curve["ours"][-1]["deterministic"]
     last = statistics.paired_differences(curve["ours"], curve["tfidf"])[-1]
     assert last["n"] == 2 and last["difference"] == pytest.approx(0.15)
+    gain = statistics.gain_sentence(curve["ours"], curve["tfidf"], "with ours", "with TF-IDF", True)
+    assert "10.0 points higher" in gain and "averaged over 2 label counts from 16 to 64" in gain
+    alone = [curve[variant][-1:] for variant in ("ours", "tfidf")]
+    gain = statistics.gain_sentence(*alone, "with ours", "with TF-IDF", True)
+    assert "the score is 15.0 points higher with ours than with TF-IDF, with 400 labels (95% interval" in gain
 
 
 def test_a_class_of_test_rows_alone_is_counted_as_errors_and_named(workspace, tiny, capsys):
