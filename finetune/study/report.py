@@ -13,10 +13,10 @@ MAX_TEXT_CHARS = 400
 
 
 def format_mean(point: dict) -> list[str]:
-    """Return a mean and its interval, the lines of a table's cell."""
+    """Return a mean and its interval, the lines of a table's cell; no accuracy is below 0 or above 100%."""
     interval = "deterministic" if point["deterministic"] else "one seed"
     if point["low"] is not None:
-        interval = f"{100 * point['low']:.1f} to {100 * point['high']:.1f}"
+        interval = f"{100 * max(0, point['low']):.1f} to {100 * min(1, point['high']):.1f}"
     return [f"{100 * point['mean']:.1f}", interval]
 
 

@@ -367,6 +367,12 @@ def test_few_rows_that_all_agree_are_no_certainty():
     assert same["difference"] == 0 and same["high"] > 0.09
 
 
+def test_an_interval_in_a_table_ends_at_all_rows():
+    point = statistics.estimate_mean(np.array([[1.0] * 49 + [0.0], [1.0] * 50])) | {"deterministic": False}
+    assert point["high"] > 1 and report.format_mean(point)[1].endswith(" to 100.0")
+    assert report.format_mean(point | {"mean": 0.01, "low": -0.02, "high": 0.04}) == ["1.0", "0.0 to 4.0"]
+
+
 def test_intervals_hold_in_simulated_studies():
     """They covered 79% here when they were over seeds alone."""
     measured = intervals.measure_cell("0.010", "flat", "5/5", 100)
