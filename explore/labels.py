@@ -90,14 +90,16 @@ def find_suspects(
 ) -> list[Suspect]:
     """Return at most `count` labels that look wrong, the most suspect first: another class is likelier.
 
-    vectors: of all inputs; indices: of the labeled ones; labels: their class ids, (labeled,). None is found if no class
-    has two rows, as a model that has not seen a row knows nothing of its class then.
+    vectors: of all inputs; indices: of the labeled ones; labels: their class ids, (labeled,). The only row of a class
+    is never one, because a model that has not seen it knows nothing of its class.
     """
-    if len(indices) < MIN_SUSPECT_ROWS or len(np.unique(labels)) < 2 or np.bincount(labels).max() < 2:
+    counts = np.bincount(labels) if len(labels) else np.zeros(1, int)
+    if len(indices) < MIN_SUSPECT_ROWS or np.count_nonzero(counts) < 2 or counts.max() < 2:
         return []
     probabilities = rate_labels(vectors[indices].astype(np.float32), labels, num_classes, seed)
     confidence, likeliest = probabilities[np.arange(len(labels)), labels], probabilities.argmax(1)
-    order = [row for row in np.argsort(confidence, kind="stable") if likeliest[row] != labels[row]]
+    is_suspect = (likeliest != labels) & (counts[labels] > 1)
+    order = [row for row in np.argsort(confidence, kind="stable") if is_suspect[row]]
     return [
         Suspect(int(indices[row]), float(confidence[row]), int(likeliest[row]), float(probabilities[row].max()))
         for row in order[:count]
