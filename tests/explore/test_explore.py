@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
@@ -19,6 +20,7 @@ from helpers import error_lines, run_module, start_module
 
 from engine.cli import parse_config
 from engine.errors import ConfigError
+from engine.html import render
 from explore import page
 from explore.__main__ import expand, main
 from explore.config import Explore
@@ -67,6 +69,13 @@ def explored(tiny, tmp_path_factory):
         patch.chdir(folder)
         main([f"text={folder}/notes.txt", f"encoder={tiny}"])
     return folder, texts
+
+
+def test_the_command_in_the_readme_of_a_map_is_as_printed():
+    command = "make label FILE='notes_*.txt'"
+    report = {"sentence": "", "notes": [], "groups": [], "next": command}
+    text = render("explore/readme.md.j2", found=SimpleNamespace(name="notes"), report=report, baselines=([], []))
+    assert f"by `{command}`:" in text
 
 
 def test_the_files_have_every_text_once(explored):
