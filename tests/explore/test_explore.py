@@ -200,6 +200,16 @@ def test_finished_steps_are_not_repeated(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"", bytes.swapcase])
+def test_a_damaged_step_is_repeated(damage, tmp_path, capsys):
+    expected = np.arange(65, 90).astype(np.uint8)
+    Steps(tmp_path).get("one", [1], lambda: {"a": expected})
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert np.array_equal(Steps(tmp_path).get("one", [1], lambda: {"a": expected})["a"], expected)
+    assert np.array_equal(Steps(tmp_path).get("one", [1], None)["a"], expected), "it is stored again"
+
+
 def test_static_vectors_map_more_texts_than_the_encoder_reads(explored, tiny, monkeypatch):
     monkeypatch.chdir(explored[0])
     main([f"text={explored[0]}/notes.txt", f"encoder={tiny}", "name=static", "max_encoded=100", "queue_size=20"])
