@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import rankdata
 
 NUM_NEIGHBORS = 5  # that are stored
 ODD_NEIGHBOR = 10  # its distance makes an input odd
@@ -168,11 +169,8 @@ def group_pairs(pairs: np.ndarray, count: int) -> np.ndarray:
 def rank_oddness(distance: np.ndarray, density: np.ndarray) -> np.ndarray:
     """Return how odd each input is, from 0 to 1, float32 (inputs,): far from its neighbors and in a thin region.
 
-    distance: to a neighbor; density: log-likelihood, both (inputs,).
+    distance: to a neighbor; density: log-likelihood, both (inputs,). Equal ones share their mean rank, so that the
+    order of the inputs makes no difference.
     """
-    ranks = []
-    for values in (distance, -density):
-        rank = np.empty(len(values))
-        rank[np.argsort(values, kind="stable")] = np.arange(len(values)) / max(1, len(values) - 1)
-        ranks.append(rank)
+    ranks = [(rankdata(values) - 1) / max(1, len(values) - 1) for values in (distance, -density)]
     return np.sqrt(ranks[0] * ranks[1]).astype(np.float32)

@@ -168,6 +168,8 @@ def test_duplicates_are_linked_through_others():
 def test_the_odd_are_far_and_in_thin_regions():
     oddness = neighbors.rank_oddness(np.array([0.1, 0.2, 0.9]), np.array([5.0, 6.0, -9.0]))
     assert oddness.argmax() == 2 and oddness[2] == 1
+    equal = neighbors.rank_oddness(np.array([0.0, 0.0, 0.0, 0.9]), np.array([5.0, 5.0, 5.0, -9.0]))
+    assert equal[0] == equal[1] == equal[2] < equal[3] == 1
 
 
 TEXTS = ["the cat sat on the mat", "the cat ate", "the rain fell in spring", "the rain and the sun", "the sun rose"]
