@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from engine.config.schema import FileName, PluginName, Section
 
@@ -50,3 +50,11 @@ class Compare(Section):
         if "auto" in objectives:
             raise ValueError("auto chooses one of the others; name those to compare")
         return list(dict.fromkeys(objectives))
+
+    @field_validator("pretrainings")
+    @classmethod
+    def measure_each(cls, pretrainings: int, info: ValidationInfo) -> int:
+        """Return the number of trainings. Raises ValueError for more than samples of labels to measure them on."""
+        if pretrainings > (seeds := info.data.get("seeds", pretrainings)):
+            raise ValueError(f"{pretrainings} are more than the samples of labels, seeds={seeds}; each needs one")
+        return pretrainings

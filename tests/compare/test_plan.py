@@ -90,6 +90,7 @@ def test_objectives_that_need_a_transformer_have_a_network_of_their_own():
         (["objectives=[mlm]", "corpus=medline"], "tasks: no task goes with medline; name one, tasks=[sentiment]"),
         (["objectives=[mlm]", "corpus=review"], "corpus: configs/corpus/review.yaml does not exist (nearest: reviews)"),
         (["objectives=[mlm]", "budget=0"], "budget: "),
+        (["objectives=[mlm]", "seeds=2", "pretrainings=3"], "pretrainings: 3 are more than the samples of labels"),
         (["objectives=[mlm]", "budget=long"], "budget: 'long' is not a number"),
         (["objectives=[mlm]", "pretrain=[train.lrr=1]"], "mlm: train.lrr: no such key (nearest: train.lr)"),
         (["objectives=[mlm]", "finetune=[train.lrr=1]"], "train.lrr: no such key (nearest: train.lr)"),
