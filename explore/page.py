@@ -135,6 +135,7 @@ def render_page(found: Map, modality: Modality) -> str:
         "sentence": found.report["sentence"],
         "notes": found.report["notes"],
         "noun": noun,
+        "one": modality.shared.input_noun,
         "next": found.report["next"],
         "map_key": f"{found.name}:{found.report['key']}",
         "data": point_data(found, shown),

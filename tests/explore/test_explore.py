@@ -463,6 +463,14 @@ def test_a_cluster_is_selected_by_keys_and_a_selection_is_cleared(explored, brow
     assert browser.wait_for("chosen === 2") and not browser.evaluate("pickButton.disabled")
     browser.evaluate("document.getElementById('clear').click()")
     assert browser.evaluate("listPicked()") == []
+    browser.evaluate("picked[0] = 1; showSelection()")
+    assert browser.evaluate("document.getElementById('selected').textContent") == "1 text selected"
+    assert browser.evaluate("document.querySelector('#selected-list bdi').textContent")
+    browser.evaluate("clearSelection(); box.dispatchEvent(new PointerEvent('pointerdown', {button: 2}))")
+    assert browser.evaluate("drag === null"), "another button moved the map"
+    browser.evaluate("box.dispatchEvent(new PointerEvent('pointerdown')); dragged = drag !== null")
+    browser.evaluate("window.dispatchEvent(new PointerEvent('pointercancel'))")
+    assert browser.evaluate("dragged && drag === null")
     for text in ("=x", "'@", "\nx", "\uff1dx", "\uff0b1", "\uff0d1", "'\uff20x"):
         cell = f"'{text}"
         assert browser.evaluate(f"cell({json.dumps(text)})") == (f'"{cell}"' if "\n" in cell else cell)
