@@ -159,12 +159,9 @@ class Pretraining:
         self.run_folder.replace(self.folder)
 
     def describe_failure(self, exit_code: int) -> str:
-        """Return the last line of the output."""
-        return (
-            f"{last_line(self.output_path)}"
-            if exit_code == 2
-            else f"{last_line(self.output_path)} (exit code {exit_code})"
-        )
+        """Return the last line of the output, with the exit code if it is not that of a user's mistake."""
+        line = last_line(self.output_path)
+        return line if exit_code == 2 else f"{line} (exit code {exit_code})"
 
 
 def wait_for_lock(folder: Path) -> None:
