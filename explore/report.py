@@ -71,10 +71,16 @@ def next_command(name: str, config: Explore) -> str:
     return f'make label ARGS="queue={OUTPUT_DIR / "explore" / name / "queue.csv"}"'
 
 
+def count_noun(number: int, noun: str) -> str:
+    """Return a number with its noun, `1 cluster` or `2 clusters`."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
 def describe(report: dict) -> str:
     """Return the sentence at the head of the page."""
-    groups, clusters = len(report["groups"]), report["clusters"]
-    found = f"{report['inputs']:,} {report['noun']} in {clusters} clusters, which form {groups} groups"
+    clusters, groups = report["clusters"], count_noun(len(report["groups"]), "group")
+    forms = f"which form{'s' if clusters == 1 else ''} {groups}"
+    found = f"{report['inputs']:,} {report['noun']} in {count_noun(clusters, 'cluster')}, {forms}"
     labeled = f"{report['labeled']:,}" if report["labeled"] else "none"
     return f"{found}; {labeled} {'has' if report['labeled'] == 1 else 'have'} a label"
 
@@ -95,10 +101,12 @@ def list_notes(report: dict, found: Map) -> list[str]:
     if report["without_cluster"]:
         notes.append(f"{report['without_cluster'] / report['inputs']:.0%} of the {report['noun']} are in no cluster.")
     if report["duplicates"]:
-        groups = f"{report['duplicate_groups']:,} groups of near duplicates"
-        notes.append(f"{report['duplicates']:,} {report['noun']} are in {groups}.")
+        groups = count_noun(report["duplicate_groups"], "group")
+        notes.append(f"{report['duplicates']:,} {report['noun']} are in {groups} of near duplicates.")
     if found.measured:
         notes.append(f"{describe_measured(found.measured)}.")
     if found.suspects:
-        notes.append(f"{len(found.suspects)} labels look wrong; they come first in the queue; no label was changed.")
+        labels = count_noun(len(found.suspects), "label")
+        verbs = ("looks", "it comes") if len(found.suspects) == 1 else ("look", "they come")
+        notes.append(f"{labels} {verbs[0]} wrong; {verbs[1]} first in the queue; no label was changed.")
     return notes

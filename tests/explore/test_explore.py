@@ -19,7 +19,7 @@ from browser import Browser, load_page
 from helpers import error_lines, run_module, start_module
 
 from engine.cli import parse_config
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.html import render
 from explore import page
 from explore.__main__ import expand, main
@@ -27,7 +27,7 @@ from explore.config import Explore
 from explore.inputs import Inputs
 from explore.map import Map
 from explore.queue import Entry
-from explore.report import next_command
+from explore.report import describe, list_notes, next_command
 from explore.steps import Steps
 from label.config import Label
 from label.items import read_items
@@ -69,6 +69,18 @@ def explored(tiny, tmp_path_factory):
         patch.chdir(folder)
         main([f"text={folder}/notes.txt", f"encoder={tiny}"])
     return folder, texts
+
+
+def test_one_cluster_and_one_suspect_are_counted_as_one():
+    report = {"inputs": 12, "noun": "texts", "labeled": 1, "groups": [1], "clusters": 1, "duplicates": 2}
+    report |= dict.fromkeys(("stability", "silhouette", "vectors", "without_cluster")) | {"duplicate_groups": 1}
+    assert describe(report) == "12 texts in 1 cluster, which forms 1 group; 1 has a label"
+    notes = list_notes(report, SimpleNamespace(measured=None, suspects=[1]))
+    expected = "1 label looks wrong; it comes first in the queue; no label was changed."
+    assert notes == ["2 texts are in 1 group of near duplicates.", expected]
+    assert "2 labels look wrong; they come" in list_notes(report, SimpleNamespace(measured=None, suspects=[1, 2]))[-1]
+    report |= {"groups": [1, 2], "clusters": 9}
+    assert describe(report).startswith("12 texts in 9 clusters, which form 2 groups; ")
 
 
 def test_the_command_in_the_readme_of_a_map_is_as_printed():
@@ -308,6 +320,9 @@ def test_a_model_alone_is_explored_on_the_task_of_its_run(tmp_path, monkeypatch)
     (run / "config.yaml").write_text("task: {name: posts-2, train: {files: labels/posts.csv}}\n")
     assert expand(model) == [*model, f"task={run}/config.yaml"]
     assert expand(["model=posts-2"]) == ["model=posts-2", f"task={run}/config.yaml"]
+    with pytest.raises(DataError, match="out/runs/posts-2/model: no such folder"):
+        expand([f"model={run}/model"])
+    (run / "model").mkdir()
     assert expand([f"model={run}/model"])[1:] == [f"task={run}/config.yaml"]
     Path("out/explore/posts").mkdir(parents=True)
     Path("out/explore/posts/report.json").write_text("{}")
