@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -152,8 +153,9 @@ def measure_accuracy(correct: int, rows: int) -> Measured:
 
 
 def describe_measured(measured: Measured) -> str:
-    """Return the sentence that reports an accuracy."""
+    """Return the sentence that reports an accuracy. The ends of the interval are rounded outward."""
+    low, high = math.floor(100 * measured.low), math.ceil(100 * measured.high)
     return (
-        f"{measured.correct} of {measured.rows} randomly drawn rows are correct: accuracy {measured.low:.0%} to"
-        f" {measured.high:.0%} (95% interval); {measured.rows_to_halve} more rows would halve the interval"
+        f"{measured.correct} of {measured.rows} randomly drawn rows are correct: accuracy {low}% to"
+        f" {high}% (95% interval); {measured.rows_to_halve} more rows would halve the interval"
     )

@@ -37,7 +37,7 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
         "without_cluster": int((found.clusters < 0).sum()),
         "stability": mean_known(found.measures["stability"]),
         "group_stability": mean_known(found.measures["group_stability"]),
-        "silhouette": mean_known(found.measures["silhouette"]),
+        "silhouette": mean_known(found.measures["silhouette"], sizes),
         "mixture_bic": round(float(found.mixture["bic"][0]), 1),
         "duplicate_groups": len(duplicates),
         "duplicates": sum(map(len, duplicates)),
@@ -52,10 +52,14 @@ def make_report(found: Map, config: Explore, classes: list[str], modality: Modal
     return report | {"sentence": describe(report), "notes": list_notes(report, found)}
 
 
-def mean_known(values: np.ndarray) -> float | None:
-    """Return the mean of a measure without what is not known; None if nothing is, as the silhouette of one cluster."""
-    known = values[~np.isnan(values)]
-    return round(float(known.mean()), 4) if len(known) else None
+def mean_known(values: np.ndarray, weights: np.ndarray | None = None) -> float | None:
+    """Return the mean of a measure without what is not known; None if nothing is, as the silhouette of one cluster.
+
+    weights: such as the sizes of clusters, for the mean over their inputs.
+    """
+    is_known = ~np.isnan(values)
+    weights = np.ones(len(values)) if weights is None else weights
+    return round(float(np.average(values[is_known], weights=weights[is_known])), 4) if is_known.any() else None
 
 
 def next_command(name: str, config: Explore) -> str:

@@ -16,6 +16,7 @@ from explore.labels import (
     rate_labels,
 )
 from explore.queue import split_unlabeled
+from explore.report import mean_known
 
 
 def make_classes(rows: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +96,13 @@ def test_the_rows_that_halve_the_interval():
     assert again.high - again.low <= (found.high - found.low) / 2 + 1e-9
     assert 2 * 32 < found.rows_to_halve < 5 * 32
     assert describe_measured(found).startswith("27 of 32 randomly drawn rows are correct: accuracy 67% to 95%")
+    assert "accuracy 99% to 100% (95% interval)" in describe_measured(measure_accuracy(1_000, 1_000))
+
+
+def test_a_mean_over_inputs_weighs_clusters_by_their_size():
+    values, sizes = np.array([0.5, np.nan, -0.3]), np.array([1_000, 9, 5])
+    assert mean_known(values, sizes) == 0.496 and mean_known(values) == 0.1
+    assert mean_known(values[1:2], sizes[1:2]) is None
 
 
 def test_equal_texts_are_listed_once_and_labeled_ones_not_at_all():
