@@ -14,7 +14,7 @@ from data.corpus import report as corpus_report
 from engine.html import escape_markdown
 from publish import compare
 from publish.card.card import build_model_card
-from publish.report.run_report import render_report
+from publish.report.run_report import render_report, result_sentence
 from publish.report.runs import LoadedRun
 
 SCRIPT = "<script>alert(1)</script>"
@@ -186,3 +186,10 @@ def test_a_card_has_one_front_matter_and_no_control_characters(hostile_record):
     front_matter = re.match(r"(?s)---\n(.*?)\n---\n(.*)", card)
     assert yaml.safe_load(front_matter[1])["library_name"] == "transformers"
     assert not re.search(r"(?m)^---", front_matter[2])
+
+
+def test_a_run_with_evaluations_alone_has_no_loss_in_its_sentence():
+    assert result_sentence([{"step": 3, "eval/loss": 1.0}], {}) == "No training loss logged yet"
+    assert result_sentence([], {}) == "Nothing logged yet"
+    expected = "Training loss 2.000 at step 1, 2.000 at step 1"
+    assert result_sentence([{"step": 1, "loss": 2.0}, {"step": 1, "eval/loss": 1.0}], {}) == expected

@@ -24,9 +24,9 @@ def result_sentence(log: list[dict[str, float]], metrics: dict) -> str:
         noun = find_problem_type(metrics).rows_noun
         examples = f"{test['n']:,} test examples, trained on {metrics['num_train_examples']:,} {noun}"
         return f"{metrics['task']}: {scores} on {examples}"
-    if not log:
-        return "Nothing logged yet"
-    losses = [entry for entry in log if "loss" in entry] or [{"loss": float("nan"), "step": 0}]
+    losses = [entry for entry in log if "loss" in entry]
+    if not losses:
+        return "No training loss logged yet" if log else "Nothing logged yet"
     first, last = losses[0], losses[-1]
     return f"Training loss {first['loss']:.3f} at step {first['step']:,}, {last['loss']:.3f} at step {last['step']:,}"
 
