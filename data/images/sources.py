@@ -25,6 +25,7 @@ from data.images.decode import EXTENSIONS, MAX_BYTES, decode
 from data.sources.archives import open_raw
 from data.sources.readers import EXTENSION_TO_FORMAT, file_extension
 from data.sources.source import (
+    content_hash,
     display_name,
     filter_rows,
     fingerprint_inputs as table_inputs,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 IDX_TYPES = {8: np.uint8}
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 IDX_SUFFIXES = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
+MAX_SINGLE_HASHES = 100  # files of which each hash is stored; of more, one of all
 MAX_TEXT_BYTES = 2**20  # of a text next to an image in a tar shard
 
 
@@ -321,9 +323,9 @@ def list_image_files(source: ImageSource) -> list[str]:
 
 
 def hash_files(paths: list[str]) -> str:
-    """Return a fingerprint of the content of files, stored until a size or a time of change differs."""
+    """Return a fingerprint of the content of local files, stored until a size or a time of change differs."""
     local = [path for path in paths if "://" not in path and os.path.isfile(path)]
-    if len(local) <= 100:
+    if len(local) <= MAX_SINGLE_HASHES:
         return fingerprint([[os.path.basename(path), cached_file_hash(Path(path))] for path in local])
     status = [os.stat(path) for path in local]
     listing = [[os.path.abspath(p), s.st_size, s.st_mtime_ns, s.st_ino] for p, s in zip(local, status, strict=True)]
@@ -340,12 +342,23 @@ def hash_files(paths: list[str]) -> str:
     return entry.read_text()
 
 
+def list_names(source: ImageSource, paths: list[str]) -> list[str]:
+    """Return the names of images in files of their own, of which the columns `label` and `path` are made."""
+    if source.folder and os.path.isdir(source.folder):
+        return [os.path.relpath(path, source.folder) for path in paths]
+    return ["/".join(PurePosixPath(path).parts[-2:]) for path in paths] if find_image_files(source) else []
+
+
 def fingerprint_inputs(source: ImageSource) -> dict:
     """Return what determines the images and their columns: the configuration, and hashes of the files they are in."""
     files = list_image_files(source)
     inputs = table_inputs(source.model_copy(update={"files": None}) if find_image_files(source) else source)
     if files:
         inputs["images"] = hash_files(files)
+        if names := list_names(source, files):
+            inputs["names"] = fingerprint(names)
+        if remote := [content_hash(source, path) for path in files if "://" in path]:
+            inputs["remote"] = fingerprint(remote)
         for key in ("folder", "tar", "idx", "idx_labels"):
             inputs.pop(key, None)  # another place with the same files is the same
     return inputs

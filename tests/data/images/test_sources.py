@@ -17,7 +17,7 @@ from data.cache import read_manifest
 from data.images import hashes
 from data.images.config import ImageCorpus, ImageSource, Pixels
 from data.images.shards import PixelShards, prepare_pixels
-from data.images.sources import iter_images
+from data.images.sources import fingerprint_inputs as source_inputs, iter_images
 from data.images.task import ImageStore, ImageTask
 from data.tasks.task import fingerprint_inputs, read_task
 from engine.config.loader import validate
@@ -154,6 +154,32 @@ def test_rows_of_a_task_have_the_key_of_their_pixels(pictures):
     assert fingerprint_inputs(by_table) != before, "another image in the place of one"
     with pytest.raises(DataError, match="is not stored"):
         ImageStore(by_table).find([example._replace(texts=("0" * 32,))])
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_renamed_class_folder_is_another_source(pictures, monkeypatch, many):
+    monkeypatch.setattr("data.images.sources.MAX_SINGLE_HASHES", 1 if many else 100)
+    sources = [ImageSource(folder=str(pictures)), ImageSource(files=f"{pictures}/*/*.png")]
+    before = [source_inputs(source) for source in sources]
+    pictures.rename(pictures.with_name("moved"))
+    moved = [ImageSource(folder=str(pictures.with_name("moved"))), ImageSource(files="moved/*/*.png")]
+    assert [source_inputs(source) for source in moved] == before, "another place with the same files is the same"
+    (pictures.with_name("moved") / "cat").rename(pictures.with_name("moved") / "cow")
+    assert all(source_inputs(source) != old for source, old in zip(moved, before, strict=True))
+
+
+def test_remote_images_are_identified_by_their_content(pictures):
+    import fsspec
+
+    filesystem, contents = fsspec.filesystem("memory"), [path.read_bytes() for _, path in files(pictures)]
+    for name, content in zip("ab", contents[:2], strict=True):
+        filesystem.pipe({f"/{name}/1.png": content, f"/{name}/1.tar": content})
+    for sources in (
+        [ImageSource(files=f"memory://{name}/*.png") for name in "ab"],
+        [ImageSource(tar=f"memory://{name}/*.tar") for name in "ab"],
+    ):
+        first, second = map(source_inputs, sources)
+        assert first == source_inputs(sources[0]) and first != second
 
 
 def test_planted_copies_are_found_and_others_are_not():
