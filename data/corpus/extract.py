@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +19,8 @@ from data.cache import get_or_build
 from data.corpus.clean import clean_text
 from data.corpus.config import Clean, Corpus, CorpusSource
 from data.sources import source as sources
-from data.sources.archives import file_size
-from data.sources.readers import DataFile
+from data.sources.archives import archive_of, file_size, name_inside
+from data.sources.readers import DataFile, default_delimiter
 from data.sources.values import get_scalar, get_text
 from data.tasks.task import TaskFile
 from engine.config.loader import load_config
@@ -51,6 +50,18 @@ def corpus_source_name(source: CorpusSource) -> str:
     return source.task or sources.display_name(source)
 
 
+def fingerprint_files(source: CorpusSource, paths: list[str]) -> dict:
+    """Return what determines the texts of files: their content, their names in an archive, and how they are read."""
+    inputs: dict = {"files": [sources.content_hash(source, path) for path in paths]}
+    if any(archive_of(path) != path for path in paths):
+        inputs["members"] = [name_inside(path) for path in paths]
+    # Any file can be read as plain text, and a csv with another delimiter; other formats do not read each other.
+    formats = [(sources.get_format(source, path).name, default_delimiter(path)) for path in paths]
+    if any(name == "text" or name == "csv" and delimiter != "," for name, delimiter in formats):
+        inputs["formats"] = [f"csv {delimiter}" if name == "csv" else name for name, delimiter in formats]
+    return inputs
+
+
 def split_into_buckets(source: CorpusSource, clean_config: Clean) -> list[Bucket]:
     """Split a source into buckets of about 64 MiB; a file's bucket depends on its path and the number of buckets."""
     inputs = source.model_dump(mode="json", exclude={"weight", "language", "license", "files"})
@@ -60,7 +71,7 @@ def split_into_buckets(source: CorpusSource, clean_config: Clean) -> list[Bucket
         return [Bucket(source, clean_config, (), inputs | {"rows": rows})]
     if source.hub:
         return [Bucket(source, clean_config, (), inputs | {"rows": sources.fingerprint_inputs(source)})]
-    files, hash_file = sources.resolve_files(source), partial(sources.content_hash, source)
+    files = sources.resolve_files(source)
     for path in files:
         sources.get_format(source, path)
     wanted = -(-sum(map(file_size, files)) // BUCKET_BYTES)
@@ -70,7 +81,7 @@ def split_into_buckets(source: CorpusSource, clean_config: Clean) -> list[Bucket
         number = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") % count
         buckets.setdefault(number, []).append(path)
     return [
-        Bucket(source, clean_config, tuple(paths), inputs | {"files": [*map(hash_file, paths)]})
+        Bucket(source, clean_config, tuple(paths), inputs | fingerprint_files(source, paths))
         for _, paths in sorted(buckets.items())
     ]
 

@@ -56,6 +56,11 @@ def file_extension(path: str) -> str:
     return f".{name.rsplit('.', 1)[1]}" if "." in name else ""
 
 
+def default_delimiter(path: str) -> str:
+    """Return the delimiter of a csv by its extension."""
+    return "\t" if file_extension(path) in (".tsv", ".tab") else ","
+
+
 @dataclass
 class FileFormat:
     """Format of a file and its options, the keys of `Source`."""
@@ -155,7 +160,7 @@ def iter_csv(file: DataFile, file_format: FileFormat, problems: list[str] | None
     numbered = enumerate(file.decode_lines(file_format.encoding, problems))
     lines = (line for number, line in numbered if number not in (file_format.skip_rows or ()))
     columns, wrong = file_format.columns or None, 0
-    delimiter = file_format.delimiter or ("\t" if file_extension(file.path) in (".tsv", ".tab") else ",")
+    delimiter = file_format.delimiter or default_delimiter(file.path)
     if delimiter == "whitespace":
         lines, delimiter = (f"{' '.join(line.split())}\n" for line in lines), " "
     for values in iter_csv_records(lines, file.path, delimiter, file_format.quotes, problems):

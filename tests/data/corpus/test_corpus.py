@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -476,6 +477,32 @@ def test_changed_content_rebuilds_the_corpus_and_a_changed_name_does_not(tmp_pat
     with open(tmp_path / "text" / "01.jsonl", "a") as file:
         file.write(json.dumps({"text": "Another line, added later on."}) + "\n")
     assert prepare_shards(tmp_path / "text") != shards
+
+
+def test_files_of_an_archive_are_all_read_once_in_any_buckets(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    texts = [text(random) for _ in range(48)]
+    with zipfile.ZipFile("texts.zip", "w") as archive:
+        for number in range(0, len(texts), 4):
+            lines = "".join(json.dumps({"text": each}) + "\n" for each in texts[number : number + 4])
+            archive.writestr(f"{number:02}.jsonl", lines)
+    monkeypatch.setattr(extract, "BUCKET_BYTES", 1000)
+    folder = build_corpus(Corpus(name="made", sources=[{"files": "texts.zip", "member": "*.jsonl"}]))
+    assert len(read_manifest(folder)["text_folders"]) > 4 and sorted(kept_texts(folder)) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    "names, columns", [(("rows.txt", "rows.jsonl"), []), (("rows.csv", "rows.tsv"), ["text", "source"])]
+)
+def test_a_name_that_means_another_format_is_another_corpus(tmp_path, names, columns):
+    rows = [json.dumps({"text": each}) if not columns else f"{each}\tweb" for each in ("first text", "second text")]
+    Path(names[0]).write_text("\n".join(rows))
+    keys = {"filter": OFF, "deduplicate": {"near": False}}
+    old = build_corpus(Corpus(name="made", sources=[{"files": names[0], "columns": columns}], **keys))
+    assert sorted(kept_texts(old)) != ["first text", "second text"]
+    Path(names[0]).rename(names[1])
+    new = build_corpus(Corpus(name="made", sources=[{"files": names[1], "columns": columns}], **keys))
+    assert sorted(kept_texts(new)) == ["first text", "second text"]
 
 
 def test_a_file_named_twice_is_read_once_and_its_copies_are_dropped(tmp_path):
