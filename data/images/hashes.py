@@ -7,6 +7,7 @@ one is brighter. Candidates for copies have hashes with few different bits; they
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MAX_BITS = 8  # different bits of a copy's hash
 MAX_DIFFERENCE, MIN_CONTRAST = (0.12, 10.0)  # of gray pixels, relative to their standard deviation, at least this
 COMPARED_SIZE = 8
-BLOCK_PAIRS = 2**22  # compared at once
+BLOCK_PAIRS, BLOCK_COPIES = 2**22, 2**16  # pairs of which the hashes, and the pixels, are compared at once
 
 
 def pixel_hash(image: Image) -> str:
@@ -43,10 +44,10 @@ def find_close(hashes: np.ndarray, others: np.ndarray | None = None, max_bits: i
     most b different bits share one of b + 1 parts (Manku et al. 2007).
     """
     within, others = others is None, hashes if others is None else others
-    bounds = np.linspace(0, 64, max_bits + 2).astype(int)
+    bounds = np.linspace(0, 64, max_bits + 2).astype(int).tolist()
+    masks = [np.uint64(((1 << (high - low)) - 1) << low) for low, high in pairwise(bounds)]
     found = [np.zeros((0, 2), np.int64)]
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
-        mask = np.uint64(((1 << int(high - low)) - 1) << int(low))
+    for number, mask in enumerate(masks):
         order = np.argsort(others & mask, kind="stable")
         parts = (others & mask)[order]
         first, last = (np.searchsorted(parts, hashes & mask, side=side) for side in ("left", "right"))
@@ -60,11 +61,17 @@ def find_close(hashes: np.ndarray, others: np.ndarray | None = None, max_bits: i
             rows = np.repeat(np.arange(start, stop), times)
             inside = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
             columns = order[np.repeat(first[start:stop], times) + inside]
-            is_close = np.bitwise_count(hashes[rows] ^ others[columns]) <= max_bits
-            is_close &= rows < columns if within else True
-            found.append(np.stack([rows[is_close], columns[is_close]], 1))
+            different = hashes[rows] ^ others[columns]
+            is_new = np.bitwise_count(different) <= max_bits
+            is_new &= rows < columns if within else True
+            pairs, different = np.stack([rows[is_new], columns[is_new]], 1), different[is_new]
+            for earlier in masks[:number]:  # a pair is found by the first of the parts that it shares
+                is_new = different & earlier != 0
+                pairs, different = pairs[is_new], different[is_new]
+            found.append(pairs)
             start = stop
-    return np.unique(np.concatenate(found), axis=0)
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort(pairs.T[::-1])]
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
@@ -95,18 +102,14 @@ def find_copies(
     """
     pairs = find_close(hashes, others, max_bits)
     other_pixels = pixels if other_pixels is None else other_pixels
-    shrunk: dict[tuple[int, int], np.ndarray] = {}
-
-    def get(side: int, index: int) -> np.ndarray:
-        if (side, index) not in shrunk:
-            if len(shrunk) > 100_000:
-                shrunk.clear()
-            shrunk[side, index] = shrink((other_pixels if side else pixels)[index])
-        return shrunk[side, index]
-
-    same = 0 if others is None else 1
-    keep = [are_copies(get(0, one), get(same, other)) for one, other in pairs.tolist()]
-    return pairs[np.array(keep, dtype=bool)]
+    keep = [np.zeros(0, dtype=bool)]
+    for start in range(0, len(pairs), BLOCK_COPIES):
+        shrunk = []
+        for column, images in zip(pairs[start : start + BLOCK_COPIES].T, (pixels, other_pixels), strict=True):
+            indices, at = np.unique(column, return_inverse=True)
+            shrunk.append(np.stack([shrink(images[index]) for index in indices])[at])
+        keep.append(are_copies(*shrunk))
+    return pairs[np.concatenate(keep)]
 
 
 def find_duplicates(

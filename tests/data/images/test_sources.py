@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+import time
 import zipfile
 
 import numpy as np
@@ -180,6 +181,18 @@ def test_remote_images_are_identified_by_their_content(pictures):
     ):
         first, second = map(source_inputs, sources)
         assert first == source_inputs(sources[0]) and first != second
+
+
+def test_many_images_of_one_hash_take_seconds():
+    count, rng = 600, np.random.default_rng(0)
+    pixels = np.full((count, 16, 16, 3), 250, np.uint8)
+    pixels[np.arange(count), rng.integers(0, 16, count), rng.integers(0, 16, count)] = 0
+    same = np.zeros(count, np.uint64)
+    start = time.process_time()
+    is_duplicate = hashes.find_duplicates(same, pixels, np.ones(count, dtype=bool))
+    assert time.process_time() - start < 4 and 0 < is_duplicate.sum() < count
+    every = np.array([[i, j] for i in range(20) for j in range(i + 1, 20)])
+    assert np.array_equal(hashes.find_close(same[:20]), every), "each pair once, although it shares all parts"
 
 
 def test_planted_copies_are_found_and_others_are_not():
