@@ -80,13 +80,12 @@ def simplify(image: Image) -> Image:
         if image.mode == "I" and values.max() <= 255:
             low, high = 0, 255
         return Image.fromarray(((values - low) * (255 / ((high - low) or 1))).clip(0, 255).astype(np.uint8))
-    if image.mode in ("1", "L"):
-        return image.convert("L")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 def resize_square(image: Image, size: int, channels: int = 3) -> np.ndarray:

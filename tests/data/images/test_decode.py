@@ -65,6 +65,8 @@ def test_every_kind_of_pixels_becomes_rgb_or_gray():
     clear = image.copy()
     clear.putalpha(0)
     assert (np.asarray(decode(encode(clear))) == 255).all(), "transparent parts are white"
+    black = decode(encode(Image.new("L", (9, 9), 0), transparency=0))
+    assert black.mode == "L" and (np.asarray(black) == 255).all(), "also a transparent shade of gray"
     assert decode(encode(image.convert("1"))).mode == "L"
     assert decode(encode(Image.new("RGB", (1, 1)))).size == (1, 1)
 
