@@ -114,8 +114,10 @@ class NgramIndex:
                 hits.append((words.text_ids[fits[found]], hashes[found]))
         documents, hashes = (np.concatenate(column) for column in zip(*hits, strict=True))
         result: dict[int, list[int]] = {}
-        for document in np.unique(documents):
-            distinct = np.unique(hashes[documents == document])
+        order = np.argsort(documents, kind="stable")
+        numbers, starts = np.unique(documents[order], return_index=True)
+        for document, found in zip(numbers, np.split(hashes[order], starts)[1:], strict=True):
+            distinct = np.unique(found)
             left, right = (np.searchsorted(self.hashes, distinct, side=side) for side in ("left", "right"))
             ranges = [self.text_ids[start:end] for start, end in zip(left, right, strict=True)]
             tests, counts = np.unique(np.concatenate(ranges), return_counts=True)
