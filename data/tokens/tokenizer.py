@@ -144,8 +144,5 @@ def copy_tokenizer(name: str, encoder_folder: Path) -> Path:
         tokenizer.save_pretrained(folder)
         return {}
 
-    if "tokenizer.json" not in files:
-        inputs = {file: file_hash(encoder_folder / file) for file in files}
-        return get_or_build("tokenizer", name, inputs, convert, quiet=True)
-    inputs = {"tokenizer": file_hash(encoder_folder / "tokenizer.json")}
-    return get_or_build("tokenizer", name, inputs, build, quiet=True)
+    inputs = {file: file_hash(encoder_folder / file) for file in files}
+    return get_or_build("tokenizer", name, inputs, build if "tokenizer.json" in files else convert, quiet=True)

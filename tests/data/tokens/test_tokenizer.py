@@ -15,7 +15,7 @@ from data.cache import read_manifest
 from data.corpus.build import build_corpus
 from data.corpus.config import Corpus
 from data.corpus.documents import iter_documents
-from data.encoders import resolve_encoder
+from data.encoders import TOKENIZER_FILES, resolve_encoder
 from data.tokens.config import TokenizerConfig
 from data.tokens.tokenizer import SPECIAL_TOKENS, build_empty_tokenizer, copy_tokenizer, sample_texts, train_on_corpus
 from engine.errors import DataError
@@ -223,4 +223,17 @@ def test_the_tokenizer_of_an_encoder_is_copied(corpus, workspace):
     Path("empty").mkdir()
     with pytest.raises(DataError, match="^empty: no tokenizer.json; a fast tokenizer is required$"):
         copy_tokenizer("real", Path("empty"))
-    assert json.loads((folder / "manifest.json").read_text())["inputs"].keys() == {"tokenizer"}
+    assert json.loads((folder / "manifest.json").read_text())["inputs"].keys() == {
+        file for file in TOKENIZER_FILES if (encoder / file).is_file()
+    }
+
+
+def test_a_changed_file_of_special_tokens_is_copied_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("encoder").mkdir()
+    Path("encoder/tokenizer.json").write_text(train("wordpiece").to_str())
+    copies = []
+    for mask in ("[UNK]", "[MASK]"):
+        Path("encoder/tokenizer_config.json").write_text(json.dumps({"mask_token": mask}))
+        copies.append(json.loads((copy_tokenizer("c", Path("encoder")) / "tokenizer_config.json").read_text()))
+    assert [copy["mask_token"] for copy in copies] == ["[UNK]", "[MASK]"]
