@@ -49,7 +49,7 @@ def find_problem_type(folder: Path, record: dict, config: dict) -> ProblemType:
     if record.get("kind") == "model" and record["problem_type"] in known:
         found = load_problem_type(record["problem_type"])
         expected = found.transformers_problem_type
-        if found.labels_words != labels_words or expected and config.get("problem_type") != expected:
+        if found.labels_words != labels_words or expected and config.get("problem_type", expected) != expected:
             raise DataError(f"{folder}: its record has problem_type {found.name}, and config.json another one")
         return found
     if labels_words:

@@ -70,9 +70,8 @@ FOLDERS = re.findall(r"^(\w+)/", TREE, re.MULTILINE)
 def test_make_commands_parse(command, tmp_path, monkeypatch):
     """`make -n`, as if the setup was done, prints a command; the real parser accepts its arguments."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "labels").mkdir()
+    for name in ("texts", "notes", "labels", "out/runs/mine", "out/runs/texts"):
+        (tmp_path / name).mkdir(parents=True)
     for name, content in {
         "texts/a.txt": "a",
         "notes/a.txt": "a",
