@@ -96,8 +96,8 @@ class Task(Section):
     shots: PositiveInt | None = None
     """Training examples of each class to use instead, by seed; all of a class with fewer."""
     deduplicate: bool = False
-    """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting; of a text
-    with the role `measure` too, that row stays."""
+    """Whether to drop rows with a repeated text (ignoring whitespace and case) before splitting. Of equal texts,
+    one with the role `measure` is kept."""
     require_text: bool = False
     """Whether a row without text is an error; false: such rows are left out and counted."""
 
