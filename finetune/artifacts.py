@@ -1,6 +1,7 @@
 """Output files of a fine-tuning run: metrics, report, test rows, sample outputs, adapter and the model folder."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,10 +53,30 @@ class Artifacts:
     test_rows: dict
     accelerator: Accelerator
 
-    def write(self, output: FineTuneOutput, baselines: dict, held_out: HeldOut) -> None:
-        """Write all files, then remove the run's checkpoints."""
+    def write(
+        self,
+        output: FineTuneOutput,
+        baselines: dict,
+        held_out: HeldOut,
+        on_metrics_written: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write all files, the metrics first, then remove the run's checkpoints.
+
+        on_metrics_written: called before the model is saved and loaded in a new process, which takes seconds.
+        """
         folder, model, modality = self.run.folder, output.model, load_modality(self.config)
         problem_type, shared = modality.problem_type, modality.shared
+        if output.peft_model is not None:
+            from finetune.model import adapters
+
+            adapters.save_adapter(output.peft_model, folder)
+            adapters.merge_adapters(output.peft_model)
+        output_fn = output.head.score if problem_type.is_detector else partial(activate_logits, problem_type)
+        sample = modality.record_outputs(model, self.encoder_folder, take_evenly(self.splits["test"]), output_fn)
+        if sample:
+            if not hasattr(model.config, "label_scale"):
+                self.check_measured(sample["outputs"], output.predictions["test"])
+            write_json(folder / "sample.json", sample)
         names = modality.list_report_metrics(output.metrics["test"])
         kind = {"problem_type": problem_type.name, "report_metrics": names}
         if shared.name != "text":
@@ -70,21 +91,11 @@ class Artifacts:
         details = {**output.details, **kind, "baselines": baselines, "task": self.config.task.name}
         details |= {"encoder": self.config.encoder, "num_train_examples": len(self.splits["train"]), **result}
         write_json(folder / "metrics.json", {**output.metrics, **details})
+        on_metrics_written()
         if rows := modality.sample_rows(self.splits["test"]):
             write_json(folder / "test.json", rows)
         write_json(folder / "mistakes.json", {"mistakes": held_out.mistakes})
         write_text(folder / "report.html", render_run_report(self.run))
-        if output.peft_model is not None:
-            from finetune.model import adapters
-
-            adapters.save_adapter(output.peft_model, folder)
-            adapters.merge_adapters(output.peft_model)
-        output_fn = output.head.score if problem_type.is_detector else partial(activate_logits, problem_type)
-        sample = modality.record_outputs(model, self.encoder_folder, take_evenly(self.splits["test"]), output_fn)
-        if sample:
-            if not hasattr(model.config, "label_scale"):
-                self.check_measured(sample["outputs"], output.predictions["test"])
-            write_json(folder / "sample.json", sample)
         record = self.build_record(output.metrics, {**kind, **result}, baselines)
         if calibration := model.config.to_dict().get("calibration"):
             record["calibration"] = calibration

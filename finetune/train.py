@@ -20,7 +20,7 @@ from finetune.class_texts import choose_class_texts
 from finetune.config import Finetune
 from finetune.detector import collect_detector, fit_detector, select_normal_rows
 from finetune.evaluation.baselines import measure_baselines
-from finetune.evaluation.summary import format_run_summary
+from finetune.evaluation.summary import format_outputs, format_scores
 from finetune.evaluation.test_rows import inspect_test_rows
 from finetune.heads import load_head_file
 from finetune.held_out import collect_held_out
@@ -127,7 +127,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     run = Run(config, config.run, accelerator.is_main_process, fingerprints={"labels": labels})
     if run.is_finished:
         run.compare(labels=labels)
-        logger.info(f"{run.folder} is finished.\n{format_run_summary(run)}")
+        logger.info(f"{run.folder} is finished.\n{format_scores(run)}\n{format_outputs(run)}")
         return
 
     modality = load_modality(config)
@@ -155,6 +155,6 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     if accelerator.is_main_process:
         num_available = max(len(rows["train"]), len(splits["train"]))
         artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
-        artifacts.write(output, baselines, held_out)
-        logger.info(format_run_summary(run))
+        artifacts.write(output, baselines, held_out, on_metrics_written=lambda: logger.info(format_scores(run)))
+        logger.info(format_outputs(run))
     accelerator.wait_for_everyone()

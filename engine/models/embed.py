@@ -124,11 +124,13 @@ def run_batches(
     order = np.argsort(inputs.lengths, kind="stable")
     batches = shard_list([order[start : start + batch_size] for start in range(0, len(order), batch_size)], accelerator)
     visible, outputs = progress_title is not None and accelerator.is_main_process, []
-    with Progress(progress_title, len(batches), 0, visible, "batch") as progress:
+    with (
+        Progress(progress_title, len(batches), 0, visible, "batch") as progress,
+        accelerator.autocast() if autocast else nullcontext(),  # around all batches: weights are converted once
+    ):
         for indices in batches:
             tensors = {name: tensor.to(accelerator.device) for name, tensor in inputs.get_inputs(indices).items()}
-            with accelerator.autocast() if autocast else nullcontext():
-                predicted = module.predict(**tensors)
+            predicted = module.predict(**tensors)
             is_tuple = isinstance(predicted, tuple)
             arrays = [tensor.cpu().numpy() for tensor in (predicted if is_tuple else (predicted,))]
             outputs.append((indices, list(zip(*arrays, strict=True)) if is_tuple else arrays[0]))

@@ -1,4 +1,4 @@
-"""The summary table printed at the end of a run."""
+"""What is printed at the end of a run: the scores, then the output files."""
 
 from collections.abc import Sequence
 
@@ -28,9 +28,9 @@ def metric_rows(metrics: dict) -> list[tuple[str, dict | None]]:
     return [(f"{metrics['encoder']}, {fitted}", metrics["test"]), *rows]
 
 
-def format_run_summary(run: Run) -> str:
-    """Return the table with the baselines, the output paths and an example command."""
-    metrics, folder = read_json(run.folder / "metrics.json"), run.folder
+def format_scores(run: Run) -> str:
+    """Return the numbers of rows and the table with the baselines."""
+    metrics = read_json(run.folder / "metrics.json")
     problem_type, num_available = find_problem_type(metrics), metrics["num_available_examples"]
     lines = [
         "",
@@ -39,12 +39,17 @@ def format_run_summary(run: Run) -> str:
         *(f"  {line}" for line in describe_test_rows(metrics) + describe_evaluation(metrics)),
         "",
         *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
-        "",
-        f"  model   {folder / 'model'}",
     ]
+    return "\n".join(lines)
+
+
+def format_outputs(run: Run) -> str:
+    """Return the paths of the output files and an example command."""
+    metrics, folder = read_json(run.folder / "metrics.json"), run.folder
+    lines = ["", f"  model   {folder / 'model'}"]
     if (folder / "report.html").is_file():
         lines.append(f"  report  {folder / 'report.html'}")
-    if metrics.get("test_rows", {}).get("random") and problem_type.has_single_class:  # labeled in rounds
+    if metrics.get("test_rows", {}).get("random") and find_problem_type(metrics).has_single_class:  # labeled in rounds
         lines.append(f"  label   make explore MODEL={folder}  chooses the rows to label next")
     if (folder / "adapter").is_dir():
         lines.append(f"  adapter {folder / 'adapter'} on {folder / 'base'}, for peft")

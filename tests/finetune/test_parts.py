@@ -30,7 +30,7 @@ from engine.config.loader import load_config
 from engine.errors import DataError
 from engine.kernels import attention
 from finetune.config import Finetune, Layers
-from finetune.evaluation.summary import format_run_summary
+from finetune.evaluation.summary import format_scores
 from finetune.model import layerwise, mean_pooling
 from finetune.train import resolve_config
 
@@ -297,4 +297,4 @@ def test_pooling_is_read_from_sentence_transformers_config(tmp_path, config, poo
 def test_damaged_metrics_of_a_finished_run_are_one_line(tmp_path):
     (tmp_path / "metrics.json").write_text('{"task": ')
     with pytest.raises(DataError, match="metrics.json: cannot be read"):
-        format_run_summary(SimpleNamespace(folder=tmp_path))
+        format_scores(SimpleNamespace(folder=tmp_path))

@@ -139,6 +139,22 @@ def test_nothing_is_finished_that_plain_transformers_does_not_reproduce(
     assert list(run.glob("step-*")), "no work is lost"
 
 
+def test_scores_are_printed_before_the_saved_model_is_loaded(encoders, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """The check takes seconds, for which nobody should wait to see a table that is known."""
+    prepare(encoders, tmp_path, monkeypatch)
+    printed, verify = [], artifacts.verify_folder
+
+    def verify_and_record(*args) -> None:
+        printed.append(capsys.readouterr().out)
+        verify(*args)
+
+    monkeypatch.setattr(artifacts, "verify_folder", verify_and_record)
+    finetune_main(method_args(tmp_path))
+    (before,), after = printed, capsys.readouterr().out
+    assert "on the test set" in before and "  model   " not in before
+    assert "on the test set" not in after and after.startswith("\n  model   out/runs/r/model\n")
+
+
 def test_a_model_that_differs_from_its_measured_predictions_is_not_written(encoders, tmp_path, monkeypatch):  # noqa: F811
     prepare(encoders, tmp_path, monkeypatch)
     original = artifacts.Artifacts.check_measured
