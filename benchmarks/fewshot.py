@@ -2,7 +2,7 @@
 
     python -m venv peer && peer/bin/pip install -r requirements.txt && peer/bin/pip install --no-deps setfit==1.2.0
     python benchmarks/fewshot.py [contenders=setfit,auto,...] [tasks=...] [shots=0,2,8,16] [seeds=3] [data=FOLDER]
-                                 [python=peer/bin/python] [again=auto,...] [nice=0]
+                                 [python=peer/bin/python] [fastfit_python=fastfit/bin/python] [again=auto,...] [nice=0]
 
 A trial is one contender, task, number of labels per class and seed, in its own process with one thread. Finished trials
 are lines of benchmarks/fewshot_trials.jsonl, with the machine and date of each, so the benchmark resumes, also on
@@ -12,6 +12,7 @@ another machine; `again` repeats contenders, and `seeds=0` only writes the table
 |---|---|
 | setfit | SetFit at its defaults, except for 20 pairs per label, as in its paper, where the default would be more |
 | setfit_templates | the same, with the rows of `get_templated_dataset` added; without labels 8 a class, as documented |
+| fastfit | benchmarks/fastfit_peer.py, in its own environment |
 | name | without labels: the class with the name nearest to the text, by frozen embeddings |
 | auto | `make finetune`, without unlabeled text |
 | auto_unlabeled | the same, with the other training rows as unlabeled text |
@@ -42,10 +43,22 @@ import tasks
 TRIALS_FILE = Path(__file__).parent / "fewshot_trials.jsonl"
 TASKS = ("sentiment", "spam", "subj", "trec", "tweets", "elections", "sections", "descriptions")
 CONTENDERS = ("setfit", "setfit_templates", "auto", "auto_unlabeled")
-COLUMNS = ("name", "setfit_templates", "setfit", "auto", "auto_unlabeled", "probe", "plain", "fewshot", "selftrain")
+COLUMNS = (
+    "name",
+    "setfit_templates",
+    "setfit",
+    "fastfit",
+    "auto",
+    "auto_unlabeled",
+    "probe",
+    "plain",
+    "fewshot",
+    "selftrain",
+)
 SECTION = "Few labels and names of classes, compared with SetFit"
 METHODS = {"plain": "full"}
 PEERS = ("setfit", "setfit_templates")
+NEED_LABELS = ("setfit", "fastfit", "auto")
 PAIRS_PER_EXAMPLE = 20
 ZERO_SHOT_ROWS = 8  # rows per class made of its name, without labels
 
@@ -94,6 +107,27 @@ def run_setfit(args: list[str], with_templates: bool) -> tuple[float, float]:
     return float(np.mean(predictions == [names.index(row.label) for row in test])), seconds
 
 
+def run_fastfit(args: list[str], python: str) -> tuple[float, float]:
+    """Return (test accuracy, seconds of training) of FastFit, which `python` can import."""
+    from data.encoders import resolve_encoder
+
+    config, train, _, test, _ = read_splits(args)
+    rows = {
+        split: {"text": [row.texts[0] for row in examples], "label": [row.label for row in examples]}
+        for split, examples in (("train", train), ("test", test))
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        script = str(Path(__file__).with_name("fastfit_peer.py"))
+        command = [python, script, str(path), str(resolve_encoder("minilm")), str(config.seed)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    return result["accuracy"], result["train_seconds"]
+
+
 def run_nearest_name(args: list[str]) -> tuple[float, float]:
     """Return (test accuracy, seconds) of the class with the name nearest to the text, without training."""
     from data.encoders import resolve_encoder
@@ -137,13 +171,15 @@ def run_headstart(contender: str, args: list[str]) -> tuple[float, float]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str) -> None:
+def run_trial(contender: str, task: str, shots: str, seed: str, data_folder: str, fastfit_python: str) -> None:
     """Run one trial and print its result."""
     start, cpu_start = time.time(), time.process_time()
     args = [*tasks.task_args(task, data_folder), f"seed={seed}", "encoder=minilm"]
     args.append(f"task.shots={shots}" if int(shots) else "task.num_examples=0")
     if contender in PEERS:
         accuracy, seconds = run_setfit(args, contender == "setfit_templates")
+    elif contender == "fastfit":
+        accuracy, seconds = run_fastfit(args, fastfit_python)
     elif contender == "name":
         accuracy, seconds = run_nearest_name(args)
     else:
@@ -194,7 +230,7 @@ def compare_with_setfit(trials: dict[tuple, dict], shots: int) -> list[str]:
         pairs = [
             (key[1], 100 * (trial["accuracy"] - trials[PEERS[0], *key[1:]]["accuracy"]))
             for key, trial in trials.items()
-            if key[0] == contender not in PEERS and key[2] == shots and (PEERS[0], *key[1:]) in trials
+            if key[0] == contender != PEERS[0] and key[2] == shots and (PEERS[0], *key[1:]) in trials
         ]
         by_task = {task: np.array([gain for other, gain in pairs if other == task]) for task, _ in pairs}
         if by_task:
@@ -210,7 +246,8 @@ def compare_with_setfit(trials: dict[tuple, dict], shots: int) -> list[str]:
 def main(args: list[str]) -> None:
     """Run the missing trials and write the table."""
     defaults = {"contenders": ",".join(CONTENDERS), "tasks": ",".join(TASKS), "shots": "8,16", "seeds": "3", "data": ""}
-    options, _ = results.parse_options(args, **defaults, python=sys.executable, again="", nice="0")
+    pythons = {"python": sys.executable, "fastfit_python": sys.executable}
+    options, _ = results.parse_options(args, **defaults, **pythons, again="", nice="0")
     finished = {key for key in read_trials() if key[0] not in options["again"].split(",")}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     machine = results.describe_machine()
@@ -220,12 +257,22 @@ def main(args: list[str]) -> None:
         for shots in options["shots"].split(",")
         for task in options["tasks"].split(",")
         for contender in options["contenders"].split(",")
-        if (contender != "name" or shots == "0") and (contender not in ("setfit", "auto") or shots != "0")
+        if (contender != "name" or shots == "0") and (contender not in NEED_LABELS or shots != "0")
     ]:
         if key in finished:
             continue
         python = options["python"] if key[0] in PEERS else sys.executable
-        command = ["nice", "-n", options["nice"], python, __file__, "trial", *map(str, key), options["data"]]
+        command = [
+            "nice",
+            "-n",
+            options["nice"],
+            python,
+            __file__,
+            "trial",
+            *map(str, key),
+            options["data"],
+            options["fastfit_python"],
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             sys.exit(f"{key}: {done.stderr[-2000:]}")
