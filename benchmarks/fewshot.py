@@ -262,17 +262,8 @@ def main(args: list[str]) -> None:
         if key in finished:
             continue
         python = options["python"] if key[0] in PEERS else sys.executable
-        command = [
-            "nice",
-            "-n",
-            options["nice"],
-            python,
-            __file__,
-            "trial",
-            *map(str, key),
-            options["data"],
-            options["fastfit_python"],
-        ]
+        trial_args = ["trial", *map(str, key), options["data"], options["fastfit_python"]]
+        command = ["nice", "-n", options["nice"], python, __file__, *trial_args]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             sys.exit(f"{key}: {done.stderr[-2000:]}")
