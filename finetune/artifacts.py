@@ -71,12 +71,7 @@ class Artifacts:
 
             adapters.save_adapter(output.peft_model, folder)
             adapters.merge_adapters(output.peft_model)
-        output_fn = output.head.score if problem_type.is_detector else partial(activate_logits, problem_type)
-        sample = modality.record_outputs(model, self.encoder_folder, take_evenly(self.splits["test"]), output_fn)
-        if sample:
-            if not hasattr(model.config, "label_scale"):
-                self.check_measured(sample["outputs"], output.predictions["test"])
-            write_json(folder / "sample.json", sample)
+        sample = self.record_sample(output)
         names = modality.list_report_metrics(output.metrics["test"])
         kind = {"problem_type": problem_type.name, "report_metrics": names}
         if shared.name != "text":
@@ -114,6 +109,21 @@ class Artifacts:
         write_folder(folder / "model", fill)
         for checkpoint in [*folder.glob("**/step-*"), *folder.glob("**/best")]:
             shutil.rmtree(checkpoint)
+
+    def record_sample(self, output: FineTuneOutput) -> dict | None:
+        """Write and return outputs for some test rows, by which the saved model is checked, if the modality has any.
+
+        Raises DataError if they are not what was measured.
+        """
+        modality, model = load_modality(self.config), output.model
+        problem_type = modality.problem_type
+        output_fn = output.head.score if problem_type.is_detector else partial(activate_logits, problem_type)
+        sample = modality.record_outputs(model, self.encoder_folder, take_evenly(self.splits["test"]), output_fn)
+        if sample:
+            if not hasattr(model.config, "label_scale"):
+                self.check_measured(sample["outputs"], output.predictions["test"])
+            write_json(self.run.folder / "sample.json", sample)
+        return sample
 
     def check_measured(self, outputs: list, predictions: list[np.ndarray]) -> None:
         """Raise DataError if recorded outputs are not the predictions that the metrics were computed from.
