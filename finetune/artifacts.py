@@ -58,11 +58,12 @@ class Artifacts:
         output: FineTuneOutput,
         baselines: dict,
         held_out: HeldOut,
-        on_metrics_written: Callable[[], None] = lambda: None,
+        on_metrics_written: Callable[[], None],
     ) -> None:
-        """Write all files, the metrics first, then remove the run's checkpoints.
+        """Write all files, then remove the run's checkpoints.
 
-        on_metrics_written: called before the model is saved and loaded in a new process, which takes seconds.
+        on_metrics_written: called once the outputs of the model are checked and metrics.json is written, before the
+        model is saved and loaded in a new process, which takes seconds.
         """
         folder, model, modality = self.run.folder, output.model, load_modality(self.config)
         problem_type, shared = modality.problem_type, modality.shared
