@@ -54,11 +54,7 @@ class Artifacts:
     accelerator: Accelerator
 
     def write(
-        self,
-        output: FineTuneOutput,
-        baselines: dict,
-        held_out: HeldOut,
-        on_metrics_written: Callable[[], None],
+        self, output: FineTuneOutput, baselines: dict, held_out: HeldOut, on_metrics_written: Callable[[], None]
     ) -> None:
         """Write all files, then remove the run's checkpoints.
 
