@@ -22,7 +22,7 @@ from finetune.detector import collect_detector, fit_detector, select_normal_rows
 from finetune.evaluation.baselines import measure_baselines
 from finetune.evaluation.summary import format_outputs, format_scores
 from finetune.evaluation.test_rows import inspect_test_rows
-from finetune.heads import load_head_file
+from finetune.heads import classification, load_head_file
 from finetune.held_out import collect_held_out
 from finetune.method import resolve_method
 from finetune.modalities import load_modality
@@ -88,6 +88,17 @@ def sample_splits(config: Finetune, rows: dict[str, list[Example]]) -> dict[str,
     return {**rows, "train": sample_examples(rows["train"], task.num_examples, config.seed, task.shots, reserve)}
 
 
+def to_probe(config: Finetune) -> Finetune:
+    """Return the configuration that only fits the last layer, for random weights as a baseline of few labels.
+
+    The steps that a few labels allow train nothing into random weights, and would double the time of a run.
+    """
+    changes = {key: type(getattr(config, key))() for key in ("adapter", "augment")}
+    changes |= {"head": classification.Config(pooling=config.head.pooling)}
+    changes |= {"layers": config.layers.model_copy(update={"linear_probe": True})}
+    return config.model_copy(update=changes)
+
+
 def check_batch_size(batch_size: int, num_processes: int) -> None:
     """Raise ConfigError if there is not a row for each process."""
     if batch_size < num_processes:
@@ -145,11 +156,13 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
 
     def train_reference(folder: Path, title: str, random_init: bool) -> dict:
         reference_run = Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")
+        if random_init and splits["train"] and getattr(load_head_file(config), "FITS_LAST_LAYER", False):
+            output = finetune_model(folder, to_probe(config), data, reference_run, accelerator, title, True)
+            return {"name": "the same network, frozen at random weights", **output.metrics}
         return train(folder, reference_run, title, random_init).metrics
 
     output = train(folder, run, f"finetune {config.run}")
-    measured = (modality, folder, splits, label_names, train_reference)
-    baselines = measure_baselines(*measured) if config.baselines else {}
+    baselines = measure_baselines(modality, folder, splits, label_names, train_reference) if config.baselines else {}
     collect = collect_detector if is_detector else collect_held_out
     held_out = collect(modality, output, splits, label_names, folder, accelerator)
     if accelerator.is_main_process:

@@ -22,7 +22,8 @@ def measure_baselines(
 ) -> dict[str, dict]:
     """Return the name and metrics of each baseline.
 
-    train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics.
+    train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics, and
+    "name" if it has another one.
     """
     results, key = {}, modality.linear_baseline[0]
     if key and splits["train"] and modality.problem_type.linear_baseline:

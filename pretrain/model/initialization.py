@@ -3,6 +3,8 @@
 Otherwise it spends its first half million tokens on learning token frequencies and co-occurrences.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from pretrain.model.encoder import Encoder
 CONTEXT_WINDOW = 8  # tokens on either side, weighted by 1 / distance
 MAX_TOKENS = 2**22  # tokens counted; twice as many did not help (docs/lab-notebook)
 MIN_COUNT = 0.4  # rarer pairs are dropped: they are most of all pairs, and mainly noise
+NUM_THREADS = 2  # that count pairs; each holds 150 MB
 SMOOTHING = 0.75  # exponent of the context frequencies, against a bias toward rare tokens (Levy et al. 2015)
 
 
@@ -50,12 +53,17 @@ def compute_cooccurrence_vectors(shards: Shards, dim: int, seed: int) -> np.ndar
     document = np.zeros(len(tokens), dtype=np.int32)
     document[shards.documents[1:][shards.documents[1:] < len(tokens)]] = 1
     document = document.cumsum()
-    counts = sparse.csr_matrix((size, size), dtype=np.float32)
-    for distance in range(1, CONTEXT_WINDOW + 1):
+
+    def count_pairs(distance: int) -> sparse.csr_matrix:
         same = document[distance:] == document[:-distance]
         first, second = tokens[:-distance][same], tokens[distance:][same]
         weights = np.full(len(first), 1 / distance, dtype=np.float32)
-        counts += sparse.csr_matrix((weights, (first, second)), (size, size))
+        return sparse.csr_matrix((weights, (first, second)), (size, size))
+
+    counts = sparse.csr_matrix((size, size), dtype=np.float32)
+    with ThreadPoolExecutor(NUM_THREADS) as threads:  # scipy sorts pairs without the interpreter lock
+        for pairs in threads.map(count_pairs, range(1, CONTEXT_WINDOW + 1)):
+            counts += pairs
     counts = (counts + counts.T).tocoo()
     total = np.bincount(counts.row, counts.data, size)
     share = total**SMOOTHING / (total**SMOOTHING).sum()
