@@ -55,6 +55,8 @@ def fingerprint_files(source: CorpusSource, paths: list[str]) -> dict:
     inputs: dict = {"files": [sources.content_hash(source, path) for path in paths]}
     if any(archive_of(path) != path for path in paths):
         inputs["members"] = [name_inside(path) for path in paths]
+    if sources.FOLDER_COLUMN in source.where:
+        inputs["folders"] = [sources.name_folder(path) for path in paths]
     # Any file can be read as plain text, and a csv with another delimiter; other formats do not read each other.
     formats = [(sources.get_format(source, path).name, default_delimiter(path)) for path in paths]
     if any(name == "text" or name == "csv" and delimiter != "," for name, delimiter in formats):
@@ -120,7 +122,7 @@ class BucketReader:
                 self.problems.append(f"{path}: cannot be opened ({error.strerror or error})")
                 continue
             with file:
-                rows = file.iter_rows(sources.get_format(source, path), self.problems)
+                rows = sources.iter_file_rows(source, file, path, self.problems)
                 for number, located in enumerate(sources.filter_rows(source, rows, path)):
                     if number % 256 == 0:
                         self.on_progress((done + file.position) / 2**20)

@@ -161,6 +161,7 @@ def resolve_files(source: Source) -> list[str]:
         if not paths:
             raise DataError(f"{name}: no such file{suggest(Path(name).name, list_siblings(name))}")
         files += paths
+    files = leave_out_repeated(files)
     return [inside for path in files for inside in open_archive(source, path)]
 
 
@@ -169,6 +170,16 @@ def open_archive(source: Source, path: str) -> list[str]:
     if not path.partition("?")[0].lower().endswith(".zip"):
         return [path]
     return list_members(path, source.member, lambda name: file_extension(name) in EXTENSION_TO_FORMAT or source.format)
+
+
+def leave_out_repeated(files: list[str]) -> list[str]:
+    """Return the files, each once, also those that several names or globs of a source match; count them."""
+    unique: dict[str, str] = {}
+    for path in files:
+        unique.setdefault(path if "://" in path else os.path.abspath(path), path)
+    if num_repeated := len(files) - len(unique):
+        warn_once(f"{files[0]}: {num_repeated} repeated file{'s' * (num_repeated > 1)} of the source read once")
+    return list(unique.values())
 
 
 def leave_out_hidden(paths: list[str], name: str) -> list[str]:
@@ -277,15 +288,18 @@ def iter_located_rows(source: Source) -> Iterator[tuple[str, dict]]:
         name = source.wheel or redact_credentials(path)
         try:
             with DataFile(path) as file:
-                file_format = get_format(source, path)
-                rows = file.iter_rows(file_format)
-                if file_format.name == "text":
-                    rows = ({**row, FOLDER_COLUMN: name_folder(path)} for row in rows)
-                yield from filter_rows(source, rows, name)
+                yield from filter_rows(source, iter_file_rows(source, file, path), name)
         except (DataError, GeneratorExit):
             raise
         except Exception as error:
             raise DataError(f"{name}: cannot be read ({first_line(error)})") from None
+
+
+def iter_file_rows(source: Source, file: DataFile, path: str, problems: list[str] | None = None) -> Iterator[dict]:
+    """Return the rows of a file, those of a text file with its folder as a column. problems: as for `DataFile`."""
+    file_format = get_format(source, path)
+    rows = file.iter_rows(file_format, problems)
+    return ({**row, FOLDER_COLUMN: name_folder(path)} for row in rows) if file_format.name == "text" else rows
 
 
 def filter_rows(source: Source, rows: Iterable[dict], name: str) -> Iterator[tuple[str, dict]]:

@@ -104,6 +104,18 @@ def work_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_a_corpus_can_select_the_folders_of_its_texts(tmp_path):
+    for name in ("fish", "birds"):
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "a.txt").write_text(f"a text about {name}")
+    source = {"files": "texts", "where": {"folder": "fish"}}
+    corpus = Corpus(name="animals", sources=[source], filter=OFF)
+    assert [document["text"] for document in iter_documents(build_corpus(corpus))] == ["a text about fish"]
+    (tmp_path / "texts" / "fish").rename(tmp_path / "texts" / "mammals")
+    (tmp_path / "texts" / "birds").rename(tmp_path / "texts" / "fish")
+    assert [document["text"] for document in iter_documents(build_corpus(corpus))] == ["a text about birds"]
+
+
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 

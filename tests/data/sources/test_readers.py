@@ -489,6 +489,14 @@ def test_hidden_files_are_left_out_and_counted(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_file_that_two_names_match_is_read_once(tmp_path, capsys):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    files = [str(tmp_path / "b.txt"), str(tmp_path / "*.txt"), f"{tmp_path}/../{tmp_path.name}/a.txt"]
+    assert [row["text"] for row in iter_rows(Source(files=files))] == ["b.txt", "a.txt"]
+    assert capsys.readouterr().err == f"{files[0]}: 2 repeated files of the source read once\n"
+
+
 def test_links_out_of_a_folder_are_named(tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "outside.txt").write_text("outside")
