@@ -50,6 +50,10 @@ def format_argument(key: str, value: str) -> str:
     return f"{key}={value}" if re.fullmatch(r"[\w.,\[\]/-]+", value) else f"\"{key}='{value}'\""
 
 
+class TransferError(UserError):
+    """A remote file cannot be read now, which does not mean that it is damaged."""
+
+
 class HubError(UserError):
     """The Hub cannot be reached or rejects an upload."""
 

@@ -36,7 +36,7 @@ from data.sources.source import (
 )
 from data.sources.values import MISSING, find_value, list_columns
 from data.sources.wheels import fetch_wheel
-from engine.errors import DataError, first_line, list_siblings, suggest
+from engine.errors import DataError, TransferError, first_line, list_siblings, suggest
 from engine.files import write_text
 from engine.sanitize import redact_credentials
 
@@ -131,7 +131,7 @@ def read_bytes(open_file: Callable) -> bytes:
     try:
         with open_file() as file:
             return file.read(MAX_BYTES + 1)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, TransferError) as error:
         raise DataError(os.strerror(error.errno) if getattr(error, "errno", None) else first_line(error)) from None
 
 

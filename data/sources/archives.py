@@ -4,10 +4,11 @@ import fnmatch
 import io
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
-from engine.errors import DataError, OptionError, first_line, suggest
+from engine.errors import DataError, OptionError, TransferError, first_line, suggest
 
 PREFIX, SEPARATOR = "zip://", "::"
 
@@ -22,19 +23,75 @@ def archive_of(path: str) -> str:
     return path.partition(SEPARATOR)[2] if path.startswith(PREFIX) else path
 
 
+@contextmanager
+def transfer(path: str) -> Iterator[None]:
+    """Raise TransferError for what fails on the way, but FileNotFoundError as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each file system has types of its own
+        raise TransferError(f"{path}: the transfer failed ({first_line(error)}); run the command again") from None
+
+
+class RemoteFile(io.RawIOBase):
+    """A file at an fsspec address. A read that fails raises TransferError, or the file would count as damaged."""
+
+    def __init__(self, path: str):
+        import fsspec
+
+        self.path = path
+        with transfer(path):
+            self.file = fsspec.open(path, "rb").open()
+
+    def readable(self) -> bool:
+        """Return True, as io.BufferedReader requires."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return whether the file system can start anywhere in a file."""
+        return self.file.seekable()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes, or all that are left."""
+        with transfer(self.path):
+            return self.file.read(size)
+
+    def readinto(self, buffer) -> int:
+        """Fill `buffer` and return the number of bytes read."""
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Change the position and return it."""
+        with transfer(self.path):
+            return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self.file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self.file.close()
+        super().close()
+
+
 def open_raw(path: str) -> io.IOBase:
-    """Open a file as bytes. Raises DataError for one that an archive cannot give, as without its password."""
+    """Open a file as bytes.
+
+    Raises DataError for one that an archive cannot give, as without its password, and TransferError for one that
+    cannot be reached.
+    """
     if path.startswith(PREFIX):
         archive = open_raw(archive_of(path))
         try:
             return zipfile.ZipFile(archive).open(name_inside(path))
         except (KeyError, RuntimeError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
-    if "://" not in path:
-        return open(path, "rb")
-    import fsspec
-
-    return fsspec.open(path, "rb").open()
+    return RemoteFile(path) if "://" in path else open(path, "rb")
 
 
 def file_size(path: str) -> int:
@@ -46,8 +103,9 @@ def file_size(path: str) -> int:
         return os.path.getsize(path)
     import fsspec
 
-    filesystem, inside = fsspec.core.url_to_fs(path)
-    return filesystem.size(inside) or 0
+    with transfer(path):
+        filesystem, inside = fsspec.core.url_to_fs(path)
+        return filesystem.size(inside) or 0
 
 
 def list_members(path: str, member: str | None, is_readable: Callable[[str], bool]) -> list[str]:

@@ -29,7 +29,7 @@ from data.sources.lines import decode_lines, describe_limit
 from data.sources.values import find_class_names, name_classes
 from data.sources.warc import iter_pages, iter_records, page_to_text
 from data.sources.workbook import iter_sheet
-from engine.errors import DataError, OptionError, first_line
+from engine.errors import DataError, OptionError, UserError, first_line
 
 EXTENSION_TO_FORMAT = {
     **dict.fromkeys([".csv", ".tsv", ".tab"], "csv"),
@@ -113,7 +113,7 @@ class DataFile:
         except OptionError as error:
             is_located = error.problem.startswith(self.path)
             raise (error if is_located else error.located(f"{self.path} row {count + 1}")) from None
-        except DataError:
+        except UserError:
             raise
         except Exception as error:
             if problems is None:

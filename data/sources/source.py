@@ -21,7 +21,7 @@ from data.sources.values import MISSING, find_class_names, find_value, is_empty,
 from data.sources.warc import require_packages
 from data.sources.wheels import fetch_wheel_member, is_pinned
 from engine.config.schema import Section, WordMapping
-from engine.errors import DataError, first_line, list_siblings, suggest
+from engine.errors import DataError, UserError, first_line, list_siblings, suggest
 from engine.files import write_text
 from engine.log import warn_once
 from engine.sanitize import redact_credentials
@@ -289,7 +289,7 @@ def iter_located_rows(source: Source) -> Iterator[tuple[str, dict]]:
         try:
             with DataFile(path) as file:
                 yield from filter_rows(source, iter_file_rows(source, file, path), name)
-        except (DataError, GeneratorExit):
+        except (UserError, GeneratorExit):
             raise
         except Exception as error:
             raise DataError(f"{name}: cannot be read ({first_line(error)})") from None

@@ -25,13 +25,14 @@ from data.config import Prepare
 from data.corpus import extract
 from data.corpus.build import build_corpus
 from data.corpus.clean import clean_text
-from data.corpus.config import Corpus
+from data.corpus.config import Corpus, CorpusSource
 from data.corpus.documents import count_copies, iter_documents
 from data.corpus.filters import ALL_RULES_OFF
 from data.corpus.sentence_dedup import split_sentences
 from data.prepare import prepare
+from data.sources.source import resolve_files
 from engine.config.loader import load_config
-from engine.errors import DataError
+from engine.errors import DataError, TransferError
 
 OFF = {"min_words": 0, "min_letters": 0, "max_repeated_lines": 1, "max_compression": 1000}
 NOUNS = "river stone lamp wagon orchard window kettle hill gate meadow bridge candle mill cellar boat".split()
@@ -375,7 +376,7 @@ def test_two_runs_write_identical_files(tmp_path, monkeypatch):
 
 TRAIN_TOKENIZERS = """
 from data.corpus.build import build_corpus
-from data.corpus.config import Corpus
+from data.corpus.config import Corpus, CorpusSource
 from data.tokens.config import TokenizerConfig
 from data.tokens.tokenizer import train_on_corpus
 corpus = build_corpus(Corpus(name="made", sources=[{"files": "text"}]))
@@ -753,6 +754,36 @@ class SignedTexts(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+class UnsteadyTexts(SignedTexts):
+    """Breaks off in the middle of the texts once `num_whole` requests have been answered."""
+
+    num_requests, num_whole = 0, 1_000
+
+    def do_GET(self):
+        body = b"\n\n".join(b"A film of number %d, and one more word." % number for number in range(5_000))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            type(self).num_requests += 1
+            self.close_connection = self.num_requests > self.num_whole
+            self.wfile.write(body[: len(body) // 2] if self.close_connection else body)
+
+
+def test_texts_that_a_broken_connection_cuts_off_are_not_stored():
+    with ThreadingHTTPServer(("127.0.0.1", 0), UnsteadyTexts) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = CorpusSource(files=f"http://127.0.0.1:{server.server_port}/texts.txt")
+        corpus = Corpus(name="c", sources=[source], filter=OFF, deduplicate={"exact": False, "near": False})
+        resolve_files(source)
+        UnsteadyTexts.num_whole = 2 * UnsteadyTexts.num_requests  # the file is found a second time, then cut
+        with pytest.raises(TransferError, match="texts.txt: the transfer failed .*; run the command again"):
+            build_corpus(corpus)
+        UnsteadyTexts.num_whole = 1_000
+        assert len(kept_texts(build_corpus(corpus))) == 5_000
+        server.shutdown()
 
 
 def test_texts_of_an_address_with_credentials_are_read_without_filters(tmp_path, monkeypatch):
