@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ class Inputs:
     keys: list[str] = field(default_factory=list)
     """What two equal inputs share: the text, or the hash of an image's pixels."""
     task: Task | None = None
+    form: dict = field(default_factory=dict)
+    """The form in which the inputs are read, if there are several, such as the size of images."""
 
     def add(self, key: str, label: str = "", role: str = "train", text: str | None = None) -> None:
         """Add an input. text: to show, if it is not the key."""
@@ -71,6 +74,8 @@ class Inputs:
         digest = hashlib.sha256()
         for key in self.keys:
             digest.update(key.encode("utf-8", "replace") + b"\0")
+        if self.form:
+            digest.update(json.dumps(self.form, sort_keys=True).encode())
         return digest.hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from data.cache import fingerprint
-from data.encoders import read_record, resolve_encoder
+from data.encoders import hash_weights, read_record, resolve_encoder
 from data.tasks.splits import Example
 from data.tasks.task import check_split, fingerprint_inputs, list_label_names, read_all, sample_examples
 from engine.errors import ConfigError
@@ -137,7 +137,7 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
     labels = fingerprint(fingerprint_inputs(config.task))
     run = Run(config, config.run, accelerator.is_main_process, fingerprints={"labels": labels})
     if run.is_finished:
-        run.compare(labels=labels)
+        run.compare(labels=labels, encoder=hash_weights(folder))
         logger.info(f"{run.folder} is finished.\n{format_scores(run)}\n{format_outputs(run)}")
         return
 

@@ -212,10 +212,11 @@ class FineTuner:
         """Return the rows and seconds of evaluations for metrics.json. seconds: of the final one, on all rows."""
         num_rows = {split: len(inputs.lengths) for split, inputs in self.inputs.items()} | {"train": self.num_labeled}
         details = {"rows": num_rows, "final_seconds": round(seconds, 1)}
-        if self.evaluations:
+        if evaluations := sum(bool(entry.get("eval")) for entry in self.run.read_log()):
             details["rows_per_evaluation"] = min(num_rows["validation"], self.config.train.eval_rows)
+            details["evaluations"] = evaluations
+        if self.evaluations:  # of this process, which may have made none since the training was resumed
             details["seconds_per_evaluation"] = round(sum(self.evaluations) / len(self.evaluations), 2)
-            details["evaluations"] = len(self.evaluations)
         truncated = {split: getattr(inputs, "num_truncated", 0) for split, inputs in self.inputs.items()}
         if any(truncated.values()):
             details |= {"truncated": truncated, "max_length": self.inputs["train"].max_length}

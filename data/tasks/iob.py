@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from data.sources.conll import TAG_PATTERN
-from data.sources.values import get_list, get_text, get_value
+from data.sources.values import find_value, get_list, get_text, get_value
 from engine.errors import DataError, suggest
 
 
@@ -92,6 +92,19 @@ def split_at_spans(text: str, spans: list[Span]) -> tuple[list[str], list[str]]:
             tags += [f"{'I' if index else 'B'}-{name}" if name else "O" for index in range(len(inside))]
         at = end
     return words, tags
+
+
+def find_words(row: dict, column: str, location: str) -> list[str] | None:
+    """Return the words of a row that holds a list, also of one written as text; None for any other text.
+
+    Raises DataError for a list of anything but words.
+    """
+    if not isinstance(find_value(row, column), str):
+        return get_list(row, column, location)
+    try:
+        return get_list(row, column, location)
+    except DataError:  # a text in brackets
+        return None
 
 
 def join_words(row: dict, column: str, location: str) -> str:

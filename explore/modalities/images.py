@@ -68,7 +68,9 @@ class Modality(modalities.Modality):
         """Read all inputs, in the form of the task's unless another is given. Raises DataError if there are too few."""
         if task and not self.config.pixels:
             self.pixels = task.pixels
-        return super().read(task)
+        inputs = super().read(task)
+        inputs.form = self.pixels.model_dump()
+        return inputs
 
     def load_encoder(self, folder: Path) -> ImageEncoder:
         """Return the encoder in a folder."""

@@ -74,6 +74,10 @@ def run_study(config: Study, args: list[str]) -> None:
     folder = STUDIES_FOLDER / config.run
     trials = Trials(config, encoder, rows, measured, folder, flags_to_keys(Study, args))
     planned = trials.list_trials()
+    if not planned:
+        raise ConfigError(
+            "study.shots: no trial; 0 labels need names of classes made of words, and method=auto or names"
+        )
     if config.train.dry_run:  # the first training exits after its checks
         trials.run_trial(next(trial for trial in planned if trial.variant in TRAINED_VARIANTS))
     folder.mkdir(parents=True, exist_ok=True)

@@ -120,9 +120,9 @@ def describe_evaluation(metrics: dict) -> list[str]:
     if evaluation.get("evaluations"):
         rows, total = evaluation["rows_per_evaluation"], num_rows["validation"]
         of_total = f" of {total:,}" * (rows < total)
-        times, seconds = evaluation["evaluations"], evaluation["seconds_per_evaluation"]
-        times = f"{times:,} time{'s' * (times > 1)}"
-        parts.append(f"{times} on {rows:,}{of_total} validation rows ({seconds:.1f} s each)")
+        times, seconds = evaluation["evaluations"], evaluation.get("seconds_per_evaluation")
+        duration = "" if seconds is None else f" ({seconds:.1f} s each)"
+        parts.append(f"{times:,} time{'s' * (times > 1)} on {rows:,}{of_total} validation rows{duration}")
     splits = " and ".join(f"{num_rows[split]:,} {split}" for split in ("validation", "test") if split in num_rows)
     parts.append(f"at the end on {splits} rows ({evaluation['final_seconds']:.1f} s)")
     return [f"evaluated {', '.join(parts)}"]

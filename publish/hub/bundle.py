@@ -82,7 +82,10 @@ def is_allowed(word: str, allow: Collection[str]) -> bool:
 
 
 def redact_paths(value: object, allow: Collection[str] = ()) -> tuple[object, int]:
-    """Shorten the absolute paths in the strings of a JSON value to their last part; return it and their number."""
+    """Shorten the absolute paths in the strings of a JSON value to their last part; return it and their number.
+
+    Keys that are equal then are numbered.
+    """
     if isinstance(value, str):
         matches = [match for match in PATH_PATTERN.finditer(value) if not is_allowed(match[0], allow)]
         for match in reversed(matches):
@@ -93,7 +96,13 @@ def redact_paths(value: object, allow: Collection[str] = ()) -> tuple[object, in
         return [item for item, _ in redacted], sum(count for _, count in redacted)
     if isinstance(value, dict):
         keys, values = redact_paths(list(value), allow), redact_paths(list(value.values()), allow)
-        return dict(zip(keys[0], values[0], strict=True)), keys[1] + values[1]
+        named: dict[str, object] = {}
+        for key, item in zip(keys[0], values[0], strict=True):
+            name, number = key, 2
+            while name in named:
+                name, number = f"{key} ({number})", number + 1
+            named[name] = item
+        return named, keys[1] + values[1]
     return value, 0
 
 

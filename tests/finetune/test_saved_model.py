@@ -67,6 +67,21 @@ def test_a_run_is_not_continued_on_another_encoder(encoders, tmp_path, monkeypat
         run_finetuning(tmp_path, tmp_path / "run", *more)
 
 
+def test_a_finished_run_is_not_that_of_another_encoder(encoders, tmp_path, capsys, monkeypatch):  # noqa: F811
+    prepare(encoders, tmp_path, monkeypatch)
+    finetune_main(method_args(tmp_path))
+    change_weights(tmp_path / "bert", lambda weights: weights["encoder.layer.0.output.dense.weight"].mul_(2))
+    lines = error_lines(finetune_main, method_args(tmp_path), capsys, monkeypatch)
+    assert any("is finished, and was started with another encoder" in line for line in lines), lines
+
+
+def test_evaluations_before_a_stop_are_counted(encoders, tmp_path):  # noqa: F811
+    more = ["train.load_best=true", "train.eval_every=2"]
+    first, second = (run_finetuning(encoders, tmp_path, *more).evaluation for _ in range(2))
+    assert first["evaluations"] == second["evaluations"] > 1
+    assert "seconds_per_evaluation" in first and "seconds_per_evaluation" not in second
+
+
 def test_weights_that_are_not_numbers_are_named_before_training(encoders, tmp_path):  # noqa: F811
     shutil.copytree(encoders / "bert", tmp_path / "bert")
     change_weights(

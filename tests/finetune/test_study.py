@@ -201,6 +201,7 @@ def test_invalid_settings(sentiment_files):
         ("task.problem_type=regression", "task.problem_type: a study needs single classes, not regression"),
         ("selftrain.rounds=1", "selftrain.rounds: a study trains on labeled examples only"),
         ("tapt.steps=5", "tapt.steps: a study does not adapt its encoder"),
+        ("study.shots=[0]", "study.shots: no trial; 0 labels need names of classes made of words"),
     ):
         with pytest.raises(ConfigError, match=re.escape(expected)):
             run_study(load_config(Study, [*args, extra]), [])

@@ -16,6 +16,7 @@ from helpers import error_lines
 from PIL import Image
 from tiny_labels import CLASSES, make_items, read_rows, write_queue
 
+from data.images.task import ImageTask
 from data.tasks.task import Task, TaskFile, read_all
 from engine.config.loader import load_config
 from label.__main__ import main
@@ -24,7 +25,7 @@ from label.items import Item, draw, read_items
 from label.nearest import Nearest
 from label.run import choose_labels, open_session
 from label.session import RefusedError
-from label.store import now
+from label.store import AnswerFile, now
 from label.terminal import Terminal
 
 
@@ -306,6 +307,19 @@ def test_a_tasks_own_rows_without_a_label_are_labeled(tmp_path, monkeypatch):
     assert {example.texts[0] for example in splits["test"]} == {i.text for i in session.items if i.role == "measure"}
 
 
+def test_rows_that_a_tool_has_annotated_are_not_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    choice = {"type": "choices", "value": {"choices": ["a"]}, "from_name": "c"}
+    tasks = [
+        {"id": n, "data": {"text": f"text {n}"}, "annotations": [{"result": [choice]}] if n < 3 else []}
+        for n in range(8)
+    ]
+    Path("tasks.json").write_text(json.dumps(tasks))
+    task = Task(name="t", train={"files": ["tasks.json", "labels/t.csv"]}, classes=["a", "b"])
+    items = read_items(Label(), task, "t", Path("labels/t.csv"))
+    assert {item.text for item in items} == {f"text {n}" for n in range(3, 8)}
+
+
 @pytest.mark.parametrize("name", ["*.csv", "data/t[12].csv", "s3://bucket/train.csv", "https://x.example/a.csv"])
 def test_answers_are_in_no_file_that_a_glob_or_an_address_names(name):
     assert choose_labels(Label(), Task(name="t", train={"files": name}), "t") == Path("labels/t.csv")
@@ -339,6 +353,28 @@ def test_images_are_labeled_by_their_paths(tmp_path, monkeypatch):
         session.answer(item.id, "label", "even" if int(Path(item.text).stem) % 2 == 0 else "odd")
     splits, unlabeled = read_all(task, needs_validation=False)
     assert sum(map(len, splits.values())) == 16 and len(splits["test"]) == 4 and not unlabeled
+
+
+def test_images_of_a_file_are_labeled_for_a_task_of_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos (1)").mkdir()
+    for number in range(3):
+        Image.new("RGB", (24, 20), (number * 15, 90, 10)).save(f"photos (1)/{number}.png")
+    Path("photos (1)/table.csv").write_text("image\n" + "".join(f"{number}.png\n" for number in range(3)))
+    task = ImageTask(name="p", train={"files": "labels/p.csv"}, label="label", pixels={"size": 16})
+    for name in ("photos (1)/table.csv", "photos (1)"):
+        items = read_items(Label(source={"files": name}), task, "p", Path("labels/p.csv"))
+        assert sorted(item.text for item in items) == [f"photos (1)/{number}.png" for number in range(3)]
+
+
+def test_classes_of_images_are_as_they_were_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = AnswerFile(Path("labels/p.csv"), "image")
+    for number, label in enumerate("+-"):
+        Image.new("RGB", (24, 20), (number * 15, 90, 10)).save(f"{number}.png")
+        store.add([(f"{number}.png", label, "train", "label", 1.0)])
+    task = ImageTask(name="p", train={"files": "labels/p.csv"}, label="label", pixels={"size": 16})
+    assert [row.example.label for row in task.iter_rows(task.train, "train")] == ["+", "-"]
 
 
 def test_the_nearest_rows_are_those_of_the_largest_similarity():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from data.modalities import load_modality
 from data.sources.source import Source
 from data.tasks.problem_types import load_problem_type
 from engine.errors import ConfigError
-from predict.rows import find_columns, iter_texts
+from predict.rows import Table, find_columns, iter_texts
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,23 @@ def test_columns_found_by_name_are_as_many_as_the_model_was_trained_on(tmp_path,
         return
     with pytest.raises(ConfigError, match=r"^text: the model was trained on .*; set text=(COLUMN|\[FIRST,SECOND\])$"):
         find_columns(source, text, None, trained)
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "is_list"),
+    [
+        ("['Anna', 'in', 'Rome']", "Anna in Rome", True),
+        (["Anna", "in", "Rome"], "Anna in Rome", True),
+        ("Anna, in [Rome]", "Anna, in [Rome]", False),
+        ("[laughs, and goes on]", "[laughs, and goes on]", False),
+    ],
+)
+def test_words_are_read_as_in_training(tmp_path, value, words, is_list):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"tokens": value}) + "\n")
+    source, problem_type = Source(files=str(tmp_path / "rows.jsonl")), load_problem_type("token_classification")
+    (item,) = Table(source, ["tokens"], load_modality("text"), problem_type).iter_items()
+    assert item.example.texts == (words,) and len(item.example.label) == len(words.split())
+    assert isinstance(item.text, list) == is_list
 
 
 def test_single_texts_are_no_input_of_a_model_of_pairs():

@@ -384,6 +384,8 @@ def test_only_absolute_paths_are_shortened():
         4,
     )
     assert redact_paths({"/home/x/a.txt": [None]}) == ({".../a.txt": [None]}, 1)
+    both = {"/home/x/a.txt": None, "/home/y/a.txt": "mit"}
+    assert redact_paths(both) == ({".../a.txt": None, ".../a.txt (2)": "mit"}, 2)
     assert redact_paths("of /people/person/born in /home/x/y", ["/people/*"]) == ("of /people/person/born in .../y", 1)
 
 

@@ -25,7 +25,7 @@ from data.config import Prepare
 from data.corpus import extract
 from data.corpus.build import build_corpus
 from data.corpus.clean import clean_text
-from data.corpus.config import Corpus, CorpusSource
+from data.corpus.config import Corpus, CorpusSource, source_licenses
 from data.corpus.documents import count_copies, iter_documents
 from data.corpus.filters import ALL_RULES_OFF
 from data.corpus.sentence_dedup import split_sentences
@@ -115,6 +115,12 @@ def test_a_corpus_can_select_the_folders_of_its_texts(tmp_path):
     (tmp_path / "texts" / "fish").rename(tmp_path / "texts" / "mammals")
     (tmp_path / "texts" / "birds").rename(tmp_path / "texts" / "fish")
     assert [document["text"] for document in iter_documents(build_corpus(corpus))] == ["a text about birds"]
+
+
+def test_sources_of_one_name_keep_their_licenses():
+    subsets = [("a", None), ("b", "mit"), ("c", None)]
+    sources = [{"hub": "o/d", "subset": name, "license": terms} for name, terms in subsets]
+    assert source_licenses(Corpus(name="c", sources=sources)) == {"o/d": None, "o/d (2)": "mit"}
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------

@@ -559,6 +559,16 @@ def test_rename_and_where(tmp_path):
     ]
 
 
+def test_a_renamed_column_replaces_one_of_its_new_name(tmp_path):
+    (tmp_path / "a.csv").write_text("review,text,label\ngood film,id-1,pos\n")
+    source = Source(files=str(tmp_path / "a.csv"), rename={"review": "text"})
+    assert list(iter_rows(source)) == [{"text": "good film", "label": "pos"}]
+    swapped = source.model_copy(update={"rename": {"review": "text", "text": "review"}})
+    assert list(iter_rows(swapped)) == [{"text": "good film", "review": "id-1", "label": "pos"}]
+    missing = source.model_copy(update={"rename": {"body": "text"}})
+    assert list(iter_rows(missing)) == [{"review": "good film", "text": "id-1", "label": "pos"}]
+
+
 def test_the_position_in_a_file_grows_to_its_size(tmp_path):
     path = tmp_path / "x.txt.gz"
     path.write_bytes(gzip.compress("".join(f"{number * 7919 % 1_000_003}\n" for number in range(200_000)).encode()))
