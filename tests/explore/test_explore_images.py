@@ -79,6 +79,16 @@ def test_every_image_is_on_the_map_once_and_copies_are_found(explored):
     assert {row["image"] for row in read_csv(folder / "queue.csv")} == set(table["image"])
 
 
+def test_images_of_another_size_are_embedded_again(explored, tmp_path, monkeypatch):
+    monkeypatch.chdir(explored)
+    save_image_encoder(tiny_image_encoder("resnet"), tmp_path, {}, "")
+    vectors = []
+    for size in (16, 32):
+        main(["images=photos", f"encoder={tmp_path}", "name=sizes", f"pixels.size={size}", "baselines=false"])
+        vectors.append(np.load("out/explore/sizes/vectors.npy").astype(np.float32))
+    assert vectors[0].shape == vectors[1].shape and np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+
 def test_clusters_follow_what_images_look_like(explored):
     table = pyarrow.parquet.read_table(explored / "out/explore/photos/map.parquet").to_pydict()
     colors = [Path(path).parent.name for path in table["image"]]

@@ -201,10 +201,16 @@ def test_invalid_settings(sentiment_files):
         ("task.problem_type=regression", "task.problem_type: a study needs single classes, not regression"),
         ("selftrain.rounds=1", "selftrain.rounds: a study trains on labeled examples only"),
         ("tapt.steps=5", "tapt.steps: a study does not adapt its encoder"),
-        ("study.shots=[0]", "study.shots: no trial; 0 labels need names of classes made of words"),
     ):
         with pytest.raises(ConfigError, match=re.escape(expected)):
             run_study(load_config(Study, [*args, extra]), [])
+
+
+def test_a_study_without_a_trial_is_refused(sentiment_files, study_root):
+    args = [*study_args(sentiment_files), "study.shots=[0]", "class_names.weight=0", "run=none"]
+    for more in ([], ["--dry-run"]):
+        done = run_module("finetune.study", *args, *more, cwd=study_root)
+        assert done.returncode == 2 and "study.shots: no trial; 0 labels need names" in done.stderr, done.stderr
 
 
 def test_dry_run_writes_nothing(sentiment_files, study_root):
