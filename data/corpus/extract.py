@@ -55,7 +55,7 @@ def fingerprint_files(source: CorpusSource, paths: list[str]) -> dict:
     inputs: dict = {"files": [sources.content_hash(source, path) for path in paths]}
     if any(archive_of(path) != path for path in paths):
         inputs["members"] = [name_inside(path) for path in paths]
-    if sources.FOLDER_COLUMN in source.where:
+    if sources.FOLDER_COLUMN in (*source.where, *source.rename, *source.non_empty, source.id, source.text):
         inputs["folders"] = [sources.name_folder(path) for path in paths]
     # Any file can be read as plain text, and a csv with another delimiter; other formats do not read each other.
     formats = [(sources.get_format(source, path).name, default_delimiter(path)) for path in paths]

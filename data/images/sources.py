@@ -128,7 +128,10 @@ def iter_files(paths: list[str]) -> Iterator[SourceImage]:
 
 
 def read_bytes(open_file: Callable) -> bytes:
-    """Read a file, of which no more than `decode` accepts. Raises DataError."""
+    """Read a file, of which no more than `decode` accepts.
+
+    Raises DataError, also for an address that cannot be reached: a table of many has some that are gone.
+    """
     try:
         with open_file() as file:
             return file.read(MAX_BYTES + 1)

@@ -173,12 +173,14 @@ def open_archive(source: Source, path: str) -> list[str]:
 
 
 def leave_out_repeated(files: list[str]) -> list[str]:
-    """Return the files, each once, also those that several names or globs of a source match; count them."""
-    unique: dict[str, str] = {}
+    """Return the files, each once, also those that several names or globs of a source match; name one of these."""
+    unique, repeated = {}, {}
     for path in files:
-        unique.setdefault(path if "://" in path else os.path.abspath(path), path)
-    if num_repeated := len(files) - len(unique):
-        warn_once(f"{files[0]}: {num_repeated} repeated file{'s' * (num_repeated > 1)} of the source read once")
+        key = path if "://" in path else os.path.abspath(path)
+        (repeated if key in unique else unique).setdefault(key, path)
+    if repeated:
+        more = f" and {len(repeated) - 1} more" * (len(repeated) > 1)
+        warn_once(f"{next(iter(repeated.values()))}{more}: named more than once, read once")
     return list(unique.values())
 
 
@@ -296,7 +298,7 @@ def iter_located_rows(source: Source) -> Iterator[tuple[str, dict]]:
 
 
 def iter_file_rows(source: Source, file: DataFile, path: str, problems: list[str] | None = None) -> Iterator[dict]:
-    """Return the rows of a file, those of a text file with its folder as a column. problems: as for `DataFile`."""
+    """Return the rows of a file, of a text file with its folder as a column. problems: as in `DataFile.iter_rows`."""
     file_format = get_format(source, path)
     rows = file.iter_rows(file_format, problems)
     return ({**row, FOLDER_COLUMN: name_folder(path)} for row in rows) if file_format.name == "text" else rows

@@ -14,7 +14,7 @@ from pretrain.model.encoder import Encoder
 CONTEXT_WINDOW = 8  # tokens on either side, weighted by 1 / distance
 MAX_TOKENS = 2**22  # tokens counted; twice as many did not help (docs/lab-notebook)
 MIN_COUNT = 0.4  # rarer pairs are dropped: they are most of all pairs, and mainly noise
-NUM_THREADS = 2  # that count pairs; each holds 150 MB
+NUM_THREADS = 2  # that count pairs; each holds those of one distance in memory
 SMOOTHING = 0.75  # exponent of the context frequencies, against a bias toward rare tokens (Levy et al. 2015)
 
 
