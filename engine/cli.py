@@ -16,7 +16,7 @@ from engine.config.schema import Schema, Section
 from engine.errors import CommandExit, UserError, first_line
 from engine.files import describe_os_error
 from engine.sanitize import printable
-from engine.system import openmp
+from engine.system import garbage_collection, openmp
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 # torch.compile runs code from this folder; its default is in /tmp, where other users could have made it.
@@ -84,6 +84,7 @@ def is_switch(schema: type[Section], key: str) -> bool:
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run `main` and exit with 0, 1 (crash), 2 (the user's mistake), 130 or 143 (stopped by a signal)."""
+    garbage_collection.defer()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without a character must not end a run
@@ -170,4 +171,5 @@ def exit_process(exit_code: int) -> None:
     sys.stderr.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         os._exit(exit_code)
+    garbage_collection.skip_at_exit()
     sys.exit(exit_code)

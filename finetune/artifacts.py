@@ -1,7 +1,6 @@
 """Output files of a fine-tuning run: metrics, report, test rows, sample outputs, adapter and the model folder."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,14 +52,32 @@ class Artifacts:
     test_rows: dict
     accelerator: Accelerator
 
-    def write(
-        self, output: FineTuneOutput, baselines: dict, held_out: HeldOut, on_metrics_written: Callable[[], None]
-    ) -> None:
-        """Write all files, then remove the run's checkpoints.
+    def describe(self, output: FineTuneOutput) -> dict:
+        """Return what metrics.json and record.json have in common."""
+        modality = load_modality(self.config)
+        kind = {
+            "problem_type": modality.problem_type.name,
+            "report_metrics": modality.list_report_metrics(output.metrics["test"]),
+        }
+        if modality.shared.name != "text":
+            kind["modality"] = modality.shared.name
+        return {
+            **kind,
+            "num_available_examples": self.num_available,
+            "test_rows": self.test_rows,
+            "evaluation": output.evaluation,
+            "steps": output.train_result.step,
+            "seconds": round(output.train_result.seconds, 1),
+        }
 
-        on_metrics_written: called once the outputs of the model are checked and metrics.json is written, before the
-        model is saved and loaded in a new process, which takes seconds.
-        """
+    def summarize(self, output: FineTuneOutput, baselines: dict) -> dict:
+        """Return the content of metrics.json."""
+        task = {"task": self.config.task.name, "encoder": self.config.encoder}
+        task |= {"num_train_examples": len(self.splits["train"]), "baselines": baselines}
+        return {**output.metrics, **output.details, **task, **self.describe(output)}
+
+    def write(self, output: FineTuneOutput, baselines: dict, held_out: HeldOut) -> None:
+        """Write all files, then remove the run's checkpoints."""
         folder, model, modality = self.run.folder, output.model, load_modality(self.config)
         problem_type, shared = modality.problem_type, modality.shared
         if output.peft_model is not None:
@@ -69,26 +86,12 @@ class Artifacts:
             adapters.save_adapter(output.peft_model, folder)
             adapters.merge_adapters(output.peft_model)
         sample = self.record_sample(output)
-        names = modality.list_report_metrics(output.metrics["test"])
-        kind = {"problem_type": problem_type.name, "report_metrics": names}
-        if shared.name != "text":
-            kind["modality"] = shared.name
-        result = {
-            "num_available_examples": self.num_available,
-            "test_rows": self.test_rows,
-            "evaluation": output.evaluation,
-            "steps": output.train_result.step,
-            "seconds": round(output.train_result.seconds, 1),
-        }
-        details = {**output.details, **kind, "baselines": baselines, "task": self.config.task.name}
-        details |= {"encoder": self.config.encoder, "num_train_examples": len(self.splits["train"]), **result}
-        write_json(folder / "metrics.json", {**output.metrics, **details})
-        on_metrics_written()
+        write_json(folder / "metrics.json", self.summarize(output, baselines))
         if rows := modality.sample_rows(self.splits["test"]):
             write_json(folder / "test.json", rows)
         write_json(folder / "mistakes.json", {"mistakes": held_out.mistakes})
         write_text(folder / "report.html", render_run_report(self.run))
-        record = self.build_record(output.metrics, {**kind, **result}, baselines)
+        record = self.build_record(output.metrics, self.describe(output), baselines)
         if calibration := model.config.to_dict().get("calibration"):
             record["calibration"] = calibration
 

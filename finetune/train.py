@@ -1,7 +1,7 @@
 """The fine-tuning stage: from a configuration to a model folder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers.utils import logging
@@ -10,7 +10,7 @@ from data.cache import fingerprint
 from data.encoders import hash_weights, read_record, resolve_encoder
 from data.tasks.splits import Example
 from data.tasks.task import check_split, fingerprint_inputs, list_label_names, read_all, sample_examples
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.files import read_json
 from engine.log import get_logger
 from engine.runs.run import RUNS_FOLDER, Run
@@ -19,8 +19,8 @@ from finetune.artifacts import Artifacts
 from finetune.class_texts import choose_class_texts
 from finetune.config import Finetune
 from finetune.detector import collect_detector, fit_detector, select_normal_rows
-from finetune.evaluation.baselines import measure_baselines
-from finetune.evaluation.summary import format_outputs, format_scores
+from finetune.evaluation.baselines import Reference, measure_simple_baselines, reference_encoder
+from finetune.evaluation.summary import ScoreTable, format_outputs, format_scores
 from finetune.evaluation.test_rows import inspect_test_rows
 from finetune.heads import classification, load_head_file
 from finetune.held_out import collect_held_out
@@ -99,6 +99,40 @@ def to_probe(config: Finetune) -> Finetune:
     return config.model_copy(update=changes)
 
 
+def describe_failure(error: DataError) -> dict[str, str]:
+    """Return the entry of a baseline that cannot be measured."""
+    return {"name": f"not measured: {error}"}
+
+
+def measure_baselines(
+    artifacts: Artifacts, output: FineTuneOutput, train_reference: Callable[[Reference], dict]
+) -> dict[str, dict]:
+    """Return the name and metrics of each baseline, and print the table.
+
+    The lines for the encoder and for the baselines that train no network are printed first, because the reference can
+    take as long as the encoder. train_reference: train the same network without this pretraining, return the metrics.
+    """
+    config, splits = artifacts.config, artifacts.splits
+    if not config.baselines:
+        logger.info(ScoreTable(artifacts.summarize(output, {})).format())
+        return {}
+    baselines = measure_simple_baselines(load_modality(config), splits, artifacts.label_names)
+    fits_last_layer = getattr(load_head_file(config), "FITS_LAST_LAYER", False)
+    try:
+        reference = reference_encoder(artifacts.encoder_folder, fits_last_layer and bool(splits["train"]))
+    except DataError as error:
+        reference, measured = None, describe_failure(error)
+    table = ScoreTable(artifacts.summarize(output, baselines), [reference.name] if reference else [])
+    logger.info(table.format())
+    if reference:
+        try:
+            measured = {"name": reference.name, **train_reference(reference)}
+        except DataError as error:
+            measured = describe_failure(error)
+    logger.info(table.format_row(measured["name"], measured.get("test")))
+    return baselines | {"without_pretraining": measured}
+
+
 def check_batch_size(batch_size: int, num_processes: int) -> None:
     """Raise ConfigError if there is not a row for each process."""
     if batch_size < num_processes:
@@ -154,20 +188,20 @@ def finetune(config: Finetune, args: Sequence[str] = ()) -> None:
         fit = fit_detector if is_detector else finetune_model
         return fit(folder, config, data, run, accelerator, title, random_init)
 
-    def train_reference(folder: Path, title: str, random_init: bool) -> dict:
+    def train_reference(reference: Reference) -> dict:
         reference_run = Run(config, config.run, accelerator.is_main_process, run.folder / "without_pretraining")
-        if random_init and splits["train"] and getattr(load_head_file(config), "FITS_LAST_LAYER", False):
-            output = finetune_model(folder, to_probe(config), data, reference_run, accelerator, title, True)
-            return {"name": "the same network, frozen at random weights", **output.metrics}
-        return train(folder, reference_run, title, random_init).metrics
+        title = f"  {reference.name}"
+        if reference.is_frozen:
+            options = to_probe(config), data, reference_run, accelerator, title, True
+            return finetune_model(reference.folder, *options).metrics
+        return train(reference.folder, reference_run, title, reference.random_init).metrics
 
-    output = train(folder, run, f"finetune {config.run}")
-    baselines = measure_baselines(modality, folder, splits, label_names, train_reference) if config.baselines else {}
+    output, num_available = train(folder, run, f"finetune {config.run}"), max(len(rows["train"]), len(splits["train"]))
+    artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
+    baselines = measure_baselines(artifacts, output, train_reference)
     collect = collect_detector if is_detector else collect_held_out
     held_out = collect(modality, output, splits, label_names, folder, accelerator)
     if accelerator.is_main_process:
-        num_available = max(len(rows["train"]), len(splits["train"]))
-        artifacts = Artifacts(run, config, folder, splits, label_names, num_available, test_rows, accelerator)
-        artifacts.write(output, baselines, held_out, on_metrics_written=lambda: logger.info(format_scores(run)))
+        artifacts.write(output, baselines, held_out)
         logger.info(format_outputs(run))
     accelerator.wait_for_everyone()

@@ -10,6 +10,7 @@ engine.models.verify runs it outside the project.
 """
 
 import base64
+import gc
 import io
 import json
 import pathlib
@@ -110,3 +111,4 @@ def check(folder_name: str, auto_class: str, output_name: str, sample_path: str 
 
 if __name__ == "__main__":
     print(json.dumps(check(*sys.argv[1:])))
+    gc.freeze()  # or the collection at exit visits all that is imported, for a second

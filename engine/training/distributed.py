@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from engine.checkpointing import checkpoint
 from engine.checkpointing.async_saver import AsyncSaver
 from engine.files import atomic_folder
-from engine.system import hardware
+from engine.system import garbage_collection, hardware
 from engine.training.optimizers import unwrap_optimizer
 
 Value = TypeVar("Value")
@@ -206,6 +206,7 @@ def broadcast_from_main(value: Value, accelerator: Accelerator) -> Value:
 
 def make_accelerator(precision: str) -> Accelerator:
     """Make an Accelerator for this machine; find_unused_parameters allows freezing layers after wrapping."""
+    garbage_collection.resume()  # what is imported late is small, and cycles may hold memory of a device
     use_gpu = torch.cuda.is_available()
     init_distributed(use_gpu)
     if precision == "native":

@@ -1,11 +1,10 @@
 """Baselines on the same labels and test rows: a linear model, and the same network without this pretraining."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from data.encoders import initial_encoder, original_init, read_record
 from data.tasks.task import Example
-from engine.errors import DataError
 from finetune.evaluation.postprocess import postprocess
 from finetune.modalities import Modality
 
@@ -13,36 +12,40 @@ LINEAR_C_VALUES = (0.1, 1.0, 10.0, 100.0)
 DEFAULT_C = 10.0  # when there is no validation set
 
 
-def measure_baselines(
-    modality: Modality,
-    folder: Path,
-    splits: dict[str, list[Example]],
-    label_names: list[str],
-    train_reference: Callable[[Path, str, bool], dict],
-) -> dict[str, dict]:
-    """Return the name and metrics of each baseline.
+class Reference(NamedTuple):
+    """The same network without this pretraining."""
 
-    train_reference: fine-tune (encoder folder, title, whether to use random weights) and return the metrics, and
-    "name" if it has another one.
+    folder: Path
+    random_init: bool
+    """Whether to use the architecture in the folder with random weights."""
+    name: str
+    is_frozen: bool = False
+    """Whether to fit only the last layer, for random weights and few labels."""
+
+
+def reference_encoder(folder: Path, is_few_labels: bool = False) -> Reference:
+    """Return the same network as the encoder in a folder without this pretraining.
+
+    is_few_labels: fit only the last layer to random weights. The steps that a few labels allow train nothing into them,
+    and would double the time of a run. Raises DataError if there is no such network.
     """
+    if initial := initial_encoder(folder):
+        return Reference(
+            initial, False, f"{original_init(read_record(folder))}, the same network without this pretraining"
+        )
+    name = "the same network, frozen at random weights" if is_few_labels else "the same network from random weights"
+    return Reference(folder, True, name, is_few_labels)
+
+
+def measure_simple_baselines(
+    modality: Modality, splits: dict[str, list[Example]], label_names: list[str]
+) -> dict[str, dict]:
+    """Return the name and metrics of the baselines that train no network."""
     results, key = {}, modality.linear_baseline[0]
     if key and splits["train"] and modality.problem_type.linear_baseline:
         name = f"{modality.describe_features(splits['train'])} + {modality.problem_type.linear_baseline}"
         results[key] = {"name": name, **measure_linear_model(modality, splits, label_names)}
-    results |= modality.problem_type.measure_own_baselines(splits)
-    try:
-        reference, random_init, name = reference_encoder(folder)
-        results["without_pretraining"] = {"name": name, **train_reference(reference, f"  {name}", random_init)}
-    except DataError as error:
-        results["without_pretraining"] = {"name": f"not measured: {error}"}
-    return results
-
-
-def reference_encoder(folder: Path) -> tuple[Path, bool, str]:
-    """Return (folder, whether to use random weights, name) of the same network without this pretraining."""
-    if initial := initial_encoder(folder):
-        return initial, False, f"{original_init(read_record(folder))}, the same network without this pretraining"
-    return folder, True, "the same network from random weights"
+    return results | modality.problem_type.measure_own_baselines(splits)
 
 
 def measure_linear_model(modality: Modality, splits: dict[str, list[Example]], label_names: list[str]) -> dict:

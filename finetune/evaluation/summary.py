@@ -7,40 +7,45 @@ from engine.runs.run import Run
 from publish.card.card import DEFAULT_METRICS, describe_evaluation, describe_test_rows, find_problem_type, metric_title
 
 
-def format_table(rows: list[tuple[str, dict | None]], metric_names: Sequence[str] = DEFAULT_METRICS) -> list[str]:
-    """Return the lines of a table of names and their test metrics."""
-    name_width = max(len(name) for name, _ in rows) + 4
-    widths = {metric: max(8, len(metric_title(metric))) for metric in metric_names}
-    titles = "   ".join(f"{metric_title(metric):>{width}}" for metric, width in widths.items())
-    lines = [f"  {'on the test set':<{name_width}}{titles}"]
-    for name, metrics in rows:
-        known = metrics or {}
-        cells = (f"{known[name]:>{w}.3f}" if name in known else f"{'-':>{w}}" for name, w in widths.items())
-        lines.append(f"  {name:<{name_width}}{'   '.join(cells)}")
-    return lines
+class ScoreTable:
+    """The table of scores on the test set, line by line: a baseline can take as long as the training.
 
+    metrics: content of metrics.json. later_names: of rows that are measured after the first lines are printed.
+    """
 
-def metric_rows(metrics: dict) -> list[tuple[str, dict | None]]:
-    """Return the rows of the table, the fine-tuned encoder first."""
-    baselines = reversed(metrics["baselines"].values())
-    rows = [(baseline["name"], baseline.get("test")) for baseline in baselines]
-    fitted = find_problem_type(metrics).fitted
-    return [(f"{metrics['encoder']}, {fitted}", metrics["test"]), *rows]
+    def __init__(self, metrics: dict, later_names: Sequence[str] = ()):
+        self.metrics, self.problem_type = metrics, find_problem_type(metrics)
+        self.rows = [(f"{metrics['encoder']}, {self.problem_type.fitted}", metrics["test"])]
+        self.rows += [(baseline["name"], baseline.get("test")) for baseline in metrics["baselines"].values()]
+        self.name_width = max(map(len, [*(name for name, _ in self.rows), *later_names])) + 4
+        names = metrics.get("report_metrics", DEFAULT_METRICS)
+        self.widths = {metric: max(8, len(metric_title(metric))) for metric in names}
+
+    def format(self) -> str:
+        """Return the numbers of rows, the titles and the rows that are in the metrics."""
+        metrics, problem_type = self.metrics, self.problem_type
+        titles = "   ".join(f"{metric_title(metric):>{width}}" for metric, width in self.widths.items())
+        lines = [
+            "",
+            f"  {metrics['task']}: {metrics['num_train_examples']:,} {problem_type.rows_noun} of"
+            f" {metrics['num_available_examples']:,}, {metrics['test']['n']:,} test rows",
+            *(f"  {line}" for line in describe_test_rows(metrics) + describe_evaluation(metrics)),
+            "",
+            f"  {'on the test set':<{self.name_width}}{titles}",
+            *(self.format_row(name, test) for name, test in self.rows),
+        ]
+        return "\n".join(lines)
+
+    def format_row(self, name: str, test: dict | None) -> str:
+        """Return the line of a name and its test metrics, None if they were not measured."""
+        known, widths = test or {}, self.widths.items()
+        cells = (f"{known[key]:>{width}.3f}" if key in known else f"{'-':>{width}}" for key, width in widths)
+        return f"  {name:<{self.name_width}}{'   '.join(cells)}"
 
 
 def format_scores(run: Run) -> str:
-    """Return the numbers of rows and the table with the baselines."""
-    metrics = read_json(run.folder / "metrics.json")
-    problem_type, num_available = find_problem_type(metrics), metrics["num_available_examples"]
-    lines = [
-        "",
-        f"  {metrics['task']}: {metrics['num_train_examples']:,} {problem_type.rows_noun} of {num_available:,},"
-        f" {metrics['test']['n']:,} test rows",
-        *(f"  {line}" for line in describe_test_rows(metrics) + describe_evaluation(metrics)),
-        "",
-        *format_table(metric_rows(metrics), metrics.get("report_metrics", DEFAULT_METRICS)),
-    ]
-    return "\n".join(lines)
+    """Return the table of a finished run."""
+    return ScoreTable(read_json(run.folder / "metrics.json")).format()
 
 
 def format_outputs(run: Run) -> str:

@@ -99,16 +99,16 @@ class Trials:
         """Add the network without our pretraining to `encoder_folders`, or else to `skipped`; return its name."""
         ours = self.encoder_folders["random"] = self.encoder_folders["ours"]
         try:
-            folder, is_random, _ = reference_encoder(ours)
+            reference = reference_encoder(ours)
         except DataError as error:
             self.skipped["plain"] = f"not measured: {str(error).splitlines()[0]}"
             return ""
         record = read_record(ours)
-        if is_random:
+        if reference.random_init:
             from_scratch = "the encoder was pretrained from random weights"
             self.skipped["plain"] = from_scratch if record else f"{self.encoder} was not pretrained with this project"
             return ""
-        self.encoder_folders["plain"] = folder
+        self.encoder_folders["plain"] = reference.folder
         return record["init"]
 
     def count_examples(self) -> dict[Shots, int]:

@@ -30,7 +30,7 @@ from finetune.model.layerwise import freeze_schedule
 from finetune.model.network import Network
 from finetune.model.text_network import TextNetwork
 from finetune.semi_supervised import documents, self_training, task_adaptive
-from finetune.training import TaskData
+from finetune.training import TaskData, finetune_model
 
 # ---- class-balanced batches -----------------------------------------------------------------------------------------
 
@@ -405,8 +405,52 @@ def test_the_reference_encoder_has_none_of_our_pretraining(workspace, monkeypatc
         ({}, (workspace, True)),
     ):
         (workspace / "record.json").write_text(json.dumps(record))
-        folder, random, name = baselines.reference_encoder(workspace)
+        folder, random, name, _ = baselines.reference_encoder(workspace)
         assert (folder, random) == expected and "out/runs" not in name
+
+
+def test_the_table_is_printed_before_the_reference_is_trained(workspace, tiny, capsys, monkeypatch):
+    """And with the same lines again when the finished run is repeated."""
+    monkeypatch.chdir(workspace)
+    write_labels(workspace)
+    args = [
+        *selftrain_args(workspace, f"encoder={tiny}", "selftrain.rounds=0", "head.name=classification"),
+        "run=lines",
+    ]
+    printed = {}
+
+    def note_what_is_printed(folder, config, *others):
+        printed[others[3]] = capsys.readouterr().out
+        return finetune_model(folder, config, *others)
+
+    monkeypatch.setattr("finetune.train.finetune_model", note_what_is_printed)
+    finetune_main(args)
+    first, reference = printed["finetune lines"], "the same network from random weights"
+    before, after = printed[f"  {reference}"].splitlines(), capsys.readouterr().out.splitlines()
+    title = next(number for number, line in enumerate(before) if line.startswith("  on the test set"))
+    rows = before[title + 1 :]
+    assert "on the test set" not in first and [row.split("  ")[1] for row in rows] == [
+        f"{tiny}, fine-tuned",
+        "TF-IDF + logistic regression",
+    ]
+    (last,) = [line for line in after if line.startswith(f"  {reference}  ") and "step" not in line]
+    assert len(last) == len(before[title]) == len(rows[0]), "the columns are aligned"
+    finetune_main(args)
+    assert "\n".join([*before[title:], last, ""]) in capsys.readouterr().out
+
+
+def test_a_reference_that_cannot_be_read_is_a_line_of_the_table(workspace, tiny, capsys, monkeypatch):
+    monkeypatch.chdir(workspace)
+    write_labels(workspace)
+
+    def fail(*_):
+        raise DataError("its first encoder is gone")
+
+    monkeypatch.setattr("finetune.train.reference_encoder", fail)
+    finetune_main([*selftrain_args(workspace, f"encoder={tiny}", "selftrain.rounds=0"), "run=gone"])
+    assert "  not measured: its first encoder is gone" in capsys.readouterr().out
+    baselines = json.loads((workspace / "out/runs/gone/metrics.json").read_text())["baselines"]
+    assert baselines["without_pretraining"] == {"name": "not measured: its first encoder is gone"}
 
 
 def test_documents_without_sentences_are_an_error(workspace, monkeypatch):

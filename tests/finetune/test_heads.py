@@ -33,7 +33,7 @@ from engine.config.loader import load_config
 from engine.errors import ConfigError, DataError
 from finetune.__main__ import main
 from finetune.config import Finetune
-from finetune.evaluation.baselines import measure_baselines, measure_linear_model
+from finetune.evaluation.baselines import measure_linear_model, measure_simple_baselines
 from finetune.evaluation.postprocess import postprocess
 from finetune.heads import classification, multilabel, regression
 from finetune.modalities import load_modality
@@ -499,7 +499,7 @@ def test_the_tfidf_baseline_reads_characters_where_words_are_not_set_apart_by_sp
     assert tfidf_metrics(splits, ["bad", "good"], SINGLE)["test"]["accuracy"] == 1.0
     modality = load_modality(load_config(Finetune, [str(ROOT / "configs/finetune/sentiment.yaml")]))
     assert modality.describe_features(rows) == "TF-IDF of characters"
-    results = measure_baselines(modality, Path("none"), splits, ["bad", "good"], lambda *_: {})
+    results = measure_simple_baselines(modality, splits, ["bad", "good"])
     assert results["tfidf"]["name"] == "TF-IDF of characters + logistic regression"
 
 
