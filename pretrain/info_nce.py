@@ -12,13 +12,22 @@ MAX_SIMILARITIES = 2**24  # computed at a time
 STATS_PAIRS = 1_024  # pairs in the embedding statistics
 
 
-def info_nce(embeddings: Tensor, group_ids: Tensor, indices: Tensor, temperature: float, symmetric: bool) -> Tensor:
+def info_nce(
+    embeddings: Tensor,
+    group_ids: Tensor,
+    indices: Tensor,
+    temperature: float,
+    symmetric: bool,
+    relative_margin: float | None = None,
+) -> Tensor:
     """Compute the loss of the pairs at `indices`, (indices,): cross-entropy of finding each anchor's positive.
 
     embeddings: (pairs, texts per pair, width): anchor, positive, and any hard negatives. symmetric: average the losses
     of both directions, each against all texts (Chen et al. 2020), instead of comparing anchors with the other columns
     only. group_ids: int64 (pairs, texts per pair), the same for the same text. Texts of the groups of the anchor and
-    its positive are not negatives, nor are the texts of other pairs with an anchor of the same group.
+    its positive are not negatives, nor are the texts of other pairs with an anchor of the same group. relative_margin:
+    texts more similar to the anchor than (1 - margin) times its positive, by the embeddings as they are, are not either
+    (Moreira et al. 2024); None: they are.
     """
     pairs, texts, _ = embeddings.shape
     embeddings = F.normalize(embeddings.float(), dim=-1).transpose(0, 1)
@@ -34,6 +43,8 @@ def info_nce(embeddings: Tensor, group_ids: Tensor, indices: Tensor, temperature
         excluded = (candidate_ids == anchor_ids) | (candidate_ids == group_ids[indices, positive, None])
         excluded |= same_anchor & (candidate_pairs != indices[:, None])
         target = indices + pairs * (positive - start)
+        if relative_margin is not None:
+            excluded |= logits > (1 - relative_margin) * logits.gather(1, target[:, None])
         excluded.scatter_(1, target[:, None], False)
         logits = logits.masked_fill(excluded, -torch.inf)
         losses = losses + F.cross_entropy(logits, target, reduction="none") / len(directions)
@@ -51,7 +62,9 @@ class CachedGrads(NamedTuple):
     """`embedding_stats` of the step's texts."""
 
 
-def cached_info_nce(batches: list[tuple[Tensor, Tensor]], temperature: float, symmetric: bool) -> list[CachedGrads]:
+def cached_info_nce(
+    batches: list[tuple[Tensor, Tensor]], temperature: float, symmetric: bool, relative_margin: float | None = None
+) -> list[CachedGrads]:
     """Compute loss and exact gradient over the texts of all processes, for this one's (embeddings, group_ids) batches.
 
     Every process computes the whole loss, in blocks that bound its memory.
@@ -64,7 +77,7 @@ def cached_info_nce(batches: list[tuple[Tensor, Tensor]], temperature: float, sy
         gradient, losses = torch.zeros_like(embeddings), []
         block_size = max(1, MAX_SIMILARITIES // embeddings[..., 0].numel())
         for anchors in torch.arange(len(embeddings), device=local.device).split(block_size):
-            block = info_nce(embeddings, group_ids, anchors, temperature, symmetric)
+            block = info_nce(embeddings, group_ids, anchors, temperature, symmetric, relative_margin)
             gradient += torch.autograd.grad(block.sum(), embeddings)[0]
             losses.append(block.detach())
     sizes, stats = [len(part) for part, _ in batches], embedding_stats(embeddings.detach())

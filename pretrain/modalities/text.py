@@ -99,9 +99,10 @@ class Modality(modalities.Modality):
             from data.tokens.shards import Shards
             from pretrain.objectives.auto import choose_objective
 
-            choice = choose_objective(Shards(self.shards_folder, "train"), bool(self.config.init))
-            steps = self.config.train.steps or choice.steps
-            train = self.config.train.model_copy(update={"steps": steps})
+            shards, train = Shards(self.shards_folder, "train"), self.config.train
+            choice = choose_objective(shards, bool(self.config.init), train.batch_size)
+            steps = train.steps or choice.steps
+            train = train.model_copy(update={"steps": steps})
             self.config = self.config.model_copy(update={"objective": choice.objective, "train": train})
             self.validate_config()
             logger.info(f"objective: {choice.reason}; {steps:,} steps")

@@ -1,9 +1,11 @@
 """The objective that suits the corpus, chosen by the length of its documents before training starts.
 
 Two spans of a document need a document that has room for both. Of what was tried on shorter texts (docs/lab-notebook,
-benchmarks/transfer.py), masked tokens and two masked copies together gained on both corpora, in few steps.
+benchmarks/transfer.py), masked tokens and two masked copies together gained most. In a corpus of one subject many texts
+mean the same, so those that are too similar to a text are not its negatives: with them, more steps harm.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 from data.tokens.shards import Shards
@@ -14,8 +16,8 @@ from pretrain.pairs import short_text_fraction
 
 MAX_SHORT_FRACTION = 0.5  # of the pieces of text that are of documents too short for two spans
 SPANS = {"views": "span", "min_span": 16, "max_span": 48, "max_gap": 2_000}
-SHORT_TEXTS = {"views": "mask"}
-SHORT_TEXT_STEPS = 80
+SHORT_TEXTS = {"views": "mask", "relative_margin": 0.3}
+MIN_SHORT_TEXT_STEPS, MAX_SHORT_TEXT_EPOCHS = 80, 10  # corpora of fewer than 2,400 texts would be seen more often
 
 
 class Config(Section):
@@ -39,8 +41,11 @@ class Choice(NamedTuple):
     """The choice and its reason, in one line."""
 
 
-def choose_objective(shards: Shards, has_init: bool) -> Choice:
-    """Choose the objective for the text in `shards`; has_init: whether training continues from an encoder."""
+def choose_objective(shards: Shards, has_init: bool, batch_size: int) -> Choice:
+    """Choose the objective for the text in `shards`.
+
+    has_init: whether training continues from an encoder. batch_size: texts, or pairs of spans, per step.
+    """
     if not has_init:
         return Choice(mlm.Config(), DEFAULT_STEPS, "mlm, because a new model has no embeddings to improve")
     longest = shards.max_length - 2
@@ -50,4 +55,6 @@ def choose_objective(shards: Shards, has_init: bool) -> Choice:
         reason = f"because {1 - short:.0%} of the pieces of text are of documents of {tokens} tokens or more"
         return Choice(contrastive.Config(**spans), DEFAULT_STEPS, f"contrastive, two spans of a document, {reason}")
     reason = f"because {short:.0%} of the pieces of text are of documents of fewer than {tokens} tokens"
-    return Choice(joint.Config(**SHORT_TEXTS), SHORT_TEXT_STEPS, f"joint, two masked copies of a text, {reason}")
+    steps = math.ceil(MAX_SHORT_TEXT_EPOCHS * len(shards.pieces) / batch_size)
+    steps = min(DEFAULT_STEPS, max(MIN_SHORT_TEXT_STEPS, steps))
+    return Choice(joint.Config(**SHORT_TEXTS), steps, f"joint, two masked copies of a text, {reason}")

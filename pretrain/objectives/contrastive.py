@@ -15,7 +15,7 @@ from engine.training.step import Output
 from pretrain.info_nce import CachedGrads, cached_info_nce
 from pretrain.model.base import BaseEncoder
 from pretrain.objective import BaseObjective
-from pretrain.views import Views
+from pretrain.views import OpenFraction, Views
 
 
 class Config(Views):
@@ -25,6 +25,9 @@ class Config(Views):
     """contrastive: find the other text of a pair among all texts of the step."""
     temperature: Annotated[float, Field(gt=0)] = 0.05
     """Divisor of the cosine similarities."""
+    relative_margin: OpenFraction | None = None
+    """Leave out negatives that are more similar to the anchor than (1 - margin) times its positive: they probably mean
+    the same (Moreira et al. 2024); none: leave out none."""
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
         """Raise ConfigError if there are no negatives, or if the views leave nothing to learn."""
@@ -40,7 +43,8 @@ class Objective(BaseObjective):
 
     def __init__(self, config: Config, encoder: BaseEncoder):
         super().__init__()
-        self.encoder, self.temperature, self.symmetric = encoder, config.temperature, config.views != "pairs"
+        self.encoder = encoder
+        self.loss_args = config.temperature, config.views != "pairs", config.relative_margin
         self.projection = build_projection(encoder, config.projection_dim)
 
     def embed(self, group_ids: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +54,7 @@ class Objective(BaseObjective):
 
     def cache_gradients(self, embedded: list[tuple[Tensor, Tensor]]) -> list[dict]:
         """Return the additional arguments of `forward` for each micro-batch."""
-        return [{"cached": grads} for grads in cached_info_nce(embedded, self.temperature, self.symmetric)]
+        return [{"cached": grads} for grads in cached_info_nce(embedded, *self.loss_args)]
 
     def forward(self, group_ids: Tensor, cached: CachedGrads | None = None, **inputs: Tensor) -> Output:
         """Compute the loss of a micro-batch of pairs; `cached` is needed unless they are the whole step."""

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from pretrain.config import DEFAULT_INIT_FRACTION, DEFAULT_STEPS, Pretrain
 from pretrain.modalities import Modality
 from pretrain.objectives import contrastive, joint, mlm
-from pretrain.objectives.auto import choose_objective
+from pretrain.objectives.auto import MIN_SHORT_TEXT_STEPS, choose_objective
 
 BASE = ["run=r", "corpus={name: c, sources: [{files: a.txt}]}", "train={steps: 10, lr: 1e-3, batch_size: 8}"]
 
@@ -46,7 +46,7 @@ def test_the_default_fraction_of_init_s_weights_applies_only_with_init(words, fr
 
 
 def test_long_documents_are_learned_from_by_spans():
-    objective, steps, reason = choose_objective(shards_of(400, 300, 20), has_init=True)
+    objective, steps, reason = choose_objective(shards_of(400, 300, 20), has_init=True, batch_size=60)
     assert isinstance(objective, contrastive.Config) and objective.views == "span" and objective.max_gap == 2_000
     # 4 + 3 pieces of the long documents, one of the short one.
     assert reason.startswith("contrastive, two spans") and "88% of the pieces of text are of documents of 32 " in reason
@@ -54,19 +54,26 @@ def test_long_documents_are_learned_from_by_spans():
 
 
 def test_short_texts_are_not_learned_from_by_spans():
-    objective, steps, reason = choose_objective(shards_of(*[12] * 9, 40), has_init=True)
-    assert isinstance(objective, joint.Config) and objective.views == "mask" and steps < DEFAULT_STEPS
-    assert "90% of the pieces of text are of documents of fewer than 32 " in reason
+    objective, steps, reason = choose_objective(shards_of(*[12] * 9, 40), has_init=True, batch_size=60)
+    assert isinstance(objective, joint.Config) and objective.views == "mask" and objective.relative_margin == 0.3
+    assert "90% of the pieces of text are of documents of fewer than 32 " in reason and steps == MIN_SHORT_TEXT_STEPS
+
+
+@pytest.mark.parametrize(
+    "texts, batch_size, steps", [(60, 60, 80), (1_200, 60, 200), (1_201, 60, 201), (9_000, 60, 400)]
+)
+def test_few_short_texts_are_read_ten_times(texts, batch_size, steps):
+    assert choose_objective(shards_of(*[12] * texts), has_init=True, batch_size=batch_size).steps == steps
 
 
 def test_a_new_model_learns_masked_tokens():
     for shards in (shards_of(400, 300), shards_of(12, 12)):
-        assert choose_objective(shards, has_init=False).objective == mlm.Config()
+        assert choose_objective(shards, has_init=False, batch_size=60).objective == mlm.Config()
 
 
 def test_spans_fit_the_rows_of_a_small_max_length():
     for max_length in (8, 16, 48, 128):
-        objective = choose_objective(shards_of(400, 300, max_length=max_length), has_init=True).objective
+        objective = choose_objective(shards_of(400, 300, max_length=max_length), has_init=True, batch_size=60).objective
         objective.validate_training(8, 0.0, max_length)
         assert objective.max_span == min(48, max_length - 2)
 

@@ -30,8 +30,10 @@ DIRECTIONS = {True: ((0, 1), (1, 0)), False: ((0, 1),)}
 """(anchor, positive) of the loss, symmetric or not."""
 
 
-def slow_info_nce(embeddings: np.ndarray, group_ids: np.ndarray, temperature: float, symmetric: bool) -> np.ndarray:
-    """Pair by pair and candidate by candidate, in float64."""
+def slow_info_nce(
+    embeddings: np.ndarray, group_ids: np.ndarray, temperature: float, symmetric: bool, max_similarity: float = np.inf
+) -> np.ndarray:
+    """Pair by pair and candidate by candidate, in float64. max_similarity: of a negative, relative to the positive."""
     pairs, texts, _ = embeddings.shape
     unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
     losses = np.zeros(pairs)
@@ -45,7 +47,9 @@ def slow_info_nce(embeddings: np.ndarray, group_ids: np.ndarray, temperature: fl
                         continue
                     if other != pair and group_ids[other, anchor] == group_ids[pair, anchor]:
                         continue
-                    scores.append(unit[pair, anchor] @ unit[other, kind] / temperature)
+                    score = unit[pair, anchor] @ unit[other, kind] / temperature
+                    if np.isinf(max_similarity) or score <= max_similarity * target:
+                        scores.append(score)
             highest = max(scores)
             losses[pair] += highest + np.log(np.exp(np.array(scores) - highest).sum()) - target
     return losses / (2 if symmetric else 1)
@@ -62,6 +66,22 @@ def test_loss_equals_a_slow_one(temperature, texts, symmetric):
     losses = info_nce(torch.tensor(embeddings), torch.tensor(group_ids), torch.arange(7), temperature, symmetric)
     slow = slow_info_nce(embeddings, group_ids, temperature, symmetric)
     assert np.allclose(losses, slow, rtol=1e-4, atol=1e-5) and slow.min() >= 0 and slow.max() > 0.1
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("texts, symmetric", [(2, True), (3, False)])
+def test_negatives_within_the_margin_of_the_positive_are_left_out(margin, texts, symmetric):
+    random = np.random.default_rng(1)
+    embeddings = random.normal(size=(9, texts, 4))
+    embeddings[:, 1] = embeddings[:, 0] + random.uniform(0.2, 0.9, size=(9, 1)) * embeddings[:, 1]
+    embeddings[1] = embeddings[0] + 0.1  # the same text in two pairs
+    group_ids = np.arange(9 * texts).reshape(9, texts) if not symmetric else np.repeat(np.arange(9)[:, None], 2, 1)
+    arguments = torch.tensor(embeddings), torch.tensor(group_ids), torch.arange(9), 0.1, symmetric
+    losses = info_nce(*arguments, relative_margin=margin)
+    slow = slow_info_nce(embeddings, group_ids, 0.1, symmetric, 1 - margin)
+    assert np.allclose(losses, slow, rtol=1e-4, atol=1e-5)
+    plain = info_nce(*arguments)
+    assert (losses <= plain + 1e-6).all() and losses[0] < plain[0] - 0.1, "the same text is no negative of itself"
 
 
 @pytest.mark.parametrize("block", [1, 40, 10**9])
@@ -104,7 +124,7 @@ def make_objective(file, dropout: float = 0.0, **options):
         (contrastive, {"views": "mask"}),
         (contrastive, {**SHORT, "projection_dim": 8}),
         (joint, SHORT),
-        (joint, {"views": "mask", "contrastive_weight": 2.0}),
+        (joint, {"views": "mask", "contrastive_weight": 2.0, "relative_margin": 0.3}),
     ],
 )
 def test_cached_gradients_equal_those_of_the_whole_step(file, options):
