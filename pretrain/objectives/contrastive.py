@@ -4,7 +4,7 @@ InfoNCE (van den Oord et al. 2018) on pooled last hidden states, as in SimCSE (G
 al. 2021). Negatives come from all micro-batches and processes of a step (`engine.training.gradcache`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class Config(Views):
     relative_margin: OpenFraction | None = None
     """Leave out negatives that are more similar to the anchor than (1 - margin) times its positive: they probably mean
     the same (Moreira et al. 2024); none: leave out none."""
+
+    added_later: ClassVar[tuple[str, ...]] = ("relative_margin",)
 
     def validate_training(self, batch_size: int, dropout: float, max_length: int) -> None:
         """Raise ConfigError if there are no negatives, or if the views leave nothing to learn."""

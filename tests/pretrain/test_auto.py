@@ -66,6 +66,13 @@ def test_few_short_texts_are_read_ten_times(texts, batch_size, steps):
     assert choose_objective(shards_of(*[12] * texts), has_init=True, batch_size=batch_size).steps == steps
 
 
+def test_runs_from_before_the_margin_resume():
+    """Their config.yaml has no such key, and the configuration of a new run is compared with it."""
+    for config in (contrastive.Config, joint.Config):
+        assert "relative_margin" not in config().model_dump(mode="json")
+        assert config(relative_margin=0.3).model_dump(mode="json")["relative_margin"] == 0.3
+
+
 def test_a_new_model_learns_masked_tokens():
     for shards in (shards_of(400, 300), shards_of(12, 12)):
         assert choose_objective(shards, has_init=False, batch_size=60).objective == mlm.Config()
